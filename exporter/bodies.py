@@ -1,0 +1,143 @@
+"""The bodies of the API's answers: their JSON, and what is told of those that cannot be used. Pure."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, NoReturn
+
+from exporter.configsecrets import HIDDEN
+from exporter.errors import MalformedAnswer
+
+LONGEST_EXCERPT = 80
+LONGEST_ERROR = 200
+
+# Of an error's body no more is read, and no more of one that is not JSON.
+_ERROR_BYTES = 65536
+_PAGE_BYTES = 4096
+
+_ERROR_KEY = re.compile(r"code|message|msg|error|detail|description|reason", re.IGNORECASE)
+_ERROR_CODE = re.compile(r"[A-Z_]*(?:ERROR|NOT_FOUND|BAD_REQUEST|UNAUTHORIZED|FORBIDDEN|TOO_MANY)[A-Z_]*")
+
+
+class _NotPlainJson(ValueError):
+    """JSON that Python reads, but that is not to be trusted."""
+
+
+def load(body: bytes, *, braced: bool = False) -> Any:
+    """The JSON of an answer.
+
+    Args:
+        body: The answer.
+        braced: Whether a list in braces without a key is read as the list, too.
+
+    Raises:
+        MalformedAnswer: It is not JSON, or holds a number that is none, or a key twice with different values.
+    """
+    text = ""
+    try:
+        text = body.decode("utf-8-sig").strip(" \t\r\n")
+        written = _without_braces(text) if braced else text
+        return json.loads(written, parse_constant=_refuse_constant, object_pairs_hook=_object)
+    except UnicodeDecodeError:
+        problem = "not UTF-8"
+    except RecursionError:
+        problem = "nested too deeply"
+    except json.JSONDecodeError as error:
+        problem = f"not JSON ({error.msg}, character {error.pos})" if text else "empty"
+    except _NotPlainJson as error:
+        problem = str(error)
+    except ValueError:
+        problem = "a number of thousands of digits"
+    raise MalformedAnswer(f"{problem}: {clean(text, LONGEST_EXCERPT)}" if text else problem)
+
+
+def _without_braces(text: str) -> str:
+    # The manual prints the list so. An object cannot begin like that.
+    if not re.match(r"\{\s*\[", text) or not text.endswith("}"):
+        return text
+    inner = text[1:-1].strip().removesuffix(",").rstrip()
+    return re.sub(r"\}\s*,\s*\]\Z", "}]", inner)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _NotPlainJson(f"{name} is not a number")
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(members)
+    if len(read) != len(members) and any(read[key] != value for key, value in members):
+        raise _NotPlainJson("an object that has a key twice")
+    return read
+
+
+def error_text(body: bytes) -> str:
+    """Code and message of an error's body as one short printable line, whatever form the body has."""
+    try:
+        answer = load(body[:_ERROR_BYTES])
+    except MalformedAnswer:
+        page = body[:_PAGE_BYTES].decode(errors="ignore") + ("…" if len(body) > _PAGE_BYTES else "")
+        return clean(re.sub(r"<[^>]*>", " ", page), LONGEST_ERROR)
+    return told(answer) or excerpt(answer)
+
+
+def excerpt(value: object) -> str:
+    """A value of an answer as one short printable line."""
+    try:
+        return clean(json.dumps(value, ensure_ascii=False), LONGEST_EXCERPT)
+    except RecursionError:
+        return "(deeply nested)"
+
+
+def clean(text: str, longest: int) -> str:
+    """A text as one printable line of at most so many characters; what is cut off ends with `…`."""
+    start = text[: 20 * longest]
+    line = " ".join("".join(char if char.isprintable() else " " for char in start).split())
+    return line if len(line) <= longest and start == text else line[: longest - 1] + "…"
+
+
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """A text in which secrets that a peer echoed are unreadable, those at whose end `clean` has cut it, too."""
+    spelt = {
+        clean(form, len(form))
+        for secret in secrets
+        for form in (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
+    }
+    longest_first = sorted(filter(None, spelt), key=len, reverse=True)
+    text = re.sub("|".join(map(re.escape, longest_first)) or "$^", HIDDEN, text)
+    for secret in longest_first:
+        for end in range(len(secret) - 1, 3, -1):
+            text = text.replace(secret[:end] + "…", HIDDEN + "…")
+    return text
+
+
+def is_error(answer: Mapping[str, Any]) -> bool:
+    """Whether an object tells of an error, whatever its status says."""
+    for key, value in answer.items():
+        name = key.lower()
+        if name in ("error", "errors") and value:
+            return True
+        if name in ("code", "error_code", "errorcode", "status"):
+            if isinstance(value, str) and _ERROR_CODE.fullmatch(value):
+                return True
+            if isinstance(value, int) and 400 <= value <= 599:
+                return True
+    return False
+
+
+def told(answer: object) -> str:
+    """Code and message of an error, whatever they are called, as one short printable line; "" without any."""
+    leaves = [leaf for leaf in islice(_leaves(answer), 100) if _ERROR_KEY.search(leaf[0])]
+    leaves.sort(key=lambda leaf: "code" not in leaf[0].lower())
+    return clean(": ".join(dict.fromkeys(text for _, text in leaves)), LONGEST_ERROR)
+
+
+def _leaves(value: object, key: str = "", depth: int = 4) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str) or type(value) in (int, float):
+        yield key, str(value)
+    elif depth and isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, name, depth - 1)
+    elif depth and isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner, key, depth - 1)

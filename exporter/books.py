@@ -1,0 +1,219 @@
+"""The ledger's rows in the state file: read, written and forgotten. Each function runs in its caller's transaction."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from exporter.counting import Account, Book, Entry
+from exporter.model import Group, Minute, Stream
+from exporter.snapshot import SeriesView
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRow:
+    """Where a stream stands.
+
+    Attributes:
+        stream_id: Its key in the other tables.
+        start: The minutes after this one are counted.
+        through: The newest minute counted.
+        seen: The newest minute counted because its row or a later one was there.
+        kept_from: The oldest slot whose value can still be revised.
+        answered: Whether it has had an answer.
+    """
+
+    stream_id: int
+    start: Minute
+    through: Minute
+    seen: Minute
+    kept_from: Minute
+    answered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MerchantRow:
+    """What is kept of a merchant.
+
+    Attributes:
+        horizon: The newest minute of which a row was seen, or None.
+        lost_minutes: Minutes, summed over the streams, that were too old to be caught up.
+        revisions_up: Counted values that rose.
+        revisions_down: Counted values that fell.
+        longest_range: Minutes that one request may ask for, or None where no limit is known.
+        longest_range_at: When that was found out (Unix seconds).
+    """
+
+    horizon: Minute | None = None
+    lost_minutes: int = 0
+    revisions_up: int = 0
+    revisions_down: int = 0
+    longest_range: int | None = None
+    longest_range_at: float = 0.0
+
+
+def begin_merchant(db: sqlite3.Connection, merchant_id: str) -> MerchantRow:
+    """Read a merchant's row, or make it."""
+    db.execute(
+        "INSERT INTO merchants (merchant_id) VALUES (?) ON CONFLICT DO UPDATE SET removed_at = NULL",
+        (merchant_id,),
+    )
+    row = db.execute(
+        "SELECT horizon, lost_minutes, revisions_up, revisions_down, longest_range, longest_range_at "
+        "FROM merchants WHERE merchant_id = ?",
+        (merchant_id,),
+    ).fetchone()
+    horizon, lost, up, down, longest, longest_at = row
+    return MerchantRow(horizon, lost, up, down, longest, longest_at or 0.0)
+
+
+def write_merchant(db: sqlite3.Connection, merchant_id: str, row: MerchantRow) -> None:
+    """Write a merchant's row."""
+    db.execute(
+        "UPDATE merchants SET horizon = ?, lost_minutes = ?, revisions_up = ?, revisions_down = ?, "
+        "longest_range = ?, longest_range_at = ? WHERE merchant_id = ?",
+        (
+            row.horizon,
+            row.lost_minutes,
+            row.revisions_up,
+            row.revisions_down,
+            row.longest_range,
+            row.longest_range_at,
+            merchant_id,
+        ),
+    )
+
+
+def begin_stream(db: sqlite3.Connection, stream: Stream, start: Minute) -> StreamRow:
+    """Read a stream's row, or make one that counts the minutes after `start`."""
+    key = (stream.merchant_id, stream.media_id, stream.target, stream.group)
+    made = db.execute(
+        "INSERT INTO streams (merchant_id, media_id, target, grouping, start, through, seen, kept_from) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING stream_id",
+        (*key, start, start, start, start + 1),
+    ).fetchone()
+    if made and stream.group is Group.ALL:
+        db.execute("INSERT INTO series (stream_id, place, label) VALUES (?, 0, '')", made)
+    db.execute(
+        "UPDATE streams SET removed_at = NULL WHERE "
+        "merchant_id = ? AND media_id = ? AND target = ? AND grouping = ? AND removed_at IS NOT NULL",
+        key,
+    )
+    row = db.execute(
+        "SELECT stream_id, start, through, seen, kept_from, answered FROM streams "
+        "WHERE merchant_id = ? AND media_id = ? AND target = ? AND grouping = ?",
+        key,
+    ).fetchone()
+    stream_id, started, through, seen, kept_from, answered = row
+    return StreamRow(stream_id, started, through, seen, kept_from, bool(answered))
+
+
+def mark_removed(db: sqlite3.Connection, streams: Iterable[Stream], merchant_ids: Iterable[str], now: float) -> None:
+    """Note since when the streams and merchants that are not among these have been out of the configuration."""
+    wanted = {(s.merchant_id, s.media_id, str(s.target), str(s.group)) for s in streams}
+    rows = db.execute(
+        "SELECT stream_id, merchant_id, media_id, target, grouping FROM streams WHERE removed_at IS NULL"
+    ).fetchall()
+    gone = [(now, stream_id) for stream_id, *key in rows if tuple(key) not in wanted]
+    db.executemany("UPDATE streams SET removed_at = ? WHERE stream_id = ?", gone)
+    known = set(merchant_ids)
+    merchants = db.execute("SELECT merchant_id FROM merchants WHERE removed_at IS NULL").fetchall()
+    db.executemany(
+        "UPDATE merchants SET removed_at = ? WHERE merchant_id = ?",
+        [(now, merchant_id) for (merchant_id,) in merchants if merchant_id not in known],
+    )
+
+
+def forget_removed(db: sqlite3.Connection, before: float) -> None:
+    """Delete what has been out of the configuration since before a moment (Unix seconds)."""
+    gone = "(SELECT stream_id FROM streams WHERE removed_at < ?)"
+    db.execute(f"DELETE FROM slots WHERE stream_id IN {gone}", (before,))  # noqa: S608 - a constant
+    db.execute(f"DELETE FROM series WHERE stream_id IN {gone}", (before,))  # noqa: S608 - a constant
+    db.execute("DELETE FROM streams WHERE removed_at < ?", (before,))
+    db.execute("DELETE FROM merchants WHERE removed_at < ?", (before,))
+    db.execute(
+        "DELETE FROM media WHERE NOT EXISTS (SELECT 1 FROM streams "
+        "WHERE streams.merchant_id = media.merchant_id AND streams.media_id = media.media_id)"
+    )
+    for table in ("sends", "budgets"):
+        db.execute(f"DELETE FROM {table} WHERE merchant_id NOT IN (SELECT merchant_id FROM merchants)")  # noqa: S608 - constants
+
+
+def read_book(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> Book:
+    """Read what a stream has counted."""
+    accounts = {
+        label: Account(total, owed)
+        for label, total, owed in db.execute(
+            "SELECT label, total, owed FROM series WHERE stream_id = ? ORDER BY place", (row.stream_id,)
+        )
+    }
+    slots: dict[Minute, dict[str, float]] = {}
+    for slot, label, value in db.execute("SELECT slot, label, value FROM slots WHERE stream_id = ?", (row.stream_id,)):
+        slots.setdefault(slot, {})[label] = value
+    return Book(stream.target, row.start, row.through, row.seen, row.kept_from, row.answered, slots, accounts)
+
+
+def write_entry(db: sqlite3.Connection, row: StreamRow, book: Book, entry: Entry) -> StreamRow:
+    """Write what an answer did to a book."""
+    stream_id = row.stream_id
+    written = StreamRow(stream_id, row.start, entry.through, entry.seen, entry.kept_from, answered=True)
+    if written != row:
+        db.execute(
+            "UPDATE streams SET through = ?, seen = ?, kept_from = ?, answered = 1 WHERE stream_id = ?",
+            (entry.through, entry.seen, entry.kept_from, stream_id),
+        )
+    db.executemany(
+        "INSERT INTO series (stream_id, place, label, total, owed) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET total = excluded.total, owed = excluded.owed",
+        [
+            (stream_id, len(book.accounts) + place, label, account.total, account.owed)
+            for place, (label, account) in enumerate(entry.accounts.items())
+        ],
+    )
+    db.executemany(
+        "DELETE FROM slots WHERE stream_id = ? AND slot = ? AND label = ?",
+        [(stream_id, change.slot, change.label) for change in entry.changes if not change.value],
+    )
+    db.executemany(
+        "INSERT OR REPLACE INTO slots (stream_id, slot, label, value) VALUES (?, ?, ?, ?)",
+        [(stream_id, change.slot, change.label, change.value) for change in entry.changes if change.value],
+    )
+    if entry.kept_from != row.kept_from:
+        db.execute("DELETE FROM slots WHERE stream_id = ? AND slot < ?", (stream_id, entry.kept_from))
+    if entry.last is not None:
+        db.executemany(
+            "UPDATE series SET last = ? WHERE stream_id = ? AND label = ? AND last <> ?",
+            [(value, stream_id, label, value) for label, value in entry.last.items()],
+        )
+    return written
+
+
+def show_series(db: sqlite3.Connection, stream_id: int, labels: Iterable[str]) -> None:
+    """Note that the series' 0 has been on display for long enough."""
+    db.executemany(
+        "UPDATE series SET shown = 1 WHERE stream_id = ? AND label = ?",
+        [(stream_id, label) for label in labels],
+    )
+
+
+def unshown_labels(db: sqlite3.Connection, stream_id: int) -> tuple[str, ...]:
+    """The label values whose 0 has not been on display for long enough."""
+    return tuple(
+        label for (label,) in db.execute("SELECT label FROM series WHERE stream_id = ? AND shown = 0", (stream_id,))
+    )
+
+
+def read_series(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> tuple[SeriesView, ...]:
+    """Read a stream's series as they are to be shown."""
+    return tuple(_series(db, stream, row))
+
+
+def _series(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> Iterator[SeriesView]:
+    gauge = row.answered and not stream.target.by_day
+    for label, total, last, shown in db.execute(
+        "SELECT label, total, last, shown FROM series WHERE stream_id = ? ORDER BY place", (row.stream_id,)
+    ):
+        yield SeriesView(
+            label=label,
+            total=(float(total) if shown else 0.0) if stream.target.summable else None,
+            last=float(last) if gauge else None,
+        )

@@ -1,0 +1,138 @@
+"""The command line. `main` parses it and maps errors to exit codes; the work is done elsewhere."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from exporter import __version__, config, daemon, demo, logs
+from exporter.errors import ConfigError, ExporterError
+from exporter.server import Address, parse_address
+from exporter.simulator import command as simulator
+
+LISTEN = ":10077"
+
+DESCRIPTION = """Prometheus exporter for the Analytics API of the SmartSTREAM video platform.
+Without a command it runs: it polls the API and serves /metrics."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Returns:
+        The exit code: 0 after SIGTERM or SIGINT and when a command has done its work, 1 for a fault at run time.
+        Wrong usage ends the process with 2.
+    """
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except ConfigError as error:
+        for fault in error.faults:
+            print(fault, file=sys.stderr)
+    except ExporterError as error:
+        print(f"smartstream-exporter: {error}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="smartstream-exporter",
+        description=DESCRIPTION,
+        allow_abbrev=False,
+        parents=[_log_flags(), _web_flags()],
+    )
+    parser.set_defaults(run=_run_daemon)
+    parser.add_argument("--version", action="version", version=f"smartstream-exporter {__version__}")
+    parser.add_argument(
+        "--config.file", dest="config_file", type=Path, default=Path("config.yaml"), metavar="FILE",
+        help="the configuration (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--storage.path", dest="storage_path", type=Path, metavar="FILE",
+        help="the state file (default: storage.path of the configuration, else state.db)",
+    )  # fmt: skip
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    check = commands.add_parser(
+        "check-config", help="tell every fault in a configuration, one a line", allow_abbrev=False
+    )
+    check.add_argument("file", type=Path, metavar="FILE", help="the configuration")
+    check.set_defaults(run=_check_config)
+
+    show = commands.add_parser(
+        "demo",
+        help="run against a simulated API in the same process",
+        allow_abbrev=False,
+        parents=[_log_flags(), _web_flags()],
+    )
+    show.set_defaults(run=_run_demo)
+
+    simulate = commands.add_parser("simulate", help="run only the simulated API", allow_abbrev=False)
+    simulator.add_arguments(simulate)
+    simulate.set_defaults(run=_run_simulator)
+    return parser
+
+
+def _log_flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument(
+        "--log.level", dest="log_level", default="info", choices=["debug", "info", "warning", "error"],
+        help="how much is logged (default: %(default)s)",
+    )  # fmt: skip
+    flags.add_argument(
+        "--log.format", dest="log_format", default="logfmt", choices=["logfmt", "json"],
+        help="how it is written (default: %(default)s)",
+    )  # fmt: skip
+    return flags
+
+
+def _web_flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument(
+        "--web.listen-address", dest="listen", type=_address, default=LISTEN, metavar="[HOST]:PORT",
+        help="where /metrics and the pages are served (default: %(default)s)",
+    )  # fmt: skip
+    return flags
+
+
+def _address(text: str) -> Address:
+    try:
+        return parse_address(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _run_daemon(options: argparse.Namespace) -> int:
+    settings = config.load(options.config_file, os.environ)
+    if options.storage_path is not None:
+        storage = settings.storage.model_copy(update={"path": options.storage_path})
+        settings = settings.model_copy(update={"storage": storage})
+    return _serve(settings, options)
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    settings = config.load(options.file, os.environ)
+    print(f"ok: {config.summary(settings)}")
+    return 0
+
+
+def _run_demo(options: argparse.Namespace) -> int:
+    # Before the simulated API starts its threads: the signals are for the daemon to wait for.
+    daemon.block_stop_signals()
+    with demo.simulated() as settings:
+        return _serve(settings, options)
+
+
+def _run_simulator(options: argparse.Namespace) -> int:
+    logs.setup()
+    return simulator.run(options)
+
+
+def _serve(settings: config.Settings, options: argparse.Namespace) -> int:
+    secrets = [
+        secret.get_secret_value() for merchant in settings.merchants for secret in (merchant.api_key, merchant.password)
+    ]
+    logs.setup(options.log_level, options.log_format, secrets=secrets)
+    return daemon.run(settings, options.listen)

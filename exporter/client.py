@@ -1,0 +1,321 @@
+"""Requests to the API for one merchant: its budget, its token, its errors.
+
+Nothing is retried here, but for one request with a new token after a 401: the caller decides when to ask again.
+"""
+
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote, urlsplit
+
+import requests
+from requests.adapters import BaseAdapter
+from requests.auth import AuthBase
+
+from exporter import __version__, parse
+from exporter.bodies import clean, hide
+from exporter.config import ApiSettings, MerchantSettings
+from exporter.errors import (
+    ApiError,
+    BadRequest,
+    MalformedAnswer,
+    NotFound,
+    RateLimited,
+    RefusedError,
+    ServerError,
+    Unauthorized,
+)
+from exporter.model import Minute, MinuteRange, Rows, Stream, start_of
+from exporter.transport import Answer, exchange, open_session
+
+# A token is renewed so long before it expires, or a tenth of its life where that is less.
+RENEW_BEFORE = 60.0
+
+# Tokens whose echo is hidden: the one in use and those that requests on the way may still carry.
+_TOKENS_HIDDEN = 4
+
+_HEADERS = {
+    "Accept": "application/json",
+    "Content-Type": "application/json",
+    "User-Agent": f"smartstream-exporter/{__version__}",
+}
+
+_KINDS: Mapping[int, type[RefusedError]] = {400: BadRequest, 401: Unauthorized, 404: NotFound}
+
+_MENDS = {
+    401: "check api_key, mail_address and password",
+    403: "check that the account has the permissions for media and analytics",
+    404: "check the ids of the merchant and the media",
+    429: "other tools of the merchant share the limit; lower requests_per_minute if this goes on",
+}
+
+_T = TypeVar("_T")
+
+
+class Slot(Protocol):
+    """One request's place in the budget."""
+
+    def done(self) -> None:
+        """Say that the request has ended, whichever way."""
+        ...
+
+
+class Budget(Protocol):
+    """What says whether a request may leave."""
+
+    def take(self) -> Slot:
+        """Take a place for a request that leaves now. Raises BudgetSpent where there is none."""
+        ...
+
+    def refused(self, retry_after: float | None) -> None:
+        """Say that the API answered 429, and how many seconds it wants to be left alone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """An access token.
+
+    Attributes:
+        value: What the API knows it by.
+        expiry: When it expires (Unix seconds), or None where that is not known.
+        renew_at: When to get another (Unix seconds), or None for the first 401.
+    """
+
+    value: str = field(repr=False)
+    expiry: float | None
+    renew_at: float | None
+
+
+class _Credentials(AuthBase):
+    """What a request is signed with. As `auth`, so that `requests` looks for no other in ~/.netrc."""
+
+    def __init__(self, api_key: str, token: str | None) -> None:
+        self._api_key = api_key
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["X-Streaks-Api-Key"] = self._api_key
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+class Client:
+    """One merchant's requests. Safe for use by several threads."""
+
+    def __init__(
+        self,
+        api: ApiSettings,
+        merchant: MerchantSettings,
+        budget: Budget,
+        *,
+        observe: Callable[[str, str, float], None],
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        adapter: BaseAdapter | None = None,
+    ) -> None:
+        """Get ready; nothing is sent yet.
+
+        Args:
+            api: Where the API is.
+            merchant: Whose requests these are.
+            budget: Asked before every request.
+            observe: Told of every exchange: the endpoint, the status (`error` without a whole answer), seconds.
+            clock: Unix seconds, for the token's life.
+            monotonic: Seconds that never go back, for deadlines.
+            adapter: The transport, where it is not to be the usual one.
+        """
+        self._api = api
+        self._merchant = merchant
+        self._budget = budget
+        self._observe = observe
+        self._clock = clock
+        self._monotonic = monotonic
+        self._session = open_session(adapter)
+        self._base = f"{api.url}/merchants/{quote(merchant.id, safe='')}"
+        self._renewing = threading.Lock()
+        self._token: _Token | None = None
+        self._tokens = deque[str](maxlen=_TOKENS_HIDDEN)
+
+    @property
+    def token_expiry(self) -> float | None:
+        """When the token expires (Unix seconds), None without a token or where that is not known."""
+        token = self._token
+        return token.expiry if token else None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    def aggregations(self, stream: Stream, asked: MinuteRange) -> Rows:
+        """The rows of a stream.
+
+        Args:
+            stream: Which one.
+            asked: The minutes; for a target that is by day, all of the local days that they are in.
+
+        Raises:
+            BudgetSpent: The request may not leave yet.
+            ApiError: There is no answer that can be used.
+        """
+        by_day = stream.target.by_day
+        query = {
+            "target": str(stream.target),
+            "interval": "day" if by_day else "minute",
+            "group": str(stream.group),
+            "from": self._local(asked.first, "%Y%m%d000000" if by_day else "%Y%m%d%H%M00"),
+            "to": self._local(asked.last, "%Y%m%d235959" if by_day else "%Y%m%d%H%M59"),
+        }
+        if stream.media_id:
+            query["media_id"] = stream.media_id
+        body = self._get("aggregations", "aggregations", query)
+        return self._parsed("aggregations", lambda: parse.rows(body, stream, self._api.timezone))
+
+    def media(self, media_id: str) -> parse.Media:
+        """What the catalog knows of a media. Raises as `aggregations` does."""
+        body = self._get("medias", f"medias/{quote(media_id, safe='')}")
+        return self._parsed("medias", lambda: parse.media(body))
+
+    def live_event_running(self, live_event_id: str) -> bool:
+        """Whether a live event runs. Raises as `aggregations` does."""
+        body = self._get("live_events", f"live_events/{quote(live_event_id, safe='')}")
+        return self._parsed("live_events", lambda: parse.live_event_running(body))
+
+    def _local(self, minute: Minute, form: str) -> str:
+        return datetime.fromtimestamp(start_of(minute), self._api.timezone).strftime(form)
+
+    def _get(self, endpoint: str, path: str, query: Mapping[str, str] | None = None) -> bytes:
+        token = self._valid_token()
+        answer = self._send(endpoint, "GET", path, token, params=query)
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            token = self._valid_token(refused=token)
+            answer = self._send(endpoint, "GET", path, token, params=query)
+        return self._accepted(endpoint, answer)
+
+    # ---- tokens ----
+
+    def _valid_token(self, refused: str | None = None) -> str:
+        """A token that is not the refused one, nor about to expire."""
+        # Of several threads the first renews it, and the others wait for that.
+        with self._renewing:
+            token = self._token
+            if token and (token.value == refused or (token.renew_at is not None and self._clock() >= token.renew_at)):
+                token = self._token = None
+            if token is None:
+                token = self._token = self._new_token()
+            return token.value
+
+    def _new_token(self) -> _Token:
+        endpoint = "auth-token"
+        account = {
+            "mail_address": self._merchant.mail_address,
+            "password": self._merchant.password.get_secret_value(),
+        }
+        answer = self._send(endpoint, "POST", "auth-token/", None, json=account)
+        if answer.status in (400, 401, 403, 404):
+            problem = self._refusal(endpoint, answer)
+            raise Unauthorized(f"{problem}; check id, {_MENDS[401]}", status=answer.status)
+        body = self._accepted(endpoint, answer)
+        value, expiry = self._parsed(endpoint, lambda: parse.token(body))
+        self._tokens.append(value)
+        life = expiry - self._clock() if expiry is not None else 0.0
+        if expiry is None or life <= 0:
+            # A token that is new has not expired: the two clocks differ, so its expiry tells nothing.
+            return _Token(value, None, None)
+        return _Token(value, expiry, expiry - min(RENEW_BEFORE, life / 10))
+
+    # ---- one exchange ----
+
+    def _send(self, endpoint: str, method: str, path: str, token: str | None, **options: Any) -> Answer:
+        credentials = _Credentials(self._merchant.api_key.get_secret_value(), token)
+        slot = self._budget.take()
+        began = self._monotonic()
+        try:
+            answer = exchange(
+                self._session,
+                method,
+                f"{self._base}/{path}",
+                timeout=self._api.timeout,
+                monotonic=self._monotonic,
+                hide=self._hide,
+                headers=_HEADERS,
+                auth=credentials,
+                **options,
+            )
+        except ApiError as error:
+            self._observe(endpoint, error.code, self._monotonic() - began)
+            raise type(error)(f"{endpoint}: {error}") from error.__cause__
+        finally:
+            slot.done()
+        self._observe(endpoint, str(answer.status), self._monotonic() - began)
+        return answer
+
+    def _accepted(self, endpoint: str, answer: Answer) -> bytes:
+        """The body of a good answer. Raises what another one means."""
+        status = answer.status
+        if 200 <= status < 300:
+            return answer.body
+        problem = self._refusal(endpoint, answer)
+        if status in _MENDS:
+            problem += f"; {_MENDS[status]}"
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            wait = retry_after(answer.headers.get("Retry-After"), self._clock())
+            self._budget.refused(wait)
+            raise RateLimited(problem, retry_after=wait)
+        raise _KINDS.get(status, ServerError if status >= 500 else RefusedError)(problem, status=status)
+
+    def _refusal(self, endpoint: str, answer: Answer) -> str:
+        """What the API says of its refusal."""
+        if 300 <= answer.status < 400:
+            place = _host(answer.headers.get("Location", ""))
+            return self._hide(f"{endpoint}: {answer.status}, a redirect to {place}, not followed; check api.url")
+        said = parse.error_text(answer.body)
+        return self._hide(f"{endpoint}: {answer.status} {said}".rstrip())
+
+    def _parsed(self, endpoint: str, read: Callable[[], _T]) -> _T:
+        try:
+            return read()
+        except MalformedAnswer as error:
+            problem = str(error)
+        # Outside of the `except`: what it held may quote a secret.
+        raise MalformedAnswer(self._hide(f"{endpoint}: {problem}"))
+
+    def _hide(self, text: str) -> str:
+        """A text in which this merchant's secrets are unreadable."""
+        merchant = self._merchant
+        fixed = (merchant.api_key.get_secret_value(), merchant.password.get_secret_value())
+        return hide(text, (*fixed, *self._tokens.copy()))
+
+
+def retry_after(written: str | None, now: float) -> float | None:
+    """The seconds that a Retry-After header asks for, None where it does not tell.
+
+    Args:
+        written: The header: seconds, or a date.
+        now: Unix seconds.
+    """
+    written = (written or "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", written, re.ASCII):
+        return float(written)
+    try:
+        moment = parsedate_to_datetime(written)
+        wait = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    # A date that has passed is a clock that differs.
+    return wait if wait > 0 else None
+
+
+def _host(location: str) -> str:
+    try:
+        return clean(urlsplit(location).netloc.rpartition("@")[2], 80) or "another path"
+    except ValueError:
+        return "an address that cannot be read"

@@ -1,0 +1,246 @@
+"""The configuration: its shape, its defaults, how it is read and written.
+
+Every fault of a file is told at once, one line each: `place: what is wrong; how to mend it`. Code that builds
+these models itself gives seconds, `SecretStr` and `ZoneInfo`; the forms that only a file has (`2m`,
+`api_key_file`) are read by `load` alone.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictStr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from exporter import configfile
+from exporter.configfaults import SECRETS, told
+from exporter.configsecrets import Origin, Secret, gather, secret_keys
+from exporter.configtypes import (
+    Count,
+    Duration,
+    Identifier,
+    Labels,
+    MailAddress,
+    StatePath,
+    Url,
+    Weight,
+    Zone,
+    at_least_one,
+    between,
+    listed,
+    not_below,
+    once,
+)
+from exporter.errors import ConfigError
+from exporter.model import Group, Stream, Target
+
+
+def _written(default: str) -> Any:
+    """A default in the form that a file has."""
+    return Field(default=default, validate_default=True)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class ApiSettings(_Section):
+    """The API.
+
+    Attributes:
+        url: Where it is, without a slash at the end.
+        timezone: The zone of its dates.
+        timeout: Seconds to wait for a connection and for an answer.
+    """
+
+    url: Url = "https://ovp-s-api.smartstream.ne.jp/v1"
+    timezone: Zone = ZoneInfo("Asia/Tokyo")
+    timeout: Annotated[Duration, between("1ms", "1m")] = _written("10s")
+
+
+def _no_groups_by_day(groups: list[Any], read: Mapping[str, Any]) -> Iterator[tuple[configfile.Loc, str]]:
+    target = read.get("target")
+    if target is Target.KEY_DELIVERY_COUNT:
+        for position, group in enumerate(groups):
+            if group in list(Group) and group != Group.ALL:
+                yield (position,), f"{target} has no group but all; write [all], or leave groups out"
+
+
+class CollectSettings(_Section):
+    """What to fetch.
+
+    Attributes:
+        target: What is counted.
+        groups: How it is split, a stream each.
+    """
+
+    target: Target
+    groups: Annotated[tuple[Group, ...], at_least_one, once(), listed(_no_groups_by_day)] = (Group.ALL,)
+
+
+class MediaSettings(_Section):
+    """One media.
+
+    Attributes:
+        id: The API's id of it.
+        name: What to call it, or None for the catalog's name.
+        priority: How much more its freshness matters than that of a media with 1.
+        labels: Labels of its `smartstream_media_info`.
+    """
+
+    id: Identifier
+    name: StrictStr | None = None
+    priority: Weight = 1.0
+    labels: Labels = Field(default={}, validate_default=True)
+
+
+class MerchantSettings(_Section):
+    """One merchant.
+
+    Attributes:
+        id: The API's id of it.
+        api_key: Its API key.
+        mail_address: The account that signs in.
+        password: The account's password.
+        requests_per_minute: Requests that may leave in any 60 seconds.
+        whole_merchant: Whether `collect` is fetched for the whole merchant, too.
+        collect: What is fetched for each media.
+        media: The media.
+    """
+
+    id: Identifier
+    api_key: Secret
+    mail_address: MailAddress
+    password: Secret
+    requests_per_minute: Count = 45
+    whole_merchant: StrictBool = True
+    collect: Annotated[tuple[CollectSettings, ...], once("target")] = (
+        CollectSettings(target=Target.PLAY_COUNT),
+        CollectSettings(target=Target.PLAY_TIME),
+        CollectSettings(target=Target.DEVICE_COUNT),
+    )
+    media: Annotated[tuple[MediaSettings, ...], once("id")] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_secrets(cls, data: Any, info: ValidationInfo) -> Any:
+        return gather(data) if info.context is not None and isinstance(data, dict) else data
+
+    def streams(self) -> tuple[Stream, ...]:
+        """Every stream to fetch, in a stable order; the first is the plays of the whole merchant."""
+        wanted = [(entry.target, group) for entry in self.collect for group in entry.groups]
+        whole = [(Target.PLAY_COUNT, Group.ALL), *(wanted if self.whole_merchant else ())]
+        streams = [Stream(self.id, "", target, group) for target, group in whole]
+        streams += [Stream(self.id, media.id, target, group) for media in self.media for target, group in wanted]
+        return tuple(dict.fromkeys(streams))
+
+
+class PollSettings(_Section):
+    """When a minute counts. Durations are in seconds.
+
+    Attributes:
+        settle: How long after its end a minute is complete, where a row for it or a later one was seen.
+        max_lag: How long after its end it is complete without such a row.
+        revision_window: How long a counted minute is read again for changes.
+        max_catch_up: How far back what was missed is fetched.
+        max_staleness: How long a stream may wait for its turn.
+        max_label_values: Values of a group that get a series of their own.
+    """
+
+    settle: Annotated[Duration, between("0s", "1y")] = _written("2m")
+    max_lag: Annotated[Duration, between("0s", "1y"), not_below("settle")] = _written("10m")
+    revision_window: Annotated[Duration, between("1m", "1y")] = _written("30m")
+    max_catch_up: Annotated[Duration, between("1m", "1y"), not_below("max_lag"), not_below("revision_window")] = (
+        _written("1d")
+    )
+    max_staleness: Annotated[Duration, between("1m", "1y")] = _written("30m")
+    max_label_values: Count = 100
+
+
+class StorageSettings(_Section):
+    """Where the state is.
+
+    Attributes:
+        path: The state file, relative to the current directory.
+    """
+
+    path: StatePath = Path("state.db")
+
+
+class Settings(_Section):
+    """The configuration.
+
+    Attributes:
+        api: The API.
+        merchants: One or more.
+        poll: When a minute counts.
+        storage: Where the state is.
+    """
+
+    api: ApiSettings = ApiSettings()
+    merchants: Annotated[tuple[MerchantSettings, ...], at_least_one, once("id")]
+    poll: PollSettings = PollSettings()
+    storage: StorageSettings = StorageSettings()
+
+
+# The key that leads to a section, "" for the whole file -> what may stand there.
+_KEYS: dict[str, list[str]] = {
+    "": list(Settings.model_fields),
+    "api": list(ApiSettings.model_fields),
+    "merchants": [
+        key for name in MerchantSettings.model_fields for key in (secret_keys(name) if name in SECRETS else (name,))
+    ],
+    "collect": list(CollectSettings.model_fields),
+    "media": list(MediaSettings.model_fields),
+    "poll": list(PollSettings.model_fields),
+    "storage": list(StorageSettings.model_fields),
+}
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Settings:
+    """The configuration in a file.
+
+    Args:
+        path: The file; the secret files that it names are relative to its folder.
+        environ: The variables that it may name.
+
+    Raises:
+        ConfigError: It cannot be used; all its faults.
+    """
+    file = configfile.read(path)
+    faults = list(file.faults)
+    try:
+        settings = Settings.model_validate(file.data, context=Origin(path.parent, environ))
+    except ValidationError as error:
+        faults += [told(inner, file, _KEYS) for inner in error.errors(include_url=False)]
+    # Raised here, and not above, so that no traceback leads to the library's error, which knows the values.
+    if faults:
+        raise ConfigError(faults)
+    return settings
+
+
+def summary(settings: Settings) -> str:
+    """The size of a configuration in one line."""
+    merchants = settings.merchants
+    counts = {
+        "merchant": len(merchants),
+        "media": sum(len(merchant.media) for merchant in merchants),
+        "stream": sum(len(merchant.streams()) for merchant in merchants),
+        "request": sum(merchant.requests_per_minute for merchant in merchants),
+    }
+    words = [f"{n} {word}" + ("s" if n != 1 and word != "media" else "") for word, n in counts.items()]
+    return f"{', '.join(words)} a minute allowed"
+
+
+def dump(settings: Settings) -> str:
+    """The configuration in force as YAML: every default filled in, every secret as `<secret>`."""
+    return configfile.write(settings.model_dump(mode="json", exclude_none=True))

@@ -1,0 +1,204 @@
+"""The parts put together: one process that polls, counts and serves."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from wsgiref.types import WSGIApplication
+
+import requests
+import structlog
+
+from exporter import __version__, status
+from exporter.catalog import Catalog
+from exporter.client import Client
+from exporter.clock import Clock, SystemClock
+from exporter.config import Settings, dump
+from exporter.faults import Faults
+from exporter.ledger import Ledger
+from exporter.limiter import Limiter
+from exporter.metrics import SnapshotCollector, build_registry
+from exporter.poll import MerchantPoller
+from exporter.schedule import LONGEST_PAUSE, Schedule
+from exporter.server import Address, Server, create_app
+from exporter.snapshot import LinkView, Snapshot
+from exporter.state import State, open_state
+from exporter.telemetry import Telemetry
+
+log = structlog.get_logger("daemon")
+
+# SIGTERM ends the process within 10 s, whatever hangs: rounds get this long to end by themselves.
+GRACE = 5.0
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(frozen=True, slots=True)
+class Polling:
+    """What polls and counts, without what schedules and serves it.
+
+    Attributes:
+        ledger: What is counted.
+        catalogs: What is known of the media, by merchant.
+        pollers: Who asks, by merchant.
+        clients: Who speaks with the API, by merchant.
+        clock: The time.
+    """
+
+    ledger: Ledger
+    catalogs: Mapping[str, Catalog]
+    pollers: Mapping[str, MerchantPoller]
+    clients: Mapping[str, Client]
+    clock: Clock
+
+    def snapshot(self) -> Snapshot:
+        """What is counted, with what is known of the media."""
+        now = self.clock.now()
+        return Snapshot(
+            MappingProxyType(
+                {
+                    merchant_id: replace(merchant, media=self.catalogs[merchant_id].views(now))
+                    for merchant_id, merchant in self.ledger.snapshot.merchants.items()
+                }
+            )
+        )
+
+    def links(self) -> Mapping[str, LinkView]:
+        """How the connections do."""
+        return {merchant_id: poller.link for merchant_id, poller in self.pollers.items()}
+
+    def close(self) -> None:
+        """Close the connections."""
+        for client in self.clients.values():
+            client.close()
+
+
+def build_polling(
+    settings: Settings,
+    state: State,
+    telemetry: Telemetry,
+    clock: Clock,
+    adapter: Callable[[], requests.adapters.BaseAdapter] | None = None,
+) -> Polling:
+    """Put together what polls and counts, and take up what the state file holds.
+
+    Args:
+        settings: The configuration.
+        state: The state file.
+        telemetry: Told of requests and revisions.
+        clock: The time.
+        adapter: Makes the transport of each client, where it is not to be the usual one.
+    """
+    ledger = Ledger(state, settings, telemetry.observe_revision)
+    ledger.sync(settings.merchants, clock.now())
+    catalogs, pollers, clients = {}, {}, {}
+    for merchant in settings.merchants:
+        limiter = Limiter(state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic)
+        clients[merchant.id] = client = Client(
+            settings.api,
+            merchant,
+            limiter,
+            clock=clock.now,
+            adapter=adapter() if adapter else None,
+            observe=_observer(telemetry, merchant.id),
+        )
+        catalogs[merchant.id] = catalog = Catalog(state, merchant)
+        pollers[merchant.id] = MerchantPoller(
+            merchant, settings.poll, ledger, catalog, limiter, client, clock, Faults()
+        )
+    return Polling(ledger, catalogs, pollers, clients, clock)
+
+
+def _observer(telemetry: Telemetry, merchant_id: str) -> Callable[[str, str, float], None]:
+    def observe(endpoint: str, code: str, seconds: float) -> None:
+        telemetry.observe_request(merchant_id, endpoint, code, seconds)
+
+    return observe
+
+
+def run(settings: Settings, listen: Address) -> int:
+    """Poll, count and serve until SIGTERM or SIGINT.
+
+    Args:
+        settings: The configuration.
+        listen: Where to serve.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        StateError: The state file cannot be used.
+        ConfigError: The address cannot be listened on.
+    """
+    block_stop_signals()
+    clock = SystemClock()
+    state = open_state(settings.storage.path, clock.now)
+    try:
+        telemetry = Telemetry()
+        polling = build_polling(settings, state, telemetry, clock)
+        rounds = {merchant_id: poller.round for merchant_id, poller in polling.pollers.items()}
+        schedule = Schedule(clock, lambda: polling.ledger.show_counted(clock.now()), rounds)
+        server = Server(_app(settings, polling, schedule, telemetry), listen)
+    except BaseException:
+        state.close()
+        raise
+    telemetry.reloaded(ok=True, at=clock.now())
+    server.start()
+    schedule.start(second=int(settings.poll.settle) % 60)
+    log.info(
+        "started",
+        open=f"http://{server.address}/",
+        version=__version__,
+        merchants=len(polling.pollers),
+        streams=sum(len(merchant.streams) for merchant in polling.ledger.snapshot.merchants.values()),
+        state=str(settings.storage.path),
+    )
+    received = None
+    while received is None:
+        received = signal.sigtimedwait(STOP_SIGNALS, 1.0)
+        schedule.watch_clock()
+    log.info("stopping", signal=signal.Signals(received.si_signo).name)
+    clock.stop()
+    for poller in polling.pollers.values():
+        poller.stop()
+    schedule.stop()
+    server.stop(timeout=2.0)
+    deadline = clock.monotonic() + GRACE
+    ended = [poller.ended(deadline - clock.monotonic()) for poller in polling.pollers.values()]
+    if all(ended):
+        polling.close()
+        state.close()
+        log.info("stopped")
+        return 0
+    # Python would wait for its threads, and they for a peer that does not answer. What is counted is committed.
+    log.warning("stopped while a request hung; nothing is lost")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _app(settings: Settings, polling: Polling, schedule: Schedule, telemetry: Telemetry) -> WSGIApplication:
+    collector = SnapshotCollector(polling.snapshot, polling.links, settings.poll, polling.clock.now)
+
+    def healthy() -> str | None:
+        pause = schedule.pause()
+        return f"no heartbeat for {pause:.0f} s" if pause > LONGEST_PAUSE else None
+
+    def ready() -> str | None:
+        waiting = [merchant_id for merchant_id, link in polling.links().items() if link.up is None]
+        return f"waiting for the first answer for {', '.join(waiting)}" if waiting else None
+
+    return create_app(
+        build_registry(telemetry, collector),
+        healthy=healthy,
+        ready=ready,
+        page=lambda: status.page(polling.snapshot(), polling.links(), polling.clock.now(), __version__),
+        config_text=lambda: dump(settings),
+    )
+
+
+def block_stop_signals() -> None:
+    """Keep SIGTERM and SIGINT for `run` to wait for. Threads inherit this, so it comes before the first of them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)

@@ -1,0 +1,30 @@
+"""The demo: a simulated API on a port of its own, and the settings of a broadcaster that uses it."""
+
+import contextlib
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from exporter.config import Settings
+from exporter.simulator.app import create_app
+from exporter.simulator.command import config_for
+from exporter.simulator.faults import Faults, FaultSwitch
+from exporter.simulator.series import World
+from exporter.simulator.server import SimulatorServer
+
+
+@contextlib.contextmanager
+def simulated() -> Iterator[Settings]:
+    """A simulated API, and settings for it, with a state file that is gone afterwards."""
+    # Each request in the log would hide what the exporter has to say.
+    logging.getLogger("exporter.simulator").setLevel(logging.WARNING)
+    world = World(seed=1)
+    faults = Faults(late_jitter=0.5, revise_up=0.2)
+    app = create_app(world, FaultSwitch(world, time.time, faults), time.time)
+    with SimulatorServer(app) as server, tempfile.TemporaryDirectory() as folder:
+        settings = yaml.safe_load(config_for(world, server.url))
+        yield Settings.model_validate(settings | {"storage": {"path": Path(folder) / "state.db"}})

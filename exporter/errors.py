@@ -1,0 +1,125 @@
+"""Every error that the exporter raises on purpose.
+
+    ExporterError
+    ├── ConfigError            the configuration cannot be used
+    ├── StateError             the state file cannot be used
+    │   ├── StateLocked        another process holds it
+    │   ├── StateTooNew        a newer release wrote it
+    │   └── StateWriteFailed   a transaction failed (full disk, read-only file system)
+    ├── BudgetSpent            the request may not leave yet
+    └── ApiError               a request did not bring an answer that can be used
+        ├── NoAnswer           DNS, connection, timeout, cut body
+        ├── MalformedAnswer    an answer that does not read as what was asked for
+        └── RefusedError       a status other than 2xx
+            ├── BadRequest     400
+            ├── Unauthorized   401
+            ├── NotFound       404
+            ├── RateLimited    429
+            └── ServerError    5xx
+
+A library's errors are mapped to these once, at the boundary where the library is called. A message says
+where, what, and how to mend it; none ever holds a secret.
+"""
+
+from collections.abc import Sequence
+
+
+class ExporterError(Exception):
+    """The root of the tree."""
+
+
+class ConfigError(ExporterError):
+    """The configuration cannot be used.
+
+    Attributes:
+        faults: One line a fault, each `place: what is wrong; how to mend it`.
+    """
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
+
+
+class StateError(ExporterError):
+    """The state file cannot be used."""
+
+
+class StateLocked(StateError):
+    """Another process holds the state file."""
+
+
+class StateTooNew(StateError):
+    """A newer release wrote the state file."""
+
+
+class StateWriteFailed(StateError):
+    """A transaction failed and was rolled back: nothing of it is in the file."""
+
+
+class BudgetSpent(ExporterError):
+    """The request may not leave yet.
+
+    Attributes:
+        wait: Seconds until it may.
+    """
+
+    def __init__(self, wait: float) -> None:
+        super().__init__(f"the budget allows the next request in {wait:.1f} s")
+        self.wait = wait
+
+
+class ApiError(ExporterError):
+    """A request did not bring an answer that can be used.
+
+    Attributes:
+        code: The label value of `smartstream_api_requests_total`: the HTTP status, or `error` when no
+            answer came.
+    """
+
+    code = "error"
+
+
+class NoAnswer(ApiError):
+    """No whole answer came: DNS, connection, timeout, cut body."""
+
+
+class MalformedAnswer(ApiError):
+    """The answer does not read as what was asked for; nothing of it is used."""
+
+    code = "200"
+
+
+class RefusedError(ApiError):
+    """The API answered with a status other than 2xx."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.code = str(status)
+
+
+class BadRequest(RefusedError):
+    """400: the API cannot do what was asked."""
+
+
+class Unauthorized(RefusedError):
+    """401: the token, the API key or the password is not accepted."""
+
+
+class NotFound(RefusedError):
+    """404: no such merchant, media or live event."""
+
+
+class RateLimited(RefusedError):
+    """429.
+
+    Attributes:
+        retry_after: Seconds to wait as the API says, or None where it does not.
+    """
+
+    def __init__(self, message: str, *, status: int = 429, retry_after: float | None = None) -> None:
+        super().__init__(message, status=status)
+        self.retry_after = retry_after
+
+
+class ServerError(RefusedError):
+    """5xx: a fault on the other side."""

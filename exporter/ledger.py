@@ -1,0 +1,222 @@
+"""The ledger: what has been counted, kept in the state file, shown as snapshots.
+
+One answer is entered in one transaction, and shown after it has committed. So a kill at any moment leaves the
+file at one answer or the next, and nobody has seen a number that is not in it.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import structlog
+
+from exporter import books
+from exporter.books import MerchantRow, StreamRow
+from exporter.config import MerchantSettings, Settings
+from exporter.counting import (
+    Entry,
+    count_days,
+    count_minutes,
+    days_to_ask,
+    ended_before,
+    minutes_to_ask,
+    newest_settled,
+)
+from exporter.model import DAY_MINUTES, MINUTE, OTHER, Minute, MinuteRange, Rows, Stream
+from exporter.snapshot import MerchantView, Snapshot, StreamView
+from exporter.state import State
+
+log = structlog.get_logger("ledger")
+
+# How long the state of what left the configuration is kept: a mistake in the file costs nothing.
+KEEP_REMOVED = 7 * DAY_MINUTES * MINUTE
+
+# How long a new counter shows its 0: a scrape a minute sees it, and `increase()` all that follows.
+SHOW_ZERO = 60.0
+
+# How long a range that the API took after it refused a longer one is believed to be its limit.
+BELIEVE_RANGE = DAY_MINUTES * MINUTE
+
+
+@dataclass(frozen=True, slots=True)
+class _Zeros:
+    """Series of one stream whose 0 is on display since a moment (Unix seconds)."""
+
+    since: float
+    stream: Stream
+    labels: tuple[str, ...]
+
+
+class Ledger:
+    """All streams of the configuration, with what they have counted. Safe for use by several threads."""
+
+    def __init__(self, state: State, settings: Settings, on_revision: Callable[[float], None]) -> None:
+        """Make a ledger that shows nothing before `sync`.
+
+        Args:
+            state: The state file.
+            settings: The configuration.
+            on_revision: Told of each revision how old its minute was, in seconds.
+        """
+        self._state = state
+        self._zone = settings.api.timezone
+        self._poll = settings.poll
+        self._on_revision = on_revision
+        self._mutex = threading.Lock()
+        self._rows: dict[Stream, StreamRow] = {}
+        self._merchants: dict[str, MerchantRow] = {}
+        self._views: dict[str, dict[Stream, StreamView]] = {}
+        self._zeros: list[_Zeros] = []
+        self._snapshot = Snapshot()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is counted and committed; the media are left for the catalog to fill in."""
+        return self._snapshot
+
+    def sync(self, merchants: tuple[MerchantSettings, ...], now: float) -> None:
+        """Begin new streams, take up those of the state file, and let go of those that nobody wants any more.
+
+        Raises:
+            StateWriteFailed: The state file did not take it.
+        """
+        with self._mutex, self._state.transaction() as db:
+            self._rows, self._merchants, self._views, self._zeros = {}, {}, {}, []
+            for merchant in merchants:
+                row = self._merchants[merchant.id] = books.begin_merchant(db, merchant.id)
+                start = ended_before(now, self._poll.settle)
+                if row.horizon is not None:
+                    start = newest_settled(now, row.horizon, self._poll)
+                views = self._views[merchant.id] = {}
+                for stream in merchant.streams():
+                    stream_row = self._rows[stream] = books.begin_stream(db, stream, start)
+                    views[stream] = StreamView(
+                        stream=stream,
+                        through=stream_row.through if stream_row.answered else None,
+                        series=books.read_series(db, stream, stream_row),
+                    )
+                    self._await_zeros(stream, books.unshown_labels(db, stream_row.stream_id), now)
+            books.mark_removed(db, self._rows, self._merchants, now)
+            books.forget_removed(db, now - KEEP_REMOVED)
+        self._snapshot = Snapshot()
+        for merchant_id in self._merchants:
+            self._show(merchant_id)
+
+    def settled(self, merchant_id: str, now: float) -> Minute:
+        """The merchant's newest settled minute."""
+        return newest_settled(now, self._merchants[merchant_id].horizon, self._poll)
+
+    def through(self, stream: Stream) -> Minute:
+        """The newest minute that a stream has counted; before its first answer, the one after which it counts."""
+        return self._rows[stream].through
+
+    def to_ask(self, stream: Stream, now: float, longest: int | None = None) -> MinuteRange:
+        """The range to ask for next, of at most `longest` minutes; without it, as long as the API is known to take."""
+        row, merchant = self._rows[stream], self._merchants[stream.merchant_id]
+        if stream.target.by_day:
+            return days_to_ask(row.through, now, self._zone, self._poll)
+        believed = 0 <= now - merchant.longest_range_at < BELIEVE_RANGE
+        longest = longest or (merchant.longest_range if believed else None)
+        return minutes_to_ask(row.through, row.seen, merchant.horizon, now, self._poll, longest)
+
+    def enter(self, stream: Stream, asked: MinuteRange, rows: Rows, now: float) -> None:
+        """Count an answer.
+
+        Raises:
+            StateWriteFailed: Nothing of it is counted; the same rows can be asked for again.
+        """
+        with self._mutex:
+            row, merchant = self._rows[stream], self._merchants[stream.merchant_id]
+            with self._state.transaction() as db:
+                book = books.read_book(db, stream, row)
+                if stream.target.by_day:
+                    horizon = merchant.horizon
+                    entry = count_days(book, rows, asked, ended_before(now, self._poll.settle), self._poll)
+                else:
+                    horizon = _horizon(merchant.horizon, asked, rows)
+                    entry = count_minutes(book, rows, asked, now, horizon, self._poll)
+                written = books.write_entry(db, row, book, entry)
+                series = books.read_series(db, stream, written)
+                merchant_row = _after(merchant, horizon, entry)
+                if merchant_row != merchant:
+                    books.write_merchant(db, stream.merchant_id, merchant_row)
+            # Committed: from here on it may be shown.
+            self._rows[stream], self._merchants[stream.merchant_id] = written, merchant_row
+            new = tuple(label for label in entry.accounts if label not in book.accounts)
+            self._await_zeros(stream, new, now)
+            self._views[stream.merchant_id][stream] = StreamView(stream, entry.through, series)
+            self._show(stream.merchant_id)
+        if OTHER in new:
+            log.warning(
+                f"a stream has more label values than max_label_values; what comes later is counted as '{OTHER}'",
+                merchant=stream.merchant_id,
+                stream=str(stream),
+                max_label_values=self._poll.max_label_values,
+            )
+        for revision in entry.revisions:
+            self._on_revision(revision.age)
+
+    def believe_range(self, merchant_id: str, longest: int, now: float) -> None:
+        """Remember how many minutes the API takes in one request."""
+        with self._mutex:
+            row = replace(self._merchants[merchant_id], longest_range=longest, longest_range_at=now)
+            with self._state.transaction() as db:
+                books.write_merchant(db, merchant_id, row)
+            self._merchants[merchant_id] = row
+
+    def show_counted(self, now: float) -> None:
+        """Let the counters whose 0 has been on display for a minute show what they have counted.
+
+        That they may is written first: one that was seen above 0 must not be 0 again after a kill.
+        """
+        with self._mutex:
+            # A clock that steps back must not hold them for longer.
+            due = [zeros for zeros in self._zeros if not 0 <= now - zeros.since < SHOW_ZERO]
+            if not due:
+                return
+            views = {}
+            with self._state.transaction() as db:
+                for zeros in due:
+                    books.show_series(db, self._rows[zeros.stream].stream_id, zeros.labels)
+                for stream in {zeros.stream for zeros in due}:
+                    views[stream] = books.read_series(db, stream, self._rows[stream])
+            self._zeros = [zeros for zeros in self._zeros if zeros not in due]
+            for stream, series in views.items():
+                streams = self._views[stream.merchant_id]
+                streams[stream] = replace(streams[stream], series=series)
+            for merchant_id in {stream.merchant_id for stream in views}:
+                self._show(merchant_id)
+
+    def _await_zeros(self, stream: Stream, labels: tuple[str, ...], now: float) -> None:
+        if labels and stream.target.summable:
+            self._zeros.append(_Zeros(now, stream, labels))
+
+    def _show(self, merchant_id: str) -> None:
+        row = self._merchants[merchant_id]
+        view = MerchantView(
+            merchant_id=merchant_id,
+            horizon=row.horizon,
+            lost_minutes=row.lost_minutes,
+            revisions_up=row.revisions_up,
+            revisions_down=row.revisions_down,
+            streams=MappingProxyType(dict(self._views[merchant_id])),
+        )
+        self._snapshot = Snapshot(MappingProxyType({**self._snapshot.merchants, merchant_id: view}))
+
+
+def _horizon(before: Minute | None, asked: MinuteRange, rows: Rows) -> Minute | None:
+    # Rows that were not asked for (the minute that still runs, say) tell nothing about what is complete.
+    shown = max((minute for minute in rows if minute in asked), default=before)
+    return shown if before is None or shown is None else max(before, shown)
+
+
+def _after(merchant: MerchantRow, horizon: Minute | None, entry: Entry) -> MerchantRow:
+    rises = sum(revision.up for revision in entry.revisions)
+    return replace(
+        merchant,
+        horizon=horizon,
+        lost_minutes=merchant.lost_minutes + entry.lost,
+        revisions_up=merchant.revisions_up + rises,
+        revisions_down=merchant.revisions_down + len(entry.revisions) - rises,
+    )

@@ -1,0 +1,105 @@
+"""The words of the API and of the exporter as types: targets, groups, streams, minutes.
+
+Times are UTC. A minute is an int, Unix time // 60, and named by its start. Instants are floats, Unix seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+Minute = int
+
+MINUTE = 60.0
+DAY_MINUTES = 24 * 60
+
+
+class Target(StrEnum):
+    """What the API counts; the value is the API's own word for it."""
+
+    PLAY_COUNT = "play_count"
+    PLAY_TIME = "play_time"
+    PLAYER_COUNT = "player_count"
+    DEVICE_COUNT = "device_count"
+    SESSION_COUNT = "session_count"
+    AVERAGE_PLAY_TIME = "average_play_time"
+    KEY_DELIVERY_COUNT = "key_delivery_count"
+
+    @property
+    def summable(self) -> bool:
+        """Whether values of different minutes add up, so that a counter of them means something."""
+        return self not in (Target.DEVICE_COUNT, Target.SESSION_COUNT, Target.AVERAGE_PLAY_TIME)
+
+    @property
+    def by_day(self) -> bool:
+        """Whether the API has days of it, but no minutes."""
+        return self is Target.KEY_DELIVERY_COUNT
+
+
+class Group(StrEnum):
+    """How the API splits a target; the value is the API's own word and the label's name."""
+
+    ALL = "all"
+    COUNTRY = "country"
+    PLAYER = "player"
+    SITE = "site"
+    DEVICE = "device"
+    OS = "os"
+    PERCENTAGE = "percentage"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What one request refreshes.
+
+    Attributes:
+        merchant_id: The merchant.
+        media_id: The media, or "" for the whole merchant.
+        target: What is counted.
+        group: How it is split.
+    """
+
+    merchant_id: str
+    media_id: str
+    target: Target
+    group: Group
+
+    def __str__(self) -> str:
+        """The stream in a log line."""
+        return f"{self.media_id or 'whole merchant'}/{self.target}/{self.group}"
+
+
+@dataclass(frozen=True, slots=True)
+class MinuteRange:
+    """Minutes from `first` to `last`, both included."""
+
+    first: Minute
+    last: Minute
+
+    def __contains__(self, minute: Minute) -> bool:
+        return self.first <= minute <= self.last
+
+    def __len__(self) -> int:
+        return max(0, self.last - self.first + 1)
+
+
+# What one answer says: start of the row's minute or day -> label value -> value. The label value of a stream
+# whose group is `all` is "". Values are finite and not negative.
+Rows = Mapping[Minute, Mapping[str, float]]
+
+# The series that counts the label values beyond `max_label_values`.
+OTHER = "other"
+
+
+def minute_of(instant: float) -> Minute:
+    """The minute that holds an instant (Unix seconds)."""
+    return int(instant // MINUTE)
+
+
+def start_of(minute: Minute) -> float:
+    """The instant (Unix seconds) at which a minute starts."""
+    return minute * MINUTE
+
+
+def end_of(minute: Minute) -> float:
+    """The instant (Unix seconds) at which a minute ends."""
+    return (minute + 1) * MINUTE

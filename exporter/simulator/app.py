@@ -1,0 +1,235 @@
+"""The simulated API as a WSGI application: routes, authentication, faults, and the record of it all."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from random import Random
+from threading import Event, Lock
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+import structlog
+
+from exporter.simulator.control import PREFIX, Control
+from exporter.simulator.endpoints import Endpoints, not_found, unauthorized
+from exporter.simulator.faults import Faults, FaultSwitch
+from exporter.simulator.gate import Credentials, RateLimit, Tokens, accepts
+from exporter.simulator.journal import Journal, Request
+from exporter.simulator.query import Refusal, bad_request
+from exporter.simulator.reply import JSON, Damage, Reply, damaged, refusal_reply
+from exporter.simulator.series import World
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+MAX_BODY = 64 * 1024
+API_PATH = re.compile(
+    r"/v1/merchants/(?P<merchant>[^/]+)/"
+    r"(?:(?P<plain>auth-token|aggregations)|(?P<named>medias|live_events)/(?P<name>[^/]+))/?"
+)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to the API.
+
+    Attributes:
+        merchant_id: The merchant of its path.
+        endpoint: The call's word in the path.
+        name: What follows the endpoint: a media or an event, or "".
+        environ: The request as WSGI has it.
+    """
+
+    merchant_id: str
+    endpoint: str
+    name: str
+    environ: "WSGIEnvironment"
+
+
+class SimulatorApp:
+    """The simulated API and its control path; call it as a WSGI application.
+
+    Attributes:
+        world: The final values.
+        faults: The switch of the faults.
+        journal: The requests so far.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        faults: FaultSwitch,
+        clock: Callable[[], float],
+        sleep: Callable[[float], object] | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
+        self.world = world
+        self.faults = faults
+        self.journal = Journal()
+        self._clock = clock
+        self._closing = Event()
+        self._sleep = sleep or self._closing.wait
+        self._credentials = credentials or Credentials()
+        self._limit = RateLimit()
+        self._tokens = Tokens(world.seed)
+        self._dice = Dice(world.seed)
+        self._control = Control(world, faults, self.journal)
+        self._endpoints = Endpoints(world, faults, self._tokens, self._credentials)
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Answer one request."""
+        arrived = self._clock()
+        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
+        query = environ.get("QUERY_STRING", "")
+        if path.startswith(PREFIX):
+            reply = self._control.answer(method, path, _parameters(environ), _body(environ))
+        else:
+            call = _call(path, environ)
+            reply = self._api(call, arrived)
+            endpoint = call.endpoint or "other"
+            self.journal.add(
+                Request(arrived, call.merchant_id, endpoint, method, path, query, reply.status, reply.rows)
+            )
+        log.info("request", method=method, path=path, query=query, status=reply.status, rows=reply.rows)
+        headers = {
+            "Content-Type": reply.content_type,
+            "Content-Length": str(len(reply.body)),
+            **reply.headers,
+        }
+        start_response(f"{reply.status} {_phrase(reply.status)}", list(headers.items()))
+        return _half(reply.body) if reply.cut else [reply.body]
+
+    def open(self) -> None:
+        """Let answers hang again, after `close`."""
+        self._closing.clear()
+
+    def close(self) -> None:
+        """Let the answers that hang go on at once, so that a server can stop."""
+        self._closing.set()
+
+    def _api(self, call: Call, arrived: float) -> Reply:
+        faults = self.faults.now
+        try:
+            self._check_limit(call, arrived, faults)
+            self._perhaps_fail(faults)
+            return self._perhaps_damaged(self._answer(call, faults), faults)
+        except Refusal as refusal:
+            return refusal_reply(refusal)
+
+    def _check_limit(self, call: Call, arrived: float, faults: Faults) -> None:
+        wait = self._limit.take(call.merchant_id, arrived, faults.rate_limit, faults.rate_window)
+        if wait is not None:
+            retry_after = max(1, math.ceil(wait)) if faults.retry_after else None
+            raise Refusal(429, "TOO_MANY_REQUESTS", "the rate limit is reached", retry_after=retry_after)
+
+    def _answer(self, call: Call, faults: Faults) -> Reply:
+        if not call.endpoint:
+            raise not_found("PATH", "no such path")
+        expected = "POST" if call.endpoint == "auth-token" else "GET"
+        if call.environ["REQUEST_METHOD"] != expected:
+            raise Refusal(405, "METHOD_NOT_ALLOWED", f"use {expected}")
+        if not accepts(self._credentials.api_key, call.environ.get("HTTP_X_STREAKS_API_KEY")):
+            raise unauthorized("the API key is not accepted")
+        if call.environ.get("CONTENT_TYPE", "").partition(";")[0].strip() != JSON:
+            raise bad_request(f"Content-Type is not {JSON}")
+        # Read again: the answer may have been held back, and time has passed.
+        now = self._clock()
+        if call.endpoint == "auth-token":
+            return self._endpoints.token(call.merchant_id, _body(call.environ), now, faults)
+        self._check_token(call, now, faults)
+        match call.endpoint:
+            case "aggregations":
+                return self._endpoints.aggregations(call.merchant_id, _parameters(call.environ), now, faults)
+            case "medias":
+                return self._endpoints.media(call.merchant_id, call.name, faults)
+            case _:
+                return self._endpoints.live_event(call.merchant_id, call.name, now)
+
+    def _check_token(self, call: Call, now: float, faults: Faults) -> None:
+        scheme, _, token = call.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if scheme != "Bearer" or not self._tokens.good(token, call.merchant_id, now):
+            raise unauthorized("the access token is not accepted")
+        if self._dice.hit(faults.token_refusal_rate):
+            self._tokens.revoke(token)
+            raise unauthorized("the access token was revoked")
+
+    def _perhaps_fail(self, faults: Faults) -> None:
+        if self._dice.hit(faults.hang_rate):
+            self._sleep(faults.hang_seconds)
+        if self._dice.hit(faults.error_rate):
+            raise Refusal(faults.error_status, "SERVER_ERROR", "the server has a fault")
+
+    def _perhaps_damaged(self, reply: Reply, faults: Faults) -> Reply:
+        rates = {
+            Damage.CUT: faults.cut_rate,
+            Damage.MALFORMED: faults.malformed_rate,
+            Damage.HTML: faults.html_rate,
+            Damage.TEXT: faults.text_rate,
+        }
+        for damage, rate in rates.items():
+            if self._dice.hit(rate):
+                return damaged(reply, damage)
+        return reply
+
+
+def create_app(
+    world: World,
+    faults: FaultSwitch,
+    clock: Callable[[], float],
+    sleep: Callable[[float], object] | None = None,
+    credentials: Credentials | None = None,
+) -> SimulatorApp:
+    """The simulated API as a WSGI application.
+
+    `clock` tells Unix seconds; `sleep` waits so many seconds where an answer hangs, by default in real time
+    and until `close`.
+    """
+    return SimulatorApp(world, faults, clock, sleep, credentials)
+
+
+class Dice:
+    """Which requests a rate hits; the same for the same seed and order of requests. Thread-safe."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = Random(seed)  # noqa: S311 - no secret
+        self._lock = Lock()
+
+    def hit(self, rate: float) -> bool:
+        """Whether this request is one of those that the rate (0 to 1) means."""
+        if rate <= 0:
+            return False
+        with self._lock:
+            return self._random.random() < rate
+
+
+def _call(path: str, environ: "WSGIEnvironment") -> Call:
+    match = API_PATH.fullmatch(path)
+    if match is None:
+        return Call("", "", "", environ)
+    return Call(match["merchant"], match["plain"] or match["named"], match["name"] or "", environ)
+
+
+def _parameters(environ: "WSGIEnvironment") -> dict[str, str]:
+    return dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
+
+
+def _body(environ: "WSGIEnvironment") -> bytes:
+    length = environ.get("CONTENT_LENGTH") or "0"
+    content: bytes = environ["wsgi.input"].read(min(int(length), MAX_BODY))
+    return content
+
+
+def _half(body: bytes) -> Iterator[bytes]:
+    yield body[: len(body) // 2]
+    raise ConnectionAbortedError("the answer is cut off on purpose")
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Fault"

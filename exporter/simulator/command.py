@@ -1,0 +1,209 @@
+"""`simulate`: the simulated API from the command line."""
+
+import os
+import signal
+import sys
+import time
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import yaml
+
+from exporter.simulator.app import create_app
+from exporter.simulator.control import DEFAULT_MERCHANT
+from exporter.simulator.faults import FaultError, Faults, FaultSwitch, make_faults
+from exporter.simulator.gate import Credentials
+from exporter.simulator.series import World
+from exporter.simulator.server import SimulatorServer
+
+NAME = "smartstream-exporter simulate"
+# Faults whose flag may be given several times.
+SEVERAL = ("gone", "drop")
+ENDS = frozenset({signal.SIGTERM, signal.SIGINT})
+
+
+class UsageError(Exception):
+    """A flag cannot be used; the text is one line that names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The flags, read.
+
+    Attributes:
+        host: Where to listen; "" is every address.
+        port: The port; 0 is any free one.
+        seed: The seed of the world.
+        media: How many media each merchant has.
+        zone: The local time of the API.
+        credentials: What is accepted.
+        faults: The faults at the start.
+    """
+
+    host: str
+    port: int
+    seed: int
+    media: int
+    zone: ZoneInfo
+    credentials: Credentials
+    faults: Faults
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the flags of `simulate` to a parser."""
+    parser.add_argument("--listen-address", default="127.0.0.1:18080", metavar="HOST:PORT")
+    parser.add_argument("--seed", default="1", help="another seed makes another world")
+    parser.add_argument("--media", default="12", help="media of each merchant")
+    parser.add_argument("--timezone", default="Asia/Tokyo", help="local time of the API")
+    parser.add_argument("--api-key", default="", help="the only API key accepted; else any")
+    parser.add_argument("--mail-address", default="", help="the only mail address accepted; else any")
+    parser.add_argument("--password", default="", help="the only password accepted; else any")
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print a configuration of the exporter for this API and exit",
+    )
+    faults = parser.add_argument_group("faults", "each can be changed later at /control/faults")
+    for name, field in Faults.model_fields.items():
+        options: dict[str, Any] = {"dest": f"fault_{name}", "default": None, "help": field.description}
+        if field.annotation is bool:
+            options["action"] = BooleanOptionalAction
+        elif name in SEVERAL:
+            options |= {"action": "append", "metavar": "ID=SHARE" if name == "drop" else "ID"}
+        else:
+            words = [word for word in get_args(field.annotation) if isinstance(word, str)]
+            options["metavar"] = "|".join(words) or "N"
+        faults.add_argument(f"--{_flag(name)}", **options)
+
+
+def run(args: Namespace) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code is 2 for a bad flag, 1 for a port in use."""
+    try:
+        options = read_options(args)
+    except UsageError as error:
+        print(f"{NAME}: {error}", file=sys.stderr)
+        return 2
+    world = World(options.seed, options.media, options.zone)
+    if args.print_config:
+        url = f"http://{_reachable(options.host)}:{options.port}/v1"
+        print(config_for(world, url, options.credentials), end="")
+        return 0
+    app = create_app(world, FaultSwitch(world, time.time, options.faults), time.time, credentials=options.credentials)
+    # Blocked before the server's threads start, so that none of them takes the signal.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+    try:
+        server = SimulatorServer(app, options.host or "0.0.0.0", options.port)  # noqa: S104 - asked for
+        with server:
+            print(_welcome(args, _reachable(options.host), server.address[1]), flush=True)
+            signal.sigwait(ENDS)
+    except (OSError, UnicodeError) as error:
+        print(f"{NAME}: cannot listen on {args.listen_address}: {_reason(error)}", file=sys.stderr)
+        return 1
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return 0
+
+
+def read_options(args: Namespace) -> Options:
+    """Read the flags. Raises UsageError."""
+    host, port = _address(args.listen_address)
+    return Options(
+        host=host,
+        port=port,
+        seed=_integer("seed", args.seed, least=0),
+        media=_integer("media", args.media, least=1, most=10_000),
+        zone=_zone(args.timezone),
+        credentials=Credentials(args.api_key, args.mail_address, args.password),
+        faults=_faults(args),
+    )
+
+
+def config_for(
+    world: World, url: str, credentials: Credentials | None = None, merchant_id: str = DEFAULT_MERCHANT
+) -> str:
+    """A complete configuration of the exporter, YAML, for a simulated API at this URL."""
+    given = credentials or Credentials()
+    merchant = {
+        "id": merchant_id,
+        "api_key": given.api_key or "simulated-key",
+        "mail_address": given.mail_address or "ops@example.com",
+        "password": given.password or "simulated-password",
+        "collect": [
+            {"target": "play_count", "groups": ["all", "country", "device"]},
+            {"target": "play_time"},
+            {"target": "key_delivery_count"},
+        ],
+        "media": [{"id": media.id, "name": media.name} for media in world.catalog(merchant_id).values()],
+    }
+    config = {"api": {"url": url, "timezone": str(world.zone)}, "merchants": [merchant]}
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+
+def _faults(args: Namespace) -> Faults:
+    given = {name: getattr(args, f"fault_{name}") for name in Faults.model_fields}
+    settings: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    if "drop" in settings:
+        settings["drop"] = _drop(given["drop"])
+    try:
+        return make_faults(settings)
+    except FaultError as error:
+        raise UsageError("; ".join(f"--{_flag(name)}: {problem}" for name, problem in error.problems)) from None
+
+
+def _drop(texts: list[str]) -> Mapping[str, str]:
+    pairs = (text.rpartition("=") for text in texts)
+    return {media_id: share for media_id, _, share in pairs}
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+        raise UsageError(f"--listen-address: {text!r} is not HOST:PORT, like 127.0.0.1:18080")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _integer(name: str, text: str, *, least: int, most: int = 2**63) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise UsageError(f"--{name}: {text!r} is not a whole number from {least} to {most}")
+    return value
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise UsageError(f"--timezone: there is no time zone {name!r}") from None
+
+
+def _reachable(host: str) -> str:
+    """The host under which this machine reaches what listens on one, as a URL has it."""
+    if host in {"", "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    """Why an address cannot be used, without the address, which some libraries add."""
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _welcome(args: Namespace, host: str, port: int) -> str:
+    flags = f"--listen-address={host}:{port} --seed={args.seed} --media={args.media} --timezone={args.timezone}"
+    return (
+        f"The simulated API listens on http://{host}:{port}/v1\n"
+        f"Configuration for it:  {NAME} {flags} --print-config > config.yaml\n"
+        f"""Faults while it runs:  curl -d '{{"late_minutes": 5}}' http://{host}:{port}/control/faults"""
+    )

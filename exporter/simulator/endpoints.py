@@ -1,0 +1,82 @@
+"""The calls of the simulated API once a request may pass: token, aggregations, media, live event."""
+
+import json
+from collections.abc import Mapping
+
+from exporter.model import Group, Stream
+from exporter.simulator.content import event_fields, find, iso, media_fields
+from exporter.simulator.faults import Faults, FaultSwitch
+from exporter.simulator.forms import rows_shown, write_rows
+from exporter.simulator.gate import Credentials, Tokens, accepts
+from exporter.simulator.query import Query, Refusal, bad_request, read_query
+from exporter.simulator.reply import Reply, json_reply
+from exporter.simulator.rows import Reader
+from exporter.simulator.series import World
+
+Parameters = Mapping[str, str]
+
+
+class Endpoints:
+    """Answers the API's calls. Every method raises Refusal for what the API refuses."""
+
+    def __init__(self, world: World, switch: FaultSwitch, tokens: Tokens, credentials: Credentials) -> None:
+        self._world = world
+        self._reader = Reader(world, switch)
+        self._tokens = tokens
+        self._credentials = credentials
+
+    def token(self, merchant_id: str, body: bytes, now: float, faults: Faults) -> Reply:
+        """A new access token for a mail address and a password."""
+        try:
+            account = json.loads(body)
+        except (ValueError, RecursionError):
+            account = None
+        if not isinstance(account, dict):
+            raise bad_request("the body is not a JSON object")
+        known = accepts(self._credentials.mail_address, account.get("mail_address"))
+        known &= accepts(self._credentials.password, account.get("password"))
+        if faults.token_refused or not known:
+            raise unauthorized("the mail address or the password is not accepted")
+        token, end = self._tokens.issue(merchant_id, now, faults.token_life)
+        return json_reply({"token": token, faults.expiry_field: iso(end)})
+
+    def aggregations(self, merchant_id: str, parameters: Parameters, now: float, faults: Faults) -> Reply:
+        """The rows of one stream."""
+        query = read_query(parameters, merchant_id, now, self._world.zone, faults.max_range)
+        media_id = query.stream.media_id
+        if media_id and (media_id in faults.gone or media_id not in self._world.catalog(merchant_id)):
+            raise not_found("MEDIA", "no such media")
+        rows = rows_shown(self._reader.rows(query.stream, query.interval, query.minutes, now), faults)
+        body = write_rows(rows, query.stream.group, self._totals(query, now, faults), faults)
+        return Reply(200, body.encode(), rows=len(rows))
+
+    def media(self, merchant_id: str, reference: str, faults: Faults) -> Reply:
+        """What the catalog says about one media."""
+        media = find(self._world.catalog(merchant_id), reference)
+        if media is None or media.id in faults.gone:
+            raise not_found("MEDIA", "no such media")
+        return json_reply(media_fields(media))
+
+    def live_event(self, merchant_id: str, event_id: str, now: float) -> Reply:
+        """The state of one live event."""
+        for media in self._world.catalog(merchant_id).values():
+            if media.live_event_id == event_id and media.schedule is not None:
+                return json_reply(event_fields(media, media.schedule, now, self._world.zone))
+        raise not_found("LIVE_EVENT", "no such live event")
+
+    def _totals(self, query: Query, now: float, faults: Faults) -> dict[str, int]:
+        """The values of `all` by date, where the faults want them beside the parts."""
+        if not faults.total or query.stream.group is Group.ALL:
+            return {}
+        whole = Stream(query.stream.merchant_id, query.stream.media_id, query.stream.target, Group.ALL)
+        return {row.date: row.values[0] for row in self._reader.rows(whole, query.interval, query.minutes, now)}
+
+
+def unauthorized(message: str) -> Refusal:
+    """The refusal of a request whose token, key or account is not accepted."""
+    return Refusal(401, "UNAUTHORIZED", message)
+
+
+def not_found(what: str, message: str) -> Refusal:
+    """The refusal of a request for what is not there."""
+    return Refusal(404, f"{what}_NOT_FOUND", message)

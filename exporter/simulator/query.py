@@ -1,0 +1,99 @@
+"""The query of `aggregations`: text in, what is asked for out, or a refusal. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeVar
+from zoneinfo import ZoneInfo
+
+from exporter.model import DAY_MINUTES, MINUTE, Group, MinuteRange, Stream, Target, minute_of
+from exporter.simulator.rows import Interval
+
+KNOWN = frozenset({"media_id", "target", "interval", "group", "from", "to"})
+DATE_FORMAT = "%Y%m%d%H%M%S"
+# No more than a year and a bit, so that no request keeps a thread for minutes.
+MAX_DAYS = 400
+
+Word = TypeVar("Word", bound=StrEnum)
+
+
+class Refusal(Exception):
+    """The API answers with an error.
+
+    Attributes:
+        status: The HTTP status.
+        code: The API's word for it.
+        retry_after: Whole seconds to wait, or None where the API does not say.
+    """
+
+    def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What one `aggregations` call asks for.
+
+    Attributes:
+        stream: Whose values, which, and how split.
+        interval: The length of a row.
+        minutes: The minutes that start from `from` to `to`.
+    """
+
+    stream: Stream
+    interval: Interval
+    minutes: MinuteRange
+
+
+def read_query(parameters: Mapping[str, str], merchant_id: str, now: float, zone: ZoneInfo, max_range: int) -> Query:
+    """Read a query; `from` defaults to the start of today, `to` to now. Raises Refusal with status 400."""
+    for unknown in parameters.keys() - KNOWN:
+        raise bad_request(f"unknown parameter {unknown}")
+    target = _word(Target, "target", parameters, Target.PLAY_COUNT)
+    interval = _word(Interval, "interval", parameters, Interval.DAY)
+    group = _word(Group, "group", parameters, Group.ALL)
+    if target.by_day and (interval in (Interval.MINUTE, Interval.HOUR) or group is not Group.ALL):
+        raise bad_request(f"{target} has interval day or month and group all only")
+    today = datetime.fromtimestamp(now, zone).replace(hour=0, minute=0, second=0, microsecond=0)
+    start = _instant("from", parameters, today.timestamp(), zone)
+    end = _instant("to", parameters, now, zone)
+    if start > end:
+        raise bad_request("from is after to")
+    # A minute is asked for where its start is: `from` in the middle of a minute leaves that minute out.
+    minutes = MinuteRange(-int(-start // MINUTE), minute_of(end))
+    if len(minutes) > MAX_DAYS * DAY_MINUTES:
+        raise bad_request(f"the range is longer than {MAX_DAYS} days")
+    if interval is Interval.MINUTE and 0 < max_range < len(minutes):
+        raise bad_request(f"the range is longer than {max_range} minutes")
+    return Query(Stream(merchant_id, parameters.get("media_id", ""), target, group), interval, minutes)
+
+
+def bad_request(message: str) -> Refusal:
+    """The refusal of a request that the API cannot do."""
+    return Refusal(400, "BAD_REQUEST", message)
+
+
+def _word(kind: type[Word], name: str, parameters: Mapping[str, str], default: Word) -> Word:
+    try:
+        return kind(parameters.get(name, default))
+    except ValueError:
+        raise bad_request(f"unknown {name} {parameters[name]!r}") from None
+
+
+def _instant(name: str, parameters: Mapping[str, str], default: float, zone: ZoneInfo) -> float:
+    text = parameters.get(name)
+    if text is None:
+        return default
+    try:
+        # strptime alone takes shorter texts, too.
+        if len(text) == 14 and text.isascii() and text.isdecimal():
+            instant = datetime.strptime(text, DATE_FORMAT).replace(tzinfo=zone).timestamp()
+            if instant >= 0:
+                return instant
+    except ValueError:
+        pass
+    raise bad_request(f"{name} is not a date like 20181231235959")

@@ -1,0 +1,115 @@
+"""What pages and `/metrics` are made from: one immutable picture of everything counted so far.
+
+The ledger replaces the snapshot after each commit; readers on other threads take the reference once and see one
+consistent state.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from exporter.model import Minute, Stream
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesView:
+    """One label value of a stream.
+
+    Attributes:
+        label: The label value; "" where the stream's group is `all`.
+        total: What the counter shows, or None where the target does not add up.
+        last: The value in the stream's newest settled minute, or None where no gauge is to be shown.
+    """
+
+    label: str
+    total: float | None
+    last: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamView:
+    """One stream.
+
+    Attributes:
+        stream: Which one.
+        through: The newest settled minute that it has counted, or None before its first answer.
+        series: Its label values in the order in which they were first seen.
+    """
+
+    stream: Stream
+    through: Minute | None
+    series: tuple[SeriesView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MediaView:
+    """What is known of a media beside its numbers.
+
+    Attributes:
+        media_id: Which one.
+        name: The configured name, else the catalog's, else "".
+        ref_id: The catalog's, or "".
+        encode_type: The catalog's, or "".
+        labels: The configured labels.
+        live_event_running: Whether its live event runs, or None where it has none or that is not known.
+    """
+
+    media_id: str
+    name: str = ""
+    ref_id: str = ""
+    encode_type: str = ""
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    live_event_running: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MerchantView:
+    """One merchant.
+
+    Attributes:
+        merchant_id: Which one.
+        horizon: The newest minute of which an answer has shown a row, or None.
+        lost_minutes: Minutes, summed over the streams, that were too old to be caught up.
+        revisions_up: How often a later answer raised a value that had been counted.
+        revisions_down: How often it lowered one.
+        streams: Its streams, in the order of the configuration.
+        media: Its media, in the order of the configuration.
+    """
+
+    merchant_id: str
+    horizon: Minute | None = None
+    lost_minutes: int = 0
+    revisions_up: int = 0
+    revisions_down: int = 0
+    streams: Mapping[Stream, StreamView] = field(default_factory=lambda: MappingProxyType({}))
+    media: Mapping[str, MediaView] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class LinkView:
+    """How one merchant's connection to the API does.
+
+    Attributes:
+        merchant_id: Which one.
+        up: Whether the last request succeeded; None before the first.
+        budget: Requests a minute that the exporter allows itself now.
+        token_expiry: When the token expires (Unix seconds), or None without a token or a known expiry.
+        last_success: When the last request succeeded (Unix seconds), or None.
+        last_error: The newest failure's text, or "".
+        last_error_at: When it came (Unix seconds), or None.
+    """
+
+    merchant_id: str
+    up: bool | None = None
+    budget: float = 0.0
+    token_expiry: float | None = None
+    last_success: float | None = None
+    last_error: str = ""
+    last_error_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything counted so far, by merchant id."""
+
+    merchants: Mapping[str, MerchantView] = field(default_factory=lambda: MappingProxyType({}))

@@ -1,0 +1,91 @@
+"""What the exporter measures of itself while it runs: requests, revisions, reloads, the process."""
+
+import platform
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from exporter import __version__
+
+REQUEST_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+# From 1 minute to 8 hours: finer where `settle` is likely to be, coarser around the revision window.
+REVISION_AGES = (60, 120, 180, 240, 300, 450, 600, 900, 1200, 1800, 3600, 7200, 14400, 28800)
+
+
+class Telemetry:
+    """Instruments that live as long as the process. Safe to use from many threads.
+
+    Attributes:
+        registry: Holds them; it is no global, so two of them can be in one process.
+    """
+
+    def __init__(self, version: str = __version__) -> None:
+        # When a counter began, Prometheus sees for itself; the samples would double the size of histograms.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's gap
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "smartstream_api_requests",
+            "Requests to the API, by HTTP status; code is error when no answer came.",
+            ["merchant_id", "endpoint", "code"],
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "smartstream_api_request_duration_seconds",
+            "Seconds from sending a request to the end of its answer.",
+            ["endpoint"],
+            buckets=REQUEST_SECONDS,
+            registry=registry,
+        )
+        self._ages = Histogram(
+            "smartstream_revision_age_seconds",
+            "How old a minute was when its value changed after it had been counted.",
+            buckets=REVISION_AGES,
+            registry=registry,
+        )
+        self._reload_ok = Gauge(
+            "smartstream_config_last_reload_successful",
+            "Whether the configuration was accepted when it was last read.",
+            registry=registry,
+        )
+        self._reload_at = Gauge(
+            "smartstream_config_last_reload_success_timestamp_seconds",
+            "When the configuration was last accepted.",
+            registry=registry,
+        )
+        build = Info("smartstream_build", "The running release.", registry=registry)
+        build.info({"version": version, "python": platform.python_version()})
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+    def observe_request(self, merchant_id: str, endpoint: str, code: str, seconds: float) -> None:
+        """Note a request that has ended.
+
+        Args:
+            merchant_id: Whose.
+            endpoint: Which part of the API.
+            code: The HTTP status, or `error` when no answer came.
+            seconds: How long it took.
+        """
+        self._requests.labels(merchant_id, endpoint, code).inc()
+        self._seconds.labels(endpoint).observe(seconds)
+
+    def observe_revision(self, age_seconds: float) -> None:
+        """Note that a counted value changed, so many seconds after the end of its minute."""
+        self._ages.observe(age_seconds)
+
+    def reloaded(self, *, ok: bool, at: float) -> None:
+        """Note that the configuration was read, at start too, at `at` (Unix seconds)."""
+        self._reload_ok.set(ok)
+        if ok:
+            self._reload_at.set(at)

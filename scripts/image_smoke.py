@@ -1,0 +1,99 @@
+"""Build the container image, run its demo on a read-only root, scrape it, stop it, and say what that showed.
+
+The demo's own log is kept in build/image-demo.log.
+Docker is used where its engine answers, else buildah without an engine (Linux, root).
+
+Environment:
+    STANDIN_BASE: 1 builds with buildah on a stand-in made of Debian packages instead of the base image. This
+        is done, too, where the base image cannot be pulled.
+    IMAGE_BUILD_FLAGS: More flags for the build, where it reaches Python's packages only with this machine's
+        settings. For buildah, for instance: --volume=/etc/pip.conf:/etc/pip.conf:ro
+"""
+
+import os
+import shlex
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+
+import engines
+from engines import IMAGE, LOG, PORT, Engine, Failed, say
+
+# Fails unless it runs as the image's user on a root that cannot be written.
+CONFINED = """
+import os, sys
+sys.exit(os.getuid() != 10077 or not os.statvfs('/').f_flag & os.ST_RDONLY)
+"""
+
+
+def main() -> int:
+    """Run all steps and return the exit code."""
+    try:
+        engine = engines.choose(standin=os.environ.get("STANDIN_BASE") == "1")
+        LOG.parent.mkdir(exist_ok=True)
+        say(f"building {IMAGE} with {engine.name}")
+        engine.build(shlex.split(os.environ.get("IMAGE_BUILD_FLAGS", "")))
+        smoke(engine)
+    except Failed as failed:
+        say(str(failed))
+        return 1
+    return 0
+
+
+def smoke(engine: Engine) -> None:
+    """Start the demo, look at it from outside and inside, stop it."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", PORT)) == 0:
+            raise Failed(f"something else listens on port {PORT}: stop it first")
+    began = time.monotonic()
+    try:
+        engine.start()
+        wait_for("/-/healthy", bool, seconds=30)
+        say(f"/-/healthy answers {time.monotonic() - began:.1f} s after the start")
+        engine.execute(["python", "-c", CONFINED])
+        say("it runs as user 10077 on a read-only root")
+        engine.execute(engine.config()["Healthcheck"]["Test"][1:])
+        say("the HEALTHCHECK command succeeds")
+        page = wait_for("/metrics", lambda body: plays_in(body) > 0, seconds=90)
+        say(f"/metrics shows {plays_in(page):.0f} plays {time.monotonic() - began:.1f} s after the start")
+        stop(engine)
+    finally:
+        engine.remove()
+
+
+def stop(engine: Engine) -> None:
+    """Stop the demo; Failed unless it ends by itself and cleanly."""
+    began = time.monotonic()
+    code = engine.stop()
+    if code != 0:
+        raise Failed(f"exit code {code} after SIGTERM; it must be 0")
+    say(f"SIGTERM ended it after {time.monotonic() - began:.1f} s with exit code 0")
+
+
+def plays_in(metrics: str) -> float:
+    """All plays of all media on a page of metrics."""
+    lines = metrics.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("smartstream_plays_total{"))
+
+
+def wait_for(path: str, wanted: Callable[[str], bool], seconds: float) -> str:
+    """Ask for a page again and again until it shows what is wanted, and return it."""
+    deadline = time.monotonic() + seconds
+    seen = "no answer"
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}{path}", timeout=5) as answer:
+                body: str = answer.read().decode()
+            if wanted(body):
+                return body
+            seen = "an answer without it"
+        except OSError as error:
+            seen = str(error)
+        time.sleep(0.5)
+    raise Failed(f"{path} did not show what it must within {seconds:.0f} s: {seen}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+#!/bin/sh
+# Installs the Prometheus and Alertmanager that some tests start, where they are missing and where it may.
+set -eu
+packages=
+command -v prometheus >/dev/null && command -v promtool >/dev/null || packages="prometheus"
+command -v prometheus-alertmanager >/dev/null || command -v alertmanager >/dev/null ||
+    packages="$packages prometheus-alertmanager"
+[ -n "$packages" ] || exit 0
+
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "tests that need them are skipped; to run them: apt-get install --no-install-recommends" $packages
+    exit 0
+fi
+
+echo "installing" $packages
+# The packages are wanted for their programs alone: no service of theirs may start, now or at the next boot.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    trap 'rm -f $policy' EXIT
+    trap 'exit 1' HUP INT TERM
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod +x $policy
+fi
+apt-get -qq update
+DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $packages >/dev/null
+if [ -d /run/systemd/system ]; then
+    systemctl disable --now --quiet $packages
+fi

@@ -1,0 +1,75 @@
+"""What all tests share: programs that may be missing, seeds, and that nothing is skipped with CI=true."""
+
+import os
+import shutil
+import socket
+from collections.abc import Generator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# A test's speed is the machine's business.
+hypothesis.settings.register_profile("any-speed", deadline=None)
+hypothesis.settings.load_profile("any-speed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seeds", type=int, default=25, help="how many random stories the journeys tell")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(metafunc.config.getoption("seeds")))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _forbid_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _forbid_skip(report)
+    return report
+
+
+def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if os.environ.get("CI") == "true" and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"with CI=true nothing may be skipped: {reason}"
+
+
+@pytest.fixture(scope="session")
+def prometheus_bin() -> Path:
+    return _program("prometheus", package="prometheus")
+
+
+@pytest.fixture(scope="session")
+def promtool_bin() -> Path:
+    return _program("promtool", package="prometheus")
+
+
+@pytest.fixture(scope="session")
+def alertmanager_bin() -> Path:
+    return _program("prometheus-alertmanager", "alertmanager", package="prometheus-alertmanager")
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _program(*names: str, package: str) -> Path:
+    for name in names:
+        if found := shutil.which(name):
+            return Path(found)
+    pytest.skip(f"{names[0]} is missing: apt-get install --no-install-recommends {package}")

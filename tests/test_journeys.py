@@ -1,0 +1,276 @@
+"""Journeys: the real client, ledger and limiter against the simulated API over real HTTP, on a clock turned by hand.
+
+Each seed is another story of faults, kills and restarts. At its end every counter must be what the API's final
+values add up to since the first start, and at no time may more requests have left than the budget allows.
+"""
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import requests
+from requests.adapters import HTTPAdapter
+
+import exporter
+from exporter.config import Settings
+from exporter.counting import days_to_ask, ended_before
+from exporter.daemon import Polling, build_polling
+from exporter.model import OTHER, Group, Stream, Target
+from exporter.simulator.app import create_app
+from exporter.simulator.faults import Faults, FaultSwitch
+from exporter.simulator.series import World
+from exporter.simulator.server import SimulatorServer
+from exporter.state import State, open_state
+from exporter.telemetry import Telemetry
+from tests.fakes import FakeClock
+
+PACKAGE = str(Path(exporter.__file__).parent)
+MERCHANT = "broadcaster"
+HEALTHY: dict[str, Any] = Faults().model_dump(exclude={"drop"})
+
+# Each fault as the story can meet it. A value is final at most 18 minutes after its row could first be there, which
+# the revision window of 30 minutes covers.
+FAULTS: list[dict[str, Any]] = [
+    {"late_minutes": 6.0, "late_jitter": 4.0},
+    {"revise_up": 0.5, "revise_minutes": 8.0},
+    {"revise_down": 0.5, "revise_minutes": 8.0},
+    {"late_minutes": 3.0, "late_jitter": 3.0, "revise_up": 0.3, "revise_down": 0.3, "revise_minutes": 10.0},
+    {"omit_zero": False},
+    {"form": "object", "values": "nested"},
+    {"form": "braced", "values": "pairs", "strings": True},
+    {"nulls": True, "omit_zero": False, "total": True},
+    {"error_rate": 0.3},
+    {"error_rate": 1.0, "error_status": 503},
+    {"hang_rate": 0.02, "hang_seconds": 1.5},
+    {"cut_rate": 0.2},
+    {"malformed_rate": 0.2},
+    {"html_rate": 0.2, "text_rate": 0.5},
+    {"token_life": 90.0, "expiry_field": "expired_at"},
+    {"token_refusal_rate": 0.2},
+    {"token_refused": True, "token_refusal_rate": 1.0},
+    {"rate_limit": 4, "retry_after": False},
+    {"rate_limit": 3, "rate_window": "fixed"},
+    {"max_range": 100},
+]
+
+
+class Killed(BaseException):
+    """The process ends between two steps."""
+
+
+class SlowAdapter(HTTPAdapter):
+    """A network on which requests leave late and answers take their time."""
+
+    def __init__(self, clock: FakeClock, rng: random.Random) -> None:
+        super().__init__()
+        self.clock = clock
+        self.rng = rng
+
+    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+        self.clock.advance(self.rng.random() * 0.2)
+        try:
+            return super().send(*args, **kwargs)
+        finally:
+            self.clock.advance(self.rng.random() * 0.5)
+
+
+def killed_after(lines: int, call: Callable[[], None]) -> bool:
+    """Run a call that is killed after so many lines of the package; whether it was."""
+    left = lines
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(PACKAGE) or "simulator" in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                raise Killed
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except Killed:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+class Story:
+    """One merchant's life with the exporter."""
+
+    def __init__(self, seed: int, path: Path) -> None:
+        self.rng = random.Random(seed)
+        self.clock = FakeClock(1_780_000_000.0 + self.rng.randrange(7 * 86400))
+        self.world = World(seed=seed, media=6)
+        self.switch = FaultSwitch(self.world, self.clock.now)
+        self.app = create_app(self.world, self.switch, self.clock.now)
+        self.server = SimulatorServer(self.app)
+        self.server.start()
+        self.path = path
+        self.settings = self._settings()
+        self.budget = self.settings.merchants[0].requests_per_minute
+        self.shown: dict[tuple[Stream, str], float] = {}
+        self.keys_at_start: dict[Stream, float] = {}
+        self.first_start = self.clock.now()
+        self.kills = 0
+        self.state: State
+        self.polling: Polling
+        self.open()
+
+    def _settings(self) -> Settings:
+        groups = self.rng.sample([g for g in Group if g is not Group.ALL], 2)
+        media = self.rng.sample(list(self.world.catalog(MERCHANT)), 2)
+        return Settings.model_validate(
+            {
+                "api": {"url": self.server.url, "timeout": "1s"},
+                "merchants": [
+                    {
+                        "id": MERCHANT,
+                        "api_key": "k",
+                        "mail_address": "ops@example.com",
+                        "password": "p",
+                        "requests_per_minute": self.rng.choice([9, 15, 45]),
+                        "collect": [
+                            {"target": "play_count", "groups": ["all", *groups]},
+                            {"target": self.rng.choice(["play_time", "player_count", "device_count"])},
+                            {"target": "key_delivery_count"},
+                        ],
+                        "media": [{"id": media_id} for media_id in media],
+                    }
+                ],
+                "poll": {"max_label_values": self.rng.choice([3, 100])},
+            }
+        )
+
+    def open(self) -> None:
+        """Start the process."""
+        self.state = open_state(self.path, self.clock.now)
+        adapter = SlowAdapter(self.clock, self.rng)
+        self.polling = build_polling(self.settings, self.state, Telemetry(), self.clock, lambda: adapter)
+
+    def close(self) -> None:
+        """What is left of a process when it is gone."""
+        self.polling.close()
+        self.state.close()
+
+    def minute(self, *, may_be_killed: bool) -> None:
+        """One minute: a round, perhaps a kill, a scrape, the counters whose zero was shown."""
+        self.clock.advance(60 - (self.clock.now() % 60) + 0.5)
+        poller = self.polling.pollers[MERCHANT]
+        if may_be_killed and self.rng.random() < 0.15:
+            if killed_after(self.rng.randrange(1, 6000), poller.round):
+                self.kills += 1
+                self.close()
+                if self.rng.random() < 0.3:
+                    self.clock.advance(self.rng.random() * 5 * 3600)
+                self.open()
+        else:
+            poller.round()
+        self.scrape()
+        self.polling.ledger.show_counted(self.clock.now())
+        self.scrape()
+
+    def scrape(self) -> None:
+        """What Prometheus sees: no counter ever falls."""
+        for stream, view in self.polling.ledger.snapshot.merchants[MERCHANT].streams.items():
+            for series in view.series:
+                if series.total is not None:
+                    assert series.total >= self.shown.get((stream, series.label), 0), (stream, series.label)
+                    self.shown[stream, series.label] = series.total
+            if stream.target.by_day and view.through is not None:
+                self.keys_at_start.setdefault(stream, self.days_so_far(stream))
+
+    def days_so_far(self, stream: Stream) -> float:
+        """The sum of the days that the state file has of a stream by day."""
+        with self.state.read() as db:
+            (value,) = db.execute(
+                "SELECT total(value) FROM slots JOIN streams USING (stream_id) WHERE media_id = ? AND target = ?",
+                (stream.media_id, stream.target),
+            ).fetchone()
+        return float(value)
+
+    def live(self, minutes: int) -> None:
+        """So many minutes with faults that come and go, and kills."""
+        for _ in range(minutes):
+            if self.rng.random() < 0.08:
+                chosen = self.rng.sample(FAULTS, self.rng.choice([0, 1, 1, 2]))
+                self.switch.set(**HEALTHY)
+                for fault in chosen:
+                    self.switch.set(**fault)
+                if not chosen and self.rng.random() < 0.5:
+                    # Rows stop coming, for longer than max_lag; then they all come.
+                    self.switch.set(stalled_since=self.clock.now())
+            self.minute(may_be_killed=True)
+
+    def recover(self, minutes: int) -> None:
+        """So many minutes with nothing wrong."""
+        self.switch.set(**HEALTHY)
+        for _ in range(minutes):
+            self.minute(may_be_killed=False)
+
+    def expected(self, stream: Stream) -> dict[str, float]:
+        """What the API's final values add up to, by label value as the exporter shows it."""
+        view = self.polling.ledger.snapshot.merchants[MERCHANT].streams[stream]
+        assert view.through is not None
+        start, through = ended_before(self.first_start, self.settings.poll.settle), view.through
+        if stream.target.by_day:
+            # The days asked for began with the day before; their last row is a minute newer than what is settled.
+            day = days_to_ask(start, self.first_start, self.world.zone, self.settings.poll)
+            start, through = day.first - 1, through + 1
+        known = {series.label for series in view.series}
+        sums = dict.fromkeys(known, 0.0)
+        for minute in range(start + 1, through + 1):
+            for label, value in self.world.final(
+                MERCHANT, stream.media_id, stream.target, stream.group, minute
+            ).items():
+                name = label if label in known else OTHER
+                sums[name] = sums.get(name, 0) + value
+        return {label: value for label, value in sums.items() if value or label in known}
+
+
+@pytest.fixture
+def story(seed: int, tmp_path: Path) -> Iterator[Story]:
+    told = Story(seed, tmp_path / "state.db")
+    yield told
+    told.close()
+    told.server.stop()
+
+
+def test_every_play_is_counted_once_and_the_budget_is_kept(story: Story) -> None:
+    """Through faults of every kind, kills between any two steps and outages of hours: exact counters, and never
+    more requests than the budget in any 60 seconds.
+    """
+    story.live(150)
+    story.recover(60)
+    with story.state.read() as db:
+        accounts = {
+            (Stream(MERCHANT, media_id, Target(target), Group(group)), label): (total, owed)
+            for media_id, target, group, label, total, owed in db.execute(
+                "SELECT media_id, target, grouping, label, total, owed FROM series JOIN streams USING (stream_id)"
+            )
+        }
+    assert story.polling.ledger.snapshot.merchants[MERCHANT].lost_minutes == 0
+    settled = story.polling.ledger.settled(MERCHANT, story.clock.now())
+    for stream in story.settings.merchants[0].streams():
+        if not stream.target.summable:
+            continue
+        counted = {label: totals for (of, label), totals in accounts.items() if of == stream}
+        assert settled - story.polling.ledger.through(stream) <= 5
+        expected = story.expected(stream)
+        if stream.target.by_day:
+            expected[""] -= story.keys_at_start[stream]
+        assert {label: total - owed for label, (total, owed) in counted.items()} == expected, stream
+        for label, (total, owed) in counted.items():
+            assert owed == 0 or expected[label] < 100, "a busy series has paid what it owed"
+            assert story.shown[stream, label] in (total, 0)
+    arrivals = sorted(request.at for request in story.app.journal.newest())
+    for first, over in zip(arrivals, arrivals[story.budget :], strict=False):
+        assert over - first > 60

@@ -1,0 +1,183 @@
+"""The budget, alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.errors import BudgetSpent
+from exporter.limiter import WINDOW, Limiter
+from exporter.state import State, open_state
+from tests.fakes import FakeClock
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def state(tmp_path: Path, clock: FakeClock) -> Iterator[State]:
+    opened = open_state(tmp_path / "state.db", clock.now)
+    yield opened
+    opened.close()
+
+
+def limiter(state: State, clock: FakeClock, limit: int = 5) -> Limiter:
+    return Limiter(state, "m", limit, clock.now, clock.monotonic)
+
+
+def spend(budget: Limiter, requests: int = 1) -> None:
+    for _ in range(requests):
+        budget.take().done()
+
+
+def wait_of(budget: Limiter) -> float:
+    with pytest.raises(BudgetSpent) as spent:
+        budget.take()
+    return spent.value.wait
+
+
+def test_no_more_than_the_limit_leaves_in_a_window(state: State, clock: FakeClock) -> None:
+    """The request over the limit may leave when the oldest is out of the window."""
+    budget = limiter(state, clock)
+    spend(budget, 2)
+    clock.advance(10)
+    spend(budget, 3)
+    assert wait_of(budget) == pytest.approx(WINDOW - 10)
+    clock.advance(WINDOW - 10)
+    spend(budget, 2)
+    assert wait_of(budget) == pytest.approx(10)
+
+
+def test_a_request_counts_from_when_it_has_surely_left(state: State, clock: FakeClock) -> None:
+    """One that was slow to leave makes room as late as it may have left."""
+    budget = limiter(state, clock, limit=1)
+    slot = budget.take()
+    clock.advance(8)
+    assert wait_of(budget) == pytest.approx(WINDOW)
+    slot.done()
+    clock.advance(1)
+    assert wait_of(budget) == pytest.approx(WINDOW - 1)
+
+
+def test_a_restart_does_not_make_room(state: State, clock: FakeClock) -> None:
+    """The times are in the file before the requests leave, so a new process knows them."""
+    limiter(state, clock, limit=2).take()
+    clock.advance(20)
+    again = limiter(state, clock, limit=2)
+    again.take()
+    assert WINDOW - 20 <= wait_of(again) <= WINDOW - 18
+
+
+def test_each_merchant_has_its_own(state: State, clock: FakeClock) -> None:
+    """One merchant's requests take nothing from another's budget."""
+    spend(limiter(state, clock, limit=1))
+    spend(Limiter(state, "other", 1, clock.now, clock.monotonic))
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_a_clock_that_was_set_does_not_make_room(state: State, clock: FakeClock, step: float) -> None:
+    """While the process runs, only time that really passed counts; after a restart a step back is taken as no time."""
+    budget = limiter(state, clock, limit=1)
+    spend(budget)
+    clock.wall += step
+    assert wait_of(budget) == pytest.approx(WINDOW)
+    if step < 0:
+        assert wait_of(limiter(state, clock, limit=1)) == pytest.approx(WINDOW)
+
+
+def test_a_refusal_halves_the_budget_and_time_wins_it_back(state: State, clock: FakeClock) -> None:
+    """After a 429 half the requests leave, one more with each minute, up to the limit."""
+    budget = limiter(state, clock, limit=8)
+    spend(budget)
+    budget.refused(retry_after=30)
+    assert wait_of(budget) == pytest.approx(30)
+    clock.advance(30)
+    assert budget.allowed == 4
+    clock.advance(120)
+    assert budget.allowed == pytest.approx(6)
+    clock.advance(3600)
+    assert budget.allowed == 8
+
+
+def test_without_retry_after_the_rest_of_the_window_is_waited_for(state: State, clock: FakeClock) -> None:
+    """The wait ends when the oldest request has left the window."""
+    budget = limiter(state, clock)
+    spend(budget)
+    clock.advance(20)
+    spend(budget)
+    budget.refused(None)
+    assert wait_of(budget) == pytest.approx(WINDOW - 20)
+
+
+def test_refusals_of_one_burst_count_once(state: State, clock: FakeClock) -> None:
+    """Requests that were under way together are refused together; the budget is halved once."""
+    budget = limiter(state, clock, limit=8)
+    spend(budget, 4)
+    for _ in range(4):
+        budget.refused(retry_after=5)
+    assert budget.allowed == 4
+
+
+def test_a_storm_of_refusals_ends_in_a_trickle(state: State, clock: FakeClock) -> None:
+    """An API that refuses everything, without a wait, is asked at most once a minute."""
+    budget = limiter(state, clock, limit=45)
+    sent = []
+    while clock.ticks < 1000 + 3600:
+        try:
+            budget.take().done()
+        except BudgetSpent as spent:
+            clock.advance(spent.wait)
+            continue
+        sent.append(clock.ticks)
+        budget.refused(retry_after=0)
+    last = [at for at in sent if at > sent[-1] - 1800]
+    assert len(last) <= 31
+    assert len(sent) < 150
+
+
+def test_what_was_refused_is_remembered(state: State, clock: FakeClock) -> None:
+    """A restart neither forgets the wait nor the halved budget."""
+    limiter(state, clock, limit=8).refused(retry_after=300)
+    clock.advance(100)
+    again = limiter(state, clock, limit=8)
+    assert wait_of(again) == pytest.approx(200)
+    clock.advance(200)
+    assert again.allowed == pytest.approx(4)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 30), st.floats(0, 9), st.sampled_from(["go", "go", "go", "restart", "refused"])),
+        min_size=1,
+        max_size=80,
+    )
+)
+def test_never_more_than_the_limit_in_any_60_seconds(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[float, float, str]]
+) -> None:
+    """Whatever the pace, the restarts and the refusals: at most the limit leaves in any 60 seconds."""
+    clock, sent, limit = FakeClock(), [], 3
+    state = open_state(tmp_path_factory.mktemp("limiter") / "state.db", clock.now)
+    budget = limiter(state, clock, limit)
+    for pause, latency, event in steps:
+        clock.advance(pause)
+        if event == "restart":
+            budget = limiter(state, clock, limit)
+        try:
+            slot = budget.take()
+        except BudgetSpent:
+            continue
+        clock.advance(min(latency, 1))
+        sent.append(clock.ticks)  # it leaves somewhat late
+        clock.advance(latency)
+        slot.done()
+        if event == "refused":
+            budget.refused(None)
+    state.close()
+    for first, over in zip(sent, sent[limit:], strict=False):
+        assert over - first > 60

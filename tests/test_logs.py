@@ -1,0 +1,230 @@
+import io
+import json
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from exporter import logs
+
+SECRET = 'pä"ss\\w ord'
+
+
+@pytest.fixture(autouse=True)
+def _undo() -> Iterator[None]:
+    """Logging is global: each test leaves it as it was."""
+    root = logging.getLogger()
+    level, handlers, show = root.level, list(root.handlers), warnings.showwarning
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    logging.captureWarnings(capture=False)
+    warnings.showwarning = show
+    structlog.reset_defaults()
+
+
+def lines_of(stream: io.StringIO) -> list[str]:
+    return stream.getvalue().splitlines()
+
+
+def start(level: str = "info", log_format: Any = "logfmt", secrets: tuple[str, ...] = ()) -> io.StringIO:
+    stream = io.StringIO()
+    logs.setup(level, log_format, stream, secrets=secrets)
+    return stream
+
+
+def fail(text: str = "two\nlines") -> None:
+    raise ValueError(text)
+
+
+def test_a_line_is_time_level_message_and_fields() -> None:
+    """A logfmt line begins with ts (UTC, milliseconds), level and msg; the fields come in the order given."""
+    stream = start()
+    structlog.get_logger("poll").info("asked for more", stream="m1/plays", minutes=3, ok=True, wait=None)
+    [line] = lines_of(stream)
+    assert re.fullmatch(
+        r"ts=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z level=info "
+        r'msg="asked for more" component=poll stream=m1/plays minutes=3 ok=true wait=',
+        line,
+    )
+
+
+def test_json_lines_have_the_same_fields() -> None:
+    """With `json` every line is an object, its keys in the same order."""
+    stream = start(log_format="json")
+    structlog.get_logger("poll").warning("late", minutes=3)
+    [line] = lines_of(stream)
+    fields = json.loads(line)
+    assert list(fields) == ["ts", "level", "msg", "component", "minutes"]
+    assert (fields["level"], fields["msg"], fields["component"], fields["minutes"]) == ("warning", "late", "poll", 3)
+
+
+@pytest.mark.parametrize("log_format", ["logfmt", "json"])
+def test_libraries_log_in_the_same_form(log_format: str) -> None:
+    """A record of the standard library's logging is rendered as the program's own are."""
+    stream = start(log_format=log_format)
+    logging.getLogger("waitress").critical("%d thread(s) still running", 2)
+    [line] = lines_of(stream)
+    assert "2 thread(s) still running" in line
+    assert "waitress" in line
+    assert "error" in line
+    assert line.startswith("{" if log_format == "json" else "ts=")
+
+
+@pytest.mark.parametrize(("level", "shown"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_the_level_is_a_threshold(level: str, shown: int) -> None:
+    """What is below the level is not written, whoever logs it."""
+    stream = start(level)
+    for log in (structlog.get_logger("poll"), logging.getLogger("library")):
+        log.debug("a")
+        log.info("b")
+        log.warning("c")
+        log.error("d")
+    assert len(lines_of(stream)) == 2 * shown
+
+
+@pytest.mark.parametrize("name", ["apscheduler.scheduler", "apscheduler.executors.default", "urllib3.connectionpool"])
+@pytest.mark.parametrize("level", ["debug", "error"])
+def test_chatty_libraries_are_quiet(name: str, level: str) -> None:
+    """The scheduler's line for each run and urllib3's for each connection are not written, even at debug."""
+    stream = start(level)
+    logging.getLogger(name).info("Running job")
+    assert lines_of(stream) == []
+    logging.getLogger(name).warning("Run time was missed")
+    assert len(lines_of(stream)) == (1 if level == "debug" else 0)
+
+
+@pytest.mark.parametrize("log_format", ["logfmt", "json"])
+@pytest.mark.parametrize("log", [structlog.get_logger("server"), logging.getLogger("library")])
+def test_an_exception_is_one_line(log: Any, log_format: str) -> None:
+    """An exception is told by type, text and place, on the line of its event; its traceback is left out."""
+    stream = start(log_format=log_format)
+    try:
+        fail()
+    except ValueError:
+        log.exception("a request failed")
+    [line] = lines_of(stream)
+    assert "ValueError: two\\nlines" in line
+    assert "test_logs.py:" in line
+    assert "Traceback" not in line
+
+
+@pytest.mark.parametrize("log_format", ["logfmt", "json"])
+def test_debug_shows_tracebacks(log_format: str) -> None:
+    """At debug the traceback is there, still on the one line."""
+    stream = start("debug", log_format)
+    try:
+        fail()
+    except ValueError as error:
+        structlog.get_logger("server").error("a request failed", exc_info=error)
+    [line] = lines_of(stream)
+    assert "Traceback (most recent call last)" in line
+
+
+def test_exc_info_without_an_exception_is_no_error() -> None:
+    """`exc_info=True` outside of a handler, and an exception that was never raised, are logged without a place."""
+    stream = start()
+    log = structlog.get_logger("server")
+    log.error("nothing", exc_info=True)
+    log.error("never raised", exc_info=ValueError("x"))
+    first, second = lines_of(stream)
+    assert first.endswith("msg=nothing component=server")
+    assert second.endswith('component=server error="ValueError: x"')
+
+
+@pytest.mark.parametrize("log_format", ["logfmt", "json"])
+@pytest.mark.parametrize("char", ["\n", "\r", "\x1b", "\x00", "\u2028", "\x85", "\ud800"])
+def test_no_text_from_outside_breaks_a_line(char: str, log_format: str) -> None:
+    """A control character, a line separator, half a character: none ends the line or reaches a terminal."""
+    stream = start(log_format=log_format)
+    structlog.get_logger("poll").info("read", name=f"a{char}b")
+    logging.getLogger("library").info("read a%sb", char)
+    text = stream.getvalue()
+    assert text.count("\n") == 2
+    assert text.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("log_format", ["logfmt", "json"])
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_secrets_are_not_written(log_format: str, level: str) -> None:
+    """A secret is replaced in messages, values, nested values, URLs, exceptions and library lines."""
+    stream = start(level, log_format, ("sesame", SECRET, ""))
+    log = structlog.get_logger("client")
+    log.info(f"the password is {SECRET}", key="sesame", nested={"password": SECRET, "keys": ["sesame"]})
+    logging.getLogger("library").info("GET /?key=p%C3%A4%22ss%5Cw%20ord&other=p%C3%A4%22ss%5Cw+ord")
+    logging.getLogger("library").info("%r", {"password": SECRET})
+    try:
+        fail(f"{SECRET} was not accepted")
+    except ValueError:
+        log.exception("failed")
+    text = stream.getvalue()
+    assert len(lines_of(stream)) == 4
+    assert text.count("<secret>") >= 8
+    assert "sesame" not in text
+    assert "ss" not in text.replace("<secret>", "").replace("password", "").replace("class", "").replace("process", "")
+
+
+def test_a_secret_that_begins_with_another_is_replaced_whole() -> None:
+    """The longer of two secrets leaves nothing of itself behind."""
+    stream = start(secrets=("abc", "abcdef"))
+    structlog.get_logger("client").info("abcdef abc abcde")
+    assert 'msg="<secret> <secret> <secret>de"' in stream.getvalue()
+
+
+def test_a_second_set_up_replaces_the_first() -> None:
+    """Set up twice, each event is still one line, in the newer form."""
+    first = start()
+    second = start(log_format="json")
+    structlog.get_logger("poll").info("once")
+    assert lines_of(first) == []
+    assert json.loads(second.getvalue())["msg"] == "once"
+
+
+def test_other_handlers_are_left_alone() -> None:
+    """Set-up removes only what it has put there itself."""
+    mine = logging.NullHandler()
+    logging.getLogger().addHandler(mine)
+    start()
+    assert mine in logging.getLogger().handlers
+
+
+def test_the_log_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a stream the log is on standard error, so that standard output is left to the commands."""
+    logs.setup()
+    structlog.get_logger("poll").info("hello")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith(" level=info msg=hello component=poll\n")
+
+
+def test_warnings_are_lines_too() -> None:
+    """A Python warning is one line of the log."""
+    stream = start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = logging._showwarning  # type: ignore[attr-defined]  # pytest has put its own there
+        warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
+    [line] = lines_of(stream)
+    assert "DeprecationWarning: deprecated" in line
+    assert "component=py.warnings" in line
+
+
+def test_a_log_that_cannot_be_written_fails_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """A closed stream neither raises where something is logged, nor writes the unredacted record elsewhere."""
+    stream = start(secrets=("sesame",))
+    stream.close()
+    structlog.get_logger("poll").info("hello", key="sesame")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_unknown_level_is_a_mistake() -> None:
+    """A level that is not in LEVELS raises at once, and nothing is changed."""
+    before = list(logging.getLogger().handlers)
+    with pytest.raises(KeyError):
+        logs.setup("loud", stream=sys.stderr)
+    assert logging.getLogger().handlers == before

@@ -1,0 +1,209 @@
+import ast
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+import exporter
+
+ROOT = Path(__file__).parent.parent
+LOCKS = ("requirements.lock", "requirements-dev.lock")
+
+# A module imports only modules to its left. A new module takes the place where its imports allow it.
+ORDER = (
+    "model",
+    "errors",
+    "snapshot",
+    "clock",
+    "faults",
+    "telemetry",
+    "logs",
+    "durations",
+    "configfile",
+    "configfaults",
+    "configsecrets",
+    "configtypes",
+    "config",
+    "plan",
+    "state",
+    "limiter",
+    "bodies",
+    "transport",
+    "parse",
+    "client",
+    "catalog",
+    "counting",
+    "books",
+    "ledger",
+    "metrics",
+    "status",
+    "poll",
+    "schedule",
+    "server",
+    "daemon",
+    "simulator",
+    "demo",
+    "cli",
+    "__main__",
+)
+# The simulated API must not share the exporter's mistakes, so it shares only the words.
+SIMULATOR_MAY_IMPORT = {"model", "errors", "simulator"}
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    """The Dockerfile follows hadolint's rules, without an exception."""
+    run = subprocess.run(
+        [Path(sys.executable).with_name("hadolint"), "Dockerfile"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout + run.stderr) == (0, "")
+    assert "hadolint ignore" not in (ROOT / "Dockerfile").read_text()
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    """The order names every module of the package, and no other."""
+    assert set(_modules()) - {"__init__"} == set(ORDER)
+
+
+def test_imports_go_one_way() -> None:
+    """A module imports only modules to its left; the simulator only the words; the package itself nothing."""
+    wrong = []
+    for module, path in _files():
+        if module == "simulator":
+            allowed = SIMULATOR_MAY_IMPORT
+        else:
+            allowed = set(ORDER[: ORDER.index(module)]) if module in ORDER else set()
+        wrong += [f"{path} imports {name}" for name in sorted(set(_imports(path)) - allowed)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_is_pinned_and_hashed_and_names_no_place(lock: str) -> None:
+    """Each requirement is one version with hashes, and nothing says where to download it."""
+    for line in _lines(lock):
+        assert re.fullmatch(r"[a-z0-9-]+==\S+( ; [^\\]+?)?( --hash=sha256:[0-9a-f]{64})+", line)
+    assert "://" not in (ROOT / lock).read_text()
+
+
+def test_the_dev_lock_extends_the_runtime_lock() -> None:
+    """Installing the tools for tests changes no version that runs."""
+    assert set(_lines("requirements.lock")) <= set(_lines("requirements-dev.lock"))
+
+
+def test_the_locks_hold_what_pyproject_asks_for() -> None:
+    """A dependency added or raised in pyproject.toml and not locked is noticed."""
+    project = _pyproject()
+    groups = project["dependency-groups"]
+    wanted = {
+        "requirements.lock": project["project"]["dependencies"] + groups["build"],
+        "requirements-dev.lock": project["project"]["dependencies"] + groups["build"] + groups["dev"],
+    }
+    for lock, requirements in wanted.items():
+        pinned = dict(re.findall(r"^(\S+)==([^ \n]+)", "\n".join(_lines(lock)), re.MULTILINE))
+        for requirement in map(Requirement, requirements):
+            assert requirement.specifier.contains(pinned[requirement.name]), (lock, str(requirement))
+
+
+def test_the_build_backend_is_locked() -> None:
+    """The project is built without build isolation, so the lock must hold what the build asks for."""
+    project = _pyproject()
+    assert project["dependency-groups"]["build"] == project["build-system"]["requires"]
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    """The package, its metadata and the image's label tell one version."""
+    label = re.search(r'image\.version="([^"]+)"', (ROOT / "Dockerfile").read_text())
+    assert label is not None
+    assert exporter.__version__ == importlib.metadata.version("smartstream-exporter") == label[1]
+
+
+@pytest.mark.parametrize(
+    ("ci", "summary"),
+    [("", "1 skipped, 1 xfailed"), ("true", "1 failed, 1 xfailed")],
+    ids=["by hand", "with CI=true"],
+)
+def test_a_skip_fails_with_ci(tmp_path: Path, ci: str, summary: str) -> None:
+    """With CI=true a skipped test is a failed one that tells the reason; an expected failure is neither."""
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n"
+        "def test_skips(): pytest.skip('for a reason')\n"
+        "@pytest.mark.xfail\n"
+        "def test_fails_as_expected(): assert False\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env={**os.environ, "CI": ci, "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert summary in run.stdout.splitlines()[-1]
+    assert "for a reason" in run.stdout
+
+
+def test_an_old_python_is_one_clear_line(tmp_path: Path) -> None:
+    """A Python that is too old, or none, ends `make` before anything is made."""
+    run = subprocess.run(
+        [ROOT / "scripts" / "venv.sh", "/bin/false", tmp_path / "venv"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert (
+        run.stderr
+        == "Python 3.11 or newer is needed, and '/bin/false' is not: make PYTHON=/path/to/python3.11\n"
+    )
+    assert not (tmp_path / "venv").exists()
+
+
+def _pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def _lines(lock: str) -> list[str]:
+    """A lock's requirements, each with its hashes on one line."""
+    text = re.sub(r" *\\\n *", " ", (ROOT / lock).read_text())
+    return [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+
+
+def _files() -> Iterator[tuple[str, Path]]:
+    """Each source file with the module it belongs to; a folder below the package is one module."""
+    for path in sorted((ROOT / "exporter").rglob("*.py")):
+        yield path.relative_to(ROOT / "exporter").with_suffix("").parts[0], path.relative_to(ROOT)
+
+
+def _modules() -> list[str]:
+    return [module for module, _ in _files()]
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """The modules of the package that a file imports, anywhere in it."""
+    modules = set(_modules())
+    package = list(path.with_suffix("").parts[:-1])
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{origin}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            match name.split("."):
+                case ["exporter", module, *_] if module in modules:
+                    yield module

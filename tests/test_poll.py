@@ -1,0 +1,287 @@
+"""Rounds: what is asked for in which order, and what happens when it fails. The client is a stand-in."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+import structlog
+from exporter.client import Client
+
+from exporter.catalog import Catalog
+from exporter.config import Settings
+from exporter.errors import (
+    ApiError,
+    BadRequest,
+    BudgetSpent,
+    MalformedAnswer,
+    NoAnswer,
+    NotFound,
+    ServerError,
+    Unauthorized,
+)
+from exporter.faults import Faults
+from exporter.ledger import Ledger
+from exporter.limiter import Limiter
+from exporter.model import MinuteRange, Rows, Stream
+from exporter.parse import Media
+from exporter.poll import MerchantPoller
+from exporter.state import State, open_state
+from tests.fakes import FakeClock
+
+MEDIA = ("a", "b")
+
+
+class FakeClient:
+    """Answers from a table, within a real budget.
+
+    Attributes:
+        asked: What was asked for, in order.
+        faults: What to raise instead of answering, by (media id, target), or by media id.
+    """
+
+    token_expiry = None
+
+    def __init__(self, limiter: Limiter) -> None:
+        self.limiter = limiter
+        self.asked: list[str] = []
+        self.ranges: list[MinuteRange] = []
+        self.faults: dict[str, ApiError] = {}
+        self.longest = 10_000
+
+    def aggregations(self, stream: Stream, asked: MinuteRange) -> Rows:
+        self._send(f"{stream.media_id}/{stream.target}")
+        self.ranges.append(asked)
+        if len(asked) > self.longest:
+            raise BadRequest("range too long", status=400)
+        self._fail(stream.media_id)
+        return {minute: {"": 1.0} for minute in range(asked.first, asked.last + 1)}
+
+    def media(self, media_id: str) -> Media:
+        self._send(f"media {media_id}")
+        self._fail(f"media {media_id}")
+        return Media(media_id=media_id, ref_id="", name=f"name of {media_id}", live_event_id="ev", encode_type="live")
+
+    def live_event_running(self, live_event_id: str) -> bool:
+        self._send(f"event {live_event_id}")
+        self._fail("event")
+        return True
+
+    def _send(self, what: str) -> None:
+        self.limiter.take().done()
+        self.asked.append(what)
+
+    def _fail(self, key: str) -> None:
+        if fault := self.faults.get(key, self.faults.get("*")):
+            raise fault
+
+
+class World:
+    """A poller with its parts."""
+
+    def __init__(self, state: State, clock: FakeClock, limit: int) -> None:
+        self.settings = settings = Settings.model_validate(
+            {
+                "merchants": [
+                    {
+                        "id": "m",
+                        "api_key": "k",
+                        "mail_address": "a@example.com",
+                        "password": "p",
+                        "requests_per_minute": limit,
+                        "collect": [{"target": "play_count"}],
+                        "media": [{"id": media_id} for media_id in MEDIA],
+                    }
+                ]
+            }
+        )
+        merchant = settings.merchants[0]
+        self.clock = clock
+        self.ledger = Ledger(state, settings, on_revision=lambda age: None)
+        self.ledger.sync(settings.merchants, clock.now())
+        self.limiter = Limiter(state, "m", limit, clock.now, clock.monotonic)
+        self.client = FakeClient(self.limiter)
+        self.catalog = Catalog(state, merchant)
+        self.poller = MerchantPoller(
+            merchant,
+            settings.poll,
+            self.ledger,
+            self.catalog,
+            self.limiter,
+            cast("Client", self.client),
+            clock,
+            Faults(),
+        )
+
+    def round(self) -> list[str]:
+        """A round in the next minute; what was asked for."""
+        self.clock.advance(60)
+        self.client.asked = []
+        self.client.ranges = []
+        self.poller.round()
+        return self.client.asked
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Iterator[Callable[..., World]]:
+    clock = FakeClock()
+    state = open_state(tmp_path / "state.db", clock.now)
+    yield lambda limit=45: World(state, clock, limit)
+    state.close()
+
+
+PLAYS = ["/play_count", "a/play_count", "b/play_count"]
+CATALOG = ["media a", "media b", "event ev", "event ev"]
+
+
+def test_the_whole_merchant_comes_first_and_the_catalog_last(build: Callable[..., World]) -> None:
+    """The first round asks for everything once; the next ones only for the minutes that are new."""
+    world = build()
+    asked = world.round()
+    assert asked[0] == "/play_count"
+    assert sorted(asked) == sorted(PLAYS + CATALOG)
+    assert sorted(world.round()) == sorted(PLAYS)
+    assert world.poller.link.up is True
+
+
+def test_the_stalest_come_first_where_the_budget_is_short(build: Callable[..., World]) -> None:
+    """With two requests a minute, the whole merchant has one of them and the others take turns."""
+    world = build(limit=2)
+    seen = [world.round() for _ in range(12)]
+    assert all(len(asked) <= 2 for asked in seen)
+    assert all(asked[0] == "/play_count" for asked in seen)
+    flat = [what for asked in seen for what in asked]
+    assert {flat.count("a/play_count"), flat.count("b/play_count")} <= {4, 5}
+
+
+def test_an_api_that_is_down_is_asked_three_times_a_round(build: Callable[..., World]) -> None:
+    """The budget is not spent on an API that does not answer, and the next round tries again."""
+    world = build()
+    for fault in (NoAnswer("no route"), ServerError("internal", status=500)):
+        world.client.faults = {"*": fault}
+        assert len(world.round()) == 3
+        assert world.poller.link.up is False
+    world.client.faults = {}
+    assert set(PLAYS) <= set(world.round())
+    assert world.poller.link.up is True
+
+
+def test_a_refused_password_ends_the_round(build: Callable[..., World]) -> None:
+    """One request is enough to know; the merchant is asked again a minute later."""
+    world = build()
+    world.client.faults = {"*": Unauthorized("check the password", status=401)}
+    assert len(world.round()) == 1
+    assert len(world.round()) == 1
+
+
+@pytest.mark.parametrize("fault", [MalformedAnswer("not JSON"), NotFound("no such media", status=404)])
+def test_a_stream_that_fails_does_not_starve_the_others(build: Callable[..., World], fault: ApiError) -> None:
+    """A stream whose own request fails is asked for less and less often, and the others every minute."""
+    world = build()
+    world.client.faults = {"a": fault}
+    seen = [world.round() for _ in range(60)]
+    assert all("b/play_count" in asked for asked in seen)
+    asked = [minute for minute, what in enumerate(seen) if "a/play_count" in what]
+    assert 2 <= len(asked) <= 7
+    gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    assert gaps == sorted(gaps)
+    world.client.faults = {}
+    for _ in range(70):
+        world.round()
+    assert world.ledger.settled("m", world.clock.now()) == world.ledger.through(
+        world.settings.merchants[0].streams()[1]
+    )
+
+
+def test_a_long_range_that_is_refused_is_halved_and_remembered(build: Callable[..., World]) -> None:
+    """After an outage the longest range that the API takes is found by halves; the next stream asks for it at once."""
+    world = build()
+    world.round()
+    world.clock.advance(10 * 3600)
+    world.client.longest = 200
+    world.round()
+    lengths = [len(asked) for asked in world.client.ranges]
+    assert lengths[:3] == [632, 316, 158]
+    assert max(lengths[3:]) <= 158
+    assert world.ledger.snapshot.merchants["m"].lost_minutes == 0
+    streams = world.settings.merchants[0].streams()
+    assert {world.ledger.through(stream) for stream in streams} == {world.ledger.settled("m", world.clock.now())}
+    assert {view.series[0].total for view in world.ledger.snapshot.merchants["m"].streams.values()} == {0.0}
+    world.ledger.show_counted(world.clock.now())
+    assert {view.series[0].total for view in world.ledger.snapshot.merchants["m"].streams.values()} == {602.0}
+
+
+def test_a_short_range_that_is_refused_is_the_streams_fault(build: Callable[..., World]) -> None:
+    """A 400 for an hour or less is no question of length, and teaches nothing about it."""
+    world = build()
+    world.client.faults = {"a": BadRequest("no such target", status=400)}
+    world.round()
+    assert all(len(asked) <= 60 for asked in world.client.ranges)
+    world.clock.advance(10 * 3600)
+    world.client.faults = {}
+    world.round()
+    assert max(len(asked) for asked in world.client.ranges) > 600
+
+
+def test_a_failing_catalog_does_not_hold_up_the_counting(build: Callable[..., World]) -> None:
+    """A lookup that fails is left for ten minutes, and the streams are asked for as ever."""
+    world = build()
+    world.client.faults = {"media a": NotFound("gone", status=404)}
+    assert set(PLAYS) <= set(world.round())
+    for _ in range(8):
+        assert "media a" not in world.round()
+    assert world.catalog.views(world.clock.now())["b"].name == "name of b"
+
+
+def test_a_full_disk_ends_the_round_and_nothing_is_lost(build: Callable[..., World], tmp_path: Path) -> None:
+    """While the state file cannot be written no request leaves; afterwards all is caught up."""
+    world = build()
+    world.round()
+    with world.ledger._state.read() as db:
+        db.execute("CREATE TRIGGER full BEFORE INSERT ON sends BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
+    assert world.round() == []
+    with world.ledger._state.read() as db:
+        db.execute("DROP TRIGGER full")
+    assert set(PLAYS) <= set(world.round())
+
+
+def test_faults_are_told_when_they_begin_and_end(build: Callable[..., World]) -> None:
+    """An outage of an hour is a few lines, not a hundred."""
+    world = build()
+    with structlog.testing.capture_logs() as lines:
+        world.client.faults = {"*": NoAnswer("cannot resolve api.example")}
+        for _ in range(60):
+            world.round()
+        world.client.faults = {}
+        for _ in range(5):
+            world.round()
+    told = [line["event"] for line in lines if "cannot resolve" in line["event"]]
+    assert told[0] == "cannot resolve api.example"
+    assert told[-1] == "over: cannot resolve api.example"
+    assert len(told) <= 6
+
+
+def test_a_round_waits_for_the_budget_but_not_past_its_minute(build: Callable[..., World]) -> None:
+    """A wait that ends within the minute is waited for; a longer one ends the round."""
+    world = build()
+    started = world.clock.ticks + 60
+    original = world.client._send
+    waits = iter([20.0, 100.0])
+
+    def send(what: str) -> None:
+        if wait := next(waits, None):
+            raise BudgetSpent(wait)
+        original(what)
+
+    world.client._send = send  # type: ignore[method-assign]
+    assert world.round() == []
+    assert world.clock.ticks == started + 20
+
+
+def test_a_stopped_poller_asks_for_nothing(build: Callable[..., World]) -> None:
+    """After `stop` no request leaves, and the round has ended."""
+    world = build()
+    world.poller.stop()
+    assert world.round() == []
+    assert world.poller.ended(timeout=0.0)

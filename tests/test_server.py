@@ -1,0 +1,423 @@
+import contextlib
+import gzip
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from wsgiref.types import WSGIApplication
+from wsgiref.validate import validator
+
+import pytest
+import requests
+import structlog
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from exporter.errors import ConfigError
+from exporter.server import Address, Server, create_app, parse_address
+
+
+@dataclass
+class Parts:
+    """What the application shows; a test changes what it likes."""
+
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    healthy: Callable[[], str | None] = lambda: None
+    ready: Callable[[], str | None] = lambda: None
+    page: Callable[[], str] = lambda: "<p>grüezi</p>"
+    config_text: Callable[[], str] = lambda: "merchants: []\n"
+
+    def app(self) -> WSGIApplication:
+        return create_app(
+            self.registry,
+            healthy=self.healthy,
+            ready=self.ready,
+            page=self.page,
+            config_text=self.config_text,
+        )
+
+
+@dataclass
+class Reply:
+    """An answer of the application."""
+
+    status: str
+    headers: dict[str, str]
+    body: bytes
+
+
+def ask(app: WSGIApplication, path: str, method: str = "GET", **headers: str) -> Reply:
+    """Call the application as a server does; raises where it breaks the rules of WSGI."""
+    caught: list[tuple[str, dict[str, str]]] = []
+
+    def start_response(status: str, response_headers: list[tuple[str, str]], _exc_info: Any = None) -> Any:
+        caught.append((status, dict(response_headers)))
+        return lambda _data: None
+
+    path, _, query = path.partition("?")
+    environ = {
+        "REQUEST_METHOD": method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": _Nothing(),
+        "wsgi.errors": _Nothing(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    } | {f"HTTP_{name.upper()}": value for name, value in headers.items()}
+    answer = validator(app)(environ, start_response)
+    body = b"".join(answer)
+    answer.close()  # type: ignore[attr-defined]  # the validator's answer has it
+    [(status, response_headers)] = caught
+    return Reply(status, response_headers, body)
+
+
+class _Nothing:
+    def read(self, _size: int = 0) -> bytes:
+        return b""
+
+    readline = readlines = __iter__ = flush = write = writelines = read
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "body"),
+    [
+        ("/", "text/html; charset=utf-8", "<p>grüezi</p>"),
+        ("/config", "text/plain; charset=utf-8", "merchants: []\n"),
+        ("/-/healthy", "text/plain; charset=utf-8", "healthy\n"),
+        ("/-/ready", "text/plain; charset=utf-8", "ready\n"),
+        ("/metrics", "text/plain; version=0.0.4; charset=utf-8", ""),
+    ],
+)
+def test_each_path_has_its_page(path: str, content_type: str, body: str) -> None:
+    """Every path answers 200 with its own text, whose type and length it names."""
+    reply = ask(Parts().app(), path)
+    assert (reply.status, reply.body.decode()) == ("200 OK", body)
+    assert reply.headers["Content-Type"] == content_type
+    assert reply.headers["Content-Length"] == str(len(body.encode()))
+
+
+@pytest.mark.parametrize("path", ["/", "/config", "/metrics", "/-/ready", "/no-such-page"])
+def test_every_answer_is_kept_from_misuse(path: str) -> None:
+    """No answer is cached, sniffed or framed, and none can run a script."""
+    headers = ask(Parts().app(), path).headers
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'unsafe-inline'")
+
+
+@pytest.mark.parametrize("path", ["/metric", "/metrics/", "/-/", "//", "", "/favicon.ico"])
+def test_other_paths_are_not_found(path: str) -> None:
+    """Nothing but the documented paths answers; /metrics is at one place only."""
+    assert ask(Parts().app(), path).status == "404 Not Found"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy"])
+def test_pages_can_only_be_read(path: str, method: str) -> None:
+    """A method other than GET and HEAD is refused, and told which are not."""
+    reply = ask(Parts().app(), path, method)
+    assert reply.status == "405 Method Not Allowed"
+    assert reply.headers["Allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/no-such-page"])
+def test_head_is_get_without_the_body(path: str) -> None:
+    """HEAD names the status, the type and the length of what GET would send."""
+    parts = Parts()
+    Gauge("some", "Some.", registry=parts.registry)
+    get, head = ask(parts.app(), path), ask(parts.app(), path, "HEAD")
+    assert (head.status, head.headers, head.body) == (get.status, get.headers, b"")
+    assert int(head.headers["Content-Length"]) == len(get.body) > 0
+
+
+@pytest.mark.parametrize(("path", "word"), [("/-/healthy", "healthy"), ("/-/ready", "ready")])
+def test_a_fault_makes_a_probe_fail(path: str, word: str) -> None:
+    """A probe answers 503 with the reason while there is one."""
+    parts = Parts()
+    setattr(parts, word, lambda: "the loop has stopped")
+    reply = ask(parts.app(), path)
+    assert reply.status == "503 Service Unavailable"
+    assert reply.body.decode() == f"not {word}: the loop has stopped\n"
+
+
+@pytest.mark.parametrize("part", ["healthy", "ready", "page", "config_text"])
+def test_a_failing_page_is_one_line_in_the_log(part: str) -> None:
+    """An exception becomes a 500 that tells the client nothing of it, and one line in the log that does."""
+
+    def fail() -> str:
+        raise RuntimeError("the inside of the program")
+
+    path = {"healthy": "/-/healthy", "ready": "/-/ready", "page": "/", "config_text": "/config"}[part]
+    parts = Parts()
+    setattr(parts, part, fail)
+    with structlog.testing.capture_logs() as lines:
+        reply = ask(parts.app(), path)
+    assert reply.status == "500 Internal Server Error"
+    assert reply.body == b"internal error; the log says more\n"
+    assert [(line["event"], line["path"], line["log_level"]) for line in lines] == [("a request failed", path, "error")]
+
+
+def test_a_failing_collector_is_a_500_too() -> None:
+    """What goes wrong while metrics are rendered does not reach the client either."""
+
+    class Broken:
+        def collect(self) -> Iterator[Any]:
+            raise RuntimeError("the inside of the program")
+
+    parts = Parts()
+    parts.registry.register(Broken())
+    with structlog.testing.capture_logs() as lines:
+        reply = ask(parts.app(), "/metrics")
+    assert reply.status == "500 Internal Server Error"
+    assert b"inside" not in reply.body
+    assert len(lines) == 1
+
+
+def test_a_page_without_utf8_is_sent_all_the_same() -> None:
+    """Half a surrogate pair in a page is sent as a question mark."""
+    assert ask(Parts(page=lambda: "a\ud83db").app(), "/").body == b"a?b"
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("", "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5", "application/openmetrics-text"),
+        ("application/openmetrics-text;version=x.y", "text/plain; version=0.0.4; charset=utf-8"),
+        ("text/plain;version=1.x;", "text/plain; version=0.0.4; charset=utf-8"),
+    ],
+)
+def test_metrics_come_in_the_format_that_is_asked_for(accept: str, content_type: str) -> None:
+    """OpenMetrics where it is accepted, else the text format, also for an Accept header that makes no sense."""
+    parts = Parts()
+    Gauge("some", "Some.", registry=parts.registry).set(4)
+    reply = ask(parts.app(), "/metrics", accept=accept)
+    assert reply.status == "200 OK"
+    assert reply.headers["Content-Type"].startswith(content_type)
+    text = reply.body.decode()
+    parse: Any = parse_openmetrics if "openmetrics" in content_type else parse_text
+    assert [sample.value for family in parse(text) for sample in family.samples] == [4]
+
+
+def test_metrics_can_be_restricted_by_name() -> None:
+    """`name[]` in the query selects families."""
+    parts = Parts()
+    for name in ("one", "two"):
+        Gauge(name, "Some.", registry=parts.registry)
+    assert b"one" not in ask(parts.app(), "/metrics?name[]=two").body
+    assert b"two" in ask(parts.app(), "/metrics?name[]=two").body
+
+
+@pytest.mark.parametrize(
+    ("accept_encoding", "compressed"),
+    [
+        ("gzip", True),
+        ("deflate, GZIP;q=0.5, br", True),
+        ("", False),
+        ("identity", False),
+        ("gzip;q=0", False),
+        ("gzip; q=0.0, identity", False),
+    ],
+)
+def test_large_answers_are_compressed_where_that_is_accepted(accept_encoding: str, compressed: bool) -> None:
+    """With gzip accepted the page is sent compressed, and is the same page; without, as it is."""
+    parts = Parts(page=lambda: "plays " * 1000)
+    reply = ask(parts.app(), "/", accept_encoding=accept_encoding)
+    assert ("Content-Encoding" in reply.headers) == compressed
+    assert reply.headers["Content-Length"] == str(len(reply.body))
+    assert (gzip.decompress(reply.body) if compressed else reply.body) == b"plays " * 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        (":10077", "", 10077),
+        ("0.0.0.0:9000", "0.0.0.0", 9000),
+        ("[::1]:9000", "::1", 9000),
+        ("[::]:80", "::", 80),
+        ("localhost:0", "localhost", 0),
+        ("exporter.example.com:65535", "exporter.example.com", 65535),
+    ],
+)
+def test_addresses_are_written_as_for_prometheus(text: str, host: str, port: int) -> None:
+    """Host and port are found, and an address is written as it is read."""
+    assert parse_address(text) == Address(host, port)
+    assert str(parse_address(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "10077", "localhost", "localhost:", ":65536", ":-1", ":80a", "::1:80", "[::1]", "a b:80", "[x]:1", ":８０"],
+)
+def test_what_is_no_address_is_one_line(text: str) -> None:
+    """The message names the text and shows how an address is written."""
+    with pytest.raises(ConfigError) as caught:
+        parse_address(text)
+    assert caught.value.faults == (
+        f"{text!r} is not an address; write HOST:PORT, for example 127.0.0.1:9000 or :10077",
+    )
+
+
+@contextlib.contextmanager
+def serving(parts: Parts | None = None, address: str = "127.0.0.1:0") -> Iterator[Server]:
+    app = (parts or Parts()).app()
+    server = Server(app, parse_address(address))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def connected(server: Server) -> socket.socket:
+    return socket.create_connection((server.address.host, server.address.port), timeout=30)
+
+
+def get(server: Server, path: str) -> requests.Response:
+    return requests.get(f"http://{server.address}{path}", timeout=30)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", ":0", "0.0.0.0:0"])
+def test_the_server_listens_where_it_is_told(address: str) -> None:
+    """Port 0 takes a free port, and the address that the server then names is one that answers."""
+    with serving(address=address) as server:
+        assert server.address.port > 0
+        assert get(server, "/-/healthy").text == "healthy\n"
+
+
+def test_a_host_of_ipv6_alone_can_be_listened_on() -> None:
+    """An address in brackets is served where the machine has IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        with pytest.raises(ConfigError, match=r"\[::1\]:0: cannot listen there"):
+            Server(Parts().app(), parse_address("[::1]:0"))
+        return
+    with serving(address="[::1]:0") as server:
+        assert get(server, "/-/healthy").text == "healthy\n"
+
+
+def test_a_machine_without_ipv6_can_be_listened_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address without a host falls back to all of IPv4."""
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with serving(address=":0") as server:
+        response = requests.get(f"http://127.0.0.1:{server.address.port}/-/healthy", timeout=30)
+        assert response.text == "healthy\n"
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    """A taken port is a ConfigError that names the address, before anything is started."""
+    with serving() as server:
+        with pytest.raises(ConfigError) as caught:
+            Server(Parts().app(), server.address)
+        [fault] = caught.value.faults
+        assert fault.startswith(f"{server.address}: cannot listen there: Address already in use")
+        assert fault.endswith("; choose another address")
+
+
+@pytest.mark.parametrize("host", ["a" * 70 + ".invalid", "203.0.113.1"])
+def test_a_host_that_is_not_this_machine_is_one_line(host: str) -> None:
+    """What cannot be a name, and an address of another machine, are ConfigErrors, too."""
+    with pytest.raises(ConfigError) as caught:
+        Server(Parts().app(), Address(host, 0))
+    [fault] = caught.value.faults
+    assert fault.startswith(f"{host}:0: cannot listen there: ")
+    assert "\n" not in fault
+
+
+def test_a_name_that_is_not_known_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failing DNS look-up is a ConfigError with the resolver's words."""
+
+    def unknown(*_args: object, **_keywords: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(ConfigError) as caught:
+        Server(Parts().app(), Address("nowhere", 9000))
+    assert caught.value.faults == (
+        "nowhere:9000: cannot listen there: Name or service not known; choose another address",
+    )
+
+
+def test_idle_and_slow_peers_do_not_stop_a_scrape() -> None:
+    """With 100 silent connections and 100 that have sent half a header, the next scrape is answered."""
+    with serving() as server, contextlib.ExitStack() as peers:
+        for number in range(200):
+            peer = peers.enter_context(connected(server))
+            if number % 2:
+                peer.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        assert get(server, "/metrics").status_code == 200
+
+
+def test_the_server_says_nothing_of_itself() -> None:
+    """Neither a good answer nor one to nonsense names the software behind it, or shows a traceback."""
+    with serving() as server:
+        assert "Server" not in get(server, "/").headers
+        with connected(server) as peer:
+            peer.sendall(b"NONSENSE\r\n\r\n")
+            peer.shutdown(socket.SHUT_WR)
+            answer = peer.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.0 400 ")
+    assert b"waitress" not in answer
+    assert b"Traceback" not in answer
+
+
+def test_a_large_body_is_refused() -> None:
+    """Nobody can fill the memory by sending to an exporter."""
+    with serving() as server:
+        response = requests.post(f"http://{server.address}/", data=b"x" * 20_000, timeout=30)
+    assert response.status_code == 413
+
+
+def test_head_over_the_wire_leaves_the_connection_usable() -> None:
+    """After HEAD the same connection answers GET: no body was sent that would be read as the next answer."""
+    with serving() as server, requests.Session() as session:
+        for method in ("HEAD", "GET", "HEAD", "GET"):
+            with session.request(method, f"http://{server.address}/config", timeout=30) as response:
+                assert response.status_code == 200
+                assert response.text == ("merchants: []\n" if method == "GET" else "")
+
+
+def test_a_stopped_server_frees_its_port_and_its_threads() -> None:
+    """After `stop` nothing listens, the port can be taken again, and the server's thread has ended."""
+    with serving() as server:
+        peer = connected(server)
+    with peer:
+        assert peer.recv(1) == b""
+    assert "server" not in {thread.name for thread in threading.enumerate()}
+    Server(Parts().app(), server.address).stop()
+
+
+def test_stop_can_be_called_twice_and_before_start() -> None:
+    """Stopping what does not run does no harm."""
+    server = Server(Parts().app(), Address("127.0.0.1", 0))
+    server.stop()
+    server.stop()
+    with serving() as started:
+        started.stop()
+
+
+def test_a_hanging_page_does_not_hang_the_stop() -> None:
+    """`stop` returns although an answer is never finished."""
+    begun, release = threading.Event(), threading.Event()
+
+    def hang() -> str:
+        begun.set()
+        release.wait(60)
+        return ""
+
+    with serving(Parts(page=hang)) as server, connected(server) as peer:
+        peer.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert begun.wait(30)
+        server.stop()
+        assert not release.is_set()
+        release.set()
