@@ -78,7 +78,7 @@ def error_text(body: bytes) -> str:
     except MalformedAnswer:
         page = body[:_PAGE_BYTES].decode(errors="ignore") + ("…" if len(body) > _PAGE_BYTES else "")
         return clean(re.sub(r"<[^>]*>", " ", page), LONGEST_ERROR)
-    return told(answer) or excerpt(answer)
+    return told(answer) or (clean(answer, LONGEST_ERROR) if isinstance(answer, str) else excerpt(answer))
 
 
 def excerpt(value: object) -> str:
@@ -98,17 +98,20 @@ def clean(text: str, longest: int) -> str:
 
 def hide(text: str, secrets: Iterable[str]) -> str:
     """A text in which secrets that a peer echoed are unreadable, those at whose end `clean` has cut it, too."""
-    spelt = {
-        clean(form, len(form))
-        for secret in secrets
-        for form in (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
-    }
+    spelt = {clean(form, len(form)) for secret in secrets for form in _spellings(secret)}
     longest_first = sorted(filter(None, spelt), key=len, reverse=True)
-    text = re.sub("|".join(map(re.escape, longest_first)) or "$^", HIDDEN, text)
     for secret in longest_first:
-        for end in range(len(secret) - 1, 3, -1):
-            text = text.replace(secret[:end] + "…", HIDDEN + "…")
-    return text
+        for end in range(min(len(secret), len(text)) - 1, 3, -1):
+            text = text.replace(secret[:end] + "…", "\0…")
+    text = re.sub("|".join(map(re.escape, longest_first)) or "$^", "\0", text)
+    # Only now, as a secret can be a part of the word that hides it.
+    return text.replace("\0", HIDDEN)
+
+
+def _spellings(secret: str) -> tuple[str, ...]:
+    """A secret as it is, as JSON writes it, and as Python does in the text of an error."""
+    quoted = (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret), repr(secret.encode())[1:])
+    return secret, *(form[1:-1] for form in quoted)
 
 
 def is_error(answer: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ class StreamRow:
         seen: The newest minute counted because its row or a later one was there.
         kept_from: The oldest slot whose value can still be revised.
         answered: Whether it has had an answer.
+        rate: Smoothed plays a minute, where it counts plays.
     """
 
     stream_id: int
@@ -28,6 +29,7 @@ class StreamRow:
     seen: Minute
     kept_from: Minute
     answered: bool
+    rate: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +101,12 @@ def begin_stream(db: sqlite3.Connection, stream: Stream, start: Minute) -> Strea
         key,
     )
     row = db.execute(
-        "SELECT stream_id, start, through, seen, kept_from, answered FROM streams "
+        "SELECT stream_id, start, through, seen, kept_from, answered, rate FROM streams "
         "WHERE merchant_id = ? AND media_id = ? AND target = ? AND grouping = ?",
         key,
     ).fetchone()
-    stream_id, started, through, seen, kept_from, answered = row
-    return StreamRow(stream_id, started, through, seen, kept_from, bool(answered))
+    stream_id, started, through, seen, kept_from, answered, rate = row
+    return StreamRow(stream_id, started, through, seen, kept_from, bool(answered), rate)
 
 
 def mark_removed(db: sqlite3.Connection, streams: Iterable[Stream], merchant_ids: Iterable[str], now: float) -> None:
@@ -149,17 +151,19 @@ def read_book(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> Book:
     slots: dict[Minute, dict[str, float]] = {}
     for slot, label, value in db.execute("SELECT slot, label, value FROM slots WHERE stream_id = ?", (row.stream_id,)):
         slots.setdefault(slot, {})[label] = value
-    return Book(stream.target, row.start, row.through, row.seen, row.kept_from, row.answered, slots, accounts)
+    return Book(stream.target, row.start, row.through, row.seen, row.kept_from, row.answered, row.rate, slots, accounts)
 
 
 def write_entry(db: sqlite3.Connection, row: StreamRow, book: Book, entry: Entry) -> StreamRow:
     """Write what an answer did to a book."""
     stream_id = row.stream_id
-    written = StreamRow(stream_id, row.start, entry.through, entry.seen, entry.kept_from, answered=True)
+    written = StreamRow(
+        stream_id, row.start, entry.through, entry.seen, entry.kept_from, answered=True, rate=entry.rate
+    )
     if written != row:
         db.execute(
-            "UPDATE streams SET through = ?, seen = ?, kept_from = ?, answered = 1 WHERE stream_id = ?",
-            (entry.through, entry.seen, entry.kept_from, stream_id),
+            "UPDATE streams SET through = ?, seen = ?, kept_from = ?, answered = 1, rate = ? WHERE stream_id = ?",
+            (entry.through, entry.seen, entry.kept_from, entry.rate, stream_id),
         )
     db.executemany(
         "INSERT INTO series (stream_id, place, label, total, owed) VALUES (?, ?, ?, ?, ?) "

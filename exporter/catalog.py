@@ -1,7 +1,7 @@
 """What is known of the media beside their numbers: names from the catalog, and whether live events run."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -46,11 +46,12 @@ class Catalog:
         self._due: dict[Lookup, float] = {Lookup(media_id): 0.0 for media_id in self._settings}
         self._load()
 
-    def next_lookup(self, now: float) -> Lookup | None:
-        """The lookup that has been due for longest at a moment (Unix seconds), if any is."""
+    def next_lookup(self, now: float, under_way: Container[object] = ()) -> Lookup | None:
+        """The lookup that has been due for longest at a moment (Unix seconds), if any is that is not under way."""
         with self._mutex:
-            lookup, due = min(self._due.items(), key=lambda item: item[1], default=(None, 0.0))
-            return lookup if due <= now else None
+            due = ((at, lookup) for lookup, at in self._due.items() if at <= now and lookup not in under_way)
+            _, lookup = min(due, key=lambda entry: entry[0], default=(now, None))
+            return lookup
 
     def enter_media(self, lookup: Lookup, media: Media, now: float) -> None:
         """Remember what the catalog says of a media.

@@ -222,7 +222,8 @@ class Client:
         answer = self._send(endpoint, "POST", "auth-token/", None, json=account)
         if answer.status in (400, 401, 403, 404):
             problem = self._refusal(endpoint, answer)
-            raise Unauthorized(f"{problem}; check id, {_MENDS[401]}", status=answer.status)
+            mend = "check the merchant's id, api_key, mail_address and password"
+            raise Unauthorized(f"{problem}; {mend}", status=answer.status)
         body = self._accepted(endpoint, answer)
         value, expiry = self._parsed(endpoint, lambda: parse.token(body))
         self._tokens.append(value)
@@ -292,7 +293,7 @@ class Client:
         """A text in which this merchant's secrets are unreadable."""
         merchant = self._merchant
         fixed = (merchant.api_key.get_secret_value(), merchant.password.get_secret_value())
-        return hide(text, (*fixed, *self._tokens.copy()))
+        return hide(text, (*fixed, *self._tokens))
 
 
 def retry_after(written: str | None, now: float) -> float | None:

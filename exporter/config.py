@@ -33,8 +33,10 @@ from exporter.configtypes import (
     StatePath,
     Url,
     Weight,
+    Weights,
     Zone,
     at_least_one,
+    at_most,
     between,
     listed,
     not_below,
@@ -81,10 +83,12 @@ class CollectSettings(_Section):
     Attributes:
         target: What is counted.
         groups: How it is split, a stream each.
+        priority: How much more the freshness of these streams matters than with 1.
     """
 
     target: Target
     groups: Annotated[tuple[Group, ...], at_least_one, once(), listed(_no_groups_by_day)] = (Group.ALL,)
+    priority: Weight = 1.0
 
 
 class MediaSettings(_Section):
@@ -154,16 +158,18 @@ class PollSettings(_Section):
         max_catch_up: How far back what was missed is fetched.
         max_staleness: How long a stream may wait for its turn.
         max_label_values: Values of a group that get a series of their own.
+        concurrency: Requests of one merchant that are on the way at once.
+        weights: By target and by group, what the freshness of such a stream matters; a stream has the product.
     """
 
     settle: Annotated[Duration, between("0s", "1y")] = _written("2m")
     max_lag: Annotated[Duration, between("0s", "1y"), not_below("settle")] = _written("10m")
     revision_window: Annotated[Duration, between("1m", "1y")] = _written("30m")
-    max_catch_up: Annotated[Duration, between("1m", "1y"), not_below("max_lag"), not_below("revision_window")] = (
-        _written("1d")
-    )
+    max_catch_up: Annotated[Duration, between("1m", "1y")] = _written("1d")
     max_staleness: Annotated[Duration, between("1m", "1y")] = _written("30m")
     max_label_values: Count = 100
+    concurrency: Annotated[Count, at_most(64)] = 4
+    weights: Weights = Field(default={}, validate_default=True)
 
 
 class StorageSettings(_Section):
@@ -188,7 +194,7 @@ class Settings(_Section):
 
     api: ApiSettings = ApiSettings()
     merchants: Annotated[tuple[MerchantSettings, ...], at_least_one, once("id")]
-    poll: PollSettings = PollSettings()
+    poll: PollSettings = Field(default_factory=PollSettings)
     storage: StorageSettings = StorageSettings()
 
 

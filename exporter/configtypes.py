@@ -25,6 +25,7 @@ from pydantic_core import InitErrorDetails
 from exporter.configfaults import NOT_TEXT, fault, raised_again
 from exporter.configfile import Loc
 from exporter.durations import format_duration, parse_duration
+from exporter.model import Group, Target
 
 # The labels that `smartstream_media_info` has of its own.
 RESERVED_LABELS = frozenset({"merchant_id", "media_id", "name", "ref_id", "encode_type"})
@@ -54,6 +55,17 @@ def between(least: str, most: str) -> AfterValidator:
         if not parse_duration(least) <= seconds <= parse_duration(most):
             raise fault(f"{{value}} is out of range; write a duration from {least} to {most}")
         return seconds
+
+    return AfterValidator(check)
+
+
+def at_most(most: int) -> AfterValidator:
+    """That a number is not larger than another."""
+
+    def check(value: int) -> int:
+        if value > most:
+            raise fault(f"{{value}} is out of range; write a number from 1 to {most}")
+        return value
 
     return AfterValidator(check)
 
@@ -198,3 +210,30 @@ Labels = Annotated[Mapping[LabelName, StrictStr], AfterValidator(MappingProxyTyp
 StatePath = Annotated[Path, BeforeValidator(_state_path)]
 Count = Annotated[int, Field(strict=True, ge=1, le=_MOST)]
 Weight = Annotated[float, Field(strict=True, gt=0, le=_MOST, allow_inf_nan=False)]
+
+# A request that shows all plays is worth more than one that shows how they are spread, or what else was measured.
+_WEIGHTS: Mapping[str, float] = {
+    Target.PLAY_COUNT: 1.0,
+    Target.PLAY_TIME: 0.2,
+    Target.PLAYER_COUNT: 0.2,
+    Target.DEVICE_COUNT: 0.2,
+    Target.SESSION_COUNT: 0.2,
+    Target.AVERAGE_PLAY_TIME: 0.1,
+    Target.KEY_DELIVERY_COUNT: 0.02,
+    **dict.fromkeys(Group, 0.1),
+    Group.ALL: 1.0,
+}
+
+
+def _weight_name(name: str) -> str:
+    if name not in _WEIGHTS:
+        close = difflib.get_close_matches(name, _WEIGHTS, 1) or ["play_count"]
+        raise fault(f"is neither a target nor a group; write one such as {close[0]}")
+    return name
+
+
+Weights = Annotated[
+    Mapping[Annotated[StrictStr, AfterValidator(_weight_name)], Weight],
+    AfterValidator(lambda given: MappingProxyType({**_WEIGHTS, **given})),
+    PlainSerializer(lambda weights: {str(name): weight for name, weight in weights.items()}),
+]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, tzinfo
+from statistics import fmean
 from types import MappingProxyType
 
 from exporter.config import PollSettings
@@ -15,6 +16,9 @@ from exporter.model import MINUTE, OTHER, Minute, MinuteRange, Rows, Target, end
 
 # A range of an hour or less is not made shorter when the API refuses it: what it refuses is something else.
 SHORTEST_RANGE = 60
+
+# A rise of the plays is half believed after 14 minutes.
+RATE_MINUTES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Book:
         seen: The newest minute counted because its row or a later one was there. Those after it were taken as empty.
         kept_from: The oldest slot whose value can still be revised.
         answered: Whether it has had an answer.
+        rate: Smoothed plays a minute, where it counts plays and has had an answer.
         slots: The values from `kept_from` on; one that is not there is 0.
         accounts: By label value, in the order in which they were first seen.
     """
@@ -58,6 +63,7 @@ class Book:
     seen: Minute
     kept_from: Minute
     answered: bool
+    rate: float | None = None
     slots: Rows = field(default_factory=lambda: MappingProxyType({}))
     accounts: Mapping[str, Account] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -96,6 +102,7 @@ class Entry:
         changes: The slots to write, those before `kept_from` left out.
         last: By label value, what the minute `through` has (0 for known ones that are not there), or None where
             the answer does not tell.
+        rate: Smoothed plays a minute, where the stream counts plays.
         revisions: The values that changed.
         lost: Minutes that were too old to be asked for.
     """
@@ -106,6 +113,7 @@ class Entry:
     accounts: Mapping[str, Account]
     changes: tuple[Change, ...]
     last: Mapping[str, float] | None
+    rate: float | None = None
     revisions: tuple[Revision, ...] = ()
     lost: int = 0
 
@@ -204,6 +212,7 @@ def count_minutes(
         accounts=_changed(book.accounts, accounts, deltas),
         changes=tuple(change for change in changes if change.slot >= kept_from),
         last=last,
+        rate=_rate(book, rows, MinuteRange(counted + 1 if book.answered else asked.first, upto)),
         revisions=tuple(revisions),
         lost=lost,
     )
@@ -302,6 +311,19 @@ def _changed(
         for label, account in accounts.items()
         if deltas[label] or label not in before
     }
+
+
+def _rate(book: Book, rows: Rows, new: MinuteRange) -> float | None:
+    """An exponential mean of the plays a minute, to know which streams to ask for most."""
+    if book.target is not Target.PLAY_COUNT:
+        return None
+    plays = [sum(rows.get(minute, {}).values()) for minute in range(new.first, new.last + 1)]
+    rate = book.rate
+    if rate is None:
+        return fmean(plays) if plays else None
+    for value in plays:
+        rate += (value - rate) / RATE_MINUTES
+    return rate
 
 
 def _values_of(minute: Minute, rows: Rows, accounts: Mapping[str, Account]) -> dict[str, float]:

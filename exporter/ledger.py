@@ -5,7 +5,7 @@ file at one answer or the next, and nobody has seen a number that is not in it.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -23,9 +23,10 @@ from exporter.counting import (
     minutes_to_ask,
     newest_settled,
 )
-from exporter.model import DAY_MINUTES, MINUTE, OTHER, Minute, MinuteRange, Rows, Stream
+from exporter.model import DAY_MINUTES, MINUTE, OTHER, Group, Minute, MinuteRange, Rows, Stream, Target
 from exporter.snapshot import MerchantView, Snapshot, StreamView
 from exporter.state import State
+from exporter.weights import Plays
 
 log = structlog.get_logger("ledger")
 
@@ -110,6 +111,19 @@ class Ledger:
     def through(self, stream: Stream) -> Minute:
         """The newest minute that a stream has counted; before its first answer, the one after which it counts."""
         return self._rows[stream].through
+
+    def plays(self, merchant_id: str, media_ids: Iterable[str], now: float) -> dict[str, Plays]:
+        """What is known of the plays of media, or with the id "" of the whole merchant's, by media id."""
+        settled, views = self.settled(merchant_id, now), self._views[merchant_id]
+        found = {}
+        for media_id in media_ids:
+            stream = Stream(merchant_id, media_id, Target.PLAY_COUNT, Group.ALL)
+            row = self._rows.get(stream)
+            if row is None or row.rate is None:
+                found[media_id] = Plays()
+            else:
+                found[media_id] = Plays(row.rate, views[stream].series[0].last or 0.0, row.through >= settled)
+        return found
 
     def to_ask(self, stream: Stream, now: float, longest: int | None = None) -> MinuteRange:
         """The range to ask for next, of at most `longest` minutes; without it, as long as the API is known to take."""

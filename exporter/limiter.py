@@ -14,8 +14,8 @@ from exporter.state import State
 # The API counts a minute; a little more, so that two clocks need not agree to the last millisecond.
 WINDOW = 60.1
 
-# A request may have left a little later than the state file says.
-RESTART_MARGIN = 1.0
+# A request that was under way when the process ended may have left this much later than the state file says.
+RESTART_MARGIN = 10.0
 
 # A Retry-After longer than this is not believed.
 LONGEST_WAIT = 24 * 3600.0

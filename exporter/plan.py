@@ -1,27 +1,166 @@
-"""Which stream to ask for next. Pure: what is known of each stream comes in, the choice comes out."""
+"""Which streams to ask for next, and how fresh any choice could keep them. Pure.
 
-from collections.abc import Iterable
+The streams compete for the requests of a minute. A stream's claim is `weight * s * (s + 1) / 2`, s the settled
+minutes that it has not counted yet. That is Whittle's index for the age of information where every request succeeds:
+Kadota, Sinha, Uysal-Biyikoglu, Singh and Modiano, "Scheduling Policies for Minimizing Age of Information in Broadcast
+Wireless Networks", IEEE/ACM Transactions on Networking 26 (2018). A heavy stream is asked for often; a light one waits
+until its claim, which grows with the square of its wait, has caught up.
+"""
+
+import heapq
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Generic, TypeVar
 
-from exporter.model import Minute, Stream
+Key = TypeVar("Key")
+
+# Halvings of an interval after which a float does not change any more.
+BISECTIONS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Generic[Key]):
     """A stream that may be asked for.
 
     Attributes:
-        stream: Which one.
+        key: Which one.
+        weight: What a minute of its staleness costs, more than 0.
         staleness: How many settled minutes it has not counted yet.
-        attempts: How often it has been asked for in this round without success.
     """
 
-    stream: Stream
-    staleness: Minute
-    attempts: int = 0
+    key: Key
+    weight: float
+    staleness: int
 
 
-def choose(candidates: Iterable[Candidate]) -> Stream | None:
-    """The stalest stream of those that failed least in this round; of equals the first."""
-    best = max(candidates, key=lambda candidate: (-candidate.attempts, candidate.staleness), default=None)
-    return None if best is None else best.stream
+def choose(candidates: Sequence[Candidate[Key]], room: int, streams: int, max_staleness: int) -> list[Key]:
+    """The streams to ask for in this minute, the one most worth having first.
+
+    Args:
+        candidates: The streams that are due.
+        room: How many requests may leave in a minute, at least 1.
+        streams: How many streams there are, due or not.
+        max_staleness: Minutes that no stream is to wait longer than, where the room can hold that.
+    """
+    ranked = [(each.weight * each.staleness * (each.staleness + 1), each) for each in candidates]
+    urgent = _urgent(candidates, room, streams, max_staleness)
+    chosen = heapq.nlargest(urgent, ranked, key=lambda claim: (claim[1].staleness, claim[0]))
+    if urgent:
+        taken = {each.key for _, each in chosen}
+        ranked = [claim for claim in ranked if claim[1].key not in taken]
+    chosen += heapq.nlargest(room - urgent, ranked, key=_claim)
+    return [each.key for _, each in sorted(chosen, key=_claim, reverse=True)]
+
+
+def _claim(ranked: tuple[float, object]) -> float:
+    return ranked[0]
+
+
+def can_hold(streams: int, room: float, max_staleness: int) -> bool:
+    """Whether so many streams can each be asked for every `max_staleness` minutes."""
+    return streams <= room * max_staleness
+
+
+def _urgent(candidates: Iterable[Candidate[Key]], room: int, streams: int, max_staleness: int) -> int:
+    """How many of the stalest streams must be asked for now, so that none will have to wait too long.
+
+    A stream that can wait for k more minutes must be asked for within k + 1 minutes. All streams are in time if for
+    every k those that can wait for no more than k minutes fit into the room of k + 1; what is over the room of the
+    last k minutes must be done now. (It is the test of "earliest deadline first".)
+    """
+    if not can_hold(streams, room, max_staleness):
+        return 0
+    waiting = [0] * max_staleness
+    for each in candidates:
+        if each.staleness > 0:
+            waiting[max(0, max_staleness - each.staleness)] += 1
+    due = list(accumulate(waiting))
+    must = max((count - room * minutes for minutes, count in enumerate(due)), default=0)
+    if must <= room:
+        return max(0, must)
+    # After an outage all are late at once. At this pace each is asked for within `max_staleness` minutes, and the
+    # heavy ones need not wait behind them.
+    return min(room, math.ceil(streams / max_staleness) + 1)
+
+
+def lower_bound(weights: Sequence[float], room: float, max_staleness: int | None = None) -> float:
+    """The weighted mean staleness, in minutes, below which no schedule can stay.
+
+    It is that of a relaxed problem, in which the room need be kept only on average: each stream is asked for at an
+    interval of its own, at least a minute and in proportion to 1 / sqrt(weight). Right after a request the staleness
+    is 0, and it rises by one a minute, so over an interval T its mean is (T - 1) / 2.
+
+    Args:
+        weights: Of each stream, more than 0.
+        room: Requests a minute, more than 0.
+        max_staleness: The longest interval, where one is to be held and can be.
+    """
+    if len(weights) <= room:
+        return 0.0
+    longest = max_staleness if max_staleness and can_hold(len(weights), room, max_staleness) else math.inf
+    roots = sorted(math.sqrt(weight) for weight in weights)
+    sums = [0.0, *accumulate(roots)]
+    squares = [0.0, *accumulate(root * root for root in roots)]
+
+    def clamped(scale: float) -> tuple[int, int]:
+        """Where the streams begin whose interval `scale / root` is at most the longest, and those below a minute."""
+        return bisect_left(roots, scale / longest), bisect_left(roots, scale)
+
+    def requests(scale: float) -> float:
+        light, heavy = clamped(scale)
+        return light / longest + (sums[heavy] - sums[light]) / scale + len(roots) - heavy
+
+    scale = _bisect(requests, room, sums[-1] / room * 2)
+    light, heavy = clamped(scale)
+    # Sums of weight * interval; the weight is the square of the root.
+    waits = (longest * squares[light] if light else 0.0) + scale * (sums[heavy] - sums[light])
+    waits += squares[-1] - squares[heavy]
+    return (waits / squares[-1] - 1) / 2
+
+
+def _bisect(falling: Callable[[float], float], target: float, high: float) -> float:
+    """Where a falling function of a positive number meets a target."""
+    low = 0.0
+    while falling(high) > target:
+        high *= 2
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if falling(middle) > target:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a schedule does to the staleness, in minutes, each minute right after its requests.
+
+    Attributes:
+        mean: The weighted mean.
+        slowest: The longest that any stream waits between two requests.
+    """
+
+    mean: float
+    slowest: int
+
+
+def forecast(weights: Sequence[float], room: int, max_staleness: int, minutes: int = 240) -> Forecast:
+    """Play the schedule through with weights that do not change, after a warm-up in which each stream had its turn."""
+    asked_at = [0] * len(weights)
+    total, slowest, end = 0.0, 0, 0
+    warm = 2 * math.ceil(len(weights) / room) + max_staleness
+    for minute in range(1, warm + minutes + 1):
+        candidates = [Candidate(place, weight, minute - asked_at[place]) for place, weight in enumerate(weights)]
+        for place in choose(candidates, room, len(weights), max_staleness):
+            if minute > warm:
+                slowest = max(slowest, minute - asked_at[place])
+            asked_at[place] = minute
+        if minute > warm:
+            total += sum(weight * (minute - asked) for weight, asked in zip(weights, asked_at, strict=True))
+        end = minute
+    slowest = max([slowest, *(end - asked for asked in asked_at)])
+    return Forecast(total / sum(weights) / minutes if weights else 0.0, slowest)

@@ -93,6 +93,9 @@ class LinkView:
         merchant_id: Which one.
         up: Whether the last request succeeded; None before the first.
         budget: Requests a minute that the exporter allows itself now.
+        streams: How many streams share it.
+        staleness: The mean of the streams' staleness, weighted by what it costs (minutes), or None before a round.
+        staleness_bound: What no schedule could be below (minutes), or None before a round.
         token_expiry: When the token expires (Unix seconds), or None without a token or a known expiry.
         last_success: When the last request succeeded (Unix seconds), or None.
         last_error: The newest failure's text, or "".
@@ -102,6 +105,9 @@ class LinkView:
     merchant_id: str
     up: bool | None = None
     budget: float = 0.0
+    streams: int = 0
+    staleness: float | None = None
+    staleness_bound: float | None = None
     token_expiry: float | None = None
     last_success: float | None = None
     last_error: str = ""

@@ -43,6 +43,7 @@ CREATE TABLE streams (
     seen INTEGER NOT NULL,                   -- the newest minute counted because its row or a later one was there
     kept_from INTEGER NOT NULL,              -- the oldest slot whose value can still be revised
     answered INTEGER NOT NULL DEFAULT 0,
+    rate REAL,                               -- smoothed plays a minute, of streams that count plays
     removed_at REAL,
     UNIQUE (merchant_id, media_id, target, grouping)
 );

@@ -227,14 +227,16 @@ _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
     (socket.gaierror, "cannot resolve {peer}"),
     (ssl.SSLCertVerificationError, "the TLS certificate of {peer} is not valid: {error.verify_message}"),
     (ssl.SSLError, "TLS with {peer} failed: {error.reason}"),
-    ((TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError), "timed out after {timeout:g} s"),
+    (TimeoutError, "timed out after {timeout:g} s"),
     (ConnectionRefusedError, "{peer} refused the connection"),
-    ((requests.exceptions.InvalidHeader, UnicodeError), "the API key or the token does not fit into a header"),
-    ((requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError), "the answer cannot be unpacked"),
-    ((urllib3.exceptions.IncompleteRead, urllib3.exceptions.InvalidChunkLength), "the answer was cut"),
-    ((http.client.IncompleteRead, ConnectionError), "{peer} ended the connection before the answer was whole"),
-    (http.client.HTTPException, "{peer} does not speak HTTP"),
+    (ConnectionError, "{peer} ended the connection"),
     (OSError, "cannot reach {peer}: {error.strerror}"),
+    # For urllib3 a connection that fails is one that times out, so this comes after the errors that say more.
+    ((requests.Timeout, urllib3.exceptions.TimeoutError), "timed out after {timeout:g} s"),
+    ((requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError), "the answer cannot be unpacked"),
+    ((http.client.IncompleteRead, urllib3.exceptions.InvalidChunkLength), "the answer was cut"),
+    (http.client.HTTPException, "{peer} does not speak HTTP"),
+    (requests.exceptions.ProxyError, "{peer} does not let it through"),
 )
 
 

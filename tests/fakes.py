@@ -1,5 +1,7 @@
 """A clock that tests turn by hand."""
 
+import threading
+
 
 class FakeClock:
     """Time that passes only when it is told to, or slept away.
@@ -12,6 +14,7 @@ class FakeClock:
     def __init__(self, wall: float = 1_750_000_000.0) -> None:
         self.wall = wall
         self.ticks = 1000.0
+        self._mutex = threading.Lock()
 
     def now(self) -> float:
         return self.wall
@@ -24,5 +27,6 @@ class FakeClock:
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
-        self.wall += seconds
-        self.ticks += seconds
+        with self._mutex:
+            self.wall += seconds
+            self.ticks += seconds

@@ -146,7 +146,10 @@ class Story:
                         "media": [{"id": media_id} for media_id in media],
                     }
                 ],
-                "poll": {"max_label_values": self.rng.choice([3, 100])},
+                "poll": {
+                    "max_label_values": self.rng.choice([3, 100]),
+                    "concurrency": self.rng.choice([1, 1, 4]),
+                },
             }
         )
 
@@ -166,7 +169,8 @@ class Story:
         self.clock.advance(60 - (self.clock.now() % 60) + 0.5)
         poller = self.polling.pollers[MERCHANT]
         if may_be_killed and self.rng.random() < 0.15:
-            if killed_after(self.rng.randrange(1, 6000), poller.round):
+            # Of several threads only this one can be killed between two steps; the others are cut off after theirs.
+            if killed_after(self.rng.randrange(1, 9000), poller.round):
                 self.kills += 1
                 self.close()
                 if self.rng.random() < 0.3:
@@ -263,7 +267,7 @@ def test_every_play_is_counted_once_and_the_budget_is_kept(story: Story) -> None
         if not stream.target.summable:
             continue
         counted = {label: totals for (of, label), totals in accounts.items() if of == stream}
-        assert settled - story.polling.ledger.through(stream) <= 5
+        assert settled - story.polling.ledger.through(stream) <= 30
         expected = story.expected(stream)
         if stream.target.by_day:
             expected[""] -= story.keys_at_start[stream]

@@ -21,6 +21,8 @@ def _undo() -> Iterator[None]:
     root = logging.getLogger()
     level, handlers, show = root.level, list(root.handlers), warnings.showwarning
     yield
+    for name in logs._QUIET:
+        logging.getLogger(name).setLevel(logging.NOTSET)
     root.setLevel(level)
     root.handlers[:] = handlers
     logging.captureWarnings(capture=False)
@@ -138,9 +140,12 @@ def test_exc_info_without_an_exception_is_no_error() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["logfmt", "json"])
-@pytest.mark.parametrize("char", ["\n", "\r", "\x1b", "\x00", "\u2028", "\x85", "\ud800"])
-def test_no_text_from_outside_breaks_a_line(char: str, log_format: str) -> None:
+@pytest.mark.parametrize("code", [0x0A, 0x0D, 0x1B, 0x00, 0x2028, 0x85, 0xD800], ids=hex)
+def test_no_text_from_outside_breaks_a_line(code: int, log_format: str) -> None:
     """A control character, a line separator, half a character: none ends the line or reaches a terminal."""
+    # pytest's own handlers would keep texts that its report cannot carry.
+    logging.getLogger().handlers.clear()
+    char = chr(code)
     stream = start(log_format=log_format)
     structlog.get_logger("poll").info("read", name=f"a{char}b")
     logging.getLogger("library").info("read a%sb", char)

@@ -56,7 +56,8 @@ class FakeClient:
         if len(asked) > self.longest:
             raise BadRequest("range too long", status=400)
         self._fail(stream.media_id)
-        return {minute: {"": 1.0} for minute in range(asked.first, asked.last + 1)}
+        plays = 1.0 if stream.media_id else float(len(MEDIA))
+        return {minute: {"": plays} for minute in range(asked.first, asked.last + 1)}
 
     def media(self, media_id: str) -> Media:
         self._send(f"media {media_id}")
@@ -80,7 +81,7 @@ class FakeClient:
 class World:
     """A poller with its parts."""
 
-    def __init__(self, state: State, clock: FakeClock, limit: int) -> None:
+    def __init__(self, state: State, clock: FakeClock, limit: int, concurrency: int) -> None:
         self.settings = settings = Settings.model_validate(
             {
                 "merchants": [
@@ -93,7 +94,8 @@ class World:
                         "collect": [{"target": "play_count"}],
                         "media": [{"id": media_id} for media_id in MEDIA],
                     }
-                ]
+                ],
+                "poll": {"concurrency": concurrency},
             }
         )
         merchant = settings.merchants[0]
@@ -127,7 +129,7 @@ class World:
 def build(tmp_path: Path) -> Iterator[Callable[..., World]]:
     clock = FakeClock()
     state = open_state(tmp_path / "state.db", clock.now)
-    yield lambda limit=45: World(state, clock, limit)
+    yield lambda limit=45, concurrency=1: World(state, clock, limit, concurrency)
     state.close()
 
 
@@ -209,7 +211,7 @@ def test_a_long_range_that_is_refused_is_halved_and_remembered(build: Callable[.
     assert {world.ledger.through(stream) for stream in streams} == {world.ledger.settled("m", world.clock.now())}
     assert {view.series[0].total for view in world.ledger.snapshot.merchants["m"].streams.values()} == {0.0}
     world.ledger.show_counted(world.clock.now())
-    assert {view.series[0].total for view in world.ledger.snapshot.merchants["m"].streams.values()} == {602.0}
+    assert {view.series[0].total for view in world.ledger.snapshot.merchants["m"].streams.values()} == {602.0, 1204.0}
 
 
 def test_a_short_range_that_is_refused_is_the_streams_fault(build: Callable[..., World]) -> None:

@@ -1,6 +1,8 @@
 import contextlib
+import errno
 import gzip
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -376,6 +378,21 @@ def test_a_large_body_is_refused() -> None:
     with serving() as server:
         response = requests.post(f"http://{server.address}/", data=b"x" * 20_000, timeout=30)
     assert response.status_code == 413
+
+
+def test_a_large_answer_needs_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer of 20 MB to a peer that is slow to read waits in memory: the file system can be read-only."""
+
+    def read_only(*_args: object, **_keywords: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with serving(Parts(page=lambda: "plays " * 3_500_000)) as server, connected(server) as peer:
+        peer.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        answer = peer.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.0 200 OK")
+    assert answer.endswith(b"plays " * 1000)
+    assert len(answer) > 21_000_000
 
 
 def test_head_over_the_wire_leaves_the_connection_usable() -> None:

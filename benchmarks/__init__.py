@@ -1,0 +1,1 @@
+"""What the exporter costs in time and memory: `python -m benchmarks`, or `make bench`."""

@@ -1,0 +1,49 @@
+"""`python -m benchmarks`: measure everything, or what is named."""
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks import answers, memory, scrape, startup
+from benchmarks.report import Table
+from exporter import __version__, logs
+
+# Each is given a folder for its files, which it shares with the others.
+BENCHMARKS: Mapping[str, Callable[[Path], Table]] = {
+    "scrape": scrape.run,
+    "answers": answers.run,
+    "memory": memory.run,
+    "startup": startup.run,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmarks and print a table of each.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all if none is given")
+    names = parser.parse_args(arguments).names
+    if unknown := set(names) - set(BENCHMARKS):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    # As in the daemon, what is not to be logged costs next to nothing.
+    logs.setup("error")
+    print(
+        f"smartstream-exporter {__version__}, Python {platform.python_version()}, {os.cpu_count()} CPUs; "
+        "medians, and in brackets the lowest and the highest",
+        flush=True,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names or BENCHMARKS:
+            print(f"\n{BENCHMARKS[name](Path(folder))}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""A configuration and a state file with many series, as a daemon leaves them behind: made by the product's own code."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from exporter.config import Settings, load
+from exporter.counting import ended_before, whole_minutes
+from exporter.ledger import Ledger
+from exporter.model import MINUTE, Group, Minute, MinuteRange, Rows, Stream
+from exporter.state import open_state
+
+# On `/metrics` a media has 100 series: twice the plays by 1 + 40 + 6 labels, the devices, the ends of 4 streams, its
+# info.
+SERIES_PER_MEDIA = 100
+_LABELS = {
+    Group.ALL: ("",),
+    Group.COUNTRY: tuple(f"{first}{second}" for first in "abcde" for second in "klmnopqr"),
+    Group.OS: ("iOS", "Android", "Windows", "macOS", "tvOS", "Linux"),
+}
+_COLLECT = [
+    {"target": "play_count", "groups": ["all", "country", "os"]},
+    {"target": "device_count"},
+]
+
+# Nothing listens there.
+DEAD_API = "http://127.0.0.1:1/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A configuration and its state file.
+
+    Attributes:
+        config: The configuration file.
+        settings: What is in it.
+        series: How many series of media `/metrics` shows; those of the exporter itself come on top.
+    """
+
+    config: Path
+    settings: Settings
+    series: int
+
+
+def prepare(folder: Path, series: int, now: float) -> Prepared:
+    """Make a configuration and its state file, or take those that an earlier call has made.
+
+    Args:
+        folder: Where to.
+        series: How many, a multiple of 100.
+        now: When the last answer came (Unix seconds).
+    """
+    place = folder / f"{series}-series"
+    config = place / "config.yaml"
+    made = config.exists()
+    if not made:
+        place.mkdir()
+        config.write_text(_config(place / "state.db", series // SERIES_PER_MEDIA), encoding="utf-8")
+    settings = load(config, {})
+    if not made:
+        _fill(settings, now)
+    return Prepared(config, settings, series)
+
+
+def _config(state: Path, media: int) -> str:
+    merchant = {
+        "id": "broadcaster",
+        "api_key": "key",
+        "mail_address": "ops@example.com",
+        "password": "password",
+        "whole_merchant": False,
+        "collect": _COLLECT,
+        "media": [{"id": f"ab{number:030x}", "name": f"Programme {number}"} for number in range(media)],
+    }
+    return yaml.safe_dump({"api": {"url": DEAD_API}, "merchants": [merchant], "storage": {"path": str(state)}})
+
+
+def _fill(settings: Settings, now: float) -> None:
+    """Count a revision window with plays in every minute: the most that a state file keeps of a series."""
+    window = whole_minutes(settings.poll.revision_window)
+    newest = ended_before(now, settings.poll.settle)
+    asked = MinuteRange(newest - window, newest)
+    state = open_state(settings.storage.path, lambda: now)
+    try:
+        ledger = Ledger(state, settings, lambda _: None)
+        ledger.sync(settings.merchants, now - (window + 1) * MINUTE)
+        for merchant in settings.merchants:
+            for stream in merchant.streams():
+                ledger.enter(stream, asked, _rows(stream, asked), now - MINUTE)
+        # Their 0 has been on display for a minute.
+        ledger.show_counted(now)
+    finally:
+        state.close()
+
+
+def _rows(stream: Stream, asked: MinuteRange) -> Rows:
+    labels = _LABELS[stream.group]
+    return {minute: _values(labels, minute) for minute in range(asked.first, asked.last + 1)}
+
+
+def _values(labels: tuple[str, ...], minute: Minute) -> dict[str, float]:
+    return {label: float(1 + (minute * place) % 97) for place, label in enumerate(labels, 1)}

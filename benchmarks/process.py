@@ -1,0 +1,83 @@
+"""The daemon as a process of its own, and what it takes."""
+
+import contextlib
+import gzip
+import http.client
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.prepared import Prepared
+
+STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A daemon that runs.
+
+    Attributes:
+        port: Where it listens.
+        pid: Its process.
+        listens_after: Seconds from its start until it listened.
+    """
+
+    port: int
+    pid: int
+    listens_after: float
+
+    def scrape(self) -> bytes:
+        """The page of `/metrics`, as Prometheus asks for it."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        with contextlib.closing(connection):
+            headers = {"Accept": "application/openmetrics-text;version=1.0.0", "Accept-Encoding": "gzip"}
+            connection.request("GET", "/metrics", headers=headers)
+            return gzip.decompress(connection.getresponse().read())
+
+    def memory(self, field: str) -> float:
+        """`VmRSS`, the resident memory, or `VmHWM`, the most that it was so far, in MiB."""
+        # Not getrusage: there, a child begins with its parent's most.
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
+        line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
+        return int(line.split()[1]) / 1024
+
+
+@contextlib.contextmanager
+def running(prepared: Prepared) -> Iterator[Running]:
+    """A daemon with this configuration and state, from its start until it is stopped."""
+    port = _free_port()
+    began = time.perf_counter()
+    command = [
+        *(sys.executable, "-m", "exporter", "--log.level=error"),
+        *(f"--config.file={prepared.config}", f"--web.listen-address=127.0.0.1:{port}"),
+    ]
+    with subprocess.Popen(command) as process:
+        try:
+            while not _listens(port):
+                if process.poll() is not None:
+                    raise RuntimeError(f"the daemon ended with {process.returncode}")
+                time.sleep(0.005)
+            yield Running(port, process.pid, time.perf_counter() - began)
+            process.send_signal(signal.SIGTERM)
+            process.wait(STOP_SECONDS)
+        finally:
+            process.kill()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True

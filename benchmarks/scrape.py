@@ -1,0 +1,95 @@
+"""How long `/metrics` takes."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from wsgiref.types import WSGIApplication
+from wsgiref.util import setup_testing_defaults
+
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.registry import Collector
+
+from benchmarks.prepared import Prepared, prepare
+from benchmarks.report import Cell, Figures, Table, figures
+from exporter.clock import SystemClock
+from exporter.daemon import build_polling
+from exporter.metrics import SnapshotCollector, build_registry
+from exporter.server import create_app
+from exporter.state import open_state
+from exporter.telemetry import Telemetry
+
+PLAIN = "plain generate_latest"
+
+# What Prometheus asks for, oldest and newest of what it knows.
+_TEXT = "text/plain;version=0.0.4"
+_OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+
+
+def run(folder: Path, *, series: Sequence[int] = (10_000, 100_000), repeats: int = 7) -> Table:
+    """Measure `/metrics` with so many series, so many times each."""
+    return Table(
+        "scrape",
+        "/metrics through the WSGI application, as a ratio to prometheus_client rendering the same families ready-made",
+        ("series", "what", "seconds", "ratio"),
+        tuple(row for count in series for row in _rows(prepare(folder, count, time.time()), repeats)),
+    )
+
+
+def _rows(prepared: Prepared, repeats: int) -> Iterator[tuple[Cell, ...]]:
+    clock = SystemClock()
+    state = open_state(prepared.settings.storage.path, clock.now)
+    telemetry = Telemetry()
+    polling = build_polling(prepared.settings, state, telemetry, clock)
+    try:
+        collector = SnapshotCollector(polling.snapshot, polling.links, prepared.settings.poll, clock.now)
+        registry = build_registry(telemetry, collector)
+        app = create_app(
+            registry, healthy=lambda: None, ready=lambda: None, page=lambda: "", config_text=lambda: ""
+        )
+        ready_made = CollectorRegistry()
+        ready_made.register(_ReadyMade(list(registry.collect())))
+        measured = _measure(
+            {
+                PLAIN: lambda: generate_latest(ready_made),
+                "text": lambda: _get(app, _TEXT),
+                "text, gzip": lambda: _get(app, _TEXT, "gzip"),
+                "OpenMetrics": lambda: _get(app, _OPENMETRICS),
+                "OpenMetrics, gzip": lambda: _get(app, _OPENMETRICS, "gzip"),
+            },
+            repeats,
+        )
+    finally:
+        polling.close()
+        state.close()
+    for what, seconds in measured.items():
+        yield prepared.series, what, seconds, seconds.per(measured[PLAIN])
+
+
+class _ReadyMade(Collector):
+    """Families that cost nothing to collect."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
+
+
+def _measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, Figures]:
+    """The seconds of each call, taken in turns, so that what else the machine does is spread over all."""
+    seconds: dict[str, list[float]] = {what: [] for what in calls}
+    for _ in range(repeats):
+        for what, call in calls.items():
+            # Or one would pay for what another left behind.
+            gc.collect()
+            began = time.perf_counter()
+            call()
+            seconds[what].append(time.perf_counter() - began)
+    return {what: figures(values) for what, values in seconds.items()}
+
+
+def _get(app: WSGIApplication, accept: str, encoding: str = "identity") -> bytes:
+    environ = {"PATH_INFO": "/metrics", "HTTP_ACCEPT": accept, "HTTP_ACCEPT_ENCODING": encoding}
+    setup_testing_defaults(environ)
+    return b"".join(app(environ, lambda *_: lambda _: None))

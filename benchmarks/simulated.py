@@ -1,0 +1,57 @@
+"""The simulated API in a process of its own, on a clock turned by hand."""
+
+import contextlib
+from collections.abc import Iterator
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+
+from exporter import logs
+from exporter.simulator.app import create_app
+from exporter.simulator.faults import Faults, FaultSwitch
+from exporter.simulator.series import World
+from exporter.simulator.server import SimulatorServer
+
+_PROCESSES = get_context("spawn")
+
+
+class HandClock:
+    """Time that passes only when it is told to, or slept away; the same in the processes that it is handed to."""
+
+    def __init__(self, now: float) -> None:
+        self._now = _PROCESSES.RawValue("d", now)
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return float(self._now.value)
+
+    def monotonic(self) -> float:
+        """The same: nobody sets this clock."""
+        return self.now()
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self._now.value += seconds
+
+
+@contextlib.contextmanager
+def simulated_api(clock: HandClock, media: int) -> Iterator[str]:
+    """A simulated API without faults or a limit worth the name, of so many media; its URL."""
+    ours, theirs = _PROCESSES.Pipe()
+    process = _PROCESSES.Process(target=_serve, args=(theirs, clock, media), daemon=True)
+    with contextlib.closing(ours):
+        process.start()
+        # With this end closed here, the other end of a process that has died says so.
+        theirs.close()
+        yield ours.recv()
+    process.join()
+    process.close()
+
+
+def _serve(connection: Connection, clock: HandClock, media: int) -> None:
+    logs.setup("error")
+    world = World(media=media)
+    faults = Faults(rate_limit=1_000_000)
+    with SimulatorServer(create_app(world, FaultSwitch(world, clock.now, faults), clock.now)) as server:
+        connection.send(server.url)
+        # Until the other end is closed.
+        connection.poll(None)

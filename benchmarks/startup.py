@@ -1,0 +1,47 @@
+"""How long it takes from the start to the first scrape."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.prepared import Prepared, prepare
+from benchmarks.process import running
+from benchmarks.report import Cell, Figures, Table, figures
+
+
+def run(folder: Path, *, series: Sequence[int] = (0, 10_000, 100_000), repeats: int = 5) -> Table:
+    """Measure the start with so many series in the state file, so many times each."""
+    imports = figures(_imports() for _ in range(repeats))
+    rows = [_row(prepare(folder, count, time.time()), repeats, imports) for count in series]
+    return Table(
+        "startup",
+        "a daemon's start until it listens and until its first scrape is whole, with a dead API, "
+        "as a ratio to starting Python with the same imports",
+        ("series", "state file MiB", "seconds to listen", "seconds to first scrape", "ratio"),
+        ((0, 0, imports, figures([0.0]), 1), *rows),
+    )
+
+
+def _row(prepared: Prepared, repeats: int, imports: Figures) -> tuple[Cell, ...]:
+    pairs = [_start(prepared) for _ in range(repeats)]
+    listens, scraped = (figures(values) for values in zip(*pairs, strict=True))
+    size = prepared.settings.storage.path.stat().st_size / 2**20
+    return prepared.series, size, listens, scraped, scraped.per(imports)
+
+
+def _start(prepared: Prepared) -> tuple[float, float]:
+    began = time.perf_counter()
+    with running(prepared) as daemon:
+        page = daemon.scrape()
+        seconds = time.perf_counter() - began
+    if page.count(b"\nsmartstream_") < prepared.series:
+        raise RuntimeError("the first scrape does not show every series")
+    return daemon.listens_after, seconds
+
+
+def _imports() -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import exporter.cli"], check=True)
+    return time.perf_counter() - began

@@ -1,0 +1,76 @@
+"""How much a minute of each stream's staleness costs: the plays that are not seen meanwhile. Pure."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from exporter.config import MerchantSettings, PollSettings
+from exporter.model import Stream
+
+# Plays a minute that even a media which nobody plays is taken to have, so that it is asked for now and then.
+FLOOR = 0.1
+
+# A rise of the whole merchant's plays is more than chance from so many standard deviations of their number.
+SURPRISE = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plays:
+    """What is known of a media's plays, or of the whole merchant's.
+
+    Attributes:
+        rate: The smoothed plays a minute, or None before the first answer.
+        last: The plays of the newest minute counted.
+        fresh: Whether that is the newest settled minute.
+    """
+
+    rate: float | None = None
+    last: float = 0.0
+    fresh: bool = False
+
+
+def plays_weights(whole: Plays, media: Mapping[str, Plays]) -> dict[str, float]:
+    """The plays a minute to expect of each media.
+
+    A media that was never asked for is taken to have its share of the plays that the known ones do not explain. When
+    the whole merchant's plays rise by more than the media just looked at, some other has begun to be played: what is
+    not explained is expected of each of those, and as all gain the same, the stalest are asked for first.
+
+    Args:
+        whole: The whole merchant's plays.
+        media: By media id.
+    """
+    known = sum(plays.rate for plays in media.values() if plays.rate is not None)
+    unknown = sum(plays.rate is None for plays in media.values())
+    share = 1.0
+    if whole.rate is not None and unknown:
+        share = max(0.0, whole.rate - known) / unknown
+    hidden = 0.0 if unknown else _unexplained_rise(whole, media)
+    return {
+        media_id: max(
+            FLOOR,
+            (share if plays.rate is None else plays.rate) + (0.0 if plays.fresh else hidden),
+        )
+        for media_id, plays in media.items()
+    }
+
+
+def _unexplained_rise(whole: Plays, media: Mapping[str, Plays]) -> float:
+    if whole.rate is None or not whole.fresh:
+        return 0.0
+    explained = sum(plays.last - plays.rate for plays in media.values() if plays.fresh and plays.rate is not None)
+    rise = whole.last - whole.rate - explained
+    return rise if rise > SURPRISE * math.sqrt(whole.rate + 1) else 0.0
+
+
+def stream_factors(merchant: MerchantSettings, poll: PollSettings) -> dict[Stream, float]:
+    """By what each stream's weight is more than its media's plays: the priorities and the weights of the settings."""
+    priorities = {media.id: media.priority for media in merchant.media}
+    collected = {entry.target: entry.priority for entry in merchant.collect}
+    return {
+        stream: priorities.get(stream.media_id, 1.0)
+        * collected.get(stream.target, 1.0)
+        * poll.weights[stream.target]
+        * poll.weights[stream.group]
+        for stream in merchant.streams()
+    }

@@ -1,0 +1,787 @@
+import gzip
+import json
+import logging
+import socket
+import ssl
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+import requests
+import urllib3
+from pydantic import SecretStr
+from requests.adapters import BaseAdapter, HTTPAdapter
+
+from exporter import __version__, transport
+from exporter.client import Client, retry_after
+from exporter.config import ApiSettings, MerchantSettings
+from exporter.errors import (
+    ApiError,
+    BadRequest,
+    BudgetSpent,
+    MalformedAnswer,
+    NoAnswer,
+    NotFound,
+    RateLimited,
+    RefusedError,
+    ServerError,
+    Unauthorized,
+)
+from exporter.model import Group, Minute, MinuteRange, Stream, Target, minute_of
+from exporter.transport import Watchdog
+from tests.fakes import FakeClock
+from tests.peer import Peer, Request, Script, drip, reply
+
+TOKYO = ZoneInfo("Asia/Tokyo")
+API_KEY = "k3y-0123456789"
+PASSWORD = 'p4ss "w\\rd" 0123456789'
+PLAYS = Stream("m1", "", Target.PLAY_COUNT, Group.ALL)
+
+Answer = bytes | Script
+# A request with it waits for as long as a slow machine needs, and one that is to time out does so soon.
+PATIENT, HASTY = 60.0, 0.2
+
+
+def at(*when: int) -> Minute:
+    return minute_of(datetime(*when, tzinfo=TOKYO).timestamp())  # type: ignore[misc, arg-type]
+
+
+AT = at(2018, 12, 1, 14, 34)
+ASKED = MinuteRange(AT, AT + 1)
+ROWS = reply(200, [{"date": "2018/12/01 14:34", "all": 10}])
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the environment of the machine says of proxies and passwords does not matter."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+class FakeSlot:
+    """A place in a budget that counts how often it was given back."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+
+    def done(self) -> None:
+        self.ended += 1
+
+
+class FakeBudget:
+    """A budget that counts.
+
+    Attributes:
+        left: Requests that may still leave.
+        slots: What was taken.
+        refusals: What the API wanted to wait at each 429.
+    """
+
+    def __init__(self, left: int = 1000) -> None:
+        self.left = left
+        self.slots: list[FakeSlot] = []
+        self.refusals: list[float | None] = []
+
+    def take(self) -> FakeSlot:
+        if self.left == len(self.slots):
+            raise BudgetSpent(7.0)
+        self.slots.append(FakeSlot())
+        return self.slots[-1]
+
+    def refused(self, retry_after: float | None) -> None:
+        self.refusals.append(retry_after)
+
+
+class Api:
+    """A peer that gives out tokens and answers everything else as a test says.
+
+    Attributes:
+        answer: What the calls answer.
+        token: What a request for a token answers, with `{n}` for its number.
+        life: Seconds that tokens are good for.
+        clock: The time of both sides.
+        budget: The client's.
+        observed: What the client told of its exchanges.
+    """
+
+    def __init__(self) -> None:
+        self.answer: Callable[[Request], Answer] = lambda _: ROWS
+        self.token: Callable[[int], Answer] = lambda n: reply(
+            200, {"token": f"t0ken-{n}-0123456789", "expiration": self.expiration()}
+        )
+        self.life = 3600.0
+        self.clock = FakeClock()
+        self.budget = FakeBudget()
+        self.observed: list[tuple[str, str]] = []
+        self.tokens = 0
+        self.peer = Peer(self._answer)
+
+    def expiration(self) -> str:
+        return datetime.fromtimestamp(self.clock.wall + self.life, UTC).isoformat()
+
+    def _answer(self, request: Request) -> Answer:
+        if request.path.endswith("/auth-token/"):
+            self.tokens += 1
+            return self.token(self.tokens)
+        return self.answer(request)
+
+    @property
+    def calls(self) -> list[Request]:
+        """The requests other than those for tokens."""
+        return [request for request in self.peer.requests if not request.path.endswith("/auth-token/")]
+
+    @contextmanager
+    def client(self, timeout: float = PATIENT, merchant_id: str = "m1", **options: Any) -> Iterator[Client]:
+        settings = ApiSettings(url=options.pop("url", f"{self.peer.url}/v1"), timezone=TOKYO, timeout=timeout)
+        merchant = MerchantSettings(
+            id=merchant_id,
+            api_key=SecretStr(options.pop("api_key", API_KEY)),
+            mail_address="ops@example.com",
+            password=SecretStr(PASSWORD),
+        )
+        options.setdefault("clock", self.clock.now)
+        client = Client(settings, merchant, self.budget, observe=self._observe, **options)
+        try:
+            yield client
+        finally:
+            client.close()
+            assert all(slot.ended == 1 for slot in self.budget.slots), "every slot is given back once"
+
+    def _observe(self, endpoint: str, code: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.observed.append((endpoint, code))
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    made = Api()
+    with made.peer:
+        yield made
+
+
+def everything_told(error: BaseException) -> str:
+    """All that a log could show of an error."""
+    return "".join(traceback.format_exception(error)) + repr(error) + repr(error.__context__)
+
+
+def fails(client: Client, kind: type[ApiError] = ApiError) -> str:
+    with pytest.raises(kind) as caught:
+        client.aggregations(PLAYS, ASKED)
+    assert type(caught.value) is kind or kind is ApiError
+    return str(caught.value)
+
+
+# ---- what is sent ----
+
+
+def test_a_request_is_what_the_manual_says(api: Api) -> None:
+    """Path, headers and query of the token's and the data's requests, and the rows of the answer."""
+    with api.client() as client:
+        assert client.aggregations(PLAYS, ASKED) == {AT: {"": 10}}
+    login, call = api.peer.requests
+    assert (login.method, login.target) == ("POST", "/v1/merchants/m1/auth-token/")
+    assert json.loads(login.body) == {"mail_address": "ops@example.com", "password": PASSWORD}
+    assert "authorization" not in login.headers
+    assert (call.method, call.path) == ("GET", "/v1/merchants/m1/aggregations")
+    assert call.query == {
+        "target": "play_count",
+        "interval": "minute",
+        "group": "all",
+        "from": "20181201143400",
+        "to": "20181201143559",
+    }
+    assert call.headers["authorization"] == "Bearer t0ken-1-0123456789"
+    for request in (login, call):
+        assert request.headers["x-streaks-api-key"] == API_KEY
+        assert request.headers["content-type"] == "application/json"
+        assert request.headers["user-agent"] == f"smartstream-exporter/{__version__}"
+
+
+def test_a_media_and_a_group_are_named(api: Api) -> None:
+    """A media's stream sends its id; the group is always sent."""
+    api.answer = lambda _: reply(200, [{"date": "2018/12/01 14:34", "jp": 10}])
+    with api.client() as client:
+        stream = Stream("m1", "7f8d&x", Target.DEVICE_COUNT, Group.COUNTRY)
+        assert client.aggregations(stream, ASKED) == {AT: {"jp": 10}}
+    query = api.calls[0].query
+    assert (query["media_id"], query["target"], query["group"]) == ("7f8d&x", "device_count", "country")
+
+
+def test_days_are_asked_for_whole(api: Api) -> None:
+    """A target that is by day asks from the local midnight of the first day to the last second of the last."""
+    api.answer = lambda _: reply(200, [{"date": "2018/12/01", "all": 3}])
+    with api.client() as client:
+        stream = Stream("m1", "x", Target.KEY_DELIVERY_COUNT, Group.ALL)
+        asked = MinuteRange(at(2018, 11, 30, 14, 34), at(2018, 12, 1, 0, 0))
+        assert client.aggregations(stream, asked) == {at(2018, 12, 1, 0, 0): {"": 3}}
+    query = api.calls[0].query
+    assert (query["interval"], query["from"], query["to"]) == ("day", "20181130000000", "20181201235959")
+
+
+def test_the_catalog_and_live_events(api: Api) -> None:
+    """A media and a live event are asked for by their ids, odd ones quoted."""
+    api.answer = lambda _: reply(200, {"id": "a b", "name": "News", "encode_status": "encode_status_running"})
+    with api.client(merchant_id="m?1") as client:
+        assert client.media("a b").name == "News"
+        assert client.live_event_running("e/1")
+    media, event = api.calls
+    assert media.target == "/v1/merchants/m%3F1/medias/a%20b"
+    assert event.target == "/v1/merchants/m%3F1/live_events/e%2F1"
+    assert api.observed == [("auth-token", "200"), ("medias", "200"), ("live_events", "200")]
+
+
+def test_netrc_has_no_say(api: Api, tmp_path: Path) -> None:
+    """A password for the host in ~/.netrc, which `requests` would send, replaces nothing."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login l password n3trc\n")
+    with api.client() as client:
+        client.aggregations(PLAYS, ASKED)
+    login, call = api.peer.requests
+    assert "authorization" not in login.headers
+    assert call.headers["authorization"] == "Bearer t0ken-1-0123456789"
+
+
+def test_connections_are_kept_and_cookies_are_not(api: Api) -> None:
+    """Requests that follow each other use one connection; a cookie of the API is not sent back."""
+    api.answer = lambda _: reply(200, [], Set_Cookie="a=b; Path=/")
+    with api.client() as client:
+        for _ in range(3):
+            client.aggregations(PLAYS, ASKED)
+    assert {request.connection for request in api.peer.requests} == {1}
+    assert not any("cookie" in request.headers for request in api.peer.requests)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "target", "told"),
+    [
+        ("http", "http://api.invalid/v1/merchants/m1/auth-token/", "407 no"),
+        ("https", "api.invalid:443", "the proxy does not let it through"),
+    ],
+)
+def test_proxies_of_the_environment_are_used(
+    api: Api, monkeypatch: pytest.MonkeyPatch, scheme: str, target: str, told: str
+) -> None:
+    """The usual variables name a proxy, whose refusal is told as such."""
+    api.answer = api.token = lambda _: reply(407, "no")
+    monkeypatch.setenv(f"{scheme}_proxy", api.peer.url)
+    with api.client(url=f"{scheme}://api.invalid/v1") as client:
+        assert fails(client) == f"auth-token: {told}"
+    assert [request.target for request in api.peer.requests] == [target]
+
+
+def test_no_proxy_holds_a_thread(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that drips for ever is hung up on like any other peer."""
+    api.token = lambda _: drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n")
+    monkeypatch.setenv("http_proxy", api.peer.url)
+    with api.client(timeout=HASTY, url="http://api.invalid/v1") as client:
+        assert fails(client, NoAnswer) == "auth-token: timed out after 0.2 s"
+
+
+# ---- tokens ----
+
+
+@pytest.mark.parametrize(("life", "margin"), [(3600.0, 60.0), (100.0, 10.0)])
+def test_a_token_is_renewed_before_it_expires(api: Api, life: float, margin: float) -> None:
+    """A token serves until a minute before its expiry, or until a tenth of its life is left."""
+    api.life = life
+    with api.client() as client:
+        assert client.token_expiry is None
+        client.aggregations(PLAYS, ASKED)
+        assert client.token_expiry == api.clock.wall + life
+        api.clock.advance(life - margin - 1)
+        client.aggregations(PLAYS, ASKED)
+        assert api.tokens == 1
+        api.clock.advance(2)
+        client.aggregations(PLAYS, ASKED)
+        assert api.tokens == 2
+        assert client.token_expiry == api.clock.wall + life
+    assert api.calls[-1].headers["authorization"] == "Bearer t0ken-2-0123456789"
+
+
+@pytest.mark.parametrize("life", [-1e6, 0.0, None])
+def test_an_expiry_that_cannot_be_is_unknown(api: Api, life: float | None) -> None:
+    """A token that expired before it was given out, by a clock that differs, or that names no expiry serves."""
+    api.life = life or 0.0
+    if life is None:
+        api.token = lambda n: reply(200, {"token": f"t{n}"})
+    with api.client() as client:
+        for _ in range(3):
+            client.aggregations(PLAYS, ASKED)
+            api.clock.advance(1e6)
+            assert client.token_expiry is None
+    assert api.tokens == 1
+
+
+def good_tokens(*good: str) -> Callable[[Request], Answer]:
+    def answer(request: Request) -> Answer:
+        if request.headers["authorization"].removeprefix("Bearer ") in good:
+            return ROWS
+        return reply(401, {"code": "UNAUTHORIZED", "message": "the token is not good"})
+
+    return answer
+
+
+def test_a_refused_token_is_renewed_once(api: Api) -> None:
+    """After a 401 the request is sent again with a new token, and with a slot of its own."""
+    api.answer = good_tokens("t0ken-2-0123456789")
+    with api.client() as client:
+        assert client.aggregations(PLAYS, ASKED)
+    assert api.observed == [
+        ("auth-token", "200"),
+        ("aggregations", "401"),
+        ("auth-token", "200"),
+        ("aggregations", "200"),
+    ]
+    assert api.calls[0].query == api.calls[1].query
+    assert len(api.budget.slots) == 4
+
+
+def test_a_second_refusal_is_told(api: Api) -> None:
+    """When the new token is refused, too, that is the end of it; the next call renews once again."""
+    api.answer = good_tokens()
+    with api.client() as client:
+        assert fails(client, Unauthorized) == (
+            "aggregations: 401 UNAUTHORIZED: the token is not good; check api_key, mail_address and password"
+        )
+        assert [code for _, code in api.observed] == ["200", "401", "200", "401"]
+        fails(client, Unauthorized)
+        assert [code for _, code in api.observed[4:]] == ["401", "200", "401"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_password_that_is_refused(api: Api, status: int) -> None:
+    """A request for a token that is refused says what to check, sends nothing else, and is not repeated."""
+    api.token = lambda _: reply(status, {"code": "NO", "message": "no"})
+    with api.client() as client:
+        for calls in (1, 2):
+            told = fails(client, Unauthorized)
+            assert told == (f"auth-token: {status} NO: no; check the merchant's id, api_key, mail_address and password")
+            assert api.observed == [("auth-token", str(status))] * calls
+    assert api.calls == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "told"),
+    [
+        (reply(200, {"tokens": "t0ken-1-0123456789"}), MalformedAnswer, "no token that an HTTP header can carry"),
+        (reply(200, {"token": "t0ken-1\r\nX: y"}), MalformedAnswer, "no token that an HTTP header can carry"),
+        (reply(429, "slow down", Retry_After="9"), RateLimited, "429 slow down; other tools"),
+        (reply(503, "later"), ServerError, "503 later"),
+        (reply(302, "", Location="http://other.invalid/"), RefusedError, "302, a redirect to other.invalid"),
+    ],
+)
+def test_a_token_that_does_not_come(api: Api, answer: bytes, kind: type[ApiError], told: str) -> None:
+    """Other faults of the request for a token are what they are with every request."""
+    api.token = lambda _: answer
+    with api.client() as client:
+        assert fails(client, kind).startswith(f"auth-token: {told}")
+        assert client.token_expiry is None
+    assert api.calls == []
+
+
+def test_threads_renew_once(api: Api) -> None:
+    """When all of a merchant's threads are refused the same token, one of them gets another for all."""
+    threads = 8
+    together = threading.Barrier(threads, timeout=PATIENT)
+    good = good_tokens("t0ken-2-0123456789")
+
+    def answer(request: Request) -> Answer:
+        if request.headers["authorization"].endswith("t0ken-1-0123456789"):
+            together.wait()
+        return good(request)
+
+    api.answer = answer
+    results: list[object] = []
+    with api.client() as client:
+        work = [
+            threading.Thread(target=lambda: results.append(client.aggregations(PLAYS, ASKED))) for _ in range(threads)
+        ]
+        for thread in work:
+            thread.start()
+        for thread in work:
+            thread.join()
+    assert results == [{AT: {"": 10}}] * threads
+    assert Counter(api.observed) == {
+        ("auth-token", "200"): 2,
+        ("aggregations", "401"): threads,
+        ("aggregations", "200"): threads,
+    }
+
+
+# ---- the budget ----
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
+def test_nothing_leaves_without_a_slot(api: Api, left: int) -> None:
+    """Tokens, calls and repetitions take a slot each; without one nothing is sent, and what was got is kept."""
+    api.budget.left = left
+    api.answer = good_tokens("t0ken-2-0123456789")
+    with api.client() as client:
+        with pytest.raises(BudgetSpent):
+            client.aggregations(PLAYS, ASKED)
+        assert len(api.peer.requests) == left
+        api.budget.left = 4 + (left == 2)
+        assert client.aggregations(PLAYS, ASKED)
+    assert len(api.peer.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("header", "wait"),
+    [
+        ("30", 30.0),
+        ("0", 0.0),
+        ("1.5", 1.5),
+        ("Fri, 15 May 2026 09:00:30 GMT", 30.0),
+        ("Fri, 15 May 2026 09:00:30 -0000", 30.0),
+        ("Friday, 15-May-26 09:00:30 GMT", 30.0),
+        ("Fri, 15 May 2026 18:00:30 +0900", 30.0),
+        ("Fri, 15 May 2026 09:00:00 GMT", None),
+        ("Fri, 15 May 2026 08:00:00 GMT", None),
+        ("Fri, 99 May 2026 08:00:00 GMT", None),
+        ("-1", None),
+        ("NaN", None),
+        ("1e5", None),
+        ("9" * 400, None),
+        ("٣٠", None),
+        ("soon", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_retry_after(header: str | None, wait: float | None) -> None:
+    """A Retry-After is seconds or a date to come; anything else says nothing."""
+    assert retry_after(header, datetime(2026, 5, 15, 9, tzinfo=UTC).timestamp()) == wait
+
+
+@pytest.mark.parametrize(("headers", "wait"), [({"Retry_After": "30"}, 30.0), ({}, None)])
+def test_a_429_is_told_to_the_budget(api: Api, headers: dict[str, str], wait: float | None) -> None:
+    """The budget learns of each 429, with the API's wish or without, and the caller gets it as an error."""
+    api.answer = lambda _: reply(429, {"code": "TOO_MANY"}, **headers)
+    with api.client() as client, pytest.raises(RateLimited) as caught:
+        client.aggregations(PLAYS, ASKED)
+    assert caught.value.retry_after == wait
+    assert (caught.value.code, api.budget.refusals) == ("429", [wait])
+
+
+# ---- refusals ----
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "told"),
+    [
+        (400, BadRequest, "400 CODE: text"),
+        (403, RefusedError, "403 CODE: text; check that the account has the permissions for media and analytics"),
+        (404, NotFound, "404 CODE: text; check the ids of the merchant and the media"),
+        (405, RefusedError, "405 CODE: text"),
+        (500, ServerError, "500 CODE: text"),
+        (599, ServerError, "599 CODE: text"),
+        (304, RefusedError, "304, a redirect to another path, not followed; check api.url"),
+    ],
+)
+def test_statuses(api: Api, status: int, kind: type[RefusedError], told: str) -> None:
+    """Each status is its error, with the API's own words and what to check."""
+    body = b"" if status == 304 else {"code": "CODE", "message": "text"}
+    api.answer = lambda _: reply(status, body)
+    with api.client() as client:
+        assert fails(client, kind) == f"aggregations: {told}"
+        assert api.observed[-1] == ("aggregations", str(status))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(api: Api, status: int) -> None:
+    """An API key does not travel to another host, nor anywhere else; the body of a redirect may never end."""
+    with Peer(lambda _: ROWS) as other:
+        head = f"HTTP/1.1 {status} Moved\r\nLocation: http://u:pw@{other.url[7:]}/x\r\n\r\n"
+        api.answer = lambda _: drip(head.encode(), b"x" * 70_000)
+        with api.client() as client:
+            told = fails(client, RefusedError)
+        assert told == f"aggregations: {status}, a redirect to {other.url[7:]}, not followed; check api.url"
+        assert other.requests == []
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "http://\xff/", "//"])
+def test_redirects_to_nowhere(api: Api, location: str) -> None:
+    """A redirect whose target is no address is a refusal like any other."""
+    api.answer = lambda _: reply(302, "", Location=location)
+    with api.client() as client:
+        assert fails(client, RefusedError).startswith("aggregations: 302, a redirect to ")
+
+
+# ---- answers that cannot be used ----
+
+
+def test_a_malformed_answer_was_an_answer(api: Api) -> None:
+    """A 200 that does not read as rows is counted as a 200; the error says which call and why."""
+    api.answer = lambda _: reply(200, b"<html>Please wait")
+    with api.client() as client:
+        told = fails(client, MalformedAnswer)
+    assert told == "aggregations: not JSON (Expecting value, character 0): <html>Please wait"
+    assert api.observed[-1] == ("aggregations", "200")
+
+
+def test_the_content_type_does_not_matter(api: Api) -> None:
+    """JSON that is sent as something else is still JSON, and may be compressed."""
+    body = gzip.compress(b'[{"date": "2018/12/01 14:34", "all": 10}]')
+    api.answer = lambda _: reply(200, body, Content_Type="text/html; charset=x", Content_Encoding="gzip")
+    with api.client() as client:
+        assert client.aggregations(PLAYS, ASKED) == {AT: {"": 10}}
+
+
+def test_an_answer_without_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that is larger than any can be is not read to its end, compressed or not."""
+    monkeypatch.setattr(transport, "LARGEST_BODY", 2**20)
+    for body, headers in (
+        (b" " * 2**21, ""),
+        (gzip.compress(b" " * 2**24), "Content-Encoding: gzip\r\n"),
+    ):
+        head = f"HTTP/1.1 200 OK\r\n{headers}\r\n".encode()
+        api.answer = lambda _, start=head + body: drip(start)  # type: ignore[misc]
+        with api.client() as client:
+            assert fails(client, MalformedAnswer) == "aggregations: the answer is larger than 1 MiB"
+    assert api.observed[-1] == ("aggregations", "200")
+
+
+def test_an_error_without_end(api: Api) -> None:
+    """Of an error no more is read than is told."""
+    api.answer = lambda _: drip(b"HTTP/1.1 500 No\r\n\r\n" + b"no " * 30_000)
+    with api.client() as client:
+        assert fails(client, ServerError).startswith("aggregations: 500 no no no")
+
+
+# ---- no answer ----
+
+
+def send(data: bytes) -> Script:
+    return lambda connection: connection.sendall(data)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(drip(b"", b""), id="silence"),
+        pytest.param(drip(b"HTTP/1.1 200", b"0"), id="a status line without end"),
+        pytest.param(drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), id="headers without end"),
+        pytest.param(drip(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"), id="a body with a length"),
+        pytest.param(drip(b"HTTP/1.1 200 OK\r\n\r\n"), id="a body without a length"),
+        pytest.param(drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"), id="small chunks"),
+        pytest.param(drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n"), id="a large chunk"),
+        pytest.param(
+            drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"), id="a chunk's length without end"
+        ),
+        pytest.param(drip(b"HTTP/1.1 500 No\r\n\r\n"), id="an error without end"),
+    ],
+)
+def test_no_peer_holds_a_thread(api: Api, script: Script) -> None:
+    """A peer that is silent, or drips for ever, is hung up on when the time is over, at whatever stage."""
+    api.token = lambda _: script
+    with api.client(timeout=HASTY) as client:
+        assert fails(client, NoAnswer) == "auth-token: timed out after 0.2 s"
+    assert api.observed == [("auth-token", "error")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"", "{peer} ended the connection"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[", "the answer was cut"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n[", "the answer was cut"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "the answer was cut"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "{peer} does not speak HTTP"),
+        (b"HTTP/1.1 " + b"2" * 70_000, "{peer} does not speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nno gzip", "the answer cannot be unpacked"),
+    ],
+)
+def test_answers_that_are_not_whole(api: Api, answer: bytes, told: str) -> None:
+    """An answer that ends early, or is no HTTP, is no answer; a short message says so."""
+    api.answer = lambda _: send(answer)
+    with api.client() as client:
+        assert fails(client, NoAnswer) == "aggregations: " + told.format(peer=api.peer.url[7:])
+        assert api.observed[-1] == ("aggregations", "error")
+        api.answer = lambda _: ROWS
+        assert client.aggregations(PLAYS, ASKED), "the next request works"
+
+
+def test_nobody_listens(api: Api, free_port: int) -> None:
+    """A connection that is refused is no answer."""
+    with api.client(url=f"http://127.0.0.1:{free_port}/v1") as client:
+        assert fails(client, NoAnswer) == f"auth-token: 127.0.0.1:{free_port} refused the connection"
+
+
+def test_a_name_that_does_not_resolve(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failing DNS is no answer."""
+
+    def getaddrinfo(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with api.client(url="http://api.invalid/v1") as client:
+        assert fails(client, NoAnswer) == "auth-token: cannot resolve api.invalid"
+
+
+def test_a_peer_without_tls(api: Api) -> None:
+    """HTTPS to a peer that does not speak it is no answer."""
+
+    def talk(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1)
+            connection.sendall(b"HTTP/1.1 400 This is plain HTTP\r\n\r\n")
+            with suppress(ConnectionError):
+                while connection.recv(65536):
+                    pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=talk, args=(listener,))
+        thread.start()
+        host = f"127.0.0.1:{listener.getsockname()[1]}"
+        with api.client(url=f"https://{host}/v1") as client:
+            assert fails(client, NoAnswer).startswith(f"auth-token: TLS with {host} failed: ")
+        thread.join()
+
+
+class FailingAdapter(BaseAdapter):
+    """A transport that fails."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def send(self, *_: object, **__: object) -> requests.Response:
+        raise self.error
+
+    def close(self) -> None:
+        pass
+
+
+def bad_certificate() -> Exception:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_message = "self-signed certificate"
+    return requests.exceptions.SSLError(urllib3.exceptions.MaxRetryError(None, "/", error))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (bad_certificate(), "the TLS certificate of a.invalid is not valid: self-signed certificate"),
+        (requests.ConnectTimeout(), "timed out after 60 s"),
+        (OSError(113, "No route to host"), "cannot reach a.invalid: No route to host"),
+        (requests.ConnectionError(OSError(113, "No route to host")), "cannot reach a.invalid: No route to host"),
+        (requests.exceptions.InvalidURL("?"), "the request to a.invalid failed (InvalidURL)"),
+        (urllib3.exceptions.ProxyError("no", ConnectionRefusedError()), "the proxy refused the connection"),
+        (ValueError(), "the request to a.invalid failed (ValueError)"),
+    ],
+)
+def test_errors_of_the_libraries(api: Api, error: Exception, told: str) -> None:
+    """Every error of the libraries below is `NoAnswer` with a short message of our own, and is its cause."""
+    with api.client(url="https://a.invalid/v1", adapter=FailingAdapter(error)) as client:
+        with pytest.raises(NoAnswer) as caught:
+            client.aggregations(PLAYS, ASKED)
+        assert str(caught.value) == f"auth-token: {told}"
+        assert caught.value.__cause__ is error
+
+
+def test_an_adapter_without_a_watchdog(api: Api) -> None:
+    """A transport that is handed in keeps the deadline, too, while the body comes."""
+    api.token = lambda _: drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n")
+    with api.client(timeout=HASTY, adapter=HTTPAdapter()) as client:
+        assert fails(client, NoAnswer) == "auth-token: timed out after 0.2 s"
+
+
+def test_a_watchdog_bites_only_its_own() -> None:
+    """A connection that comes up too late is not used; one that has been given back is left alone."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with Watchdog(60) as watchdog:
+            watchdog.watch(ours)
+        watchdog._bite()
+        ours.sendall(b"still open")
+        with Watchdog(60) as watchdog:
+            watchdog._bite()
+            with pytest.raises(TimeoutError):
+                watchdog.watch(ours)
+            assert watchdog.bitten
+
+
+# ---- secrets ----
+
+
+ECHOES: list[Callable[[str], Answer]] = [
+    lambda secret: reply(400, {"code": "NO", "message": f"bad: {secret}"}),
+    lambda secret: reply(400, {"code": "NO", "message": "x" * 180 + secret}),
+    lambda secret: reply(400, f"<p>{secret}".encode()),
+    lambda secret: reply(500, {"headers": {"X": secret}}),
+    lambda secret: reply(200, {"code": "NO", "message": secret}),
+    lambda secret: reply(200, [{"date": "2018/12/01 14:34", "all": secret}]),
+    lambda secret: reply(200, [{"date": secret, "all": 1}]),
+    lambda secret: reply(200, secret.encode()),
+    lambda secret: reply(200, b"x" * 68 + secret.encode()),
+    lambda secret: reply(302, "", Location=f"http://{secret}.invalid/"),
+    lambda secret: send(f"{secret}\r\n".encode()),
+    lambda secret: send(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{secret}\r\n".encode()),
+]
+
+
+@pytest.mark.parametrize("secret", [API_KEY, PASSWORD, "t0ken-1-0123456789"])
+@pytest.mark.parametrize("echo", ECHOES)
+def test_an_echoed_secret_is_hidden(
+    api: Api, caplog: pytest.LogCaptureFixture, secret: str, echo: Callable[[str], Answer]
+) -> None:
+    """Whatever the API does with a secret, no part of it that is of use is in an error, its causes or a log."""
+    caplog.set_level(logging.DEBUG)
+    api.answer = lambda _: echo(secret)
+    with api.client() as client:
+        with pytest.raises(ApiError) as caught:
+            client.aggregations(PLAYS, ASKED)
+        told = everything_told(caught.value) + repr(client) + repr(vars(client)["_token"]) + caplog.text
+    for hidden in (API_KEY, PASSWORD, "t0ken-1-0123456789"):
+        assert hidden not in told
+        assert json.dumps(hidden)[1:-1] not in told
+        assert hidden[:6] not in told
+
+
+def test_an_api_key_that_no_header_can_carry(api: Api) -> None:
+    """The library that refuses such a key quotes it; that does not come through."""
+    for key in (f"{API_KEY}\n", f"{API_KEY}☃"):
+        with api.client(api_key=key) as client:
+            with pytest.raises(NoAnswer) as caught:
+                client.aggregations(PLAYS, ASKED)
+            assert API_KEY not in everything_told(caught.value)
+    assert api.peer.requests == []
+
+
+def test_a_call_that_is_killed_gives_its_slot_back(api: Api) -> None:
+    """An exchange that ends in a way that nobody foresaw gives its slot back all the same."""
+    adapter = FailingAdapter(ValueError())
+    adapter.error = KeyboardInterrupt()  # type: ignore[assignment]
+    with api.client(adapter=adapter) as client, pytest.raises(KeyboardInterrupt):
+        client.aggregations(PLAYS, ASKED)
+    assert [slot.ended for slot in api.budget.slots] == [1]
+
+
+EVERY_CALL: list[Callable[[Client], object]] = [
+    lambda client: client.aggregations(PLAYS, ASKED),
+    lambda client: client.media("x"),
+    lambda client: client.live_event_running("x"),
+]
+
+
+@pytest.mark.parametrize("call", EVERY_CALL)
+def test_every_call_raises_from_the_tree(api: Api, call: Callable[[Client], object]) -> None:
+    """Nothing but the errors of the tree comes out of any call, whatever the API answers."""
+    answers = [reply(200, answer) for answer in (None, [], {}, [1], "x", b"", b"\xff", {"id": "x"})]
+    with api.client() as client:
+        for answer in answers:
+            api.answer = partial(lambda answer, _: answer, answer)
+            try:
+                call(client)
+            except MalformedAnswer as error:
+                assert str(error).isprintable()  # noqa: PT017 - an answer that reads is as good

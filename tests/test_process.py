@@ -1,0 +1,304 @@
+"""The real process: how it starts, what it survives, how it ends."""
+
+import contextlib
+import resource
+import signal
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.simulator.app import SimulatorApp, create_app
+from exporter.simulator.faults import FaultSwitch
+from exporter.simulator.series import World
+from exporter.simulator.server import SimulatorServer
+from exporter.state import SCHEMA_VERSION
+from tests.processes import PATIENCE, Daemon, configuration, silent_peer, soon, wait_until
+
+
+def simulated_api(sleep: Callable[[float], object] | None = None) -> SimulatorApp:
+    world = World()
+    return create_app(world, FaultSwitch(world, time.time), time.time, sleep)
+
+
+@dataclass
+class Outage:
+    """An API that cannot be used, and later can.
+
+    Attributes:
+        url: Where it is.
+        words: What the log says.
+    """
+
+    url: str
+    words: str
+    stack: contextlib.ExitStack = field(repr=False)
+
+    def end(self) -> None:
+        """The API works."""
+
+
+class NothingListens(Outage):
+    """The port is closed."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        # Bound, so that nobody else takes the port, and not listening.
+        self.holder = stack.enter_context(socket.socket())
+        self.holder.bind(("127.0.0.1", 0))
+        self.port = self.holder.getsockname()[1]
+        super().__init__(f"http://127.0.0.1:{self.port}/v1", "refused", stack)
+
+    def end(self) -> None:
+        self.holder.close()
+        self.stack.enter_context(SimulatorServer(simulated_api(), port=self.port))
+
+
+class TokenRefused(Outage):
+    """The API gives out no token."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self.app = simulated_api()
+        self.app.faults.set(token_refused=True)
+        server = stack.enter_context(SimulatorServer(self.app))
+        super().__init__(server.url, "the password is not accepted; check", stack)
+
+    def end(self) -> None:
+        self.app.faults.set(token_refused=False)
+
+
+class ApiFails(Outage):
+    """The API answers with 503."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self.app = simulated_api()
+        self.app.faults.set(error_rate=1.0, error_status=503)
+        super().__init__(stack.enter_context(SimulatorServer(self.app)).url, "503", stack)
+
+    def end(self) -> None:
+        self.app.faults.set(error_rate=0.0)
+
+
+@pytest.mark.parametrize("kind", [NothingListens, TokenRefused, ApiFails])
+def test_starts_while_the_api_is_down_and_recovers_when_it_is_back(kind: Any, tmp_path: Path) -> None:
+    """An API that is down is one line and `smartstream_up 0`; the round after its return brings plays."""
+    with contextlib.ExitStack() as stack:
+        outage = kind(stack)
+        config = configuration(outage.url, poll={"settle": soon(15)})
+        daemon = stack.enter_context(Daemon(tmp_path, config))
+        daemon.wait_ready()
+        assert daemon.values("smartstream_up") == {("broadcaster",): 0}
+        assert daemon.values("smartstream_merchant_last_minute_plays") == {}
+        assert daemon.get("/-/healthy").status_code == 200
+        outage.end()
+        wait_until("the exporter recovers", lambda: daemon.values("smartstream_up") == {("broadcaster",): 1})
+        wait_until("plays are shown", lambda: bool(daemon.values("smartstream_merchant_last_minute_plays")))
+        started, told = daemon.lines
+        assert "msg=started" in started
+        assert "level=warning" in told
+        assert outage.words in told
+        assert terminated(daemon) == 0
+
+
+def test_starts_where_the_name_of_the_api_does_not_resolve(tmp_path: Path) -> None:
+    """A host that DNS does not know is one line; the process runs on, and ends when told to."""
+    with Daemon(tmp_path, configuration("http://api.invalid/v1")) as daemon:
+        daemon.wait_ready()
+        assert daemon.values("smartstream_up") == {("broadcaster",): 0}
+        assert set(daemon.values("smartstream_api_requests_total")) == {("error", "auth-token", "broadcaster")}
+        assert len(daemon.lines) == 2
+        assert "api.invalid" in daemon.lines[1]
+        assert terminated(daemon) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_well(number: signal.Signals, tmp_path: Path) -> None:
+    """SIGTERM and SIGINT both mean exit code 0, and the log tells which it was."""
+    with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url)) as daemon:
+        daemon.wait_ready()
+        assert terminated(daemon, number) == 0
+        stopping, stopped = daemon.lines[-2:]
+        assert f"msg=stopping component=daemon signal={number.name}" in stopping
+        assert "msg=stopped" in stopped
+
+
+def test_sigterm_ends_it_within_ten_seconds_whatever_hangs(tmp_path: Path) -> None:
+    """An API that never answers and peers that never finish their requests hold up the end for less than 10 s."""
+    with contextlib.ExitStack() as stack:
+        hanging = stack.enter_context(silent_peer())
+        url = f"http://127.0.0.1:{hanging.getsockname()[1]}/v1"
+        merchants = [{"id": f"merchant-{number}"} for number in range(3)]
+        config = configuration(url, *merchants, api={"timeout": "1m"})
+        daemon = stack.enter_context(Daemon(tmp_path, config))
+        for _ in merchants:
+            hanging.settimeout(120)
+            stack.enter_context(hanging.accept()[0])
+        for text in [
+            b"",
+            b"GET /metrics HTTP/1.1\r\nHost:",
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
+        ]:
+            stack.enter_context(connected(daemon)).sendall(text)
+        began = time.monotonic()
+        assert terminated(daemon) == 0
+        assert time.monotonic() - began < 10
+        assert "a request hung" in daemon.lines[-1]
+
+
+def test_a_kill_leaves_nothing_in_the_way_of_the_next_start(tmp_path: Path) -> None:
+    """After kill -9 the same state file and the same port can be used at once."""
+    with SimulatorServer(simulated_api()) as api:
+        with Daemon(tmp_path, configuration(api.url)) as daemon:
+            daemon.wait_ready()
+            address = daemon.get("/").url.split("/")[2]
+            daemon.kill()
+        with Daemon(tmp_path, configuration(api.url), listen=address) as daemon:
+            daemon.wait_ready()
+            assert len(daemon.lines) == 1
+            assert terminated(daemon) == 0
+
+
+def test_idle_connections_do_not_stop_a_scrape(tmp_path: Path) -> None:
+    """With 200 peers that say nothing, /metrics and the pages answer."""
+    with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url)) as daemon:
+        daemon.wait_ready()
+        with contextlib.ExitStack() as stack:
+            for _ in range(200):
+                stack.enter_context(connected(daemon))
+            for path in ("/metrics", "/", "/-/healthy", "/-/ready", "/config"):
+                assert daemon.get(path).status_code == 200
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    """Who cannot listen ends with 1 and says where."""
+    with silent_peer() as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1"), listen=address) as daemon:
+            assert daemon.ended() == 1
+            assert only_line(daemon).startswith(f"{address}: cannot listen there: Address already in use")
+
+
+def test_a_state_file_in_use_is_one_line(tmp_path: Path) -> None:
+    """A second process with the same state file ends with 1; the first goes on."""
+    config = configuration("http://127.0.0.1:9/v1")
+    with Daemon(tmp_path, config) as first:
+        first.wait_ready()
+        with Daemon(tmp_path, config) as second:
+            assert second.ended() == 1
+            assert only_line(second).startswith(
+                f"smartstream-exporter: {tmp_path / 'state.db'}: another smartstream-exporter uses this state file; "
+            )
+        assert first.get("/-/healthy").status_code == 200
+
+
+def test_a_newer_state_file_is_one_line(tmp_path: Path) -> None:
+    """A state file of a later release is not touched."""
+    path = tmp_path / "state.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    before = path.read_bytes()
+    with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1")) as daemon:
+        assert daemon.ended() == 1
+        assert "written by a newer release" in only_line(daemon)
+    assert path.read_bytes() == before
+
+
+def test_a_corrupt_state_file_is_kept_aside(tmp_path: Path) -> None:
+    """The exporter starts anew beside a damaged file, and one line tells how that is called now."""
+    damaged = b"SQLite format 3\0" + bytes(range(256)) * 64
+    (tmp_path / "state.db").write_bytes(damaged)
+    with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url)) as daemon:
+        daemon.wait_ready()
+        aside = daemon.line(r"the state file is damaged .* it is kept as (\S+), counting")[1]
+        assert (tmp_path / aside).read_bytes() == damaged
+        assert [line for line in daemon.lines if "damaged" not in line and "msg=started" not in line] == []
+        assert daemon.values("smartstream_up") == {("broadcaster",): 1}
+        assert terminated(daemon) == 0
+
+
+@pytest.mark.parametrize("folder", ["missing", "config.yaml"])
+def test_a_place_where_no_state_file_can_be_is_one_line(folder: str, tmp_path: Path) -> None:
+    """A folder that is not there, or is none, ends with 1 and a line that says what to do."""
+    path = tmp_path / folder / "state.db"
+    config = configuration("http://127.0.0.1:9/v1")
+    with Daemon(tmp_path, config, f"--storage.path={path}") as daemon:
+        assert daemon.ended() == 1
+        assert only_line(daemon).startswith(f"smartstream-exporter: {path}: cannot be made or opened here (")
+        assert "--storage.path" in daemon.lines[0]
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_line(tmp_path: Path) -> None:
+    """Where the state file cannot be written, the exporter ends with 1 and says so."""
+    full_disk = ("/bin/sh", "-c", 'ulimit -f 0; exec "$0" "$@"')
+    # It could not write down which lines it ran, either.
+    unmeasured = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
+    with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1"), under=full_disk, environ=unmeasured) as daemon:
+        assert daemon.ended() == 1
+        assert "state.db: cannot use the state file (" in only_line(daemon)
+        assert "check the disk" in daemon.lines[0]
+
+
+def test_a_disk_that_fills_up_is_one_line_and_no_end(tmp_path: Path) -> None:
+    """While nothing can be written, nothing is asked for, and pages answer; with space again it goes on."""
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def hold(seconds: float) -> None:
+        arrived.set()
+        go_on.wait(seconds)
+
+    app = simulated_api(sleep=hold)
+    app.faults.set(hang_rate=1.0, hang_seconds=PATIENCE)
+    with SimulatorServer(app) as api:
+        config = configuration(api.url, api={"timeout": "1m"}, poll={"settle": soon(15)})
+        with Daemon(tmp_path, config) as daemon:
+            assert arrived.wait(PATIENCE)
+            soft, hard = resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (0, hard))
+            go_on.set()
+            told = daemon.line(r"level=warning .*state\.db: writing failed")
+            assert "nothing is lost" in told.string
+            assert daemon.get("/-/healthy").status_code == 200
+            assert set(daemon.values("smartstream_api_requests_total")) == {("200", "auth-token", "broadcaster")}
+            resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (soft, hard))
+            wait_until("plays are shown", lambda: bool(daemon.values("smartstream_merchant_last_minute_plays")))
+            assert len(daemon.lines) == 2
+            assert terminated(daemon) == 0
+
+
+def test_the_budget_outlives_the_process(tmp_path: Path) -> None:
+    """Starts in quick succession send together no more than one minute's requests."""
+    app = simulated_api()
+    budget = 7
+    media = [{"id": media_id} for media_id in app.world.catalog("broadcaster")]
+    with SimulatorServer(app) as api:
+        config = configuration(api.url, {"requests_per_minute": budget, "media": media})
+        for _ in range(3):
+            with Daemon(tmp_path, config) as daemon:
+                daemon.line("msg=started")
+                wait_until("the budget is spent", lambda: sum(app.journal.counts().values()) >= budget)
+                daemon.kill()
+    assert app.journal.busiest("broadcaster") == budget
+
+
+def terminated(daemon: Daemon, number: signal.Signals = signal.SIGTERM) -> int:
+    """Tell it to end; the exit code."""
+    daemon.send(number)
+    return daemon.ended()
+
+
+def only_line(daemon: Daemon) -> str:
+    """What it has written, where that is one line."""
+    (line,) = daemon.lines
+    return line
+
+
+def connected(daemon: Daemon) -> socket.socket:
+    """A connection to it."""
+    host, _, port = daemon.line(r"open=http://(\S+?)/")[1].rpartition(":")
+    return socket.create_connection((host, int(port)))
