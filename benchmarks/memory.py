@@ -19,7 +19,7 @@ def run(folder: Path, *, series: Sequence[int] = (10_000, 100_000), repeats: int
         "memory",
         f"MiB of resident memory per 10,000 series that a daemon takes more than one without any: after its start, "
         f"after {SCRAPES} scrapes, and at its most",
-        ("series", "started", "scraped", "most"),
+        ("series on the page", "started", "scraped", "most"),
         tuple(rows),
     )
 

@@ -87,9 +87,9 @@ def _fill(settings: Settings, now: float) -> None:
         ledger.sync(settings.merchants, now - (window + 1) * MINUTE)
         for merchant in settings.merchants:
             for stream in merchant.streams():
-                ledger.enter(stream, asked, _rows(stream, asked), now - MINUTE)
-        # Their 0 has been on display for a minute.
-        ledger.show_counted(now)
+                ledger.enter(stream, asked, _rows(stream, asked), now)
+        # Once their 0 has been on display for a minute.
+        ledger.show_counted(now + MINUTE)
     finally:
         state.close()
 

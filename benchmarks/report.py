@@ -52,12 +52,9 @@ class Table:
         """As text with aligned columns, numbers to the right."""
         rows = [[_text(cell) for cell in row] for row in self.rows]
         widths = [max(map(len, column)) for column in zip(self.headings, *rows, strict=True)]
-        left = [isinstance(cell, str) for cell in self.rows[0]]
+        aligns = [str.ljust if any(map(_is_word, column)) else str.rjust for column in zip(*self.rows, strict=True)]
         lines = (
-            "  ".join(
-                text.ljust(width) if is_left else text.rjust(width)
-                for text, width, is_left in zip(row, widths, left, strict=True)
-            ).rstrip()
+            "  ".join(align(text, width) for align, text, width in zip(aligns, row, widths, strict=True)).rstrip()
             for row in (self.headings, *rows)
         )
         return "\n".join((f"{self.title}: {self.compared}", *lines))
@@ -66,6 +63,10 @@ class Table:
 def figures(values: Iterable[float]) -> Figures:
     """What several runs measured."""
     return Figures(tuple(values))
+
+
+def _is_word(cell: Cell) -> bool:
+    return isinstance(cell, str) and cell != ""
 
 
 def _text(cell: Cell) -> str:

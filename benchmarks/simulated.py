@@ -38,19 +38,21 @@ def simulated_api(clock: HandClock, media: int) -> Iterator[str]:
     """A simulated API without faults or a limit worth the name, of so many media; its URL."""
     ours, theirs = _PROCESSES.Pipe()
     process = _PROCESSES.Process(target=_serve, args=(theirs, clock, media), daemon=True)
-    with contextlib.closing(ours):
-        process.start()
-        # With this end closed here, the other end of a process that has died says so.
-        theirs.close()
+    process.start()
+    # With this end closed here, the other end tells of a process that has died.
+    theirs.close()
+    try:
         yield ours.recv()
-    process.join()
-    process.close()
+    finally:
+        ours.close()
+        process.join()
+        process.close()
 
 
 def _serve(connection: Connection, clock: HandClock, media: int) -> None:
     logs.setup("error")
     world = World(media=media)
-    faults = Faults(rate_limit=1_000_000)
+    faults = Faults(rate_limit=1_000_000, token_life=1_000_000)
     with SimulatorServer(create_app(world, FaultSwitch(world, clock.now, faults), clock.now)) as server:
         connection.send(server.url)
         # Until the other end is closed.

@@ -101,7 +101,8 @@ def hide(text: str, secrets: Iterable[str]) -> str:
     spelt = {clean(form, len(form)) for secret in secrets for form in _spellings(secret)}
     longest_first = sorted(filter(None, spelt), key=len, reverse=True)
     for secret in longest_first:
-        for end in range(min(len(secret), len(text)) - 1, 3, -1):
+        # What `clean` cuts is not longer than an error's text.
+        for end in range(min(len(secret), LONGEST_ERROR) - 1, 3, -1):
             text = text.replace(secret[:end] + "…", "\0…")
     text = re.sub("|".join(map(re.escape, longest_first)) or "$^", "\0", text)
     # Only now, as a secret can be a part of the word that hides it.

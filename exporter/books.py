@@ -1,11 +1,14 @@
 """The ledger's rows in the state file: read, written and forgotten. Each function runs in its caller's transaction."""
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from exporter.counting import Account, Book, Entry
-from exporter.model import Group, Minute, Stream
+from exporter.errors import StateError
+from exporter.model import Group, Minute, Stream, Target
 from exporter.snapshot import SeriesView
 
 
@@ -204,6 +207,31 @@ def unshown_labels(db: sqlite3.Connection, stream_id: int) -> tuple[str, ...]:
     return tuple(
         label for (label,) in db.execute("SELECT label FROM series WHERE stream_id = ? AND shown = 0", (stream_id,))
     )
+
+
+def read_rates(path: Path) -> dict[str, dict[str, float]]:
+    """The smoothed plays a minute in a state file, which a running exporter may be writing.
+
+    Returns:
+        By merchant and media id, "" for the whole merchant; nothing where there is no file, or an empty one.
+
+    Raises:
+        StateError: The file cannot be read.
+    """
+    if not path.exists():
+        return {}
+    rates: dict[str, dict[str, float]] = {}
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            for merchant_id, media_id, rate in db.execute(
+                "SELECT merchant_id, media_id, rate FROM streams "
+                "WHERE rate IS NOT NULL AND target = ? AND grouping = ?",
+                (Target.PLAY_COUNT, Group.ALL),
+            ):
+                rates.setdefault(merchant_id, {})[media_id] = rate
+    except sqlite3.Error as error:
+        raise StateError(f"{path}: cannot be read ({error}); check that it is this exporter's state file") from error
+    return rates
 
 
 def read_series(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> tuple[SeriesView, ...]:

@@ -49,7 +49,12 @@ class Catalog:
     def next_lookup(self, now: float, under_way: Container[object] = ()) -> Lookup | None:
         """The lookup that has been due for longest at a moment (Unix seconds), if any is that is not under way."""
         with self._mutex:
-            due = ((at, lookup) for lookup, at in self._due.items() if at <= now and lookup not in under_way)
+            # One that is far ahead was entered before the clock was set back.
+            due = (
+                (at, lookup)
+                for lookup, at in self._due.items()
+                if not now < at <= now + MEDIA_EVERY and lookup not in under_way
+            )
             _, lookup = min(due, key=lambda entry: entry[0], default=(now, None))
             return lookup
 
@@ -80,13 +85,16 @@ class Catalog:
     def enter_live(self, lookup: Lookup, now: float, *, running: bool) -> None:
         """Remember whether a live event runs."""
         with self._mutex:
-            self._running[lookup.media_id] = (running, now)
-            self._due[lookup] = now + LIVE_EVERY
+            # The media can have been given another live event meanwhile.
+            if lookup in self._due:
+                self._running[lookup.media_id] = (running, now)
+                self._due[lookup] = now + LIVE_EVERY
 
     def failed(self, lookup: Lookup, now: float) -> None:
         """Ask again, but not soon."""
         with self._mutex:
-            self._due[lookup] = now + RETRY_EVERY
+            if lookup in self._due:
+                self._due[lookup] = now + RETRY_EVERY
 
     def views(self, now: float) -> Mapping[str, MediaView]:
         """All media of the configuration as they are to be shown at a moment (Unix seconds)."""
@@ -101,7 +109,7 @@ class Catalog:
             name = settings.name or media.name
             view = replace(view, name=name, ref_id=media.ref_id, encode_type=media.encode_type)
         running, at = self._running.get(media_id, (None, now))
-        return replace(view, live_event_running=running if now - at <= LIVE_BELIEVED else None)
+        return replace(view, live_event_running=running if 0 <= now - at <= LIVE_BELIEVED else None)
 
     def _know(self, media_id: str, media: Media, now: float) -> None:
         self._media[media_id] = media

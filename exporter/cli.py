@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from exporter import __version__, config, daemon, demo, logs
+from exporter.books import read_rates
 from exporter.errors import ConfigError, ExporterError
+from exporter.outlook import describe, look_ahead
 from exporter.server import Address, parse_address
 from exporter.simulator import command as simulator
 
@@ -24,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 after SIGTERM or SIGINT and when a command has done its work, 1 for a fault at run time.
         Wrong usage ends the process with 2.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if "shard_count" in options and options.shard_index >= options.shard_count:
+        parser.error("--shard.index counts from 0 and must be less than --shard.count")
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -41,17 +46,17 @@ def _parser() -> argparse.ArgumentParser:
         prog="smartstream-exporter",
         description=DESCRIPTION,
         allow_abbrev=False,
-        parents=[_log_flags(), _web_flags()],
+        parents=[_file_flags(), _log_flags(), _web_flags()],
     )
     parser.set_defaults(run=_run_daemon)
     parser.add_argument("--version", action="version", version=f"smartstream-exporter {__version__}")
     parser.add_argument(
-        "--config.file", dest="config_file", type=Path, default=Path("config.yaml"), metavar="FILE",
-        help="the configuration (default: %(default)s)",
+        "--shard.index", dest="shard_index", type=_whole_number, default=0, metavar="N",
+        help="which share of the merchants this process has, from 0 (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--storage.path", dest="storage_path", type=Path, metavar="FILE",
-        help="the state file (default: storage.path of the configuration, else state.db)",
+        "--shard.count", dest="shard_count", type=_whole_number, default=1, metavar="N",
+        help="over how many processes the merchants are spread (default: %(default)s)",
     )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
@@ -60,6 +65,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("file", type=Path, metavar="FILE", help="the configuration")
     check.set_defaults(run=_check_config)
+
+    look = commands.add_parser(
+        "plan",
+        help="tell what to expect of a configuration, without sending anything",
+        allow_abbrev=False,
+        parents=[_file_flags()],
+    )
+    look.set_defaults(run=_plan)
 
     show = commands.add_parser(
         "demo",
@@ -73,6 +86,19 @@ def _parser() -> argparse.ArgumentParser:
     simulator.add_arguments(simulate)
     simulate.set_defaults(run=_run_simulator)
     return parser
+
+
+def _file_flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument(
+        "--config.file", dest="config_file", type=Path, default=Path("config.yaml"), metavar="FILE",
+        help="the configuration (default: %(default)s)",
+    )  # fmt: skip
+    flags.add_argument(
+        "--storage.path", dest="storage_path", type=Path, metavar="FILE",
+        help="the state file (default: storage.path of the configuration, else state.db)",
+    )  # fmt: skip
+    return flags
 
 
 def _log_flags() -> argparse.ArgumentParser:
@@ -97,6 +123,12 @@ def _web_flags() -> argparse.ArgumentParser:
     return flags
 
 
+def _whole_number(text: str) -> int:
+    if not text.isascii() or not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
 def _address(text: str) -> Address:
     try:
         return parse_address(text)
@@ -105,11 +137,25 @@ def _address(text: str) -> Address:
 
 
 def _run_daemon(options: argparse.Namespace) -> int:
+    settings = _load(options)
+    return _serve(settings.shard(options.shard_index, options.shard_count), options)
+
+
+def _load(options: argparse.Namespace) -> config.Settings:
     settings = config.load(options.config_file, os.environ)
     if options.storage_path is not None:
         storage = settings.storage.model_copy(update={"path": options.storage_path})
         settings = settings.model_copy(update={"storage": storage})
-    return _serve(settings, options)
+    return settings
+
+
+def _plan(options: argparse.Namespace) -> int:
+    settings = _load(options)
+    rates = read_rates(settings.storage.path)
+    for merchant in settings.merchants:
+        outlook = look_ahead(merchant, settings.poll, rates.get(merchant.id, {}))
+        print("\n".join(describe(outlook)), end="\n\n")
+    return 0
 
 
 def _check_config(options: argparse.Namespace) -> int:

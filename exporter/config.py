@@ -8,6 +8,7 @@ these models itself gives seconds, `SecretStr` and `ZoneInfo`; the forms that on
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from zlib import crc32
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -196,6 +197,14 @@ class Settings(_Section):
     merchants: Annotated[tuple[MerchantSettings, ...], at_least_one, once("id")]
     poll: PollSettings = Field(default_factory=PollSettings)
     storage: StorageSettings = StorageSettings()
+
+    def shard(self, index: int, count: int) -> "Settings":
+        """The settings with the merchants of one of `count` processes.
+
+        Each merchant belongs to exactly one, by a hash of its id: no process need know of the others.
+        """
+        merchants = tuple(each for each in self.merchants if crc32(each.id.encode()) % count == index)
+        return self.model_copy(update={"merchants": merchants})
 
 
 # The key that leads to a section, "" for the whole file -> what may stand there.

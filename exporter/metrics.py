@@ -155,6 +155,19 @@ BUDGET = Family(
     "Requests a minute that the exporter allows itself now.",
     ("merchant_id",),
 )
+STREAMS = Family("smartstream_streams", "gauge", "Streams that share the requests of the merchant.", ("merchant_id",))
+STALENESS = Family(
+    "smartstream_staleness_minutes",
+    "gauge",
+    "Settled minutes that a stream has not counted yet: the mean, weighted by plays, after the last round.",
+    ("merchant_id",),
+)
+STALENESS_BOUND = Family(
+    "smartstream_staleness_bound_minutes",
+    "gauge",
+    "The staleness that no schedule could be below with these streams and this many requests.",
+    ("merchant_id",),
+)
 TOKEN_EXPIRY = Family(
     "smartstream_api_token_expiry_timestamp_seconds",
     "gauge",
@@ -172,6 +185,9 @@ _OTHERS: tuple[Family, ...] = (
     LIVE_EVENT_RUNNING,
     UP,
     BUDGET,
+    STREAMS,
+    STALENESS,
+    STALENESS_BOUND,
     TOKEN_EXPIRY,
 )
 
@@ -296,6 +312,11 @@ def _add_link(samples: _Samples, link: LinkView) -> None:
     if link.up is not None:
         samples[UP].append(UP.sample(float(link.up), link.merchant_id))
     samples[BUDGET].append(BUDGET.sample(link.budget, link.merchant_id))
+    samples[STREAMS].append(STREAMS.sample(link.streams, link.merchant_id))
+    if link.staleness is not None:
+        samples[STALENESS].append(STALENESS.sample(link.staleness, link.merchant_id))
+    if link.staleness_bound is not None:
+        samples[STALENESS_BOUND].append(STALENESS_BOUND.sample(link.staleness_bound, link.merchant_id))
     if link.token_expiry is not None:
         samples[TOKEN_EXPIRY].append(TOKEN_EXPIRY.sample(link.token_expiry, link.merchant_id))
 

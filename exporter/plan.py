@@ -9,16 +9,15 @@ until its claim, which grows with the square of its wait, has caught up.
 
 import heapq
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key")
 
-# Halvings of an interval after which a float does not change any more.
-BISECTIONS = 60
+# Halvings of an interval after which what it brackets is known to nine digits.
+BISECTIONS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +88,11 @@ def _urgent(candidates: Iterable[Candidate[Key]], room: int, streams: int, max_s
 def lower_bound(weights: Sequence[float], room: float, max_staleness: int | None = None) -> float:
     """The weighted mean staleness, in minutes, below which no schedule can stay.
 
-    It is that of a relaxed problem, in which the room need be kept only on average: each stream is asked for at an
-    interval of its own, at least a minute and in proportion to 1 / sqrt(weight). Right after a request the staleness
-    is 0, and it rises by one a minute, so over an interval T its mean is (T - 1) / 2.
+    It is that of a relaxed problem, in which the room need be kept only on average: then each stream is asked for at
+    an interval of its own, whole minutes and at least one, about in proportion to 1 / sqrt(weight). Right after a
+    request the staleness is 0 and it rises by one a minute, so over an interval T its mean is (T - 1) / 2. To go from
+    T + 1 to T takes 1 / (T (T + 1)) requests a minute more and saves weight / 2: a request saves the stream's claim,
+    weight * T (T + 1) / 2. So the best intervals are those at which a request saves as much everywhere.
 
     Args:
         weights: Of each stream, more than 0.
@@ -101,38 +102,25 @@ def lower_bound(weights: Sequence[float], room: float, max_staleness: int | None
     if len(weights) <= room:
         return 0.0
     longest = max_staleness if max_staleness and can_hold(len(weights), room, max_staleness) else math.inf
-    roots = sorted(math.sqrt(weight) for weight in weights)
-    sums = [0.0, *accumulate(roots)]
-    squares = [0.0, *accumulate(root * root for root in roots)]
 
-    def clamped(scale: float) -> tuple[int, int]:
-        """Where the streams begin whose interval `scale / root` is at most the longest, and those below a minute."""
-        return bisect_left(roots, scale / longest), bisect_left(roots, scale)
+    def intervals(saving: float) -> list[float]:
+        """The shortest intervals at which a request saves at least so much."""
+        return [min(longest, max(1.0, math.ceil((math.sqrt(1 + 8 * saving / each) - 1) / 2))) for each in weights]
 
-    def requests(scale: float) -> float:
-        light, heavy = clamped(scale)
-        return light / longest + (sums[heavy] - sums[light]) / scale + len(roots) - heavy
-
-    scale = _bisect(requests, room, sums[-1] / room * 2)
-    light, heavy = clamped(scale)
-    # Sums of weight * interval; the weight is the square of the root.
-    waits = (longest * squares[light] if light else 0.0) + scale * (sums[heavy] - sums[light])
-    waits += squares[-1] - squares[heavy]
-    return (waits / squares[-1] - 1) / 2
-
-
-def _bisect(falling: Callable[[float], float], target: float, high: float) -> float:
-    """Where a falling function of a positive number meets a target."""
-    low = 0.0
-    while falling(high) > target:
-        high *= 2
+    low, high = 0.0, max(weights)
+    while sum(1 / interval for interval in intervals(high)) > room * (1 + 1e-9):
+        low, high = high, high * 2
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if falling(middle) > target:
+        if sum(1 / interval for interval in intervals(middle)) > room:
             low = middle
         else:
             high = middle
-    return high
+    chosen = intervals(high)
+    cost = sum(weight * (interval - 1) / 2 for weight, interval in zip(weights, chosen, strict=True))
+    # What room is left goes to streams between two intervals, and saves as much there as anywhere.
+    cost -= high * max(0.0, room - sum(1 / interval for interval in chosen))
+    return cost / sum(weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +140,8 @@ def forecast(weights: Sequence[float], room: int, max_staleness: int, minutes: i
     """Play the schedule through with weights that do not change, after a warm-up in which each stream had its turn."""
     asked_at = [0] * len(weights)
     total, slowest, end = 0.0, 0, 0
-    warm = 2 * math.ceil(len(weights) / room) + max_staleness
+    turn = math.ceil(len(weights) / room)
+    warm = 2 * turn + min(turn, max_staleness)
     for minute in range(1, warm + minutes + 1):
         candidates = [Candidate(place, weight, minute - asked_at[place]) for place, weight in enumerate(weights)]
         for place in choose(candidates, room, len(weights), max_staleness):

@@ -3,12 +3,17 @@
 import contextlib
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+# A key and a certificate for 127.0.0.1, which a client must be told to trust.
+CERTIFICATE = Path(__file__).with_name("loopback.pem")
 
 Script = Callable[[socket.socket], None]
 
@@ -75,12 +80,15 @@ class Peer:
         url: Where it listens.
     """
 
-    def __init__(self, answer: Callable[[Request], bytes | Script]) -> None:
+    def __init__(self, answer: Callable[[Request], bytes | Script], *, tls: bool = False) -> None:
         self.answer = answer
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if tls else None
+        if self._context:
+            self._context.load_cert_chain(CERTIFICATE)
         self.requests: list[Request] = []
         self.connections = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"http{'s' * tls}://127.0.0.1:{self._listener.getsockname()[1]}"
         self._talks: list[tuple[socket.socket, threading.Thread]] = []
         self._listening = threading.Thread(target=self._listen, daemon=True)
         self._listening.start()
@@ -110,7 +118,11 @@ class Peer:
                 thread.start()
 
     def _talk(self, connection: socket.socket, number: int) -> None:
-        with contextlib.suppress(OSError), connection, connection.makefile("rb") as stream:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            if self._context:
+                connection = self._context.wrap_socket(connection, server_side=True)
+            stack.enter_context(connection)
+            stream = stack.enter_context(connection.makefile("rb"))
             while request := _read(stream.readline, stream.read, number):
                 self.requests.append(request)
                 answer = self.answer(request)

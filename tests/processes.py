@@ -1,5 +1,6 @@
 """The real programs, as tests start them. Each is a context manager: what was started is gone at its end."""
 
+import contextlib
 import os
 import re
 import socket
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -182,3 +183,13 @@ def soon(seconds: float) -> str:
 def silent_peer() -> socket.socket:
     """A server that takes connections and never says a word; its name is `http://127.0.0.1:<port>`."""
     return socket.create_server(("127.0.0.1", 0))
+
+
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that nobody is given meanwhile, and on which a server that names it can listen."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        port: int = holder.getsockname()[1]
+        yield port

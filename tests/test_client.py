@@ -2,7 +2,6 @@ import gzip
 import json
 import logging
 import socket
-import ssl
 import threading
 import traceback
 from collections import Counter
@@ -38,7 +37,7 @@ from exporter.errors import (
 from exporter.model import Group, Minute, MinuteRange, Stream, Target, minute_of
 from exporter.transport import Watchdog
 from tests.fakes import FakeClock
-from tests.peer import Peer, Request, Script, drip, reply
+from tests.peer import CERTIFICATE, Peer, Request, Script, drip, reply
 
 TOKYO = ZoneInfo("Asia/Tokyo")
 API_KEY = "k3y-0123456789"
@@ -114,7 +113,7 @@ class Api:
         observed: What the client told of its exchanges.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: bool = False) -> None:
         self.answer: Callable[[Request], Answer] = lambda _: ROWS
         self.token: Callable[[int], Answer] = lambda n: reply(
             200, {"token": f"t0ken-{n}-0123456789", "expiration": self.expiration()}
@@ -124,7 +123,7 @@ class Api:
         self.budget = FakeBudget()
         self.observed: list[tuple[str, str]] = []
         self.tokens = 0
-        self.peer = Peer(self._answer)
+        self.peer = Peer(self._answer, tls=tls)
 
     def expiration(self) -> str:
         return datetime.fromtimestamp(self.clock.wall + self.life, UTC).isoformat()
@@ -271,7 +270,8 @@ def test_proxies_of_the_environment_are_used(
     api: Api, monkeypatch: pytest.MonkeyPatch, scheme: str, target: str, told: str
 ) -> None:
     """The usual variables name a proxy, whose refusal is told as such."""
-    api.answer = api.token = lambda _: reply(407, "no")
+    api.token = lambda _: reply(407, "no")
+    api.answer = lambda _: reply(407, "no")
     monkeypatch.setenv(f"{scheme}_proxy", api.peer.url)
     with api.client(url=f"{scheme}://api.invalid/v1") as client:
         assert fails(client) == f"auth-token: {told}"
@@ -627,6 +627,36 @@ def test_a_name_that_does_not_resolve(api: Api, monkeypatch: pytest.MonkeyPatch)
         assert fails(client, NoAnswer) == "auth-token: cannot resolve api.invalid"
 
 
+def test_a_certificate_that_nobody_vouches_for() -> None:
+    """A peer whose certificate is not trusted learns nothing, and what is wrong with it is told."""
+    api = Api(tls=True)
+    with api.peer, api.client() as client:
+        told = fails(client, NoAnswer)
+    host = api.peer.url[8:]
+    assert told == f"auth-token: the TLS certificate of {host} is not valid: self-signed certificate"
+    assert api.peer.requests == []
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(drip(b"", b""), id="silence"),
+        pytest.param(drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), id="headers without end"),
+        pytest.param(drip(b"HTTP/1.1 200 OK\r\n\r\n"), id="a body without a length"),
+    ],
+)
+def test_no_peer_with_tls_holds_a_thread(monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
+    """With TLS, too, a peer that is silent or drips is hung up on, and one that answers is not."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
+    api = Api(tls=True)
+    with api.peer:
+        with api.client() as client:
+            assert client.aggregations(PLAYS, ASKED)
+        api.token = lambda _: script
+        with api.client(timeout=1.0) as client:
+            assert fails(client, NoAnswer) == "auth-token: timed out after 1 s"
+
+
 def test_a_peer_without_tls(api: Api) -> None:
     """HTTPS to a peer that does not speak it is no answer."""
 
@@ -662,16 +692,9 @@ class FailingAdapter(BaseAdapter):
         pass
 
 
-def bad_certificate() -> Exception:
-    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
-    error.verify_message = "self-signed certificate"
-    return requests.exceptions.SSLError(urllib3.exceptions.MaxRetryError(None, "/", error))  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (bad_certificate(), "the TLS certificate of a.invalid is not valid: self-signed certificate"),
         (requests.ConnectTimeout(), "timed out after 60 s"),
         (OSError(113, "No route to host"), "cannot reach a.invalid: No route to host"),
         (requests.ConnectionError(OSError(113, "No route to host")), "cannot reach a.invalid: No route to host"),

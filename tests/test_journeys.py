@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import requests
-from requests.adapters import HTTPAdapter
 
 import exporter
 from exporter.config import Settings
@@ -26,6 +25,7 @@ from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.state import State, open_state
 from exporter.telemetry import Telemetry
+from exporter.transport import WatchedAdapter
 from tests.fakes import FakeClock
 
 PACKAGE = str(Path(exporter.__file__).parent)
@@ -62,7 +62,7 @@ class Killed(BaseException):
     """The process ends between two steps."""
 
 
-class SlowAdapter(HTTPAdapter):
+class SlowAdapter(WatchedAdapter):
     """A network on which requests leave late and answers take their time."""
 
     def __init__(self, clock: FakeClock, rng: random.Random) -> None:

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exporter import parse
-from exporter.bodies import clean, error_text, hide
+from exporter.bodies import clean, error_text, excerpt, hide
 from exporter.errors import MalformedAnswer
 from exporter.model import DAY_MINUTES, Group, Minute, Rows, Stream, Target, minute_of, start_of
 
@@ -498,6 +498,14 @@ def test_error_text(answer: object, text: str) -> None:
 def test_secrets_that_are_echoed(text: str, hidden: str) -> None:
     """A secret in a text is hidden: whole, as JSON writes it, without its double spaces, and cut at the end."""
     assert hide(text, ["hunter22", "hunter22-and-more", 'a"b\\c', "two  spaces", "日本", "secret", ""]) == hidden
+
+
+def test_a_value_too_deep_to_write() -> None:
+    """What Python cannot write again is told without its text."""
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    assert excerpt(value) == "(deeply nested)"
 
 
 def test_nothing_to_hide() -> None:
