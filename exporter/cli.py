@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "plan",
         help="tell what to expect of a configuration, without sending anything",
         allow_abbrev=False,
-        parents=[_file_flags()],
+        parents=[_file_flags(of_command=True)],
     )
     look.set_defaults(run=_plan)
 
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="run against a simulated API in the same process",
         allow_abbrev=False,
-        parents=[_log_flags(), _web_flags()],
+        parents=[_log_flags(of_command=True), _web_flags(of_command=True)],
     )
     show.set_defaults(run=_run_demo)
 
@@ -88,39 +88,49 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _file_flags() -> argparse.ArgumentParser:
+def _file_flags(*, of_command: bool = False) -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(add_help=False)
     flags.add_argument(
-        "--config.file", dest="config_file", type=Path, default=Path("config.yaml"), metavar="FILE",
-        help="the configuration (default: %(default)s)",
+        "--config.file", dest="config_file", type=Path, metavar="FILE",
+        default=_default(Path("config.yaml"), of_command=of_command),
+        help="the configuration (default: config.yaml)",
     )  # fmt: skip
     flags.add_argument(
         "--storage.path", dest="storage_path", type=Path, metavar="FILE",
+        default=_default(None, of_command=of_command),
         help="the state file (default: storage.path of the configuration, else state.db)",
     )  # fmt: skip
     return flags
 
 
-def _log_flags() -> argparse.ArgumentParser:
+def _log_flags(*, of_command: bool = False) -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(add_help=False)
     flags.add_argument(
-        "--log.level", dest="log_level", default="info", choices=["debug", "info", "warning", "error"],
-        help="how much is logged (default: %(default)s)",
+        "--log.level", dest="log_level", choices=["debug", "info", "warning", "error"],
+        default=_default("info", of_command=of_command),
+        help="how much is logged (default: info)",
     )  # fmt: skip
     flags.add_argument(
-        "--log.format", dest="log_format", default="logfmt", choices=["logfmt", "json"],
-        help="how it is written (default: %(default)s)",
+        "--log.format", dest="log_format", choices=["logfmt", "json"],
+        default=_default("logfmt", of_command=of_command),
+        help="how it is written (default: logfmt)",
     )  # fmt: skip
     return flags
 
 
-def _web_flags() -> argparse.ArgumentParser:
+def _web_flags(*, of_command: bool = False) -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(add_help=False)
     flags.add_argument(
-        "--web.listen-address", dest="listen", type=_address, default=LISTEN, metavar="[HOST]:PORT",
-        help="where /metrics and the pages are served (default: %(default)s)",
+        "--web.listen-address", dest="listen", type=_address, metavar="[HOST]:PORT",
+        default=_default(LISTEN, of_command=of_command),
+        help=f"where /metrics and the pages are served (default: {LISTEN})",
     )  # fmt: skip
     return flags
+
+
+def _default(value: object, *, of_command: bool) -> object:
+    # A command's own default would replace what was given before the command.
+    return argparse.SUPPRESS if of_command else value
 
 
 def _whole_number(text: str) -> int:

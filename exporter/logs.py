@@ -23,6 +23,8 @@ LEVELS = {
 # What these say below the level nobody needs: a line for each run, each connection, each scrape that waits.
 _QUIET = {
     "apscheduler": logging.WARNING,
+    # A job that fails is logged by its listener.
+    "apscheduler.executors": logging.CRITICAL,
     "charset_normalizer": logging.WARNING,
     "urllib3": logging.WARNING,
     "waitress.queue": logging.ERROR,

@@ -176,7 +176,12 @@ class MerchantPoller:
         if complete != going.planned_for or not going.queue:
             going.planned_for = complete
             going.queue = self._plan(going, now)
-        return going.queue.pop() if going.queue else lookup
+        while going.queue:
+            stream = going.queue.pop()
+            # One of its media's streams may just have heard that the media is gone.
+            if not self._rests_now(stream):
+                return stream
+        return lookup
 
     def _plan(self, going: _Round, now: float) -> list[Stream]:
         """The streams to ask for in this minute, the first last."""

@@ -45,7 +45,7 @@ FAULTS: list[dict[str, Any]] = [
     {"nulls": True, "omit_zero": False, "total": True},
     {"error_rate": 0.3},
     {"error_rate": 1.0, "error_status": 503},
-    {"hang_rate": 0.02, "hang_seconds": 1.5},
+    {"hang_rate": 0.02, "hang_seconds": 0.8},
     {"cut_rate": 0.2},
     {"malformed_rate": 0.2},
     {"html_rate": 0.2, "text_rate": 0.5},
@@ -130,7 +130,7 @@ class Story:
         media = self.rng.sample(list(self.world.catalog(MERCHANT)), 2)
         return Settings.model_validate(
             {
-                "api": {"url": self.server.url, "timeout": "1s"},
+                "api": {"url": self.server.url, "timeout": "500ms"},
                 "merchants": [
                     {
                         "id": MERCHANT,
@@ -252,8 +252,8 @@ def test_every_play_is_counted_once_and_the_budget_is_kept(story: Story) -> None
     """Through faults of every kind, kills between any two steps and outages of hours: exact counters, and never
     more requests than the budget in any 60 seconds.
     """
-    story.live(150)
-    story.recover(60)
+    story.live(120)
+    story.recover(50)
     with story.state.read() as db:
         accounts = {
             (Stream(MERCHANT, media_id, Target(target), Group(group)), label): (total, owed)

@@ -75,7 +75,7 @@ def test_after_an_outage_the_wait_is_held_again() -> None:
         for place in choose(candidates, room, streams, longest):
             asked_at[place] = minute
         if minute > 5:
-            assert minute - asked_at[0] <= 12
+            assert minute - asked_at[0] <= longest / 2
     assert max(2 * longest - asked for asked in asked_at) <= longest
 
 

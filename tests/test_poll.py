@@ -1,15 +1,15 @@
 """Rounds: what is asked for in which order, and what happens when it fails. The client is a stand-in."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
 import pytest
 import structlog
-from exporter.client import Client
 
 from exporter.catalog import Catalog
+from exporter.client import Client
 from exporter.config import Settings
 from exporter.errors import (
     ApiError,
@@ -24,7 +24,7 @@ from exporter.errors import (
 from exporter.faults import Faults
 from exporter.ledger import Ledger
 from exporter.limiter import Limiter
-from exporter.model import MinuteRange, Rows, Stream
+from exporter.model import Minute, MinuteRange, Rows, Stream, minute_of
 from exporter.parse import Media
 from exporter.poll import MerchantPoller
 from exporter.state import State, open_state
@@ -49,6 +49,9 @@ class FakeClient:
         self.ranges: list[MinuteRange] = []
         self.faults: dict[str, ApiError] = {}
         self.longest = 10_000
+        self.all_asked: list[str] = []
+        # Tells the newest minute that has a row, where not all have.
+        self.newest: Callable[[], Minute] | None = None
 
     def aggregations(self, stream: Stream, asked: MinuteRange) -> Rows:
         self._send(f"{stream.media_id}/{stream.target}")
@@ -57,7 +60,8 @@ class FakeClient:
             raise BadRequest("range too long", status=400)
         self._fail(stream.media_id)
         plays = 1.0 if stream.media_id else float(len(MEDIA))
-        return {minute: {"": plays} for minute in range(asked.first, asked.last + 1)}
+        newest = asked.last if self.newest is None else min(self.newest(), asked.last)
+        return {minute: {"": plays} for minute in range(asked.first, newest + 1)}
 
     def media(self, media_id: str) -> Media:
         self._send(f"media {media_id}")
@@ -72,6 +76,7 @@ class FakeClient:
     def _send(self, what: str) -> None:
         self.limiter.take().done()
         self.asked.append(what)
+        self.all_asked.append(what)
 
     def _fail(self, key: str) -> None:
         if fault := self.faults.get(key, self.faults.get("*")):
@@ -81,7 +86,14 @@ class FakeClient:
 class World:
     """A poller with its parts."""
 
-    def __init__(self, state: State, clock: FakeClock, limit: int, concurrency: int) -> None:
+    def __init__(
+        self,
+        state: State,
+        clock: FakeClock,
+        limit: int,
+        concurrency: int,
+        collect: Sequence[str],
+    ) -> None:
         self.settings = settings = Settings.model_validate(
             {
                 "merchants": [
@@ -91,7 +103,7 @@ class World:
                         "mail_address": "a@example.com",
                         "password": "p",
                         "requests_per_minute": limit,
-                        "collect": [{"target": "play_count"}],
+                        "collect": [{"target": target} for target in collect],
                         "media": [{"id": media_id} for media_id in MEDIA],
                     }
                 ],
@@ -129,7 +141,11 @@ class World:
 def build(tmp_path: Path) -> Iterator[Callable[..., World]]:
     clock = FakeClock()
     state = open_state(tmp_path / "state.db", clock.now)
-    yield lambda limit=45, concurrency=1: World(state, clock, limit, concurrency)
+
+    def make(limit: int = 45, concurrency: int = 1, collect: Sequence[str] = ("play_count",)) -> World:
+        return World(state, clock, limit, concurrency, collect)
+
+    yield make
     state.close()
 
 
@@ -287,3 +303,54 @@ def test_a_stopped_poller_asks_for_nothing(build: Callable[..., World]) -> None:
     world.poller.stop()
     assert world.round() == []
     assert world.poller.ended(timeout=0.0)
+
+
+def test_with_several_workers_each_stream_is_asked_for_once(build: Callable[..., World]) -> None:
+    """Requests that are on the way at once are never two for the same stream, and the whole merchant is first."""
+    world = build(concurrency=4)
+    for _ in range(20):
+        asked = world.round()
+        assert asked[0] == "/play_count"
+        assert sorted(what for what in asked if what in PLAYS) == sorted(PLAYS)
+
+
+def test_a_media_that_is_gone_is_asked_for_by_one_of_its_streams(build: Callable[..., World]) -> None:
+    """A 404 for one stream of a media holds back the others, too; one of them asks again later."""
+    world = build(collect=["play_count", "play_time", "device_count"])
+    world.client.faults = {"a": NotFound("no such media", status=404)}
+    for _ in range(14):
+        world.round()
+    assert sum(what.startswith("a/") for what in world.client.all_asked) == 1
+    for _ in range(30):
+        world.round()
+    assert sum(what.startswith("a/") for what in world.client.all_asked) == 2
+    world.client.faults = {}
+    for _ in range(60):
+        world.round()
+    streams = [stream for stream in world.settings.merchants[0].streams() if stream.media_id == "a"]
+    assert {world.ledger.through(stream) for stream in streams} == {world.ledger.settled("m", world.clock.now())}
+
+
+def test_the_link_tells_how_fresh_it_all_is(build: Callable[..., World]) -> None:
+    """With room for all streams nothing is stale; with too little, the mean is near what is possible."""
+    world = build()
+    world.round()
+    assert (world.poller.link.streams, world.poller.link.staleness, world.poller.link.staleness_bound) == (3, 0, 0)
+
+
+def test_after_the_clock_was_ahead_nothing_is_skipped(build: Callable[..., World]) -> None:
+    """Minutes that were taken as empty while the clock was five hours ahead are counted when they come."""
+    world = build()
+    ahead = world.clock.now() - world.clock.monotonic()
+    world.client.newest = lambda: minute_of(world.clock.monotonic() + ahead) - 1
+    world.round()
+    world.clock.wall += 5 * 3600
+    world.round()
+    world.clock.wall -= 5 * 3600
+    for _ in range(30):
+        assert set(PLAYS) <= set(world.round())
+    world.ledger.show_counted(world.clock.now())
+    streams = world.ledger.snapshot.merchants["m"].streams
+    # 32 minutes have passed since the start, and the newest two are not complete.
+    assert {view.series[0].total for view in streams.values()} == {32.0, 64.0}
+    assert world.ledger.snapshot.merchants["m"].lost_minutes == 0

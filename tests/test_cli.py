@@ -1,0 +1,178 @@
+"""The command line: what each command prints, and with which code it ends."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from exporter import __version__
+from exporter.cli import _parser, main
+from exporter.server import Address
+from tests.processes import Program, configuration, get, python
+
+SCRIPT = Path(sys.executable).with_name("smartstream-exporter")
+
+GOOD = configuration("http://127.0.0.1:9/v1")
+
+BAD = """
+api:
+  url: not-a-url
+  tiemout: 5s
+merchants:
+  - id: m
+    api_key_env: SMARTSTREAM_NOT_SET
+    mail_address: ops@example.com
+    password: pa55-for-tests
+    collect:
+      - target: key_delivery_count
+        groups: [country]
+"""
+
+# Where each fault of it is.
+BAD_PLACES = ["api.url", "api.tiemout", "merchants[0].api_key_env", "merchants[0].collect[0].groups[0]"]
+
+
+@pytest.fixture
+def bad_config(tmp_path: Path) -> Path:
+    path = tmp_path / "bad.yaml"
+    path.write_text(BAD)
+    return path
+
+
+def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The last line that wrong usage prints; the process ends with 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    return err.splitlines()[-1]
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a flag prints that ends the process with 0."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+@pytest.mark.parametrize("program", [[str(SCRIPT)], python("-m", "exporter")], ids=["script", "module"])
+def test_both_ways_to_start_are_the_same_program(program: list[str]) -> None:
+    """The installed script and `python -m exporter` tell the same version."""
+    run = subprocess.run([*program, "--version"], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"smartstream-exporter {__version__}\n", "")
+
+
+def test_help_tells_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` names the commands and the flags, each with an explanation."""
+    text = printed(capsys, "--help")
+    commands = re.findall(r"^    ([a-z-]+) +\S", text.partition("commands:")[2], re.MULTILINE)
+    assert {"check-config", "demo", "simulate"} <= set(commands)
+    flags = re.findall(r"^  (--[a-z.-]+)", text, re.MULTILINE)
+    expected = {"--config.file", "--storage.path", "--web.listen-address", "--log.level", "--log.format", "--version"}
+    assert expected <= set(flags)
+    assert "%(" not in text
+
+
+@pytest.mark.parametrize("command", ["check-config", "demo", "simulate", "plan"])
+def test_each_command_has_a_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """`COMMAND --help` says how it is called."""
+    assert printed(capsys, command, "--help").startswith(f"usage: smartstream-exporter {command} ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--conifg.file=x"], "unrecognized arguments: --conifg.file=x"),
+        (["--config=x"], "unrecognized arguments: --config=x"),
+        (["dmeo"], "argument COMMAND: invalid choice: 'dmeo' ("),
+        (["--log.level=loud"], "argument --log.level: invalid choice: 'loud' ("),
+        (["--log.format=xml"], "argument --log.format: invalid choice: 'xml' ("),
+        (["--web.listen-address=10077"], "argument --web.listen-address: '10077' is not an address; write HOST:PORT"),
+        (["demo", "--web.listen-address=:70000"], "argument --web.listen-address: ':70000' is not an address; "),
+        (["check-config"], "the following arguments are required: FILE"),
+        (["check-config", "a", "b"], "unrecognized arguments: b"),
+    ],
+)
+def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
+    """What cannot be meant is told by name; a flag is never guessed from its beginning."""
+    assert f"error: {told}" in usage_error(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "name", "value"),
+    [
+        ("demo", "--web.listen-address=127.0.0.1:9", "listen", Address("127.0.0.1", 9)),
+        ("demo", "--log.level=debug", "log_level", "debug"),
+        ("demo", "--log.format=json", "log_format", "json"),
+        ("plan", "--config.file=other.yaml", "config_file", Path("other.yaml")),
+        ("plan", "--storage.path=other.db", "storage_path", Path("other.db")),
+    ],
+)
+def test_a_flag_counts_before_and_after_a_command(command: str, flag: str, name: str, value: object) -> None:
+    """What stands before the command is not replaced by the command's default; without it, the default holds."""
+    parser = _parser()
+    assert getattr(parser.parse_args([flag, command]), name) == value
+    assert getattr(parser.parse_args([command, flag]), name) == value
+    assert getattr(parser.parse_args([command]), name) == getattr(parser.parse_args([]), name)
+
+
+def test_check_config_says_ok(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A good configuration: one line with its size, and 0."""
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(GOOD))
+    assert main(["check-config", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("ok: 1 merchant, 0 media, 1 stream, 45 requests a minute allowed\n", "")
+
+
+def test_check_config_tells_every_fault(capsys: pytest.CaptureFixture[str], bad_config: Path) -> None:
+    """A bad configuration: every fault on a line of its own that begins with its place, and 1."""
+    assert main(["check-config", str(bad_config)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.partition(": ")[0] for line in err.splitlines()] == BAD_PLACES
+
+
+def test_the_daemon_refuses_a_bad_configuration(capsys: pytest.CaptureFixture[str], bad_config: Path) -> None:
+    """It tells the same lines as check-config, ends with 1, and makes no state file."""
+    state = bad_config.with_name("state.db")
+    assert main([f"--config.file={bad_config}", f"--storage.path={state}"]) == 1
+    daemon_said = capsys.readouterr()
+    main(["check-config", str(bad_config)])
+    assert daemon_said == capsys.readouterr()
+    assert not state.exists()
+
+
+def test_a_missing_configuration_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The line names the file that is looked for."""
+    path = tmp_path / "nowhere.yaml"
+    assert main([f"--config.file={path}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(path) in line
+
+
+def test_simulate_serves_the_api_until_it_is_told_to_end(tmp_path: Path) -> None:
+    """The simulated API answers at the address that it prints, and SIGINT ends it with 0."""
+    with Program([*python("-m", "exporter"), "simulate", "--listen-address=127.0.0.1:0"], tmp_path) as api:
+        url = api.line(r"listens on (http://\S+)/v1")[1]
+        assert get(f"{url}/control/faults").json()["late_minutes"] == 1
+        assert get(f"{url}/v1/merchants/m/aggregations").status_code == 401
+        api.send(signal.SIGINT)
+        assert api.ended() == 0
+
+
+def test_the_configuration_that_simulate_prints_is_good(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What `simulate --print-config` prints passes `check-config`."""
+    assert main(["simulate", "--print-config"]) == 0
+    path = tmp_path / "config.yaml"
+    path.write_text(capsys.readouterr().out)
+    assert main(["check-config", str(path)]) == 0
+    assert capsys.readouterr().out.startswith("ok: 1 merchant, 12 media, ")
