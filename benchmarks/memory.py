@@ -11,7 +11,7 @@ from benchmarks.report import Cell, Figures, Table, figures
 SCRAPES = 5
 
 
-def run(folder: Path, *, series: Sequence[int] = (10_000, 100_000), repeats: int = 5) -> Table:
+def run(folder: Path, *, series: Sequence[int] = (10_000, 100_000), repeats: int = 3) -> Table:
     """Measure daemons with so many series, so many times each."""
     empty = _measure(prepare(folder, 0, time.time()), repeats)
     rows = [_row(prepare(folder, count, time.time()), empty, repeats) for count in series]

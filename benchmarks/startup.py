@@ -18,8 +18,11 @@ from benchmarks.report import Cell, Figures, Table, figures
 
 def run(folder: Path, *, series: Sequence[int] = (0, 10_000, 100_000, 208_400), repeats: int = 5) -> Table:
     """Measure the start with so many series in the state file, so many times each."""
-    imports = figures(_imports() for _ in range(repeats))
-    rows = [_row(prepare(folder, count, time.time()), repeats, imports) for count in series]
+    started = [prepare(folder, count, time.time()) for count in series]
+    # In turns, so that what else the machine does is spread over all.
+    runs = [(_imports(), [_start(prepared) for prepared in started]) for _ in range(repeats)]
+    imports = figures(seconds for seconds, _ in runs)
+    rows = [_row(prepared, [times[place] for _, times in runs], imports) for place, prepared in enumerate(started)]
     return Table(
         "startup",
         "a daemon's start until it listens and until its first scrape is whole, with a dead API, "
@@ -29,9 +32,8 @@ def run(folder: Path, *, series: Sequence[int] = (0, 10_000, 100_000, 208_400), 
     )
 
 
-def _row(prepared: Prepared, repeats: int, imports: Figures) -> tuple[Cell, ...]:
-    pairs = [_start(prepared) for _ in range(repeats)]
-    listens, scraped = (figures(values) for values in zip(*pairs, strict=True))
+def _row(prepared: Prepared, times: Sequence[tuple[float, float]], imports: Figures) -> tuple[Cell, ...]:
+    listens, scraped = (figures(values) for values in zip(*times, strict=True))
     path = prepared.settings.storage.path
     with contextlib.closing(sqlite3.connect(path)) as db:
         (kept,) = db.execute("SELECT count(*) FROM series").fetchone()
@@ -39,6 +41,7 @@ def _row(prepared: Prepared, repeats: int, imports: Figures) -> tuple[Cell, ...]
 
 
 def _start(prepared: Prepared) -> tuple[float, float]:
+    """Seconds until a daemon listens, and until its first scrape is whole."""
     began = time.perf_counter()
     with running(prepared) as daemon:
         page = daemon.scrape()

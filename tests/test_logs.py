@@ -90,7 +90,7 @@ def test_the_level_is_a_threshold(level: str, shown: int) -> None:
     assert len(lines_of(stream)) == 2 * shown
 
 
-@pytest.mark.parametrize("name", ["apscheduler.scheduler", "apscheduler.executors.default", "urllib3.connectionpool"])
+@pytest.mark.parametrize("name", ["apscheduler.scheduler", "urllib3.connectionpool"])
 @pytest.mark.parametrize("level", ["debug", "error"])
 def test_chatty_libraries_are_quiet(name: str, level: str) -> None:
     """The scheduler's line for each run and urllib3's for each connection are not written, even at debug."""

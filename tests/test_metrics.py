@@ -106,7 +106,7 @@ def everything() -> tuple[Snapshot, dict[str, LinkView]]:
                 revisions_down=1,
             )
         )
-    links = {m.merchant_id: LinkView(m.merchant_id, up=True, budget=45, token_expiry=NOW) for m in merchants}
+    links = {m.merchant_id: LinkView(m.merchant_id, True, 45, 6, 1.5, 1.25, NOW) for m in merchants}
     return snapshot_of(*merchants), links
 
 
@@ -262,11 +262,17 @@ def test_a_name_that_has_no_utf8_does_not_fail_the_scrape() -> None:
 
 
 def test_what_is_said_about_the_connection() -> None:
-    """`up` and the token's expiry are shown once they are known; the budget always is."""
-    fresh = LinkView("acme", budget=45)
-    known = LinkView("büro", up=False, budget=22.5, token_expiry=NOW + 60)
+    """`up`, the token's expiry and the staleness are shown once they are known; the budget and the streams always."""
+    fresh = LinkView("acme", budget=45, streams=6)
+    known = LinkView(
+        "büro", up=False, budget=22.5, streams=90, staleness=1.5, staleness_bound=1.25, token_expiry=NOW + 60
+    )
     assert shown(Snapshot(), fresh, known) == {
         'smartstream_api_budget_requests_per_minute{merchant_id="acme"}': 45,
+        'smartstream_streams{merchant_id="acme"}': 6,
+        'smartstream_streams{merchant_id="büro"}': 90,
+        'smartstream_staleness_minutes{merchant_id="büro"}': 1.5,
+        'smartstream_staleness_bound_minutes{merchant_id="büro"}': 1.25,
         'smartstream_up{merchant_id="büro"}': 0,
         'smartstream_api_budget_requests_per_minute{merchant_id="büro"}': 22.5,
         'smartstream_api_token_expiry_timestamp_seconds{merchant_id="büro"}': NOW + 60,
@@ -343,11 +349,18 @@ def test_a_scrape_asks_for_the_snapshot_once() -> None:
 
 
 def test_promtool_accepts_the_whole_page(promtool_bin: Path) -> None:
-    """`promtool check metrics` finds nothing in the page but the one name that means minutes on purpose."""
+    """`promtool check metrics` finds nothing in the page but the names that mean minutes on purpose."""
     page = generate_latest(whole_registry())
     checked = subprocess.run([promtool_bin, "check", "metrics"], input=page, capture_output=True, check=False)
     findings = [line for line in (checked.stdout + checked.stderr).decode().splitlines() if line]
-    assert findings == ['smartstream_lost_minutes_total use base unit "seconds" instead of "minutes"']
+    assert findings == [
+        f'{name} use base unit "seconds" instead of "minutes"'
+        for name in (
+            "smartstream_lost_minutes_total",
+            "smartstream_staleness_bound_minutes",
+            "smartstream_staleness_minutes",
+        )
+    ]
 
 
 def test_both_formats_say_the_same() -> None:
