@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NoReturn
+from urllib.parse import quote, quote_plus
 
 from exporter.configsecrets import HIDDEN
 from exporter.errors import MalformedAnswer
@@ -110,9 +111,9 @@ def hide(text: str, secrets: Iterable[str]) -> str:
 
 
 def _spellings(secret: str) -> tuple[str, ...]:
-    """A secret as it is, as JSON writes it, and as Python does in the text of an error."""
+    """A secret as it is, as JSON and URLs write it, and as Python does in the text of an error."""
     quoted = (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret), repr(secret.encode())[1:])
-    return secret, *(form[1:-1] for form in quoted)
+    return secret, quote(secret, safe=""), quote_plus(secret), *(form[1:-1] for form in quoted)
 
 
 def is_error(answer: Mapping[str, Any]) -> bool:

@@ -38,6 +38,9 @@ from exporter.transport import Answer, exchange, open_session
 # A token is renewed so long before it expires, or a tenth of its life where that is less.
 RENEW_BEFORE = 60.0
 
+# Of an error's body no more is looked at (bytes).
+LONGEST_ERROR_BODY = 65536
+
 # Tokens whose echo is hidden: the one in use and those that requests on the way may still carry.
 _TOKENS_HIDDEN = 4
 
@@ -276,9 +279,11 @@ class Client:
     def _refusal(self, endpoint: str, answer: Answer) -> str:
         """What the API says of its refusal."""
         if 300 <= answer.status < 400:
-            place = _host(answer.headers.get("Location", ""))
+            place = _host(self._hide(answer.headers.get("Location", "")))
             return self._hide(f"{endpoint}: {answer.status}, a redirect to {place}, not followed; check api.url")
-        said = parse.error_text(answer.body)
+        # Hidden before it is read, too: what is left out of a text for reading could leave the rest of a secret.
+        body = self._hide(answer.body[:LONGEST_ERROR_BODY].decode(errors="replace"))
+        said = parse.error_text(body.encode())
         return self._hide(f"{endpoint}: {answer.status} {said}".rstrip())
 
     def _parsed(self, endpoint: str, read: Callable[[], _T]) -> _T:

@@ -4,6 +4,7 @@
 """
 
 import gzip
+import os
 import re
 import socket
 import threading
@@ -260,5 +261,12 @@ def _listen(address: Address) -> socket.socket:
         family, _, _, _, where = min(found, key=lambda each: each[0] != socket.AF_INET)
         return socket.create_server(where[:2], family=family)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError([f"{address}: cannot listen there: {reason}; choose another address"]) from error
+        raise ConfigError([f"{address}: cannot listen there: {_reason(error)}; choose another address"]) from error
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    """What the system says; `socket.create_server` repeats the address in its own text."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None and number > 0:
+        return os.strerror(number)
+    return getattr(error, "strerror", None) or str(error)

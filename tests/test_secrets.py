@@ -22,7 +22,7 @@ from tests.processes import Daemon, configuration, wait_until
 
 # Letters that are written in another way in a URL, in JSON and by Python's repr; none of it occurs by chance.
 API_KEY = 'K9x/api+key="Zq7&1'
-PASSWORD = "P4s\\wörd '\"%Vx3& ß"
+PASSWORD = "P4s\\wörd '\"%V<x3>& ß"
 TOKEN = "t0KEN-7f/3+a==Qy8"
 
 # What is in each secret and survives every way of writing it.
@@ -37,6 +37,7 @@ def _page(told: str) -> Echo:
 
 # What the API does with all that it was told: its answers' forms, by merchant.
 ECHOES: dict[str, Callable[[str], Echo]] = {
+    "redirect-to-it": lambda told: (307, {"Location": f"http://{quote(told, safe='')}/"}, b""),
     "refusal": lambda told: (401, {}, json.dumps({"code": "UNAUTHORIZED", "message": told}).encode()),
     "forbidden": lambda told: (403, {}, told.encode()),
     "bad-request": lambda told: (400, {}, json.dumps({"errors": [{"code": told, "message": told}]}).encode()),
