@@ -1,5 +1,6 @@
 """The parts put together: one process that polls, counts and serves."""
 
+import math
 import os
 import signal
 import sys
@@ -20,6 +21,8 @@ from exporter.faults import Faults
 from exporter.ledger import Ledger
 from exporter.limiter import Limiter
 from exporter.metrics import SnapshotCollector, build_registry
+from exporter.model import MINUTE
+from exporter.plan import can_hold
 from exporter.poll import MerchantPoller
 from exporter.schedule import LONGEST_PAUSE, Schedule
 from exporter.server import Address, Server, create_app
@@ -146,7 +149,7 @@ def run(settings: Settings, listen: Address) -> int:
         raise
     telemetry.reloaded(ok=True, at=clock.now())
     server.start()
-    schedule.start(second=int(settings.poll.settle) % 60)
+    schedule.start(second=math.ceil(settings.poll.settle) % 60)
     log.info(
         "started",
         open=f"http://{server.address}/",
@@ -155,6 +158,7 @@ def run(settings: Settings, listen: Address) -> int:
         streams=sum(len(merchant.streams) for merchant in polling.ledger.snapshot.merchants.values()),
         state=str(settings.storage.path),
     )
+    _warn_of_waits(settings)
     received = None
     while received is None:
         received = signal.sigtimedwait(STOP_SIGNALS, 1.0)
@@ -197,6 +201,20 @@ def _app(settings: Settings, polling: Polling, schedule: Schedule, telemetry: Te
         page=lambda: status.page(polling.snapshot(), polling.links(), polling.clock.now(), __version__),
         config_text=lambda: dump(settings),
     )
+
+
+def _warn_of_waits(settings: Settings) -> None:
+    longest = int(settings.poll.max_staleness // MINUTE)
+    for merchant in settings.merchants:
+        streams = len(merchant.streams())
+        if not can_hold(streams, merchant.requests_per_minute, longest):
+            log.warning(
+                "too many streams for max_staleness: quiet ones will wait longer; "
+                "`smartstream-exporter plan` tells how long, and what to change",
+                merchant=merchant.id,
+                streams=streams,
+                requests_per_minute=merchant.requests_per_minute,
+            )
 
 
 def block_stop_signals() -> None:

@@ -5,7 +5,7 @@ file at one answer or the next, and nobody has seen a number that is not in it.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -24,7 +24,7 @@ from exporter.counting import (
     newest_settled,
 )
 from exporter.model import DAY_MINUTES, MINUTE, OTHER, Group, Minute, MinuteRange, Rows, Stream, Target
-from exporter.snapshot import MerchantView, Snapshot, StreamView
+from exporter.snapshot import MerchantView, SeriesView, Snapshot, StreamView
 from exporter.state import State
 from exporter.weights import Plays
 
@@ -68,6 +68,7 @@ class Ledger:
         self._rows: dict[Stream, StreamRow] = {}
         self._merchants: dict[str, MerchantRow] = {}
         self._views: dict[str, dict[Stream, StreamView]] = {}
+        self._plays: dict[str, dict[str, Plays]] = {}
         self._zeros: list[_Zeros] = []
         self._snapshot = Snapshot()
 
@@ -83,13 +84,16 @@ class Ledger:
             StateWriteFailed: The state file did not take it.
         """
         with self._mutex, self._state.transaction() as db:
-            self._rows, self._merchants, self._views, self._zeros = {}, {}, {}, []
+            self._rows, self._merchants, self._views, self._plays, self._zeros = {}, {}, {}, {}, []
             for merchant in merchants:
                 row = self._merchants[merchant.id] = books.begin_merchant(db, merchant.id)
                 start = ended_before(now, self._poll.settle)
                 if row.horizon is not None:
                     start = newest_settled(now, row.horizon, self._poll)
                 views = self._views[merchant.id] = {}
+                self._plays[merchant.id] = {
+                    media_id: Plays() for media_id in ("", *(each.id for each in merchant.media))
+                }
                 for stream in merchant.streams():
                     stream_row = self._rows[stream] = books.begin_stream(db, stream, start)
                     views[stream] = StreamView(
@@ -97,6 +101,7 @@ class Ledger:
                         through=stream_row.through if stream_row.answered else None,
                         series=books.read_series(db, stream, stream_row),
                     )
+                    self._know_plays(stream, stream_row, views[stream].series)
                     self._await_zeros(stream, books.unshown_labels(db, stream_row.stream_id), now)
             books.mark_removed(db, self._rows, self._merchants, now)
             books.forget_removed(db, now - KEEP_REMOVED)
@@ -112,18 +117,9 @@ class Ledger:
         """The newest minute that a stream has counted; before its first answer, the one after which it counts."""
         return self._rows[stream].through
 
-    def plays(self, merchant_id: str, media_ids: Iterable[str], now: float) -> dict[str, Plays]:
-        """What is known of the plays of media, or with the id "" of the whole merchant's, by media id."""
-        settled, views = self.settled(merchant_id, now), self._views[merchant_id]
-        found = {}
-        for media_id in media_ids:
-            stream = Stream(merchant_id, media_id, Target.PLAY_COUNT, Group.ALL)
-            row = self._rows.get(stream)
-            if row is None or row.rate is None:
-                found[media_id] = Plays()
-            else:
-                found[media_id] = Plays(row.rate, views[stream].series[0].last or 0.0, row.through >= settled)
-        return found
+    def plays(self, merchant_id: str) -> dict[str, Plays]:
+        """What is known of the plays of all media, and with the id "" of the whole merchant's, by media id."""
+        return dict(self._plays[merchant_id])
 
     def to_ask(self, stream: Stream, now: float, longest: int | None = None) -> MinuteRange:
         """The range to ask for next, of at most `longest` minutes; without it, as long as the API is known to take."""
@@ -160,6 +156,7 @@ class Ledger:
             new = tuple(label for label in entry.accounts if label not in book.accounts)
             self._await_zeros(stream, new, now)
             self._views[stream.merchant_id][stream] = StreamView(stream, entry.through, series)
+            self._know_plays(stream, written, series)
             self._show(stream.merchant_id)
         if OTHER in new:
             log.warning(
@@ -201,6 +198,10 @@ class Ledger:
                 streams[stream] = replace(streams[stream], series=series)
             for merchant_id in {stream.merchant_id for stream in views}:
                 self._show(merchant_id)
+
+    def _know_plays(self, stream: Stream, row: StreamRow, series: tuple[SeriesView, ...]) -> None:
+        if stream.target is Target.PLAY_COUNT and stream.group is Group.ALL and row.rate is not None:
+            self._plays[stream.merchant_id][stream.media_id] = Plays(row.rate, series[0].last or 0.0, row.through)
 
     def _await_zeros(self, stream: Stream, labels: tuple[str, ...], now: float) -> None:
         if labels and stream.target.summable:

@@ -55,7 +55,8 @@ def look_ahead(merchant: MerchantSettings, poll: PollSettings, rates: Mapping[st
         rates: Plays a minute by media id, "" for the whole merchant, as far as they are known.
     """
     factors = stream_factors(merchant, poll)
-    plays = plays_weights(Plays(rates.get("")), {media.id: Plays(rates.get(media.id)) for media in merchant.media})
+    known = {media.id: Plays(rates.get(media.id)) for media in merchant.media}
+    plays = plays_weights(Plays(rates.get("")), known, settled=0)
     plays[""] = max(FLOOR, rates.get("", sum(plays.values())))
     weights = [plays[stream.media_id] * factor for stream, factor in factors.items()]
     streams = Counter((stream.target, stream.group) for stream in factors)

@@ -63,6 +63,21 @@ class _Rest:
     until: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """What is the same for all streams while they are looked at.
+
+    Attributes:
+        complete: The newest minute that ended `settle` ago.
+        settled: The newest settled minute.
+        monotonic: Monotonic seconds.
+    """
+
+    complete: Minute
+    settled: Minute
+    monotonic: float
+
+
 @dataclass(slots=True)
 class _Round:
     """One round: until when it may wait, what is left to ask for, and how it goes."""
@@ -102,9 +117,10 @@ class MerchantPoller:
         self._stopped = threading.Event()
         self._running = threading.Lock()
         self._factors = stream_factors(merchant, poll)
-        self._media = [media.id for media in merchant.media]
         self._longest_wait = int(poll.max_staleness // MINUTE)
         self._pace_maker = Stream(merchant.id, "", Target.PLAY_COUNT, Group.ALL)
+        # What is asked for before any row has shown that the minute is settled. The whole merchant's plays show it.
+        self._not_waiting = {self._pace_maker, *(stream for stream in self._factors if stream.target.by_day)}
         # What follows is shared by the threads of a round.
         self._mutex = threading.Lock()
         # The newest minute that each stream's last answer was asked up to.
@@ -138,7 +154,7 @@ class MerchantPoller:
         with self._running:
             going = _Round(deadline=self._clock.monotonic() + ROUND)
             # Alone and first: its answer shows which minutes are settled, and so what else is due.
-            if not self._stopped.is_set() and self._is_due(self._pace_maker, going, self._clock.now()):
+            if not self._stopped.is_set() and self._wait_so_far(self._pace_maker, going, self._moment()):
                 self._attempt(self._pace_maker, going)
             if self._poll.concurrency == 1:
                 self._work(going)
@@ -156,11 +172,15 @@ class MerchantPoller:
                 if task is None:
                     return
                 going.under_way.add(task)
+            sent = True
             try:
-                self._attempt(task, going)
+                sent = self._attempt(task, going)
             finally:
                 with self._mutex:
                     going.under_way.discard(task)
+                    if not sent and isinstance(task, Stream):
+                        # Still the one most worth having; when a minute has settled meanwhile, all is planned anew.
+                        going.queue.append(task)
 
     # ---- what to ask for ----
 
@@ -168,77 +188,86 @@ class MerchantPoller:
         """The streams as planned; the catalog when nothing else is due, or where it has waited for its share."""
         if going.over or going.strikes >= STRIKES:
             return None
-        now = self._clock.now()
-        lookup = self._catalog.next_lookup(now, going.under_way)
-        if lookup is not None and self._since_lookup >= REQUESTS_PER_LOOKUP:
-            return lookup
-        complete = ended_before(now, self._poll.settle)
-        if complete != going.planned_for or not going.queue:
-            going.planned_for = complete
-            going.queue = self._plan(going, now)
+        if self._since_lookup >= REQUESTS_PER_LOOKUP:
+            lookup = self._catalog.next_lookup(self._clock.now(), going.under_way)
+            if lookup is not None:
+                return lookup
+            # To look through the catalog takes a while: it is done again after as many requests.
+            self._since_lookup = 0
+        moment = self._moment()
+        if moment.complete != going.planned_for or not going.queue:
+            going.planned_for = moment.complete
+            going.queue = self._plan(going, moment)
         while going.queue:
             stream = going.queue.pop()
             # One of its media's streams may just have heard that the media is gone.
-            if not self._rests_now(stream):
+            if not self._rests_now(stream, moment):
                 return stream
-        return lookup
+        return self._catalog.next_lookup(self._clock.now(), going.under_way)
 
-    def _plan(self, going: _Round, now: float) -> list[Stream]:
+    def _plan(self, going: _Round, moment: _Moment) -> list[Stream]:
         """The streams to ask for in this minute, the first last."""
-        due = [stream for stream in self._factors if self._is_due(stream, going, now)]
-        if not due:
-            return []
-        if self._pace_maker in due:
+        if self._wait_so_far(self._pace_maker, going, moment):
             return [self._pace_maker]
-        weights = self._weights(now)
-        candidates = [Candidate(stream, weights[stream], self._staleness(stream, now)) for stream in due]
+        # Only numbers are looked up for each stream: there may be thousands.
+        candidates = [
+            Candidate(stream, weight, wait)
+            for stream, weight in self._weights(moment).items()
+            if (wait := self._wait_so_far(stream, going, moment))
+        ]
         room = max(1, int(self._limiter.allowed))
         chosen = choose(candidates, room, len(self._factors), self._longest_wait)
         return sorted(chosen, key=lambda stream: going.failures[stream])[::-1]
 
-    def _is_due(self, stream: Stream, going: _Round, now: float) -> bool:
-        if going.failures[stream] >= ATTEMPTS or stream in going.under_way or self._rests_now(stream):
-            return False
-        asked = self._asked.get(stream)
-        complete = ended_before(now, self._poll.settle)
-        # What one answer has not shown of a minute, another in the same minute would hardly show.
-        if asked is None or asked == complete:
-            return asked is None
+    def _wait_so_far(self, stream: Stream, going: _Round, moment: _Moment) -> int:
+        """A stream's staleness where it is due, at least 1; else 0."""
+        if stream in going.under_way or (going.failures and going.failures[stream] >= ATTEMPTS):
+            return 0
+        if self._rests and self._rests_now(stream, moment):
+            return 0
         through = self._ledger.through(stream)
-        # A clock that was ahead for a while has let minutes be counted as empty before they came.
-        return through > complete or self._newest(stream, now) > through
+        staleness = self._newest(stream, moment) - through
+        asked = self._asked.get(stream)
+        # What one answer has not shown of a minute, another in the same minute would hardly show.
+        due = asked != moment.complete and (
+            # A clock that was ahead for a while has let minutes be counted as empty before they came.
+            staleness > 0 or asked is None or through > moment.complete
+        )
+        return max(1, staleness) if due else 0
 
-    def _rests_now(self, stream: Stream) -> bool:
-        monotonic = self._clock.monotonic()
+    def _rests_now(self, stream: Stream, moment: _Moment) -> bool:
         rests = (self._rests.get(stream), self._rests.get(stream.media_id))
-        return any(rest is not None and monotonic < rest.until for rest in rests)
+        return any(rest is not None and moment.monotonic < rest.until for rest in rests)
 
-    def _newest(self, stream: Stream, now: float) -> Minute:
+    def _moment(self) -> _Moment:
+        now = self._clock.now()
+        return _Moment(
+            complete=ended_before(now, self._poll.settle),
+            settled=self._ledger.settled(self.merchant_id, now),
+            monotonic=self._clock.monotonic(),
+        )
+
+    def _newest(self, stream: Stream, moment: _Moment) -> Minute:
         """The newest minute that a stream could count."""
-        # The whole merchant's plays are asked for before any row has shown that the minute is settled: they show it.
-        if stream.target.by_day or stream == self._pace_maker:
-            return ended_before(now, self._poll.settle)
-        return self._ledger.settled(self.merchant_id, now)
+        return moment.complete if stream in self._not_waiting else moment.settled
 
-    def _staleness(self, stream: Stream, now: float) -> int:
-        return max(1, self._newest(stream, now) - self._ledger.through(stream))
-
-    def _weights(self, now: float) -> dict[Stream, float]:
+    def _weights(self, moment: _Moment) -> dict[Stream, float]:
         """What a minute of each stream's staleness costs."""
-        known = self._ledger.plays(self.merchant_id, ("", *self._media), now)
+        known = self._ledger.plays(self.merchant_id)
         whole = known.pop("")
-        plays = plays_weights(whole, known)
+        plays = plays_weights(whole, known, moment.settled)
         plays[""] = max(FLOOR, whole.rate if whole.rate is not None else sum(plays.values()))
         return {stream: plays[stream.media_id] * factor for stream, factor in self._factors.items()}
 
     # ---- asking ----
 
-    def _attempt(self, task: Task, going: _Round) -> None:
-        """Ask once, and note how it went."""
+    def _attempt(self, task: Task, going: _Round) -> bool:
+        """Ask once, and note how it went; or wait for the budget, and say that it was not sent."""
         try:
             self._look_up(task) if isinstance(task, Lookup) else self._refresh(task)
         except BudgetSpent as spent:
             self._wait(spent.wait, going)
+            return False
         except StateWriteFailed as error:
             with self._mutex:
                 going.over = True
@@ -251,11 +280,10 @@ class MerchantPoller:
                 going.strikes = 0
                 self._since_lookup = 0 if isinstance(task, Lookup) else self._since_lookup + 1
                 self._link = replace(self._link, up=True, last_success=self._clock.now())
+        return True
 
     def _wait(self, seconds: float, going: _Round) -> None:
         with self._mutex:
-            # What could not leave is planned anew: meanwhile something else may be worth more.
-            going.queue = []
             going.over |= self._clock.monotonic() + seconds > going.deadline
         if not going.over:
             self._clock.sleep(seconds)
@@ -324,8 +352,9 @@ class MerchantPoller:
         now = self._clock.now()
         for event in self._faults.settle(now):
             self._tell(event)
-        weights = self._weights(now)
-        waits = {stream: max(0, self._newest(stream, now) - self._ledger.through(stream)) for stream in weights}
+        moment = self._moment()
+        weights = self._weights(moment)
+        waits = {stream: max(0, self._newest(stream, moment) - self._ledger.through(stream)) for stream in weights}
         mean = sum(weight * waits[stream] for stream, weight in weights.items()) / sum(weights.values())
         self._link = replace(self._link, staleness=mean)
         if not 0 < self._bound_due - self._clock.monotonic() <= BOUND_EVERY:

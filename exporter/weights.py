@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from exporter.config import MerchantSettings, PollSettings
-from exporter.model import Stream
+from exporter.model import Minute, Stream
 
 # Plays a minute that even a media which nobody plays is taken to have, so that it is asked for now and then.
 FLOOR = 0.1
@@ -21,15 +21,15 @@ class Plays:
     Attributes:
         rate: The smoothed plays a minute, or None before the first answer.
         last: The plays of the newest minute counted.
-        fresh: Whether that is the newest settled minute.
+        through: Which minute that is.
     """
 
     rate: float | None = None
     last: float = 0.0
-    fresh: bool = False
+    through: Minute = -1
 
 
-def plays_weights(whole: Plays, media: Mapping[str, Plays]) -> dict[str, float]:
+def plays_weights(whole: Plays, media: Mapping[str, Plays], settled: Minute) -> dict[str, float]:
     """The plays a minute to expect of each media.
 
     A media that was never asked for is taken to have its share of the plays that the known ones do not explain. When
@@ -39,26 +39,29 @@ def plays_weights(whole: Plays, media: Mapping[str, Plays]) -> dict[str, float]:
     Args:
         whole: The whole merchant's plays.
         media: By media id.
+        settled: The newest settled minute. What is known of it is fresh.
     """
     known = sum(plays.rate for plays in media.values() if plays.rate is not None)
     unknown = sum(plays.rate is None for plays in media.values())
     share = 1.0
     if whole.rate is not None and unknown:
         share = max(0.0, whole.rate - known) / unknown
-    hidden = 0.0 if unknown else _unexplained_rise(whole, media)
+    hidden = 0.0 if unknown else _unexplained_rise(whole, media, settled)
     return {
         media_id: max(
             FLOOR,
-            (share if plays.rate is None else plays.rate) + (0.0 if plays.fresh else hidden),
+            (share if plays.rate is None else plays.rate) + (0.0 if plays.through >= settled else hidden),
         )
         for media_id, plays in media.items()
     }
 
 
-def _unexplained_rise(whole: Plays, media: Mapping[str, Plays]) -> float:
-    if whole.rate is None or not whole.fresh:
+def _unexplained_rise(whole: Plays, media: Mapping[str, Plays], settled: Minute) -> float:
+    if whole.rate is None or whole.through < settled:
         return 0.0
-    explained = sum(plays.last - plays.rate for plays in media.values() if plays.fresh and plays.rate is not None)
+    explained = sum(
+        plays.last - plays.rate for plays in media.values() if plays.through >= settled and plays.rate is not None
+    )
     rise = whole.last - whole.rate - explained
     return rise if rise > SURPRISE * math.sqrt(whole.rate + 1) else 0.0
 

@@ -6,36 +6,39 @@ from exporter.config import Settings
 from exporter.model import Group, Stream, Target
 from exporter.weights import FLOOR, Plays, plays_weights, stream_factors
 
+# The newest settled minute.
+NOW = 1000
+
 
 def test_a_known_media_has_its_smoothed_plays() -> None:
     """The rate is the weight, and a media that nobody plays keeps a little."""
-    weights = plays_weights(Plays(30.0, 30.0, fresh=True), {"a": Plays(30.0, 30.0, True), "b": Plays(0.0, 0.0, True)})
+    weights = plays_weights(Plays(30.0, 30.0, NOW), {"a": Plays(30.0, 30.0, NOW), "b": Plays(0.0, 0.0, NOW)}, NOW)
     assert weights == {"a": 30.0, "b": FLOOR}
 
 
 def test_an_unknown_media_has_its_share_of_what_is_not_explained() -> None:
     """What the whole merchant plays and the known media do not is spread over the unknown."""
-    weights = plays_weights(Plays(100.0), {"a": Plays(60.0), "b": Plays(), "c": Plays()})
+    weights = plays_weights(Plays(100.0), {"a": Plays(60.0), "b": Plays(), "c": Plays()}, NOW)
     assert weights == {"a": 60.0, "b": 20.0, "c": 20.0}
 
 
 def test_without_any_answer_all_are_alike() -> None:
     """At the very start nothing is known, and no media is preferred."""
-    assert plays_weights(Plays(), {"a": Plays(), "b": Plays()}) == {"a": 1.0, "b": 1.0}
+    assert plays_weights(Plays(), {"a": Plays(), "b": Plays()}, NOW) == {"a": 1.0, "b": 1.0}
 
 
 def test_an_unexplained_rise_is_expected_of_those_not_looked_at() -> None:
     """A live event has begun somewhere: the media just looked at do not explain it, so the others gain alike."""
-    whole = Plays(100.0, 400.0, fresh=True)
-    weights = plays_weights(whole, {"a": Plays(99.0, 101.0, fresh=True), "b": Plays(1.0, 1.0), "c": Plays(0.0)})
+    whole = Plays(100.0, 400.0, NOW)
+    weights = plays_weights(whole, {"a": Plays(99.0, 101.0, NOW), "b": Plays(1.0, 1.0), "c": Plays(0.0)}, NOW)
     assert weights == {"a": 99.0, "b": 299.0, "c": 298.0}
 
 
 @pytest.mark.parametrize("last", [120.0, 400.0])
 def test_a_rise_by_chance_or_that_is_explained_changes_nothing(last: float) -> None:
     """Plays rise and fall by chance; and where a media just looked at rose by as much, nothing is hidden."""
-    whole = Plays(100.0, last, fresh=True)
-    weights = plays_weights(whole, {"a": Plays(99.0, last - 1, fresh=True), "b": Plays(1.0)})
+    whole = Plays(100.0, last, NOW)
+    weights = plays_weights(whole, {"a": Plays(99.0, last - 1, NOW), "b": Plays(1.0)}, NOW)
     assert weights == {"a": 99.0, "b": 1.0}
 
 
