@@ -142,7 +142,7 @@ class Client:
         self._observe = observe
         self._clock = clock
         self._monotonic = monotonic
-        self._session = open_session(adapter)
+        self._session = open_session(api.url, adapter)
         self._base = f"{api.url}/merchants/{quote(merchant.id, safe='')}"
         self._renewing = threading.Lock()
         self._token: _Token | None = None

@@ -183,7 +183,10 @@ class Ledger:
         """
         with self._mutex:
             # A clock that steps back must not hold them for longer.
-            due = [zeros for zeros in self._zeros if not 0 <= now - zeros.since < SHOW_ZERO]
+            due: list[_Zeros] = []
+            waiting: list[_Zeros] = []
+            for zeros in self._zeros:
+                (waiting if 0 <= now - zeros.since < SHOW_ZERO else due).append(zeros)
             if not due:
                 return
             views = {}
@@ -192,7 +195,7 @@ class Ledger:
                     books.show_series(db, self._rows[zeros.stream].stream_id, zeros.labels)
                 for stream in {zeros.stream for zeros in due}:
                     views[stream] = books.read_series(db, stream, self._rows[stream])
-            self._zeros = [zeros for zeros in self._zeros if zeros not in due]
+            self._zeros = waiting
             for stream, series in views.items():
                 streams = self._views[stream.merchant_id]
                 streams[stream] = replace(streams[stream], series=series)

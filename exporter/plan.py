@@ -36,7 +36,7 @@ class Candidate(Generic[Key]):
 
 
 def choose(candidates: Sequence[Candidate[Key]], room: int, streams: int, max_staleness: int) -> list[Key]:
-    """The streams to ask for in this minute, the one most worth having first.
+    """The streams to ask for in this minute: those that must not wait any longer, then the ones most worth having.
 
     Args:
         candidates: The streams that are due.
@@ -45,13 +45,17 @@ def choose(candidates: Sequence[Candidate[Key]], room: int, streams: int, max_st
         max_staleness: Minutes that no stream is to wait longer than, where the room can hold that.
     """
     ranked = [(each.weight * each.staleness * (each.staleness + 1), each) for each in candidates]
-    urgent = _urgent(candidates, room, streams, max_staleness)
-    chosen = heapq.nlargest(urgent, ranked, key=lambda claim: (claim[1].staleness, claim[0]))
+    urgent = heapq.nlargest(
+        _urgent(candidates, room, streams, max_staleness),
+        ranked,
+        key=lambda claim: (claim[1].staleness, claim[0]),
+    )
     if urgent:
-        taken = {each.key for _, each in chosen}
+        taken = {each.key for _, each in urgent}
         ranked = [claim for claim in ranked if claim[1].key not in taken]
-    chosen += heapq.nlargest(room - urgent, ranked, key=_claim)
-    return [each.key for _, each in sorted(chosen, key=_claim, reverse=True)]
+    # The urgent first: something else may take a part of the room before the last of these is sent.
+    chosen = [*urgent, *heapq.nlargest(room - len(urgent), ranked, key=_claim)]
+    return [each.key for _, each in chosen]
 
 
 def _claim(ranked: tuple[float, object]) -> float:

@@ -33,8 +33,10 @@ from exporter.weights import FLOOR, plays_weights, stream_factors
 
 log = structlog.get_logger("poll")
 
-# A round that waits for the budget does not wait past the next minute's settling.
-ROUND = 60.0
+# For so long a round waits for the budget. A request's place is free again a minute after its answer, so what is asked
+# for in every round is asked for a little later each time. Rather than at the end of a minute, it is then asked for
+# first thing in the next.
+ROUND = 20.0
 
 # A stream that fails is asked for again once in a round, after all others.
 ATTEMPTS = 2
@@ -215,7 +217,8 @@ class MerchantPoller:
             for stream, weight in self._weights(moment).items()
             if (wait := self._wait_so_far(stream, going, moment))
         ]
-        room = max(1, int(self._limiter.allowed))
+        # One place in a minute is the whole merchant's.
+        room = max(1, int(self._limiter.allowed) - 1)
         chosen = choose(candidates, room, len(self._factors), self._longest_wait)
         return sorted(chosen, key=lambda stream: going.failures[stream])[::-1]
 

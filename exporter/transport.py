@@ -145,13 +145,18 @@ class _Session(requests.Session):
         return None
 
 
-def open_session(adapter: BaseAdapter | None = None) -> requests.Session:
-    """A session without redirects, cookies and retries.
+def open_session(url: str, adapter: BaseAdapter | None = None) -> requests.Session:
+    """A session without redirects, cookies and retries, for requests to one host.
 
     Args:
+        url: Where they go. The proxy and the certificates that the environment names for it are read now, and not
+            again for each request.
         adapter: The transport, where it is not to be the usual one.
     """
     session = _Session()
+    found = session.merge_environment_settings(url, {}, None, None, None)
+    session.trust_env = False
+    session.proxies, session.verify = found["proxies"], found["verify"]
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
     adapter = adapter or WatchedAdapter()
     session.mount("https://", adapter)

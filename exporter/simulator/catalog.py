@@ -167,5 +167,9 @@ def number(*parts: object) -> int:
 
 
 def hexadecimal(*parts: object) -> str:
-    """32 hexadecimal digits that look random and are always the same for the same parts."""
-    return blake2b("/".join(map(str, parts)).encode(), digest_size=16).hexdigest()
+    """32 hexadecimal digits that look random and are always the same for the same parts; the first is no decimal one.
+
+    So no id looks like a number (`12e34`), which YAML would read it as.
+    """
+    digits = blake2b("/".join(map(str, parts)).encode(), digest_size=16).hexdigest()
+    return "abcdef"[int(digits[0], 16) % 6] + digits[1:]
