@@ -16,7 +16,7 @@ small, th { opacity: .75; font-weight: normal; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; }
 tr { border-bottom: 1px solid #8885; }
-td { overflow-wrap: anywhere; }
+td { overflow-wrap: break-word; }
 .health { border-left: .3rem solid; padding-left: .7rem; margin: 1rem 0; }
 .good { border-color: #2a9d4a; }
 .bad { border-color: #d33; }
