@@ -191,4 +191,5 @@ def _serve(settings: config.Settings, options: argparse.Namespace) -> int:
         secret.get_secret_value() for merchant in settings.merchants for secret in (merchant.api_key, merchant.password)
     ]
     logs.setup(options.log_level, options.log_format, secrets=secrets)
+    logs.log_uncaught()
     return daemon.run(settings, options.listen)

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Collection, Iterator, MutableMapping
 from datetime import UTC, datetime
@@ -78,6 +79,16 @@ def setup(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+def log_uncaught() -> None:
+    """Log what nothing catches as any other line: Python's own way would show it past the redaction."""
+    sys.excepthook = lambda _kind, error, _traceback: _defect(error)
+    threading.excepthook = lambda caught: _defect(caught.exc_value)
+
+
+def _defect(error: BaseException | None) -> None:
+    structlog.get_logger("defect").error("an error that nothing caught; please report it", exc_info=error)
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -3,6 +3,7 @@ import json
 import logging
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -233,3 +234,24 @@ def test_an_unknown_level_is_a_mistake() -> None:
     with pytest.raises(KeyError):
         logs.setup("loud", stream=sys.stderr)
     assert logging.getLogger().handlers == before
+
+
+def test_what_nothing_catches_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that ends a thread, or the process, is logged in one line with its secrets hidden."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    stream = io.StringIO()
+    logs.setup(stream=stream, secrets=["hunter2"])
+    logs.log_uncaught()
+
+    def fails() -> None:
+        raise ValueError("no room for hunter2")
+
+    thread = threading.Thread(target=fails)
+    thread.start()
+    thread.join()
+    error = ValueError("hunter2 again")
+    sys.excepthook(ValueError, error, None)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert all("ValueError: " in line and "<secret>" in line and "hunter2" not in line for line in lines)
