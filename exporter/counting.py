@@ -193,7 +193,11 @@ def count_minutes(
     counted = book.through + lost
     through = max(counted, upto)
     rows, accounts = _admit(book, _within(rows, asked), poll.max_label_values)
-    seen = book.seen if horizon is None else max(book.seen, min(through, horizon, asked.last))
+    seen = book.seen
+    reachable = max(seen, ended_before(now, poll.settle) - whole_minutes(poll.max_catch_up))
+    # An answer that begins after minutes taken as empty says nothing of their rows, though its own are there.
+    if horizon is not None and asked.first <= reachable + 1:
+        seen = max(seen, min(through, horizon, asked.last))
     kept_from = max(book.kept_from, seen - whole_minutes(poll.revision_window))
     last = _values_of(through, rows, accounts) if through <= upto else None
     if not book.target.summable:

@@ -278,3 +278,29 @@ def test_rows_that_come_hours_late_are_counted_by_each_stream() -> None:
     # By now another stream's answer has shown that the rows are there.
     stream = enter(stream, count_minutes(stream, rows, asked, now, outage + 1, POLL))
     assert stream.accounts == {"": Account(181)}
+
+
+def test_rows_that_come_late_are_counted_in_pieces_where_the_range_is_limited() -> None:
+    """An answer for the newest minutes, all that a short range holds, does not make the ones before it forgotten."""
+    stream, longest = book(NOON), 60
+    outage, horizon = NOON + 300, NOON
+    for newest, arrived in [(outage, NOON), *((outage + 1, outage + 1) for _ in range(20))]:
+        now = after(newest, POLL.settle)
+        for _ in range(20):
+            asked = minutes_to_ask(stream.through, stream.seen, horizon, now, POLL, longest)
+            assert len(asked) <= longest
+            rows = {minute: {"": 1.0} for minute in range(asked.first, min(asked.last, arrived) + 1)}
+            horizon = max(horizon, *rows, NOON)
+            stream = enter(stream, count_minutes(stream, rows, asked, now, horizon, POLL))
+    assert (stream.through, stream.seen) == (outage + 1, outage + 1)
+    assert stream.accounts == {"": Account(301)}
+
+
+def test_rows_too_late_to_be_caught_up_do_not_hold_up_the_window() -> None:
+    """Minutes taken as empty whose rows come after max_catch_up are given up; those after them are read as ever."""
+    long_ago = NOON - 3 * DAY_MINUTES
+    stream = book(NOON - 1, start=long_ago, seen=long_ago, kept_from=long_ago)
+    now = after(NOON, POLL.settle)
+    asked = minutes_to_ask(stream.through, stream.seen, NOON, now, POLL)
+    stream = enter(stream, count_minutes(stream, {NOON: {"": 1.0}}, asked, now, NOON, POLL))
+    assert stream.seen == NOON
