@@ -221,7 +221,7 @@ class Story:
             self.minute(may_be_killed=False)
 
     def expected(self, stream: Stream, newest: int | None = None) -> dict[str, float]:
-        """What the API's final values, or only the newest of them, add up to, by label value as the exporter shows it."""
+        """What the final values, or only the newest of them, add up to, by label value as the exporter shows it."""
         view = self.polling.ledger.snapshot.merchants[MERCHANT].streams[stream]
         assert view.through is not None
         start, through = ended_before(self.first_start, self.settings.poll.settle), view.through
