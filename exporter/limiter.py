@@ -82,6 +82,11 @@ class Limiter:
         grown = max(0.0, self._monotonic() - self._since) / 60
         return min(float(self._limit), self._allowed + grown)
 
+    def wait(self) -> float:
+        """Seconds until a request may leave, 0 or less if one may."""
+        with self._mutex:
+            return self._wait(self._monotonic())
+
     def take(self) -> Slot:
         """Take the place of one request that leaves now.
 

@@ -19,6 +19,9 @@ Key = TypeVar("Key")
 # Halvings of an interval after which what it brackets is known to nine digits.
 BISECTIONS = 40
 
+# What so many minutes can make good, because some requests failed, is made good before anything else.
+MADE_GOOD = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Generic[Key]):
@@ -45,17 +48,19 @@ def choose(candidates: Sequence[Candidate[Key]], room: int, streams: int, max_st
         max_staleness: Minutes that no stream is to wait longer than, where the room can hold that.
     """
     ranked = [(each.weight * each.staleness * (each.staleness + 1), each) for each in candidates]
-    urgent = heapq.nlargest(
-        _urgent(candidates, room, streams, max_staleness),
-        ranked,
-        key=lambda claim: (claim[1].staleness, claim[0]),
-    )
+    best = heapq.nlargest(room, ranked, key=_claim)
+    if len(best) < room or not can_hold(streams, room, max_staleness):
+        return [each.key for _, each in best]
+    # These have less of a claim even when they have waited as long as they may: it will not be their turn by itself.
+    price = _claim(best[-1]) / (max_staleness * (max_staleness + 1))
+    light = [each for each in candidates if each.weight < price]
+    number = min(room, _urgent(candidates, light, room, streams, max_staleness))
+    urgent = heapq.nlargest(number, ranked, key=lambda claim: (claim[1].staleness, claim[0]))
     if urgent:
         taken = {each.key for _, each in urgent}
-        ranked = [claim for claim in ranked if claim[1].key not in taken]
+        best = heapq.nlargest(room - number, (claim for claim in ranked if claim[1].key not in taken), key=_claim)
     # The urgent first: something else may take a part of the room before the last of these is sent.
-    chosen = [*urgent, *heapq.nlargest(room - len(urgent), ranked, key=_claim)]
-    return [each.key for _, each in chosen]
+    return [each.key for _, each in (*urgent, *best)]
 
 
 def _claim(ranked: tuple[float, object]) -> float:
@@ -67,26 +72,35 @@ def can_hold(streams: int, room: float, max_staleness: int) -> bool:
     return streams <= room * max_staleness
 
 
-def _urgent(candidates: Iterable[Candidate[Key]], room: int, streams: int, max_staleness: int) -> int:
+def _urgent(
+    candidates: Iterable[Candidate[Key]],
+    light: Iterable[Candidate[Key]],
+    room: int,
+    streams: int,
+    max_staleness: int,
+) -> int:
     """How many of the stalest streams must be asked for now, so that none will have to wait too long.
 
     A stream that can wait for k more minutes must be asked for within k + 1 minutes. All streams are in time if for
     every k those that can wait for no more than k minutes fit into the room of k + 1; what is over the room of the
-    last k minutes must be done now. (It is the test of "earliest deadline first".)
+    last k minutes must be done now. (It is the test of "earliest deadline first".) So that it does not come to that,
+    the light streams are begun at an even pace.
     """
-    if not can_hold(streams, room, max_staleness):
-        return 0
+    due = _due(candidates, max_staleness)
+    must = max(count - room * minutes for minutes, count in enumerate(due))
+    if must > MADE_GOOD * room:
+        # After an outage all are late at once. The heavy ones need not wait behind them.
+        return max(1, room // 2)
+    pace = max(math.ceil(count / (minutes + 1)) for minutes, count in enumerate(_due(light, max_staleness)))
+    return max(0, must, min(pace, math.ceil(streams / max_staleness)))
+
+
+def _due(candidates: Iterable[Candidate[Key]], max_staleness: int) -> list[int]:
+    """How many streams can wait for no more than 0, 1, 2, … minutes."""
     waiting = [0] * max_staleness
     for each in candidates:
-        if each.staleness > 0:
-            waiting[max(0, max_staleness - each.staleness)] += 1
-    due = list(accumulate(waiting))
-    must = max((count - room * minutes for minutes, count in enumerate(due)), default=0)
-    if must <= room:
-        return max(0, must)
-    # After an outage all are late at once. At this pace each is asked for within `max_staleness` minutes, and the
-    # heavy ones need not wait behind them.
-    return min(room, math.ceil(streams / max_staleness) + 1)
+        waiting[min(max_staleness - 1, max(0, max_staleness - each.staleness))] += 1
+    return list(accumulate(waiting))
 
 
 def lower_bound(weights: Sequence[float], room: float, max_staleness: int | None = None) -> float:

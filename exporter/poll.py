@@ -27,7 +27,7 @@ from exporter.faults import FaultEvent, Faults
 from exporter.ledger import Ledger
 from exporter.limiter import Limiter
 from exporter.model import MINUTE, Group, Minute, Stream, Target
-from exporter.plan import Candidate, choose, lower_bound
+from exporter.plan import Candidate, can_hold, choose, lower_bound
 from exporter.snapshot import LinkView
 from exporter.weights import FLOOR, plays_weights, stream_factors
 
@@ -198,6 +198,10 @@ class MerchantPoller:
             self._since_lookup = 0
         moment = self._moment()
         if moment.complete != going.planned_for or not going.queue:
+            # To plan takes a while, too.
+            if moment.monotonic + self._limiter.wait() > going.deadline:
+                going.over = True
+                return None
             going.planned_for = moment.complete
             going.queue = self._plan(going, moment)
         while going.queue:
@@ -219,7 +223,10 @@ class MerchantPoller:
         ]
         # One place in a minute is the whole merchant's.
         room = max(1, int(self._limiter.allowed) - 1)
-        chosen = choose(candidates, room, len(self._factors), self._longest_wait)
+        # With a minute in hand, where there is one: some of a round can slip into the next.
+        spare = can_hold(len(self._factors), room, self._longest_wait - 1)
+        longest = self._longest_wait - 1 if spare else self._longest_wait
+        chosen = choose(candidates, room, len(self._factors), longest)
         return sorted(chosen, key=lambda stream: going.failures[stream])[::-1]
 
     def _wait_so_far(self, stream: Stream, going: _Round, moment: _Moment) -> int:

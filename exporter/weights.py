@@ -46,24 +46,33 @@ def plays_weights(whole: Plays, media: Mapping[str, Plays], settled: Minute) -> 
     share = 1.0
     if whole.rate is not None and unknown:
         share = max(0.0, whole.rate - known) / unknown
-    hidden = 0.0 if unknown else _unexplained_rise(whole, media, settled)
+    hidden = _unexplained_rise(whole, media, settled)
     return {
         media_id: max(
             FLOOR,
-            (share if plays.rate is None else plays.rate) + (0.0 if plays.through >= settled else hidden),
+            (share if plays.rate is None else plays.rate) + (0.0 if _just_seen(plays, settled) else hidden),
         )
         for media_id, plays in media.items()
     }
 
 
 def _unexplained_rise(whole: Plays, media: Mapping[str, Plays], settled: Minute) -> float:
+    """By how much the whole merchant's plays are more than those of the media just looked at let expect."""
     if whole.rate is None or whole.through < settled:
         return 0.0
-    explained = sum(
-        plays.last - plays.rate for plays in media.values() if plays.through >= settled and plays.rate is not None
-    )
-    rise = whole.last - whole.rate - explained
-    return rise if rise > SURPRISE * math.sqrt(whole.rate + 1) else 0.0
+    fresh = [plays for plays in media.values() if plays.rate is not None and _just_seen(plays, settled)]
+    rates = sum(plays.rate or 0.0 for plays in fresh)
+    last = sum(plays.last for plays in fresh)
+    # In the evening all media rise together: the others as much as these.
+    others = max(0.0, whole.rate - rates)
+    rise = whole.last - last - others * (last / rates if rates else 1.0)
+    chance = math.sqrt(whole.rate + 1 + (others**2 / rates if rates else 0.0))
+    return rise if rise > SURPRISE * chance else 0.0
+
+
+def _just_seen(plays: Plays, settled: Minute) -> bool:
+    # In this round or the one before: when a round is planned, only the whole merchant has been asked for.
+    return plays.through >= settled - 1
 
 
 def stream_factors(merchant: MerchantSettings, poll: PollSettings) -> dict[Stream, float]:

@@ -30,8 +30,23 @@ def test_without_any_answer_all_are_alike() -> None:
 def test_an_unexplained_rise_is_expected_of_those_not_looked_at() -> None:
     """A live event has begun somewhere: the media just looked at do not explain it, so the others gain alike."""
     whole = Plays(100.0, 400.0, NOW)
-    weights = plays_weights(whole, {"a": Plays(99.0, 101.0, NOW), "b": Plays(1.0, 1.0), "c": Plays(0.0)}, NOW)
-    assert weights == {"a": 99.0, "b": 299.0, "c": 298.0}
+    weights = plays_weights(whole, {"a": Plays(99.0, 99.0, NOW), "b": Plays(1.0, 1.0), "c": Plays(0.0)}, NOW)
+    assert weights == {"a": 99.0, "b": 301.0, "c": 300.0}
+
+
+def test_a_media_that_is_gone_does_not_hide_a_rise() -> None:
+    """One that never answers is not known, and the others are looked at all the same."""
+    media = {"a": Plays(99.0, 99.0, NOW), "b": Plays(1.0, 1.0), "gone": Plays()}
+    weights = plays_weights(Plays(100.0, 400.0, NOW), media, NOW)
+    assert weights["a"] == 99.0
+    assert min(weights["b"], weights["gone"]) >= 300.0
+
+
+def test_an_evening_in_which_all_rise_is_no_surprise() -> None:
+    """The smoothed plays lag behind a rise of all media. That those just looked at have risen explains the others."""
+    media = {"a": Plays(6000.0, 7200.0, NOW), "b": Plays(3000.0), "c": Plays(1000.0)}
+    weights = plays_weights(Plays(10_000.0, 12_000.0, NOW), media, NOW)
+    assert weights == {"a": 6000.0, "b": 3000.0, "c": 1000.0}
 
 
 @pytest.mark.parametrize("last", [120.0, 400.0])
