@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import answers, memory, scrape, startup
+from benchmarks import answers, fleet, freshness, memory, scrape, startup
 from benchmarks.report import Table
 from exporter import __version__, logs
 
@@ -18,6 +18,9 @@ BENCHMARKS: Mapping[str, Callable[[Path], Table]] = {
     "answers": answers.run,
     "memory": memory.run,
     "startup": startup.run,
+    "freshness": freshness.run,
+    "planning": freshness.run_planning,
+    "fleet": fleet.run,
 }
 
 

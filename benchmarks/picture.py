@@ -13,14 +13,14 @@ _INK, _FAINT = "#222222", "#dddddd"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line.
+    """A line, or points.
 
     Attributes:
         name: What it is, for the legend.
         points: Where it goes, from left to right; all numbers are more than 0.
         colour: As in CSS.
         dashes: Lengths of dashes and gaps, or "" for a whole line.
-        marks: Whether each point has a mark and its value beside it.
+        marks: Whether it is points, each with its value beside it, and no line.
     """
 
     name: str
@@ -87,22 +87,25 @@ def _grid(x_axis: _Axis, y_axis: _Axis) -> Iterator[str]:
 
 def _line(line: Line, x_axis: _Axis, y_axis: _Axis) -> Iterator[str]:
     places = [(x_axis.at(x), y_axis.at(y)) for x, y in line.points]
-    path = "L".join(f"{x} {y}" for x, y in places)
-    yield f'<path d="M{path}" fill="none" stroke="{line.colour}" stroke-width="2" stroke-dasharray="{line.dashes}"/>'
-    if line.marks:
+    if not line.marks:
+        path = "L".join(f"{x} {y}" for x, y in places)
+        yield (
+            f'<path d="M{path}" fill="none" stroke="{line.colour}" stroke-width="2" stroke-dasharray="{line.dashes}"/>'
+        )
+    else:
         for (x, y), (_, value) in zip(places, line.points, strict=True):
-            yield f'<circle cx="{x}" cy="{y}" r="4" fill="{line.colour}"/>'
+            yield f'<circle cx="{x}" cy="{y}" r="5" fill="{line.colour}"/>'
             yield _text(x + 8, y + 16, f"{value:.2g}", colour=line.colour)
 
 
 def _legend(lines: Sequence[Line]) -> Iterator[str]:
     for place, line in enumerate(lines):
         y = _TOP + 18 + 20 * place
-        yield (
-            f'<path d="M{_LEFT + 14} {y}h34" stroke="{line.colour}" stroke-width="2" stroke-dasharray="{line.dashes}"/>'
-        )
+        x = _LEFT + 14
         if line.marks:
-            yield f'<circle cx="{_LEFT + 31}" cy="{y}" r="4" fill="{line.colour}"/>'
+            yield f'<circle cx="{x + 17}" cy="{y}" r="5" fill="{line.colour}"/>'
+        else:
+            yield f'<path d="M{x} {y}h34" stroke="{line.colour}" stroke-width="2" stroke-dasharray="{line.dashes}"/>'
         yield _text(_LEFT + 58, y + 4, line.name)
 
 

@@ -2,18 +2,22 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
 import benchmarks.__main__ as command
-from benchmarks import answers, memory, scrape, startup
-from benchmarks.prepared import prepare
+from benchmarks import answers, fleet, freshness, memory, scrape, startup
+from benchmarks.canned import canned_api
+from benchmarks.prepared import Prepared, prepare
 from benchmarks.process import running
 from benchmarks.report import Figures, Table
 from exporter import logs
+from exporter.config import load
+from tests.processes import wait_until
 
 # Each benchmark in a tiny size, what its rows are about, and how many columns of figures it has.
-TINY: dict[str, tuple[Callable[[Path], Table], list[str | int], int]] = {
+TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
     "scrape": (
         lambda folder: scrape.run(folder, series=(100,), repeats=2),
         [
@@ -33,6 +37,13 @@ TINY: dict[str, tuple[Callable[[Path], Table], list[str | int], int]] = {
         ["Python, same imports", "daemon", "daemon"],
         3,
     ),
+    "freshness": (
+        lambda folder: freshness.run(folder, media=(60, 70), exponents=(1.0,), minutes=10, picture=folder / "a.svg"),
+        [1.0, 1.0],
+        0,
+    ),
+    "planning": (lambda folder: freshness.run_planning(folder, streams=(60, 70), rounds=2), [60, 70], 1),
+    "fleet": (lambda folder: fleet.run(folder, merchants=(2,), media=3, minutes=0.02, warm_up=0.02), [2], 0),
 }
 
 
@@ -53,6 +64,33 @@ def test_a_benchmark_has_its_figures(name: str, tmp_path: Path) -> None:
     assert len(last) == columns
     # Growth of memory this small can be anything.
     assert name == "memory" or all(value > 0 for cell in last for value in cell.values)
+
+
+def test_the_fleet_polls(tmp_path: Path) -> None:
+    """A fleet's daemon really asks the canned API, which answers so that plays are counted."""
+    with canned_api() as (url, _):
+        config = fleet.configure(tmp_path / "fleet", url, merchants=2, media=3)
+        with running(Prepared(config, load(config, {}), 0)) as daemon:
+            wait_until("both merchants have answers", lambda: daemon.scrape().count(b"smartstream_up{") == 2)
+            page = daemon.scrape().decode()
+    assert 'smartstream_up{merchant_id="merchant-0"} 1.0' in page
+    assert 'code="200",endpoint="aggregations",merchant_id="merchant-1"' in page
+
+
+def test_the_picture_is_svg_with_its_lines(tmp_path: Path) -> None:
+    """The picture is well-formed, names its lines, and has a mark for each measured point."""
+    freshness.run(tmp_path, media=(60, 70), exponents=(1.0,), minutes=5, picture=tmp_path / "a.svg")
+    root = ET.parse(tmp_path / "a.svg").getroot()
+    texts = {text.text for text in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"fixed rotation", "smartstream-exporter, measured", "bound of any schedule"} <= texts
+    # One in the legend.
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}circle"))) == 3
+
+
+@pytest.mark.parametrize(("streams", "room", "mean"), [(10, 10, 0.0), (10, 5, 0.5), (10, 4, 0.8), (30, 10, 1.0)])
+def test_a_rotation_by_hand(streams: int, room: int, mean: float) -> None:
+    """Turns of 2 minutes are 0, 1, 0, 1, …; of 2.5, now 2 and now 3 minutes."""
+    assert freshness.rotation(streams, room) == pytest.approx(mean)
 
 
 def test_the_page_has_the_series_that_were_prepared(tmp_path: Path) -> None:
@@ -113,4 +151,7 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         command.main(["speed"])
     assert ended.value.code == 2
-    assert "no benchmark speed; there are scrape, answers, memory, startup" in capsys.readouterr().err
+    assert (
+        "no benchmark speed; there are scrape, answers, memory, startup, freshness, planning, fleet"
+        in capsys.readouterr().err
+    )

@@ -1,0 +1,96 @@
+"""An API in a process of its own that answers with next to no work: what a benchmark measures is the exporter.
+
+Every minute of every stream has the same plays, every media the same name, every token is good. One thread, no
+checks: it takes a tenth of the CPU time that the simulator would.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from functools import lru_cache
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+
+_PROCESSES = get_context("spawn")
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_RANGE = re.compile(rb"from=(\d{12})\d\d&to=(\d{12})\d\d")
+
+_TOKEN = b'{"token": "token", "expiration": "2100-01-01T00:00:00.000Z"}'
+_MEDIA = b'{"id": "%s", "ref_id": "", "name": "name", "live_event_id": null, "encode_type": "file"}'
+
+
+@contextlib.contextmanager
+def canned_api() -> Iterator[tuple[str, int]]:
+    """The API while the block runs: its URL and its process."""
+    ours, theirs = _PROCESSES.Pipe()
+    process = _PROCESSES.Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    # With this end closed here, the other end tells of a process that has died.
+    theirs.close()
+    try:
+        yield f"http://127.0.0.1:{ours.recv()}/v1", process.pid or 0
+    finally:
+        process.terminate()
+        process.join()
+        process.close()
+        ours.close()
+
+
+def _serve(connection: Connection) -> None:
+    asyncio.run(_listen(connection))
+
+
+async def _listen(connection: Connection) -> None:
+    server = await asyncio.get_running_loop().create_server(_Peer, "127.0.0.1", 0, backlog=4096)
+    connection.send(server.sockets[0].getsockname()[1])
+    await server.serve_forever()
+
+
+class _Peer(asyncio.Protocol):
+    """One connection, kept for many requests."""
+
+    def __init__(self) -> None:
+        self._read = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not isinstance(transport, asyncio.Transport):
+            raise TypeError("a TCP connection can be written to")
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._read += data
+        while (end := self._read.find(b"\r\n\r\n")) >= 0:
+            head = self._read[:end]
+            length = _LENGTH.search(head)
+            end += 4 + (int(length[1]) if length else 0)
+            if len(self._read) < end:
+                return
+            self._read = self._read[end:]
+            body = _answer(head.split(b" ", 2)[1])
+            self._transport.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
+
+
+def _answer(target: bytes) -> bytes:
+    if asked := _RANGE.search(target):
+        return _rows(asked[1].decode(), asked[2].decode())
+    if b"/medias/" in target:
+        return _MEDIA % target.rpartition(b"/")[2]
+    return _TOKEN
+
+
+@lru_cache(maxsize=1024)
+def _rows(first: str, last: str) -> bytes:
+    """A row for each minute from one to another, as in the query."""
+    # Local times as the API writes them; no zone is needed to count minutes.
+    minute = datetime.strptime(first, "%Y%m%d%H%M")  # noqa: DTZ007
+    end = datetime.strptime(last, "%Y%m%d%H%M")  # noqa: DTZ007
+    rows = []
+    while minute <= end:
+        rows.append(f'{{"date": "{minute:%Y/%m/%d %H:%M}", "all": {3 + minute.minute % 7}}}')
+        minute += timedelta(minutes=1)
+    return f"[{', '.join(rows)}]".encode()

@@ -1,0 +1,121 @@
+"""How many merchants one process holds, in real time."""
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import yaml
+
+from benchmarks.audience import media_ids
+from benchmarks.canned import canned_api
+from benchmarks.prepared import Prepared
+from benchmarks.process import Running, running
+from benchmarks.report import Cell, Table
+from exporter.config import load
+
+REQUESTS = 45
+
+# Of the default configuration: three for each media, and for the whole merchant.
+STREAMS_PER_MEDIA = 3
+
+
+def run(
+    folder: Path,
+    *,
+    merchants: Sequence[int] = (50, 500),
+    media: int = 50,
+    minutes: float = 2.0,
+    warm_up: float = 1.0,
+) -> Table:
+    """Measure daemons with so many merchants of so many media for so many minutes, after a warm-up."""
+    return Table(
+        "fleet",
+        f"a daemon with merchants of {media} media each ({STREAMS_PER_MEDIA * (media + 1)} streams, {REQUESTS} "
+        "requests a minute allowed) against a canned API, in real time; CPUs is CPU seconds a second",
+        (
+            "merchants",
+            "streams",
+            "requests/min",
+            "of allowed",
+            "CPUs",
+            "API's CPUs",
+            "MiB",
+            "threads",
+            "staleness",
+            "bound",
+            "start s",
+        ),
+        tuple(_row(folder, count, media, minutes, warm_up) for count in merchants),
+    )
+
+
+def _row(folder: Path, merchants: int, media: int, minutes: float, warm_up: float) -> tuple[Cell, ...]:
+    with canned_api() as (url, api_pid):
+        config = configure(folder / f"fleet-{merchants}", url, merchants, media)
+        with running(Prepared(config, load(config, {}), 0)) as daemon:
+            time.sleep(warm_up * 60)
+            began, cpu, api_cpu = time.monotonic(), _cpu_seconds(daemon.pid), _cpu_seconds(api_pid)
+            sent = _sent(daemon)
+            time.sleep(minutes * 60)
+            taken = time.monotonic() - began
+            cpu, api_cpu = _cpu_seconds(daemon.pid) - cpu, _cpu_seconds(api_pid) - api_cpu
+            memory, threads = daemon.memory("VmHWM"), len(list(Path(f"/proc/{daemon.pid}/task").iterdir()))
+            page = daemon.scrape().decode()
+            sent = _total(page, "smartstream_api_requests_total") - sent
+    return (
+        merchants,
+        merchants * (media + 1) * STREAMS_PER_MEDIA,
+        sent / taken * 60,
+        sent / taken * 60 / (merchants * REQUESTS),
+        cpu / taken,
+        api_cpu / taken,
+        memory,
+        threads,
+        fmean(_values(page, "smartstream_staleness_minutes")),
+        fmean(_values(page, "smartstream_staleness_bound_minutes")),
+        daemon.listens_after,
+    )
+
+
+def configure(place: Path, url: str, merchants: int, media: int) -> Path:
+    """Make a folder with the configuration of a fleet; the configuration's path."""
+    place.mkdir()
+    config = place / "config.yaml"
+    secrets = {"api_key": "key", "mail_address": "ops@example.com", "password": "password"}
+    settings = {
+        "api": {"url": url},
+        "merchants": [
+            {
+                "id": f"merchant-{number}",
+                **secrets,
+                "requests_per_minute": REQUESTS,
+                "media": [{"id": each} for each in media_ids(media)],
+            }
+            for number in range(merchants)
+        ],
+        "storage": {"path": str(place / "state.db")},
+    }
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return config
+
+
+def _cpu_seconds(pid: int) -> float:
+    """The CPU time that a process has taken, with that of the kernel for it."""
+    # After the name, which may hold anything, and its bracket: fields 14 and 15 of proc(5), utime and stime.
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _sent(daemon: Running) -> float:
+    return _total(daemon.scrape().decode(), "smartstream_api_requests_total")
+
+
+def _total(page: str, family: str) -> float:
+    return sum(_values(page, family))
+
+
+def _values(page: str, family: str) -> list[float]:
+    return [float(value) for value in re.findall(rf"^{family}(?:{{.*}})? (\S+)", page, re.MULTILINE)]
