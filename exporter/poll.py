@@ -33,10 +33,12 @@ from exporter.weights import FLOOR, plays_weights, stream_factors
 
 log = structlog.get_logger("poll")
 
-# For so long a round waits for the budget. A request's place is free again a minute after its answer, so what is asked
-# for in every round is asked for a little later each time. Rather than at the end of a minute, it is then asked for
-# first thing in the next.
-ROUND = 20.0
+# A round that waits for the budget does not wait past the next minute's settling.
+ROUND = 60.0
+
+# For so long it waits for its first request. A request's place is free again a minute after its answer, so rounds begin
+# to ask a little later each time. Rather than at the end of a minute, they then ask first thing in the next.
+FIRST_WAIT = 20.0
 
 # A stream that fails is asked for again once in a round, after all others.
 ATTEMPTS = 2
@@ -154,10 +156,12 @@ class MerchantPoller:
     def round(self) -> None:
         """Ask for what is due, until nothing is, the budget is spent for this minute, or the API is down."""
         with self._running:
-            going = _Round(deadline=self._clock.monotonic() + ROUND)
+            started = self._clock.monotonic()
+            going = _Round(deadline=started + FIRST_WAIT)
             # Alone and first: its answer shows which minutes are settled, and so what else is due.
             if not self._stopped.is_set() and self._wait_so_far(self._pace_maker, going, self._moment()):
                 self._attempt(self._pace_maker, going)
+            going.deadline = started + ROUND
             if self._poll.concurrency == 1:
                 self._work(going)
             else:
