@@ -34,7 +34,7 @@ from exporter.weights import FLOOR, plays_weights, stream_factors
 log = structlog.get_logger("poll")
 
 # A round that waits for the budget does not wait past the next minute's settling.
-ROUND = 60.0
+ROUND = 50.0
 
 # For so long it waits for its first request. A request's place is free again a minute after its answer, so rounds begin
 # to ask a little later each time. Rather than at the end of a minute, they then ask first thing in the next.
