@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 UV_VERSION := 0.13.9
 UV := build/uv/bin/uv
-COMPILE := $(UV) pip compile --no-config --quiet --universal --python-version=3.11 --generate-hashes \
+COMPILE := $(UV) pip compile --no-config --quiet --universal --python-version=3.11 --generate-hashes --no-strip-extras \
 	--custom-compile-command='make lock' $(if $(UPGRADE),--upgrade) pyproject.toml --group=build
 
 .DELETE_ON_ERROR:
