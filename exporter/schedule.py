@@ -56,7 +56,7 @@ class Schedule:
         self.last_beat = clock.monotonic()
 
     def start(self, second: int) -> None:
-        """Begin a first round of each merchant now, and from then on one at this second of each minute or soon after."""
+        """Begin a first round of each merchant now, and from then on one each minute, at this second or soon after."""
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": ThreadPoolExecutor(len(self._rounds) + 1)},
