@@ -94,7 +94,7 @@ def test_imports_go_one_way() -> None:
 def test_a_lock_is_pinned_and_hashed_and_names_no_place(lock: str) -> None:
     """Each requirement is one version with hashes, and nothing says where to download it."""
     for line in _lines(lock):
-        assert re.fullmatch(r"[a-z0-9-]+==\S+( ; [^\\]+?)?( --hash=sha256:[0-9a-f]{64})+", line)
+        assert re.fullmatch(r"[a-z0-9-]+(\[\w+\])?==\S+( ; [^\\]+?)?( --hash=sha256:[0-9a-f]{64})+", line)
     assert "://" not in (ROOT / lock).read_text()
 
 
@@ -112,7 +112,7 @@ def test_the_locks_hold_what_pyproject_asks_for() -> None:
         "requirements-dev.lock": project["project"]["dependencies"] + groups["build"] + groups["dev"],
     }
     for lock, requirements in wanted.items():
-        pinned = dict(re.findall(r"^(\S+)==([^ \n]+)", "\n".join(_lines(lock)), re.MULTILINE))
+        pinned = dict(re.findall(r"^([a-z0-9-]+)(?:\[\w+\])?==([^ \n]+)", "\n".join(_lines(lock)), re.MULTILINE))
         for requirement in map(Requirement, requirements):
             assert requirement.specifier.contains(pinned[requirement.name]), (lock, str(requirement))
 
