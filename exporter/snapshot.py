@@ -42,6 +42,51 @@ class StreamView:
 
 
 @dataclass(frozen=True, slots=True)
+class Thresholds:
+    """From which ratio on a drop of a media's plays is worth an alert.
+
+    Attributes:
+        warning: 0 to 1.
+        critical: 0 to 1.
+    """
+
+    warning: float
+    critical: float
+
+
+@dataclass(frozen=True, slots=True)
+class DropView:
+    """What the drop detector says of a media, or of the whole merchant, while its data is fresh.
+
+    Attributes:
+        minute: The minute of data that it judged.
+        ratio: Which share of the expected plays is missing, 0 where that can be chance.
+        evidence: How little it can be chance: a log likelihood ratio, 0 and more.
+        expected: The plays that were expected in that minute.
+    """
+
+    minute: Minute
+    ratio: float
+    evidence: float
+    expected: float
+
+
+@dataclass(frozen=True, slots=True)
+class HourView:
+    """The newest hour of a media's plays, or of the whole merchant's.
+
+    Attributes:
+        first: The oldest minute.
+        plays: The plays of each minute, None where they are not known.
+        expected: The plays that were expected in each minute, None where nothing was.
+    """
+
+    first: Minute
+    plays: tuple[float | None, ...]
+    expected: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MediaView:
     """What is known of a media beside its numbers.
 
@@ -52,6 +97,8 @@ class MediaView:
         encode_type: The catalog's, or "".
         labels: The configured labels.
         live_event_running: Whether its live event runs, or None where it has none or that is not known.
+        drop: What the drop detector says, or None where it says nothing.
+        thresholds: From where on its drop is worth an alert, or None where it is left out.
     """
 
     media_id: str
@@ -60,6 +107,8 @@ class MediaView:
     encode_type: str = ""
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     live_event_running: bool | None = None
+    drop: DropView | None = None
+    thresholds: Thresholds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +123,7 @@ class MerchantView:
         revisions_down: How often it lowered one.
         streams: Its streams, in the order of the configuration.
         media: Its media, in the order of the configuration.
+        drop: What the drop detector says of all plays together, or None where it says nothing.
     """
 
     merchant_id: str
@@ -83,6 +133,7 @@ class MerchantView:
     revisions_down: int = 0
     streams: Mapping[Stream, StreamView] = field(default_factory=lambda: MappingProxyType({}))
     media: Mapping[str, MediaView] = field(default_factory=lambda: MappingProxyType({}))
+    drop: DropView | None = None
 
 
 @dataclass(frozen=True, slots=True)
