@@ -6,24 +6,29 @@ these models itself gives seconds, `SecretStr` and `ZoneInfo`; the forms that on
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 from zlib import crc32
 from zoneinfo import ZoneInfo
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
     StrictBool,
     StrictStr,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
 from exporter import configfile
-from exporter.configfaults import SECRETS, told
+from exporter.configfaults import SECRETS, fault, told
 from exporter.configsecrets import Origin, Secret, gather, secret_keys
 from exporter.configtypes import (
     Count,
@@ -31,6 +36,7 @@ from exporter.configtypes import (
     Identifier,
     Labels,
     MailAddress,
+    Share,
     StatePath,
     Url,
     Weight,
@@ -45,6 +51,10 @@ from exporter.configtypes import (
 )
 from exporter.errors import ConfigError
 from exporter.model import Group, Stream, Target
+from exporter.snapshot import Thresholds
+
+# From which share of the expected plays missing on a drop is worth an alert, unless configured.
+DEFAULT_THRESHOLDS = Thresholds(warning=0.4, critical=0.6)
 
 
 def _written(default: str) -> Any:
@@ -92,6 +102,44 @@ class CollectSettings(_Section):
     priority: Weight = 1.0
 
 
+def _not_below_warning(critical: float | None, info: ValidationInfo) -> float | None:
+    warning = info.data.get("warning")
+    if critical is not None and warning is not None and critical < warning:
+        raise fault(f"{{value}} is less than warning, which is {warning:g}; raise critical or lower warning")
+    return critical
+
+
+class DropSettings(_Section):
+    """From where on a drop of plays is worth an alert, as shares of the expected plays that are missing.
+
+    What is None is as on the level above: the media's merchant, all merchants, the defaults.
+
+    Attributes:
+        warning: For an alert of severity warning.
+        critical: For one of severity critical, at least as much.
+    """
+
+    warning: Share | None = None
+    critical: Annotated[Share | None, AfterValidator(_not_below_warning)] = None
+
+
+# What `drop: false` means: no drop is as large.
+LEFT_OUT = DropSettings.model_construct(warning=2.0, critical=2.0)
+
+
+def _or_false(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    if value is True:
+        raise fault("{value} says nothing; write false to leave it out, or thresholds such as {warning: 0.4}")
+    return LEFT_OUT if value is False else handler(value)
+
+
+def _drop_as_written(drop: DropSettings) -> Any:
+    return False if drop == LEFT_OUT else drop.model_dump(exclude_none=True)
+
+
+Drop = Annotated[DropSettings, WrapValidator(_or_false), PlainSerializer(_drop_as_written)]
+
+
 class MediaSettings(_Section):
     """One media.
 
@@ -99,12 +147,14 @@ class MediaSettings(_Section):
         id: The API's id of it.
         name: What to call it, or None for the catalog's name.
         priority: How much more its freshness matters than that of a media with 1.
+        drop: From where on its drop is worth an alert, or None for what is so for its merchant.
         labels: Labels of its `smartstream_media_info`.
     """
 
     id: Identifier
     name: StrictStr | None = None
     priority: Weight = 1.0
+    drop: Drop | None = None
     labels: Labels = Field(default={}, validate_default=True)
 
 
@@ -118,6 +168,7 @@ class MerchantSettings(_Section):
         password: The account's password.
         requests_per_minute: Requests that may leave in any 60 seconds.
         whole_merchant: Whether `collect` is fetched for the whole merchant, too.
+        drop: From where on a drop is worth an alert, or None for what is so for all merchants.
         collect: What is fetched for each media.
         media: The media.
     """
@@ -128,6 +179,7 @@ class MerchantSettings(_Section):
     password: Secret
     requests_per_minute: Count = 45
     whole_merchant: StrictBool = True
+    drop: Drop | None = None
     collect: Annotated[tuple[CollectSettings, ...], once("target")] = (
         CollectSettings(target=Target.PLAY_COUNT),
         CollectSettings(target=Target.PLAY_TIME),
@@ -190,13 +242,31 @@ class Settings(_Section):
         api: The API.
         merchants: One or more.
         poll: When a minute counts.
+        drop: From where on a drop is worth an alert.
         storage: Where the state is.
     """
 
     api: ApiSettings = ApiSettings()
     merchants: Annotated[tuple[MerchantSettings, ...], at_least_one, once("id")]
     poll: PollSettings = Field(default_factory=PollSettings)
+    drop: Drop = DropSettings(**asdict(DEFAULT_THRESHOLDS))
     storage: StorageSettings = StorageSettings()
+
+    def thresholds(self, merchant: MerchantSettings, media: MediaSettings | None = None) -> Thresholds | None:
+        """From where on a drop of a media is worth an alert, or for None of the whole merchant; None where none is.
+
+        Each level replaces what it names of the one above; a warning above the critical threshold raises both.
+        """
+        found, left_out = DEFAULT_THRESHOLDS, False
+        for level in (self.drop, merchant.drop, media.drop if media else None):
+            if level is None:
+                continue
+            left_out = level == LEFT_OUT
+            if not left_out:
+                warning = found.warning if level.warning is None else level.warning
+                critical = found.critical if level.critical is None else level.critical
+                found = Thresholds(warning, max(warning, critical))
+        return None if left_out else found
 
     def shard(self, index: int, count: int) -> "Settings":
         """The settings with the merchants of one of `count` processes.
@@ -217,6 +287,7 @@ _KEYS: dict[str, list[str]] = {
     "collect": list(CollectSettings.model_fields),
     "media": list(MediaSettings.model_fields),
     "poll": list(PollSettings.model_fields),
+    "drop": list(DropSettings.model_fields),
     "storage": list(StorageSettings.model_fields),
 }
 

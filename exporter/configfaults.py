@@ -26,6 +26,7 @@ _MESSAGES = {
     "finite_number": "{value} is not finite; write a number such as 5",
     "greater_than": "{value} is too small; write more than {bound}",
     "greater_than_equal": "{value} is too small; write {bound} or more",
+    "less_than": "{value} is too large; write less than {bound}",
     "less_than_equal": "{value} is too large; write {bound} or less",
     "enum": "{found} is not known; write one of {expected}",
     "tuple_type": "expected a list, found {found}; begin each entry with a dash",
@@ -76,7 +77,7 @@ def told(error: ErrorDetails, file: ConfigFile, sections: Mapping[str, Sequence[
         "found": f"{shown} ({kind})" if written and not isinstance(value, str) else shown,
         "as_text": "write a single value" if isinstance(value, dict | list) else "put it in quotes",
         "expected": context.get("expected", "").replace("'", ""),
-        "bound": "".join(f"{context[name]:.0f}" for name in ("gt", "ge", "le") if name in context),
+        "bound": "".join(f"{context[name]:.0f}" for name in ("gt", "ge", "lt", "le") if name in context),
         "hint": _hint(loc, sections) if error["type"] == "extra_forbidden" else "",
     }
     text = re.sub(r"\{(\w+)\}", lambda match: details.get(match[1], match[0]), message)

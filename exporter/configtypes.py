@@ -211,6 +211,8 @@ StatePath = Annotated[Path, BeforeValidator(_state_path)]
 Count = Annotated[int, Field(strict=True, ge=1, le=_MOST)]
 Weight = Annotated[float, Field(strict=True, gt=0, le=_MOST, allow_inf_nan=False)]
 
+Share = Annotated[float, Field(strict=True, gt=0, lt=1, allow_inf_nan=False)]
+
 # A request that shows all plays is worth more than one that shows how they are spread, or what else was measured.
 _WEIGHTS: Mapping[str, float] = {
     Target.PLAY_COUNT: 1.0,

@@ -15,6 +15,7 @@ from exporter import config
 from exporter.config import (
     ApiSettings,
     CollectSettings,
+    DropSettings,
     MediaSettings,
     MerchantSettings,
     PollSettings,
@@ -26,6 +27,7 @@ from exporter.configtypes import RESERVED_LABELS
 from exporter.durations import format_duration, parse_duration
 from exporter.errors import ConfigError
 from exporter.model import Group, Stream, Target
+from exporter.snapshot import Thresholds
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.yaml"
 BAD = Path(__file__).parent / "bad_configs"
@@ -39,6 +41,7 @@ SECTIONS: list[type[BaseModel]] = [
     CollectSettings,
     MediaSettings,
     PollSettings,
+    DropSettings,
     StorageSettings,
 ]
 MERCHANT = {"id": "m", "api_key": "key", "mail_address": "a@b", "password": "pass"}
@@ -678,3 +681,38 @@ def test_durations_read_back(seconds: float) -> None:
 def test_written_durations(seconds: float, text: str) -> None:
     """Durations are written in the largest units."""
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("of_all", "of_merchant", "of_media", "expected"),
+    [
+        (None, None, None, Thresholds(0.4, 0.6)),
+        ({"warning": 0.3}, None, None, Thresholds(0.3, 0.6)),
+        ({"warning": 0.3}, {"critical": 0.9}, None, Thresholds(0.3, 0.9)),
+        ({"warning": 0.3}, {"critical": 0.9}, {"warning": 0.5}, Thresholds(0.5, 0.9)),
+        (None, None, {"warning": 0.8}, Thresholds(0.8, 0.8)),
+        (False, None, None, None),
+        (None, False, None, None),
+        (None, None, False, None),
+        (False, None, {"warning": 0.5}, Thresholds(0.5, 0.6)),
+        (None, {"warning": 0.5}, False, None),
+    ],
+)
+def test_a_level_replaces_what_it_names_of_the_thresholds_above(
+    loaded: Any, of_all: object, of_merchant: object, of_media: object, expected: Thresholds | None
+) -> None:
+    """A media's thresholds are its own, else its merchant's, else those of all, else the defaults; false leaves out.
+
+    They come back the same from the configuration as it is shown.
+    """
+
+    def drop(value: object) -> dict[str, Any]:
+        return {} if value is None else {"drop": value}
+
+    settings = loaded(merchant(**drop(of_merchant), media=[{"id": "a", **drop(of_media)}]) | drop(of_all))
+    written = yaml.safe_load(config.dump(settings))
+    for entry in written["merchants"]:
+        entry.update(api_key="key", password="pass")
+    for each in (settings, loaded(written)):
+        (one,) = each.merchants
+        assert each.thresholds(one, one.media[0]) == expected
