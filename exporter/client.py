@@ -158,12 +158,13 @@ class Client:
         """Close the connections."""
         self._session.close()
 
-    def aggregations(self, stream: Stream, asked: MinuteRange) -> Rows:
+    def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Rows:
         """The rows of a stream.
 
         Args:
             stream: Which one.
             asked: The minutes; for a target that is by day, all of the local days that they are in.
+            hourly: Whether a row is to be an hour of these minutes, instead of one of them.
 
         Raises:
             BudgetSpent: The request may not leave yet.
@@ -172,7 +173,7 @@ class Client:
         by_day = stream.target.by_day
         query = {
             "target": str(stream.target),
-            "interval": "day" if by_day else "minute",
+            "interval": "day" if by_day else "hour" if hourly else "minute",
             "group": str(stream.group),
             "from": self._local(asked.first, "%Y%m%d000000" if by_day else "%Y%m%d%H%M00"),
             "to": self._local(asked.last, "%Y%m%d235959" if by_day else "%Y%m%d%H%M59"),
@@ -180,7 +181,7 @@ class Client:
         if stream.media_id:
             query["media_id"] = stream.media_id
         body = self._get("aggregations", "aggregations", query)
-        return self._parsed("aggregations", lambda: parse.rows(body, stream, self._api.timezone))
+        return self._parsed("aggregations", lambda: parse.rows(body, stream, self._api.timezone, hourly=hourly))
 
     def media(self, media_id: str) -> parse.Media:
         """What the catalog knows of a media. Raises as `aggregations` does."""

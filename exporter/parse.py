@@ -35,7 +35,7 @@ _COUNTS = frozenset({"count", "counts", "total", "number", "amount", TOTAL})
 
 _DATE = re.compile(
     r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})"
-    r"(?:[ T](\d{1,2}):(\d{2})(?::[0-5]\d(?:\.\d+)?)? ?(Z|[+-]\d{2}:?\d{2})?)?",
+    r"(?:[ T](\d{1,2})(?::(\d{2})(?::[0-5]\d(?:\.\d+)?)?)? ?(Z|[+-]\d{2}:?\d{2})?)?",
     re.ASCII,
 )
 _NUMBER = re.compile(r"\d{1,30}(?:\.\d{1,30})?(?:[eE][+-]?\d{1,3})?", re.ASCII)
@@ -67,17 +67,18 @@ class Media:
 # ---- aggregations --------------------------------------------------------------------------------------------
 
 
-def rows(body: bytes, stream: Stream, zone: ZoneInfo) -> Rows:
+def rows(body: bytes, stream: Stream, zone: ZoneInfo, *, hourly: bool = False) -> Rows:
     """The rows of an answer of `aggregations`.
 
     Args:
         body: The answer.
         stream: What was asked for.
         zone: The zone of dates that name none.
+        hourly: Whether it was asked for by hour.
 
     Returns:
-        Numbers by label value, by the minute at which the row's minute starts, or the row's local day where the
-        target is by day. A row that has no number has no label value.
+        Numbers by label value, by the minute at which the row's minute or hour starts, or the row's local day where
+        the target is by day. A row that has no number has no label value.
 
     Raises:
         MalformedAnswer: The answer does not read as rows of the stream.
@@ -85,7 +86,7 @@ def rows(body: bytes, stream: Stream, zone: ZoneInfo) -> Rows:
     read: dict[Minute, dict[_Label, float]] = {}
     for place, row in enumerate(_row_list(load(body, braced=True)), 1):
         try:
-            _read(row, read, stream, zone)
+            _read(row, read, stream, zone, hourly=hourly)
         except MalformedAnswer as error:
             raise MalformedAnswer(f"row {place}: {error}, in {excerpt(row)}") from None
     grouped = stream.group is not Group.ALL
@@ -104,11 +105,13 @@ def _row_list(answer: object) -> list[Any]:
     return lists[0]
 
 
-def _read(row: object, read: dict[Minute, dict[_Label, float]], stream: Stream, zone: ZoneInfo) -> None:
+def _read(
+    row: object, read: dict[Minute, dict[_Label, float]], stream: Stream, zone: ZoneInfo, *, hourly: bool
+) -> None:
     """Add a row to those that were read before."""
     if not isinstance(row, dict):
         raise MalformedAnswer("not an object")
-    slots, values = _slots(row.get("date"), stream, zone), _values(row, stream)
+    slots, values = _slots(row.get("date"), stream, zone, hourly=hourly), _values(row, stream)
     # In the hour that is there twice when clocks are set back, the second row of a local minute is the later one.
     free = (slot for slot in slots[:-1] if values.keys().isdisjoint(read.get(slot, ())))
     known = read.setdefault(next(free, slots[-1]), {})
@@ -117,7 +120,7 @@ def _read(row: object, read: dict[Minute, dict[_Label, float]], stream: Stream, 
             raise MalformedAnswer(f"{value:.12g} where a row before has {known[label]:.12g}")
 
 
-def _slots(written: object, stream: Stream, zone: ZoneInfo) -> tuple[Minute, ...]:
+def _slots(written: object, stream: Stream, zone: ZoneInfo, *, hourly: bool) -> tuple[Minute, ...]:
     """The minutes that a row's date can mean, the one to prefer first."""
     if written is None:
         raise MalformedAnswer("no date")
@@ -130,8 +133,10 @@ def _slots(written: object, stream: Stream, zone: ZoneInfo) -> tuple[Minute, ...
         moment = datetime(int(year), int(month), int(day), int(hour or 0), int(minute or 0), tzinfo=named)
         if stream.target.by_day:
             return (_day(moment, zone, timed=hour is not None),)
-        if hour is None:
+        if hour is None or (minute is None and not hourly):
             raise MalformedAnswer("a date without a time")
+        if hourly and int(minute or 0):
+            raise MalformedAnswer("a time within the hour where whole hours were asked for")
         first, second = _minute(moment), _minute(moment.replace(fold=1))
     except (ValueError, OverflowError):
         raise MalformedAnswer("a date that does not exist") from None

@@ -227,6 +227,16 @@ def test_days_are_asked_for_whole(api: Api) -> None:
     assert (query["interval"], query["from"], query["to"]) == ("day", "20181130000000", "20181201235959")
 
 
+def test_hours_are_asked_for_by_name(api: Api) -> None:
+    """A range can be asked for by hour."""
+    api.answer = lambda _: reply(200, [{"date": "2018/12/01 14", "all": 3}])
+    with api.client() as client:
+        asked = MinuteRange(at(2018, 11, 30, 14, 0), at(2018, 12, 1, 14, 59))
+        assert client.aggregations(PLAYS, asked, hourly=True) == {at(2018, 12, 1, 14, 0): {"": 3}}
+    query = api.calls[0].query
+    assert (query["interval"], query["from"], query["to"]) == ("hour", "20181130140000", "20181201145959")
+
+
 def test_the_catalog_and_live_events(api: Api) -> None:
     """A media and a live event are asked for by their ids, odd ones quoted."""
     api.answer = lambda _: reply(200, {"id": "a b", "name": "News", "encode_status": "encode_status_running"})

@@ -260,6 +260,21 @@ def test_dates_of_days(date: str) -> None:
     assert list(parse.rows(body([{"date": date, "all": 1}]), KEYS, TOKYO)) == [MIDNIGHT]
 
 
+@pytest.mark.parametrize("date", ["2018/12/01 14", "2018/12/01 14:00", "2018-12-01T14:00:00+09:00", "2018-12-01 05Z"])
+def test_dates_of_hours(date: str) -> None:
+    """The row of an hour stands at the minute at which the hour starts."""
+    assert list(parse.rows(body([{"date": date, "all": 1}]), PLAYS, TOKYO, hourly=True)) == [AT - 34]
+
+
+@pytest.mark.parametrize("date", ["2018/12/01", "2018/12/01 14:34"])
+def test_what_is_no_hour(date: str) -> None:
+    """A day and a minute are refused where hours were asked for, and an hour where minutes were."""
+    with pytest.raises(MalformedAnswer):
+        parse.rows(body([{"date": date, "all": 1}]), PLAYS, TOKYO, hourly=True)
+    with pytest.raises(MalformedAnswer):
+        parse.rows(body([{"date": "2018/12/01 14", "all": 1}]), PLAYS, TOKYO)
+
+
 @pytest.mark.parametrize(
     "date",
     ["0000/01/01 00:00", "2018/13/01 00:00", "2018/12/01 24:00", "2018/12/01 14:60", "2018/12/01 14:34:60"],
