@@ -188,10 +188,10 @@ class Client:
         body = self._get("medias", f"medias/{quote(media_id, safe='')}")
         return self._parsed("medias", lambda: parse.media(body))
 
-    def live_event_running(self, live_event_id: str) -> bool:
+    def live_event(self, live_event_id: str) -> parse.LiveEvent:
         """Whether a live event runs. Raises as `aggregations` does."""
         body = self._get("live_events", f"live_events/{quote(live_event_id, safe='')}")
-        return self._parsed("live_events", lambda: parse.live_event_running(body))
+        return self._parsed("live_events", lambda: parse.live_event(body))
 
     def _local(self, minute: Minute, form: str) -> str:
         return datetime.fromtimestamp(start_of(minute), self._api.timezone).strftime(form)

@@ -15,7 +15,7 @@ from exporter.bodies import error_text, excerpt, is_error, load, told
 from exporter.errors import MalformedAnswer
 from exporter.model import Group, Minute, Rows, Stream, minute_of
 
-__all__ = ["Media", "error_text", "live_event_running", "media", "rows", "token"]
+__all__ = ["LiveEvent", "Media", "error_text", "live_event", "media", "rows", "token"]
 
 # The label value of what the API counts, but does not attribute.
 UNKNOWN = "unknown"
@@ -62,6 +62,19 @@ class Media:
     name: str
     live_event_id: str
     encode_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveEvent:
+    """A live event.
+
+    Attributes:
+        running: Whether it runs.
+        started: When it began to (Unix seconds), or None where the API does not tell.
+    """
+
+    running: bool
+    started: float | None = None
 
 
 # ---- aggregations --------------------------------------------------------------------------------------------
@@ -267,14 +280,18 @@ def media(body: bytes) -> Media:
     )
 
 
-def live_event_running(body: bytes) -> bool:
-    """Whether a live event runs.
+def live_event(body: bytes) -> LiveEvent:
+    """What the API answers for a live event.
 
     Raises:
-        MalformedAnswer: The answer does not tell.
+        MalformedAnswer: The answer does not tell whether it runs.
     """
-    status = _record(body, "a live event", {"encode_status"})["encode_status"]
-    return _text(status).lower().removeprefix("encode_status_") == "running"
+    found = _record(body, "a live event", {"encode_status"})
+    running = _text(found["encode_status"]).lower().removeprefix("encode_status_") == "running"
+    started = found.get("live_encode_start_at")
+    # In which zone a time without an offset would be is not known, so it tells nothing.
+    told = isinstance(started, str) and re.search(r"(Z|[+-]\d{2}:?\d{2})$", started.strip()) is not None
+    return LiveEvent(running, _expiry(started) if told else None)
 
 
 def token(body: bytes) -> tuple[str, float | None]:

@@ -329,8 +329,8 @@ class MerchantPoller:
 
     def _look_up(self, lookup: Lookup) -> None:
         if lookup.live_event_id:
-            running = self._client.live_event_running(lookup.live_event_id)
-            self._catalog.enter_live(lookup, self._clock.now(), running=running)
+            event = self._client.live_event(lookup.live_event_id)
+            self._catalog.enter_live(lookup, event, self._clock.now())
         else:
             media = self._client.media(lookup.media_id)
             self._catalog.enter_media(lookup, media, self._clock.now())

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from exporter.catalog import LIVE_BELIEVED, LIVE_EVERY, MEDIA_EVERY, RETRY_EVERY, Catalog, Lookup
+from exporter.catalog import LIVE_BELIEVED, LIVE_EVERY, MEDIA_EVERY, RETRY_EVERY, RUNNING_EVERY, Catalog, Lookup
 from exporter.config import MerchantSettings
-from exporter.parse import Media
+from exporter.parse import LiveEvent, Media
 from exporter.snapshot import MediaView
 from exporter.state import State, open_state
 
@@ -124,11 +124,11 @@ def test_a_live_event_is_asked_for_every_few_minutes(build: Build) -> None:
     catalog.enter_media(A, known(event="e"), NOW)
     event = Lookup("a", "e")
     assert catalog.views(NOW)["a"].live_event_running is None
-    for at, running in ((NOW, True), (NOW + LIVE_EVERY, False)):
+    for at, running, pause in ((NOW, True, RUNNING_EVERY), (NOW + RUNNING_EVERY, False, LIVE_EVERY)):
         assert catalog.next_lookup(at) == event
-        catalog.enter_live(event, at, running=running)
+        catalog.enter_live(event, LiveEvent(running), at)
         assert catalog.views(at)["a"].live_event_running is running
-        assert catalog.next_lookup(at + LIVE_EVERY - 1) is None
+        assert catalog.next_lookup(at + pause - 1) is None
 
 
 def test_what_a_live_event_did_long_ago_is_not_believed(build: Build) -> None:
@@ -136,11 +136,11 @@ def test_what_a_live_event_did_long_ago_is_not_believed(build: Build) -> None:
     catalog = build({"id": "a"})
     catalog.enter_media(A, known(event="e"), NOW)
     event = Lookup("a", "e")
-    catalog.enter_live(event, NOW, running=True)
+    catalog.enter_live(event, LiveEvent(True), NOW)
     catalog.failed(event, NOW + LIVE_EVERY)
     assert catalog.views(NOW + LIVE_BELIEVED)["a"].live_event_running is True
     assert catalog.views(NOW + LIVE_BELIEVED + 1)["a"].live_event_running is None
-    catalog.enter_live(event, NOW + LIVE_BELIEVED + 2, running=True)
+    catalog.enter_live(event, LiveEvent(True), NOW + LIVE_BELIEVED + 2)
     assert catalog.views(NOW + LIVE_BELIEVED + 2)["a"].live_event_running is True
 
 
@@ -149,7 +149,7 @@ def test_another_live_event_replaces_the_one_before(build: Build, after: str) ->
     """The old event is not asked for again, and its state is not shown for the new one."""
     catalog = build({"id": "a"})
     catalog.enter_media(A, known(event="e"), NOW)
-    catalog.enter_live(Lookup("a", "e"), NOW, running=True)
+    catalog.enter_live(Lookup("a", "e"), LiveEvent(True), NOW)
     catalog.enter_media(A, known(event=after), NOW + 1)
     assert catalog.views(NOW + 1)["a"].live_event_running is None
     assert catalog.next_lookup(NOW + LIVE_EVERY) == (Lookup("a", after) if after else None)
@@ -165,9 +165,9 @@ def test_an_answer_about_the_live_event_before_comes_too_late(build: Build, fail
     if fails:
         catalog.failed(old, NOW + 2)
     else:
-        catalog.enter_live(old, NOW + 2, running=True)
+        catalog.enter_live(old, LiveEvent(True), NOW + 2)
     assert catalog.views(NOW + 2)["a"].live_event_running is None
-    catalog.enter_live(Lookup("a", "f"), NOW + 3, running=False)
+    catalog.enter_live(Lookup("a", "f"), LiveEvent(False), NOW + 3)
     assert catalog.next_lookup(NOW + MEDIA_EVERY - 1, {Lookup("a", "f")}) is None
 
 
@@ -176,11 +176,11 @@ def test_a_restart_asks_for_nothing_that_is_known(build: Build) -> None:
     catalog = build()
     catalog.enter_media(A, known("a", event="e"), NOW)
     catalog.enter_media(B, known("b"), NOW)
-    catalog.enter_live(Lookup("a", "e"), NOW, running=True)
+    catalog.enter_live(Lookup("a", "e"), LiveEvent(True), NOW)
     restarted = build()
     assert restarted.views(NOW + 1)["a"] == MediaView("a", name="News", ref_id="ref-a", encode_type="live")
     assert restarted.next_lookup(NOW + 1) == Lookup("a", "e")
-    restarted.enter_live(Lookup("a", "e"), NOW + 1, running=True)
+    restarted.enter_live(Lookup("a", "e"), LiveEvent(True), NOW + 1)
     assert restarted.next_lookup(NOW + 2) is None
     assert restarted.next_lookup(NOW + MEDIA_EVERY, {Lookup("a", "e")}) == A
 
@@ -199,7 +199,7 @@ def test_a_clock_that_was_set_back_holds_nothing_up(build: Build) -> None:
     catalog = build({"id": "a"})
     ahead = NOW + 10 * 365 * 86400
     catalog.enter_media(A, known(event="e"), ahead)
-    catalog.enter_live(Lookup("a", "e"), ahead, running=True)
+    catalog.enter_live(Lookup("a", "e"), LiveEvent(True), ahead)
     assert catalog.views(NOW)["a"].live_event_running is None
     assert {catalog.next_lookup(NOW, {A}), catalog.next_lookup(NOW, {Lookup("a", "e")})} == {A, Lookup("a", "e")}
     assert build({"id": "a"}).next_lookup(NOW, {Lookup("a", "e")}) == A

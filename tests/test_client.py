@@ -242,7 +242,7 @@ def test_the_catalog_and_live_events(api: Api) -> None:
     api.answer = lambda _: reply(200, {"id": "a b", "name": "News", "encode_status": "encode_status_running"})
     with api.client(merchant_id="m?1") as client:
         assert client.media("a b").name == "News"
-        assert client.live_event_running("e/1")
+        assert client.live_event("e/1").running
     media, event = api.calls
     assert media.target == "/v1/merchants/m%3F1/medias/a%20b"
     assert event.target == "/v1/merchants/m%3F1/live_events/e%2F1"
@@ -803,7 +803,7 @@ def test_a_call_that_is_killed_gives_its_slot_back(api: Api) -> None:
 EVERY_CALL: list[Callable[[Client], object]] = [
     lambda client: client.aggregations(PLAYS, ASKED),
     lambda client: client.media("x"),
-    lambda client: client.live_event_running("x"),
+    lambda client: client.live_event("x"),
 ]
 
 

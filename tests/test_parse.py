@@ -260,6 +260,24 @@ def test_dates_of_days(date: str) -> None:
     assert list(parse.rows(body([{"date": date, "all": 1}]), KEYS, TOKYO)) == [MIDNIGHT]
 
 
+@pytest.mark.parametrize(
+    ("written", "started"),
+    [
+        ("2018-12-01T05:34:00.000Z", AT * 60),
+        ("2018-12-01T14:34:00+09:00", AT * 60),
+        ("2018-12-01T14:34:00", None),
+        ("2018/12/01 14:34", None),
+        ("soonZ", None),
+        (None, None),
+        (7, None),
+    ],
+)
+def test_when_a_live_event_began(written: object, started: float | None) -> None:
+    """A time with an offset is read; any other could be hours off, and tells nothing."""
+    event = parse.live_event(body({"encode_status": "running", "live_encode_start_at": written}))
+    assert event == parse.LiveEvent(running=True, started=started)
+
+
 @pytest.mark.parametrize("date", ["2018/12/01 14", "2018/12/01 14:00", "2018-12-01T14:00:00+09:00", "2018-12-01 05Z"])
 def test_dates_of_hours(date: str) -> None:
     """The row of an hour stands at the minute at which the hour starts."""
@@ -403,13 +421,13 @@ def test_what_is_no_media(answer: object, message: str) -> None:
 )
 def test_live_events(status: object, running: bool) -> None:
     """A live event runs when its state says so, and not when it says nothing."""
-    assert parse.live_event_running(body({"id": "e1", "encode_status": status})) is running
+    assert parse.live_event(body({"id": "e1", "encode_status": status})) == parse.LiveEvent(running)
 
 
 def test_a_live_event_without_a_state() -> None:
     """An answer that does not tell whether the event runs is refused."""
     with pytest.raises(MalformedAnswer, match="not a live event"):
-        parse.live_event_running(body({"id": "e1"}))
+        parse.live_event(body({"id": "e1"}))
 
 
 @pytest.mark.parametrize(
@@ -622,7 +640,7 @@ def test_any_body_gives_rows_or_the_error(body: bytes, stream: Stream, zone: Zon
 @given(body=BODIES)
 def test_any_body_gives_a_value_or_the_error(body: bytes) -> None:
     """The other answers, too, raise nothing but `MalformedAnswer`; an error's text is printable and short."""
-    readers: tuple[Callable[[bytes], object], ...] = (parse.media, parse.live_event_running, parse.token)
+    readers: tuple[Callable[[bytes], object], ...] = (parse.media, parse.live_event, parse.token)
     for read in readers:
         _, problem = attempt(partial(read, body))
         assert problem.isprintable()

@@ -25,7 +25,7 @@ from exporter.faults import Faults
 from exporter.ledger import Ledger
 from exporter.limiter import Limiter
 from exporter.model import Minute, MinuteRange, Rows, Stream, minute_of
-from exporter.parse import Media
+from exporter.parse import LiveEvent, Media
 from exporter.poll import MerchantPoller
 from exporter.state import State, open_state
 from tests.fakes import FakeClock
@@ -68,10 +68,10 @@ class FakeClient:
         self._fail(f"media {media_id}")
         return Media(media_id=media_id, ref_id="", name=f"name of {media_id}", live_event_id="ev", encode_type="live")
 
-    def live_event_running(self, live_event_id: str) -> bool:
+    def live_event(self, live_event_id: str) -> LiveEvent:
         self._send(f"event {live_event_id}")
         self._fail("event")
-        return True
+        return LiveEvent(running=True)
 
     def _send(self, what: str) -> None:
         self.limiter.take().done()
@@ -159,7 +159,7 @@ def test_the_whole_merchant_comes_first_and_the_catalog_last(build: Callable[...
     asked = world.round()
     assert asked[0] == "/play_count"
     assert sorted(asked) == sorted(PLAYS + CATALOG)
-    assert sorted(world.round()) == sorted(PLAYS)
+    assert sorted(world.round()) == sorted([*PLAYS, "event ev", "event ev"])
     assert world.poller.link.up is True
 
 

@@ -163,7 +163,7 @@ def test_an_error_tells_no_secret(merchant_id: str, echo_api: str) -> None:
     requests: tuple[Callable[[], object], ...] = (
         lambda: client.aggregations(stream, MinuteRange(29_000_000, 29_000_009)),
         lambda: client.media("media"),
-        lambda: client.live_event_running("event"),
+        lambda: client.live_event("event"),
     )
     failures = 0
     for request in requests:
