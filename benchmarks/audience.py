@@ -6,7 +6,7 @@ is told to, so a day takes seconds; the state file belongs on a disk of memory.
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from statistics import NormalDist
@@ -16,12 +16,14 @@ from exporter.catalog import Catalog, Lookup
 from exporter.client import Client
 from exporter.config import Settings
 from exporter.faults import Faults
+from exporter.history import MINUTES_BACK
 from exporter.ledger import Ledger
 from exporter.limiter import Limiter
 from exporter.model import MINUTE, Group, Minute, MinuteRange, Rows, Stream, Target
 from exporter.parse import Media
 from exporter.poll import MerchantPoller
 from exporter.state import State
+from exporter.watch import Watch
 
 MERCHANT = "merchant"
 
@@ -158,9 +160,11 @@ class StandIn:
         self._clock = clock
         self._seconds = seconds
 
-    def aggregations(self, stream: Stream, asked: MinuteRange) -> Rows:
-        """The plays asked for."""
+    def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Rows:
+        """The plays asked for; of the past nothing is known."""
         self.send()
+        if hourly or len(asked) >= MINUTES_BACK:
+            return {}
         self.answers.append((stream, self._clock.now(), asked.last))
         return self.audience.rows(stream.media_id, asked)
 
@@ -224,11 +228,13 @@ class Process:
         self.ledger.sync(settings.merchants, clock.now())
         self.limiter = Limiter(state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic)
         self.client = client(audience, self.limiter, clock, seconds)
+        catalog = Catalog(state, merchant)
         self.poller = poller(
             merchant,
             settings.poll,
             self.ledger,
-            Catalog(state, merchant),
+            catalog,
+            Watch(state, settings, merchant, catalog),
             self.limiter,
             cast("Client", self.client),
             clock,
@@ -237,8 +243,18 @@ class Process:
 
 
 def know_catalog(state: State, media: Sequence[str], clock: HandTurnedClock) -> None:
-    """Let the state file know all media, so that none is looked up for some hours."""
+    """Let the state file know all media and their past, so that none is looked up for some hours."""
     catalog = Catalog(state, settings_for(media, 1).merchants[0])
     for media_id in media:
         known = Media(media_id=media_id, ref_id="", name="", live_event_id="", encode_type="vod")
         catalog.enter_media(Lookup(media_id), known, clock.now())
+    know_past(state, MERCHANT, ["", *media])
+
+
+def know_past(state: State, merchant_id: str, media: Iterable[str]) -> None:
+    """Let the state file know the past of some media, "" for the whole merchant, so that it is not asked for."""
+    with state.transaction() as db:
+        db.executemany(
+            "INSERT INTO tracks (merchant_id, media_id, recent, noise, past_known) VALUES (?, ?, x'', x'', 1)",
+            [(merchant_id, media_id) for media_id in media],
+        )

@@ -135,10 +135,11 @@ def forget_removed(db: sqlite3.Connection, before: float) -> None:
     db.execute(f"DELETE FROM series WHERE stream_id IN {gone}", (before,))  # noqa: S608 - a constant
     db.execute("DELETE FROM streams WHERE removed_at < ?", (before,))
     db.execute("DELETE FROM merchants WHERE removed_at < ?", (before,))
-    db.execute(
-        "DELETE FROM media WHERE NOT EXISTS (SELECT 1 FROM streams "
-        "WHERE streams.merchant_id = media.merchant_id AND streams.media_id = media.media_id)"
-    )
+    for table in ("media", "tracks", "track_days"):
+        db.execute(
+            f"DELETE FROM {table} WHERE NOT EXISTS (SELECT 1 FROM streams "  # noqa: S608 - constants
+            f"WHERE streams.merchant_id = {table}.merchant_id AND streams.media_id = {table}.media_id)"
+        )
     for table in ("sends", "budgets"):
         db.execute(f"DELETE FROM {table} WHERE merchant_id NOT IN (SELECT merchant_id FROM merchants)")  # noqa: S608 - constants
 

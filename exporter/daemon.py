@@ -1,5 +1,6 @@
 """The parts put together: one process that polls, counts and serves."""
 
+import contextlib
 import math
 import os
 import signal
@@ -17,6 +18,7 @@ from exporter.catalog import Catalog
 from exporter.client import Client
 from exporter.clock import Clock, SystemClock
 from exporter.config import Settings, dump
+from exporter.errors import StateWriteFailed
 from exporter.faults import Faults
 from exporter.ledger import Ledger
 from exporter.limiter import Limiter
@@ -26,9 +28,10 @@ from exporter.plan import can_hold
 from exporter.poll import MerchantPoller
 from exporter.schedule import LONGEST_PAUSE, Schedule
 from exporter.server import Address, Server, create_app
-from exporter.snapshot import LinkView, Snapshot
+from exporter.snapshot import HourView, LinkView, MerchantView, Snapshot
 from exporter.state import State, open_state
 from exporter.telemetry import Telemetry
+from exporter.watch import Watch
 
 log = structlog.get_logger("daemon")
 
@@ -45,6 +48,7 @@ class Polling:
     Attributes:
         ledger: What is counted.
         catalogs: What is known of the media, by merchant.
+        watches: Who looks for drops, by merchant.
         pollers: Who asks, by merchant.
         clients: Who speaks with the API, by merchant.
         clock: The time.
@@ -52,30 +56,43 @@ class Polling:
 
     ledger: Ledger
     catalogs: Mapping[str, Catalog]
+    watches: Mapping[str, Watch]
     pollers: Mapping[str, MerchantPoller]
     clients: Mapping[str, Client]
     clock: Clock
 
     def snapshot(self) -> Snapshot:
-        """What is counted, with what is known of the media."""
+        """What is counted, with what is known of the media and of drops."""
         now = self.clock.now()
         return Snapshot(
-            MappingProxyType(
-                {
-                    merchant_id: replace(merchant, media=self.catalogs[merchant_id].views(now))
-                    for merchant_id, merchant in self.ledger.snapshot.merchants.items()
-                }
-            )
+            MappingProxyType({each.merchant_id: self._whole(each, now) for each in self.ledger.snapshot.merchants.values()})
         )
+
+    def _whole(self, merchant: MerchantView, now: float) -> MerchantView:
+        watch = self.watches[merchant.merchant_id]
+        drops = watch.drops(now)
+        media = {
+            media_id: replace(view, drop=drops.get(media_id), thresholds=watch.thresholds[media_id])
+            for media_id, view in self.catalogs[merchant.merchant_id].views(now).items()
+        }
+        return replace(merchant, media=MappingProxyType(media), drop=drops.get(""))
+
+    def hours(self) -> Mapping[str, Mapping[str, HourView]]:
+        """The newest hour of plays, by merchant and media, "" for the whole merchant."""
+        return {merchant_id: watch.hours() for merchant_id, watch in self.watches.items()}
 
     def links(self) -> Mapping[str, LinkView]:
         """How the connections do."""
         return {merchant_id: poller.link for merchant_id, poller in self.pollers.items()}
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and write what the drop detector has not written yet."""
         for client in self.clients.values():
             client.close()
+        for watch in self.watches.values():
+            # What cannot be written now is made from the next answers.
+            with contextlib.suppress(StateWriteFailed):
+                watch.save(self.clock.now())
 
 
 def build_polling(
@@ -96,7 +113,7 @@ def build_polling(
     """
     ledger = Ledger(state, settings, telemetry.observe_revision)
     ledger.sync(settings.merchants, clock.now())
-    catalogs, pollers, clients = {}, {}, {}
+    catalogs, watches, pollers, clients = {}, {}, {}, {}
     for merchant in settings.merchants:
         limiter = Limiter(state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic)
         clients[merchant.id] = client = Client(
@@ -108,10 +125,11 @@ def build_polling(
             observe=_observer(telemetry, merchant.id),
         )
         catalogs[merchant.id] = catalog = Catalog(state, merchant)
+        watches[merchant.id] = watch = Watch(state, settings, merchant, catalog)
         pollers[merchant.id] = MerchantPoller(
-            merchant, settings.poll, ledger, catalog, limiter, client, clock, Faults()
+            merchant, settings.poll, ledger, catalog, watch, limiter, client, clock, Faults()
         )
-    return Polling(ledger, catalogs, pollers, clients, clock)
+    return Polling(ledger, catalogs, watches, pollers, clients, clock)
 
 
 def _observer(telemetry: Telemetry, merchant_id: str) -> Callable[[str, str, float], None]:

@@ -117,6 +117,10 @@ class Ledger:
         """The newest minute that a stream has counted; before its first answer, the one after which it counts."""
         return self._rows[stream].through
 
+    def seen(self, stream: Stream) -> Minute:
+        """The newest minute that a stream has counted because its row or a later one was there."""
+        return self._rows[stream].seen
+
     def plays(self, merchant_id: str) -> dict[str, Plays]:
         """What is known of the plays of all media, and with the id "" of the whole merchant's, by media id."""
         return dict(self._plays[merchant_id])

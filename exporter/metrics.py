@@ -148,6 +148,43 @@ LIVE_EVENT_RUNNING = Family(
     "Whether the media's live event runs (API encode_status).",
     ("merchant_id", "media_id"),
 )
+DROP_RATIO = Family(
+    "smartstream_plays_drop_ratio",
+    "gauge",
+    "Share of the expected plays that is missing, 0 where that can be chance (API target play_count).",
+    ("merchant_id", "media_id"),
+)
+DROP_EVIDENCE = Family(
+    "smartstream_plays_drop_evidence",
+    "gauge",
+    "How little the missing plays can be chance, as a log likelihood ratio (API target play_count).",
+    ("merchant_id", "media_id"),
+)
+EXPECTED = Family(
+    "smartstream_last_minute_expected_plays",
+    "gauge",
+    "Plays that were to be expected in the newest settled minute (API target play_count).",
+    ("merchant_id", "media_id"),
+)
+DROP_THRESHOLD = Family(
+    "smartstream_drop_threshold_ratio",
+    "gauge",
+    "From which smartstream_plays_drop_ratio on a drop is worth an alert, as configured.",
+    ("merchant_id", "media_id", "severity"),
+)
+MERCHANT_DROP_RATIO = Family(
+    "smartstream_merchant_plays_drop_ratio",
+    "gauge",
+    "Share of the whole merchant's expected plays that is missing while most of its media miss some "
+    "(API target play_count).",
+    ("merchant_id",),
+)
+MERCHANT_EXPECTED = Family(
+    "smartstream_merchant_last_minute_expected_plays",
+    "gauge",
+    "Plays of the whole merchant that were to be expected in the newest settled minute (API target play_count).",
+    ("merchant_id",),
+)
 UP = Family("smartstream_up", "gauge", "Whether the last request to the API succeeded.", ("merchant_id",))
 BUDGET = Family(
     "smartstream_api_budget_requests_per_minute",
@@ -183,6 +220,12 @@ _OTHERS: tuple[Family, ...] = (
     LOST_MINUTES,
     MEDIA_INFO,
     LIVE_EVENT_RUNNING,
+    DROP_RATIO,
+    DROP_EVIDENCE,
+    EXPECTED,
+    DROP_THRESHOLD,
+    MERCHANT_DROP_RATIO,
+    MERCHANT_EXPECTED,
     UP,
     BUDGET,
     STREAMS,
@@ -258,6 +301,7 @@ def _of_others(snapshot: Snapshot, links: Mapping[str, LinkView]) -> Iterator[tu
         _add_merchant(samples, merchant)
         for view in merchant.streams.values():
             _add_timestamp(samples, view)
+        _add_drops(samples, merchant)
     _add_media(samples, snapshot)
     for link in links.values():
         _add_link(samples, link)
@@ -283,6 +327,22 @@ def _add_merchant(samples: _Samples, merchant: MerchantView) -> None:
     samples[REVISIONS].append(REVISIONS.sample(merchant.revisions_up, merchant_id, "up"))
     samples[REVISIONS].append(REVISIONS.sample(merchant.revisions_down, merchant_id, "down"))
     samples[LOST_MINUTES].append(LOST_MINUTES.sample(merchant.lost_minutes, merchant_id))
+
+
+def _add_drops(samples: _Samples, merchant: MerchantView) -> None:
+    merchant_id = merchant.merchant_id
+    if merchant.drop is not None:
+        samples[MERCHANT_DROP_RATIO].append(MERCHANT_DROP_RATIO.sample(merchant.drop.ratio, merchant_id))
+        samples[MERCHANT_EXPECTED].append(MERCHANT_EXPECTED.sample(merchant.drop.expected, merchant_id))
+    for media in merchant.media.values():
+        which = (merchant_id, media.media_id)
+        if media.drop is not None:
+            samples[DROP_RATIO].append(DROP_RATIO.sample(media.drop.ratio, *which))
+            samples[DROP_EVIDENCE].append(DROP_EVIDENCE.sample(media.drop.evidence, *which))
+            samples[EXPECTED].append(EXPECTED.sample(media.drop.expected, *which))
+        if media.thresholds is not None:
+            samples[DROP_THRESHOLD].append(DROP_THRESHOLD.sample(media.thresholds.warning, *which, "warning"))
+            samples[DROP_THRESHOLD].append(DROP_THRESHOLD.sample(media.thresholds.critical, *which, "critical"))
 
 
 def _add_media(samples: _Samples, snapshot: Snapshot) -> None:

@@ -24,11 +24,13 @@ from exporter.errors import (
     Unauthorized,
 )
 from exporter.faults import FaultEvent, Faults
+from exporter.history import History
 from exporter.ledger import Ledger
 from exporter.limiter import Limiter
 from exporter.model import MINUTE, Group, Minute, Stream, Target
 from exporter.plan import Candidate, can_hold, choose, lower_bound
 from exporter.snapshot import LinkView
+from exporter.watch import Watch
 from exporter.weights import FLOOR, plays_weights, stream_factors
 
 log = structlog.get_logger("poll")
@@ -46,8 +48,11 @@ ATTEMPTS = 2
 # So many failures in a row that are not one stream's own end the round: the API is down.
 STRIKES = 3
 
-# Where the budget is short, one request in ten is for the catalog, so that names come at all.
+# Where the budget is short, one request in ten is for the catalog and the past, so that they come at all.
 REQUESTS_PER_LOOKUP = 9
+
+# Of a round's requests, live events that run have at most one in so many, before all but the whole merchant's plays.
+REQUESTS_PER_LIVE_EVENT = 4
 
 # Seconds until what failed by itself is asked for again; twice as long after each further failure.
 FIRST_REST = {BadRequest: 60.0, MalformedAnswer: 60.0, NotFound: 900.0}
@@ -56,7 +61,7 @@ LONGEST_REST = {BadRequest: 1800.0, MalformedAnswer: 1800.0, NotFound: 6 * 3600.
 # The bound on the staleness changes slowly, and takes a while to compute.
 BOUND_EVERY = 600.0
 
-Task = Stream | Lookup
+Task = Stream | Lookup | History
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,7 @@ class _Round:
     under_way: set[Task] = field(default_factory=set)
     failures: Counter[Task] = field(default_factory=Counter)
     strikes: int = 0
+    live_left: int = 0
     over: bool = False
 
 
@@ -104,6 +110,7 @@ class MerchantPoller:
         poll: PollSettings,
         ledger: Ledger,
         catalog: Catalog,
+        watch: Watch,
         limiter: Limiter,
         client: Client,
         clock: Clock,
@@ -114,6 +121,7 @@ class MerchantPoller:
         self._poll = poll
         self._ledger = ledger
         self._catalog = catalog
+        self._watch = watch
         self._limiter = limiter
         self._client = client
         self._clock = clock
@@ -157,7 +165,9 @@ class MerchantPoller:
         """Ask for what is due, until nothing is, the budget is spent for this minute, or the API is down."""
         with self._running:
             started = self._clock.monotonic()
-            going = _Round(deadline=started + FIRST_WAIT)
+            going = _Round(
+                deadline=started + FIRST_WAIT, live_left=int(self._limiter.allowed) // REQUESTS_PER_LIVE_EVENT
+            )
             # Alone and first: its answer shows which minutes are settled, and so what else is due.
             if not self._stopped.is_set() and self._wait_so_far(self._pace_maker, going, self._moment()):
                 self._attempt(self._pace_maker, going)
@@ -191,13 +201,19 @@ class MerchantPoller:
     # ---- what to ask for ----
 
     def _next(self, going: _Round) -> Task | None:
-        """The streams as planned; the catalog when nothing else is due, or where it has waited for its share."""
+        """The streams as planned; the catalog and the past when nothing else is due, or after they waited long."""
         if going.over or going.strikes >= STRIKES:
             return None
+        if going.live_left > 0:
+            going.live_left -= 1
+            event = self._catalog.next_lookup(self._clock.now(), going.under_way, running_only=True)
+            if event is not None:
+                return event
+            going.live_left = 0
         if self._since_lookup >= REQUESTS_PER_LOOKUP:
-            lookup = self._catalog.next_lookup(self._clock.now(), going.under_way)
-            if lookup is not None:
-                return lookup
+            aside = self._next_aside(going)
+            if aside is not None:
+                return aside
             # To look through the catalog takes a while: it is done again after as many requests.
             self._since_lookup = 0
         moment = self._moment()
@@ -213,7 +229,12 @@ class MerchantPoller:
             # One of its media's streams may just have heard that the media is gone.
             if not self._rests_now(stream, moment):
                 return stream
-        return self._catalog.next_lookup(self._clock.now(), going.under_way)
+        return self._next_aside(going)
+
+    def _next_aside(self, going: _Round) -> Lookup | History | None:
+        now = self._clock.now()
+        lookup = self._catalog.next_lookup(now, going.under_way)
+        return lookup or self._watch.next_history(now, self._ledger.settled(self.merchant_id, now), going.under_way)
 
     def _plan(self, going: _Round, moment: _Moment) -> list[Stream]:
         """The streams to ask for in this minute, the first last."""
@@ -278,7 +299,13 @@ class MerchantPoller:
     def _attempt(self, task: Task, going: _Round) -> bool:
         """Ask once, and note how it went; or wait for the budget, and say that it was not sent."""
         try:
-            self._look_up(task) if isinstance(task, Lookup) else self._refresh(task)
+            match task:
+                case Lookup():
+                    self._look_up(task)
+                case History():
+                    self._look_back(task)
+                case _:
+                    self._refresh(task)
         except BudgetSpent as spent:
             self._wait(spent.wait, going)
             return False
@@ -292,7 +319,7 @@ class MerchantPoller:
         else:
             with self._mutex:
                 going.strikes = 0
-                self._since_lookup = 0 if isinstance(task, Lookup) else self._since_lookup + 1
+                self._since_lookup = self._since_lookup + 1 if isinstance(task, Stream) else 0
                 self._link = replace(self._link, up=True, last_success=self._clock.now())
         return True
 
@@ -317,6 +344,7 @@ class MerchantPoller:
             log.info("the API refused a long range; asking for half of it", stream=str(stream), minutes=len(asked))
             return
         self._ledger.enter(stream, asked, rows, self._clock.now())
+        self._watch.enter(stream, asked, rows, self._ledger.seen(stream), self._clock.now())
         if trial is not None and len(asked) == trial:
             self._ledger.believe_range(self.merchant_id, trial, now)
         with self._mutex:
@@ -335,6 +363,14 @@ class MerchantPoller:
             media = self._client.media(lookup.media_id)
             self._catalog.enter_media(lookup, media, self._clock.now())
 
+    def _look_back(self, history: History) -> None:
+        try:
+            rows = self._client.aggregations(history.stream, history.asked, hourly=history.hourly)
+        except BadRequest:
+            self._watch.refused(history)
+            return
+        self._watch.enter_history(history, rows)
+
     # ---- what went wrong, and how fresh it all is ----
 
     def _note_failure(self, going: _Round, task: Task, error: ApiError) -> None:
@@ -343,6 +379,8 @@ class MerchantPoller:
         self._link = replace(self._link, up=False, last_error=str(error), last_error_at=now)
         if isinstance(task, Lookup):
             self._catalog.failed(task, now)
+        if isinstance(task, History):
+            self._watch.failed(task, now)
         own = next((kind for kind in FIRST_REST if isinstance(error, kind)), None)
         if own is None:
             self._report(type(error).__name__, str(error))
@@ -366,6 +404,8 @@ class MerchantPoller:
         now = self._clock.now()
         for event in self._faults.settle(now):
             self._tell(event)
+        self._watch.judge(now)
+        self._save()
         moment = self._moment()
         weights = self._weights(moment)
         waits = {stream: max(0, self._newest(stream, moment) - self._ledger.through(stream)) for stream in weights}
@@ -375,6 +415,12 @@ class MerchantPoller:
             self._bound_due = self._clock.monotonic() + BOUND_EVERY
             bound = lower_bound(list(weights.values()), self._limit, self._longest_wait)
             self._link = replace(self._link, staleness_bound=bound)
+
+    def _save(self) -> None:
+        try:
+            self._watch.save_now_and_then(self._clock.now())
+        except StateWriteFailed as error:
+            self._report("state file", str(error))
 
     def _report(self, key: str, message: str) -> None:
         event = self._faults.report(key, message, self._clock.now())

@@ -78,6 +78,24 @@ CREATE TABLE media (
     PRIMARY KEY (merchant_id, media_id)
 ) WITHOUT ROWID;
 
+CREATE TABLE tracks (                        -- plays as the drop detector sees them; the whole merchant's for ''
+    merchant_id TEXT NOT NULL,
+    media_id TEXT NOT NULL,
+    newest INTEGER,                          -- the newest minute
+    recent BLOB NOT NULL,                    -- the newest minutes, one by one
+    noise BLOB NOT NULL,
+    past_known INTEGER NOT NULL,             -- whether the time before the first start was asked for
+    PRIMARY KEY (merchant_id, media_id)
+);
+
+CREATE TABLE track_days (
+    merchant_id TEXT NOT NULL,
+    media_id TEXT NOT NULL,
+    day INTEGER NOT NULL,                    -- Unix time // 86400
+    steps BLOB NOT NULL,
+    PRIMARY KEY (merchant_id, media_id, day)
+);
+
 CREATE TABLE sends (
     merchant_id TEXT NOT NULL,
     sent_at REAL NOT NULL

@@ -58,12 +58,12 @@ class Api(StandIn):
     gone = ""
     began = (START, 1000.0)
 
-    def aggregations(self, stream: Stream, asked: MinuteRange) -> Rows:
+    def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Rows:
         self._seconds = 0.05 + self.rng.random() * self.slowness
         if stream.media_id == self.gone != "":
             self.send()
             raise NotFound("no such media", status=404)
-        rows = super().aggregations(stream, asked)
+        rows = super().aggregations(stream, asked, hourly=hourly)
         newest = int((self.began[0] + self._clock.ticks - self.began[1]) // MINUTE) - 1
         return {minute: values for minute, values in rows.items() if minute <= newest}
 

@@ -22,12 +22,15 @@ from exporter.errors import (
     Unauthorized,
 )
 from exporter.faults import Faults
+from exporter.history import MINUTES_BACK
 from exporter.ledger import Ledger
 from exporter.limiter import Limiter
 from exporter.model import Minute, MinuteRange, Rows, Stream, minute_of
 from exporter.parse import LiveEvent, Media
 from exporter.poll import MerchantPoller
 from exporter.state import State, open_state
+from exporter.watch import Watch
+from benchmarks.audience import know_past
 from tests.fakes import FakeClock
 
 MEDIA = ("a", "b")
@@ -53,7 +56,9 @@ class FakeClient:
         # Tells the newest minute that has a row, where not all have.
         self.newest: Callable[[], Minute] | None = None
 
-    def aggregations(self, stream: Stream, asked: MinuteRange) -> Rows:
+    def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Rows:
+        if hourly or len(asked) == MINUTES_BACK:
+            return self._past(stream, asked, hourly=hourly)
         self._send(f"{stream.media_id}/{stream.target}")
         self.ranges.append(asked)
         if len(asked) > self.longest:
@@ -62,6 +67,11 @@ class FakeClient:
         plays = 1.0 if stream.media_id else float(len(MEDIA))
         newest = asked.last if self.newest is None else min(self.newest(), asked.last)
         return {minute: {"": plays} for minute in range(asked.first, newest + 1)}
+
+    def _past(self, stream: Stream, asked: MinuteRange, *, hourly: bool) -> Rows:
+        self._send(f"past of {stream.media_id or 'all'} by {'hour' if hourly else 'minute'}")
+        self._fail("past")
+        return {minute: {"": 1.0} for minute in range(asked.first, asked.last + 1, 60 if hourly else 1)}
 
     def media(self, media_id: str) -> Media:
         self._send(f"media {media_id}")
@@ -93,7 +103,11 @@ class World:
         limit: int,
         concurrency: int,
         collect: Sequence[str],
+        *,
+        past_known: bool,
     ) -> None:
+        if past_known:
+            know_past(state, "m", ["", *MEDIA])
         self.settings = settings = Settings.model_validate(
             {
                 "merchants": [
@@ -117,11 +131,13 @@ class World:
         self.limiter = Limiter(state, "m", limit, clock.now, clock.monotonic)
         self.client = FakeClient(self.limiter)
         self.catalog = Catalog(state, merchant)
+        self.watch = Watch(state, settings, merchant, self.catalog)
         self.poller = MerchantPoller(
             merchant,
             settings.poll,
             self.ledger,
             self.catalog,
+            self.watch,
             self.limiter,
             cast("Client", self.client),
             clock,
@@ -142,8 +158,14 @@ def build(tmp_path: Path) -> Iterator[Callable[..., World]]:
     clock = FakeClock()
     state = open_state(tmp_path / "state.db", clock.now)
 
-    def make(limit: int = 45, concurrency: int = 1, collect: Sequence[str] = ("play_count",)) -> World:
-        return World(state, clock, limit, concurrency, collect)
+    def make(
+        limit: int = 45,
+        concurrency: int = 1,
+        collect: Sequence[str] = ("play_count",),
+        *,
+        past_known: bool = True,
+    ) -> World:
+        return World(state, clock, limit, concurrency, collect, past_known=past_known)
 
     yield make
     state.close()

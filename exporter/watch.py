@@ -1,0 +1,276 @@
+"""The drop detector at work for one merchant: fed by the answers, heard after each round, kept in the state file.
+
+The detector's own state is written every few minutes only, in one transaction for all media. A kill costs nothing but
+work: the next answers begin a revision window earlier than what was written.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from exporter.catalog import Catalog
+from exporter.config import MerchantSettings, Settings
+from exporter.forecast import Look, Packed, Together, Track, Verdict, broad, judge, judge_live
+from exporter.history import History, Past, past_hours, past_minutes
+from exporter.model import MINUTE, Group, Minute, MinuteRange, Rows, Stream, Target, end_of
+from exporter.snapshot import DropView, HourView, Thresholds
+from exporter.state import State
+
+# A drop that so many minutes show is none that one of them made up.
+LASTING = 3
+
+# A verdict on one minute stands for less than the 2 minutes that the alerts wait, scrapes every 30 s included. Then, if
+# no newer minute has come, only what all of the last minutes show. So neither rows that stop coming nor a media that is
+# asked for rarely can turn one odd minute into an alert.
+HOLD = 80.0
+
+SAVE_EVERY = 300.0
+
+# A longer gap between two answers (minutes) is worth a request for what was in it.
+LONGEST_GAP = 60
+
+# A live event has its audience after so long (seconds), and its state tells nothing when it is older than the other.
+SETTLED_IN = 12 * MINUTE
+STATE_BELIEVED = 2 * MINUTE
+
+# Looks of media that are so many minutes apart are of one time.
+SAME_TIME = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What is said of a media until its next minute comes.
+
+    Attributes:
+        newest: What its newest minute shows.
+        lasting: The ratio that all of the last minutes show.
+        since: When the newest minute came (Unix seconds).
+    """
+
+    newest: Verdict
+    lasting: float
+    since: float
+
+
+class Watch:
+    """The detector of one merchant's media and of the whole merchant. Safe for use by several threads."""
+
+    def __init__(self, state: State, settings: Settings, merchant: MerchantSettings, catalog: Catalog) -> None:
+        """Take up what the state file knows.
+
+        Args:
+            state: The state file.
+            settings: The configuration.
+            merchant: Whose media.
+            catalog: Tells which media are live.
+        """
+        self._state = state
+        self._poll = settings.poll
+        self._merchant_id = merchant.id
+        self._catalog = catalog
+        self._mutex = threading.Lock()
+        self._tracks: dict[str, Track] = {
+            stream.media_id: Track() for stream in merchant.streams() if _counts_plays(stream)
+        }
+        self.thresholds: Mapping[str, Thresholds | None] = MappingProxyType(
+            {"": settings.thresholds(merchant), **{each.id: settings.thresholds(merchant, each) for each in merchant.media}}
+        )
+        self._past = Past(map(self._stream, self._tracks))
+        self._looks: dict[str, deque[Look]] = {media_id: deque(maxlen=LASTING) for media_id in self._tracks}
+        self._came: dict[str, float] = {}
+        self._together = Together()
+        self._standing: dict[str, _Standing] = {}
+        self._unsaved: set[str] = set()
+        self._saved_at = float("-inf")
+        self._load()
+
+    def enter(self, stream: Stream, asked: MinuteRange, rows: Rows, seen: Minute, now: float) -> None:
+        """Take the plays of an answer.
+
+        Args:
+            stream: What was asked for; other streams than plays are no matter here.
+            asked: The minutes that were asked for.
+            rows: The answer.
+            seen: The newest minute that is complete because its row or a later one was there. Later ones were at most
+                taken as empty, and do not tell of a drop.
+            now: When it came (Unix seconds).
+        """
+        if not _counts_plays(stream):
+            return
+        minutes = range(asked.first, min(asked.last, seen) + 1)
+        nothing: Mapping[str, float] = {}
+        with self._mutex:
+            track = self._tracks[stream.media_id]
+            if track.newest is not None and asked.first - track.newest > LONGEST_GAP:
+                self._past.want(stream)
+            looks = track.take(asked.first, [sum(rows.get(minute, nothing).values()) for minute in minutes])
+            self._note(stream.media_id, looks, now)
+
+    def judge(self, now: float) -> None:
+        """Say anew of all media what their newest minutes show, after more of them have come."""
+        with self._mutex:
+            self._standing = {}
+            for media_id, looks in self._looks.items():
+                verdicts = [self._verdict(media_id, look, now) for look in looks]
+                if not verdicts or verdicts[-1] is None:
+                    continue
+                held = [verdict.ratio for verdict in verdicts if verdict is not None]
+                whole = len(held) == LASTING and looks[-1].minute - looks[0].minute == LASTING - 1
+                self._standing[media_id] = _Standing(verdicts[-1], min(held) if whole else 0.0, self._came[media_id])
+
+    def drops(self, now: float) -> Mapping[str, DropView]:
+        """What is to be shown at a moment (Unix seconds), by media id, "" for the whole merchant."""
+        longest = self._poll.max_lag + self._poll.max_staleness
+        views = {}
+        for media_id, standing in self._standing.items():
+            newest = standing.newest
+            if self.thresholds[media_id] is None or now - end_of(newest.minute) > longest:
+                continue
+            ratio = newest.ratio if 0 <= now - standing.since < HOLD else min(newest.ratio, standing.lasting)
+            views[media_id] = DropView(newest.minute, ratio, newest.evidence, newest.expected)
+        return views
+
+    def hours(self) -> Mapping[str, HourView]:
+        """The newest hour of plays, by media id, "" for the whole merchant."""
+        with self._mutex:
+            return {media_id: _hour(track) for media_id, track in self._tracks.items() if track.newest is not None}
+
+    # ---- the past ----
+
+    def next_history(self, now: float, settled: Minute, under_way: Iterable[object]) -> History | None:
+        """What of the past to ask for next, if anything is due.
+
+        Args:
+            now: Unix seconds.
+            settled: The newest settled minute.
+            under_way: Requests that are on the way.
+        """
+        with self._mutex:
+            busy = {task.stream for task in under_way if isinstance(task, History)}
+            return self._past.next(now, settled, busy)
+
+    def enter_history(self, history: History, rows: Rows) -> None:
+        """Take plays of the past."""
+        media_id = history.media_id
+        with self._mutex:
+            track = self._tracks[media_id]
+            if history.hourly:
+                track.fill(past_hours(history, rows))
+            else:
+                self._tracks[media_id] = track.preceded(history.asked.first, past_minutes(history, rows))
+            self._past.answered(history)
+            self._unsaved.add(media_id)
+
+    def refused(self, history: History) -> None:
+        """The API does not take the range of a request of the past."""
+        with self._mutex:
+            self._past.refused(history)
+
+    def failed(self, history: History, now: float) -> None:
+        """A request of the past failed otherwise."""
+        with self._mutex:
+            self._past.failed(history, now)
+
+    # ---- judging ----
+
+    def _note(self, media_id: str, looks: Iterable[Look], now: float) -> None:
+        self._unsaved.add(media_id)
+        among_others = media_id and not self._catalog.is_live(media_id)
+        for look in looks:
+            self._looks[media_id].append(look)
+            self._came[media_id] = now
+            if among_others:
+                self._together.add(look)
+
+    def _verdict(self, media_id: str, look: Look, now: float) -> Verdict | None:
+        if look.forecast is None:
+            return None
+        if not media_id:
+            return self._of_merchant(look)
+        live = self._catalog.is_live(media_id)
+        if live is None:
+            return None
+        if not live:
+            return judge(look, self._together.factor(look))
+        event = self._catalog.live_state(media_id)
+        if event is None or (event.running and now - event.at > STATE_BELIEVED):
+            return None
+        if event.running and end_of(look.minute) - event.since >= SETTLED_IN:
+            return judge_live(look)
+        return Verdict(look.minute, 0.0, 0.0, look.forecast)
+
+    def _of_merchant(self, look: Look) -> Verdict:
+        verdict = judge(look)
+        others = [looks[-1] for media_id, looks in self._looks.items() if media_id and looks]
+        others = [other for other in others if abs(other.minute - look.minute) <= SAME_TIME]
+        if others and not broad(others):
+            return Verdict(verdict.minute, 0.0, 0.0, verdict.expected)
+        return verdict
+
+    # ---- the state file ----
+
+    def save_now_and_then(self, now: float) -> None:
+        """Write what is new to the state file, where that was not done a short while ago.
+
+        Raises:
+            StateWriteFailed: It could not be written; it will be later.
+        """
+        if not 0 <= now - self._saved_at < SAVE_EVERY:
+            self.save(now)
+
+    def save(self, now: float) -> None:
+        """Write what is new to the state file. Raises as `save_now_and_then` does."""
+        with self._mutex:
+            self._saved_at = now
+            packed = {media_id: self._tracks[media_id].pack() for media_id in self._unsaved}
+            wanted = {media_id: self._past.wanted(self._stream(media_id)) for media_id in packed}
+            with self._state.transaction() as db:
+                for media_id, track in packed.items():
+                    db.execute(
+                        "INSERT OR REPLACE INTO tracks (merchant_id, media_id, newest, recent, noise, past_known) "
+                        "VALUES (?, ?, ?, ?, ?, ?)",
+                        (self._merchant_id, media_id, track.newest, track.recent, track.noise, not wanted[media_id]),
+                    )
+                    db.executemany(
+                        "INSERT OR REPLACE INTO track_days (merchant_id, media_id, day, steps) VALUES (?, ?, ?, ?)",
+                        [(self._merchant_id, media_id, day, steps) for day, steps in track.days.items()],
+                    )
+            for media_id in packed:
+                self._tracks[media_id].saved()
+            self._unsaved.clear()
+
+    def _load(self) -> None:
+        with self._state.read() as db:
+            tracks = db.execute(
+                "SELECT media_id, newest, recent, noise, past_known FROM tracks WHERE merchant_id = ?",
+                (self._merchant_id,),
+            ).fetchall()
+            days = db.execute(
+                "SELECT media_id, day, steps FROM track_days WHERE merchant_id = ?", (self._merchant_id,)
+            ).fetchall()
+        steps: dict[str, dict[int, bytes]] = {}
+        for media_id, day, of_day in days:
+            steps.setdefault(media_id, {})[day] = of_day
+        for media_id, newest, recent, noise, past_known in tracks:
+            if media_id in self._tracks:
+                self._tracks[media_id] = Track.unpack(Packed(newest, recent, noise, steps.get(media_id, {})))
+                if past_known:
+                    self._past.known(self._stream(media_id))
+
+    def _stream(self, media_id: str) -> Stream:
+        return Stream(self._merchant_id, media_id, Target.PLAY_COUNT, Group.ALL)
+
+
+def _counts_plays(stream: Stream) -> bool:
+    return stream.target is Target.PLAY_COUNT and stream.group is Group.ALL
+
+
+def _hour(track: Track) -> HourView:
+    minutes = track.recent(60)
+    return HourView(
+        first=minutes[0][0],
+        plays=tuple(plays for _, plays, _ in minutes),
+        expected=tuple(expected for _, _, expected in minutes),
+    )
