@@ -45,6 +45,8 @@ ORDER = (
     "counting",
     "books",
     "ledger",
+    "track",
+    "forecast",
     "metrics",
     "status",
     "poll",
