@@ -45,6 +45,7 @@ ORDER = (
     "counting",
     "books",
     "ledger",
+    "track",
     "forecast",
     "history",
     "watch",
