@@ -65,7 +65,9 @@ class Polling:
         """What is counted, with what is known of the media and of drops."""
         now = self.clock.now()
         return Snapshot(
-            MappingProxyType({each.merchant_id: self._whole(each, now) for each in self.ledger.snapshot.merchants.values()})
+            MappingProxyType(
+                {each.merchant_id: self._whole(each, now) for each in self.ledger.snapshot.merchants.values()}
+            )
         )
 
     def _whole(self, merchant: MerchantView, now: float) -> MerchantView:

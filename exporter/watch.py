@@ -8,15 +8,15 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from exporter.catalog import Catalog
 from exporter.config import MerchantSettings, Settings
-from exporter.forecast import Look, Packed, Together, Track, Verdict, broad, judge, judge_live
+from exporter.forecast import Together, Verdict, broad, judge, judge_live
 from exporter.history import History, Past, past_hours, past_minutes
-from exporter.model import MINUTE, Group, Minute, MinuteRange, Rows, Stream, Target, end_of
+from exporter.model import DAY_MINUTES, MINUTE, Group, Minute, MinuteRange, Rows, Stream, Target, end_of
 from exporter.snapshot import DropView, HourView, Thresholds
 from exporter.state import State
+from exporter.track import HELD, HISTORY_DAYS, Look, Packed, Track
 
 # A drop that so many minutes show is none that one of them made up.
 LASTING = 3
@@ -74,15 +74,18 @@ class Watch:
         self._tracks: dict[str, Track] = {
             stream.media_id: Track() for stream in merchant.streams() if _counts_plays(stream)
         }
-        self.thresholds: Mapping[str, Thresholds | None] = MappingProxyType(
-            {"": settings.thresholds(merchant), **{each.id: settings.thresholds(merchant, each) for each in merchant.media}}
-        )
+        self.thresholds: Mapping[str, Thresholds | None] = {
+            "": settings.thresholds(merchant),
+            **{media.id: settings.thresholds(merchant, media) for media in merchant.media},
+        }
         self._past = Past(map(self._stream, self._tracks))
         self._looks: dict[str, deque[Look]] = {media_id: deque(maxlen=LASTING) for media_id in self._tracks}
         self._came: dict[str, float] = {}
         self._together = Together()
         self._standing: dict[str, _Standing] = {}
         self._unsaved: set[str] = set()
+        # Those of which all days are to be written.
+        self._unsaved_whole: set[str] = set()
         self._saved_at = float("-inf")
         self._load()
 
@@ -114,11 +117,12 @@ class Watch:
             self._standing = {}
             for media_id, looks in self._looks.items():
                 verdicts = [self._verdict(media_id, look, now) for look in looks]
-                if not verdicts or verdicts[-1] is None:
+                newest = verdicts[-1] if verdicts else None
+                if newest is None:
                     continue
-                held = [verdict.ratio for verdict in verdicts if verdict is not None]
-                whole = len(held) == LASTING and looks[-1].minute - looks[0].minute == LASTING - 1
-                self._standing[media_id] = _Standing(verdicts[-1], min(held) if whole else 0.0, self._came[media_id])
+                ratios = [verdict.ratio for verdict in verdicts if verdict is not None]
+                lasting = min(ratios) if len(ratios) == LASTING else 0.0
+                self._standing[media_id] = _Standing(newest, lasting, self._came[media_id])
 
     def drops(self, now: float) -> Mapping[str, DropView]:
         """What is to be shown at a moment (Unix seconds), by media id, "" for the whole merchant."""
@@ -159,7 +163,8 @@ class Watch:
             if history.hourly:
                 track.fill(past_hours(history, rows))
             else:
-                self._tracks[media_id] = track.preceded(history.asked.first, past_minutes(history, rows))
+                self._tracks[media_id] = _begun_with(history.asked.first, past_minutes(history, rows), track)
+                self._unsaved_whole.add(media_id)
             self._past.answered(history)
             self._unsaved.add(media_id)
 
@@ -192,21 +197,24 @@ class Watch:
         live = self._catalog.is_live(media_id)
         if live is None:
             return None
-        if not live:
-            return judge(look, self._together.factor(look))
+        return self._of_live(media_id, look, look.forecast, now) if live else judge(look, self._together.factor(look))
+
+    def _of_live(self, media_id: str, look: Look, forecast: float, now: float) -> Verdict | None:
         event = self._catalog.live_state(media_id)
         if event is None or (event.running and now - event.at > STATE_BELIEVED):
             return None
         if event.running and end_of(look.minute) - event.since >= SETTLED_IN:
             return judge_live(look)
-        return Verdict(look.minute, 0.0, 0.0, look.forecast)
+        return Verdict(look.minute, 0.0, 0.0, forecast)
 
-    def _of_merchant(self, look: Look) -> Verdict:
+    def _of_merchant(self, look: Look) -> Verdict | None:
         verdict = judge(look)
+        if verdict is None:
+            return None
         others = [looks[-1] for media_id, looks in self._looks.items() if media_id and looks]
         others = [other for other in others if abs(other.minute - look.minute) <= SAME_TIME]
         if others and not broad(others):
-            return Verdict(verdict.minute, 0.0, 0.0, verdict.expected)
+            return verdict._replace(ratio=0.0)
         return verdict
 
     # ---- the state file ----
@@ -224,22 +232,37 @@ class Watch:
         """Write what is new to the state file. Raises as `save_now_and_then` does."""
         with self._mutex:
             self._saved_at = now
-            packed = {media_id: self._tracks[media_id].pack() for media_id in self._unsaved}
-            wanted = {media_id: self._past.wanted(self._stream(media_id)) for media_id in packed}
+            packed = {media_id: self._pack(media_id) for media_id in self._unsaved}
+            # If this fails, nobody knows any more what has changed.
+            self._unsaved_whole |= self._unsaved
             with self._state.transaction() as db:
                 for media_id, track in packed.items():
                     db.execute(
                         "INSERT OR REPLACE INTO tracks (merchant_id, media_id, newest, recent, noise, past_known) "
                         "VALUES (?, ?, ?, ?, ?, ?)",
-                        (self._merchant_id, media_id, track.newest, track.recent, track.noise, not wanted[media_id]),
+                        (
+                            self._merchant_id,
+                            media_id,
+                            track.newest,
+                            track.recent,
+                            track.noise,
+                            not self._past.wanted(self._stream(media_id)),
+                        ),
                     )
                     db.executemany(
                         "INSERT OR REPLACE INTO track_days (merchant_id, media_id, day, steps) VALUES (?, ?, ?, ?)",
                         [(self._merchant_id, media_id, day, steps) for day, steps in track.days.items()],
                     )
-            for media_id in packed:
-                self._tracks[media_id].saved()
+                    db.execute(
+                        "DELETE FROM track_days WHERE merchant_id = ? AND media_id = ? AND day < ?",
+                        (self._merchant_id, media_id, (track.newest or 0) // DAY_MINUTES - HISTORY_DAYS),
+                    )
             self._unsaved.clear()
+            self._unsaved_whole.clear()
+
+    def _pack(self, media_id: str) -> Packed:
+        track = self._tracks[media_id]
+        return track.pack() if media_id in self._unsaved_whole else track.pack(track.changed_days)
 
     def _load(self) -> None:
         with self._state.read() as db:
@@ -254,10 +277,12 @@ class Watch:
         for media_id, day, of_day in days:
             steps.setdefault(media_id, {})[day] = of_day
         for media_id, newest, recent, noise, past_known in tracks:
-            if media_id in self._tracks:
+            if media_id not in self._tracks:
+                continue
+            if newest is not None:
                 self._tracks[media_id] = Track.unpack(Packed(newest, recent, noise, steps.get(media_id, {})))
-                if past_known:
-                    self._past.known(self._stream(media_id))
+            if past_known:
+                self._past.known(self._stream(media_id))
 
     def _stream(self, media_id: str) -> Stream:
         return Stream(self._merchant_id, media_id, Target.PLAY_COUNT, Group.ALL)
@@ -265,6 +290,18 @@ class Watch:
 
 def _counts_plays(stream: Stream) -> bool:
     return stream.target is Target.PLAY_COUNT and stream.group is Group.ALL
+
+
+def _begun_with(first: Minute, plays: list[float | None], track: Track) -> Track:
+    """The track as it would be if it had taken these minutes first; the days before them stay."""
+    days = {day: steps for day, steps in track.pack().days.items() if day <= first // DAY_MINUTES}
+    nothing = Track().pack()
+    begun = Track.unpack(Packed(first - 1, nothing.recent, nothing.noise, days))
+    begun.take(first, plays)
+    later = [(minute, value) for minute, value, _ in track.recent(HELD) if minute >= first + len(plays)]
+    if later:
+        begun.take(later[0][0], [value for _, value in later])
+    return begun
 
 
 def _hour(track: Track) -> HourView:

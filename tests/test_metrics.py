@@ -12,7 +12,16 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from exporter.metrics import FAMILIES, UP, Family, SnapshotCollector, build_registry, duplicates, families
 from exporter.model import Group, Stream, Target, end_of, minute_of
-from exporter.snapshot import LinkView, MediaView, MerchantView, SeriesView, Snapshot, StreamView
+from exporter.snapshot import (
+    DropView,
+    LinkView,
+    MediaView,
+    MerchantView,
+    SeriesView,
+    Snapshot,
+    StreamView,
+    Thresholds,
+)
 from exporter.telemetry import Telemetry
 
 NOW = 1_800_000_000.0
@@ -93,7 +102,14 @@ def everything() -> tuple[Snapshot, dict[str, LinkView]]:
                     views.append(stream_view(target, group, *series, media_id=media_id, merchant_id=merchant_id))
         media = (
             MediaView(
-                "m1", 'News "at" 7', "ref", "live", MappingProxyType({"channel": "a\\b"}), live_event_running=True
+                "m1",
+                'News "at" 7',
+                "ref",
+                "live",
+                MappingProxyType({"channel": "a\\b"}),
+                live_event_running=True,
+                drop=DropView(THROUGH, 0.8, 12.5, 40.0),
+                thresholds=Thresholds(0.4, 0.6),
             ),
             MediaView("m2"),
         )
@@ -104,6 +120,7 @@ def everything() -> tuple[Snapshot, dict[str, LinkView]]:
                 lost_minutes=4,
                 revisions_up=2,
                 revisions_down=1,
+                drop=DropView(THROUGH, 0.5, 30.0, 400.0),
             )
         )
     links = {m.merchant_id: LinkView(m.merchant_id, True, 45, 6, 1.5, 1.25, NOW) for m in merchants}
@@ -278,6 +295,32 @@ def test_what_is_said_about_the_connection() -> None:
         'smartstream_api_token_expiry_timestamp_seconds{merchant_id="büro"}': NOW + 60,
     }
     assert shown(Snapshot(), replace(known, up=True))['smartstream_up{merchant_id="büro"}'] == 1
+
+
+def test_drops_are_shown_with_their_thresholds() -> None:
+    """What the detector says of a media and of the whole merchant; a media that is left out has no threshold."""
+    media = (
+        MediaView("m1", drop=DropView(THROUGH, 0.8, 12.5, 40.0), thresholds=Thresholds(0.4, 0.6)),
+        MediaView("m2", thresholds=Thresholds(0.5, 0.5)),
+        MediaView("m3"),
+    )
+    merchant = replace(merchant_view(media=media), drop=DropView(THROUGH, 0.5, 30.0, 400.0))
+    found = {
+        series.replace('merchant_id="acme"', "…").replace("smartstream_", ""): value
+        for series, value in shown(snapshot_of(merchant)).items()
+        if "drop" in series or "expected" in series
+    }
+    assert found == {
+        'plays_drop_ratio{media_id="m1",…}': 0.8,
+        'plays_drop_evidence{media_id="m1",…}': 12.5,
+        'last_minute_expected_plays{media_id="m1",…}': 40.0,
+        'drop_threshold_ratio{media_id="m1",…,severity="warning"}': 0.4,
+        'drop_threshold_ratio{media_id="m1",…,severity="critical"}': 0.6,
+        'drop_threshold_ratio{media_id="m2",…,severity="warning"}': 0.5,
+        'drop_threshold_ratio{media_id="m2",…,severity="critical"}': 0.5,
+        "merchant_plays_drop_ratio{…}": 0.5,
+        "merchant_last_minute_expected_plays{…}": 400.0,
+    }
 
 
 def test_only_families_with_samples_are_shown() -> None:

@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 import structlog
 
+from benchmarks.audience import know_past
 from exporter.catalog import Catalog
 from exporter.client import Client
 from exporter.config import Settings
@@ -30,7 +31,6 @@ from exporter.parse import LiveEvent, Media
 from exporter.poll import MerchantPoller
 from exporter.state import State, open_state
 from exporter.watch import Watch
-from benchmarks.audience import know_past
 from tests.fakes import FakeClock
 
 MEDIA = ("a", "b")
