@@ -29,6 +29,7 @@ from exporter import weights
 from exporter.config import Settings
 from exporter.errors import MalformedAnswer, NoAnswer, NotFound, RateLimited, ServerError
 from exporter.model import MINUTE, Minute, MinuteRange, Rows, Stream
+from exporter.schedule import SPREAD
 from exporter.state import State, open_state
 
 # A minute's beginning, and with `settle` of 2m the moment at which a minute is settled.
@@ -117,9 +118,10 @@ class Life:
         self.sends += self.process.client.sends
         self.state.close()
 
-    def minute(self) -> list[tuple[Stream, float, Minute]]:
-        """The next minute's round; the answers in it."""
+    def minute(self, second: float = 0.0) -> list[tuple[Stream, float, Minute]]:
+        """The round that begins at this second of the next minute; the answers in it."""
         self.clock.to_next_minute()
+        self.clock.sleep(second)
         self.api.answers.clear()
         self.process.poller.round()
         return list(self.api.answers)
@@ -202,13 +204,15 @@ def test_a_day_with_faults(live: Callable[..., Life], story: int) -> None:
     life.assert_budget_kept()
 
 
-def test_without_faults_the_promises_hold_to_the_minute(live: Callable[..., Life]) -> None:
+@pytest.mark.parametrize("second", [0.0, SPREAD / 2, SPREAD])
+def test_without_faults_the_promises_hold_to_the_minute(live: Callable[..., Life], second: float) -> None:
     """Hours in which nothing fails: the whole merchant is at most a minute stale, and no stream is staler than
-    `max_staleness`, though there are nearly as many streams as the budget can hold.
+    `max_staleness`, though there are nearly as many streams as the budget can hold. It does not matter how long after
+    a minute's settling the rounds begin.
     """
     life = live(media=200, budget=8)
     for _ in range(5 * 60):
-        life.minute()
+        life.minute(second)
         assert life.staleness("") <= 1
         assert life.slowest() <= LONGEST_WAIT
     life.assert_budget_kept()
