@@ -12,11 +12,10 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from tests.processes import PATIENCE
+
 # A key and a certificate for 127.0.0.1, which a client must be told to trust.
 CERTIFICATE = Path(__file__).with_name("loopback.pem")
-
-# Longer than a thread needs to end, on any machine.
-PATIENCE = 120.0
 
 Script = Callable[[socket.socket], None]
 

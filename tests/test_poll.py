@@ -30,11 +30,9 @@ from exporter.parse import Media
 from exporter.poll import MerchantPoller
 from exporter.state import State, open_state
 from tests.fakes import FakeClock
+from tests.processes import PATIENCE
 
 MEDIA = ("a", "b")
-
-# How long to wait for what happens at once on any machine.
-PATIENCE = 120.0
 
 
 class FakeClient:

@@ -14,9 +14,7 @@ from apscheduler.job import Job
 from exporter.clock import SystemClock
 from exporter.schedule import BEAT, LONGEST_PAUSE, SPREAD, Schedule, _log_event
 from tests.fakes import FakeClock
-
-# How long to wait for what happens at once on any machine.
-PATIENCE = 120.0
+from tests.processes import PATIENCE
 
 Start = Callable[..., Schedule]
 
