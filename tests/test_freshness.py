@@ -269,6 +269,18 @@ def assert_heavy_first(life: Life, answers: list[tuple[Stream, float, Minute]]) 
     assert all(asked_to == newest for _, _, asked_to in answers)
 
 
+def assert_catches_up(life: Life) -> None:
+    """The next round has live data first; what was missed comes with it, and no minute is left out."""
+    assert_heavy_first(life, life.minute())
+    for _ in range(LONGEST_WAIT):
+        life.minute()
+        assert life.staleness("") <= 1
+        assert life.staleness(life.media[0]) <= 20
+    assert life.slowest() <= LONGEST_WAIT
+    life.assert_all_counted_once()
+    life.assert_budget_kept()
+
+
 @pytest.mark.parametrize("monotonic", [0.0, 3600.0])
 def test_a_machine_that_was_suspended(live: Callable[..., Life], monotonic: float) -> None:
     """An hour later by the wall, whether the monotonic clock went on or stood still: the next round has live data
@@ -279,14 +291,7 @@ def test_a_machine_that_was_suspended(live: Callable[..., Life], monotonic: floa
     life.clock.wall += 3600
     life.clock.ticks += monotonic
     life.api.began = (life.api.began[0] + 3600 - monotonic, life.api.began[1])
-    assert_heavy_first(life, life.minute())
-    for _ in range(LONGEST_WAIT):
-        life.minute()
-        assert life.staleness("") <= 1
-        assert life.staleness(life.media[0]) <= 20
-    assert life.slowest() <= LONGEST_WAIT
-    life.assert_all_counted_once()
-    life.assert_budget_kept()
+    assert_catches_up(life)
 
 
 def test_a_process_that_was_stopped(live: Callable[..., Life]) -> None:
@@ -294,14 +299,7 @@ def test_a_process_that_was_stopped(live: Callable[..., Life]) -> None:
     life = live(media=170, budget=8)
     settle_down(life)
     life.restart(after=3600)
-    assert_heavy_first(life, life.minute())
-    for _ in range(LONGEST_WAIT):
-        life.minute()
-        assert life.staleness("") <= 1
-        assert life.staleness(life.media[0]) <= 20
-    assert life.slowest() <= LONGEST_WAIT
-    life.assert_all_counted_once()
-    life.assert_budget_kept()
+    assert_catches_up(life)
 
 
 @pytest.mark.parametrize("minutes_off", [1, 40, 200])
