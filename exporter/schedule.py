@@ -22,9 +22,9 @@ log = structlog.get_logger("schedule")
 BEAT = 5
 
 # Many merchants begin their rounds one after the other. Were it all at once, each answer would take as long as all take
-# together, and the budgets count from an answer.
+# together, and the budgets count from an answer. Where this would take longer than so many seconds, more begin in each.
 ROUNDS_A_SECOND = 6
-LATEST_ROUND = 45
+SPREAD = 45
 
 # Without a beat for so long, the process does not work.
 LONGEST_PAUSE = 120.0
@@ -65,7 +65,7 @@ class Schedule:
         self._scheduler.add_listener(_log_event, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
         self._scheduler.add_job(self._run_beat, CronTrigger(second=f"*/{BEAT}", timezone=UTC), id="heartbeat")
         for place, (merchant_id, job) in enumerate(self._rounds.items()):
-            later = min(place // ROUNDS_A_SECOND, LATEST_ROUND)
+            later = place * SPREAD // max(len(self._rounds), SPREAD * ROUNDS_A_SECOND)
             self._scheduler.add_job(
                 job,
                 CronTrigger(second=(second + later) % 60, timezone=UTC),

@@ -3,11 +3,14 @@
 import os
 import shutil
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from exporter.state import State, open_state
+from tests.fakes import FakeClock
 
 # A test's speed is the machine's business.
 hypothesis.settings.register_profile("any-speed", deadline=None)
@@ -57,6 +60,20 @@ def promtool_bin() -> Path:
 @pytest.fixture(scope="session")
 def alertmanager_bin() -> Path:
     return _program("prometheus-alertmanager", "alertmanager", package="prometheus-alertmanager")
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock that stands still until it is turned."""
+    return FakeClock()
+
+
+@pytest.fixture
+def state(tmp_path: Path, clock: FakeClock) -> Iterator[State]:
+    """A new state file."""
+    opened = open_state(tmp_path / "state.db", clock.now)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from tests.processes import PATIENCE
+
 # A key and a certificate for 127.0.0.1, which a client must be told to trust.
 CERTIFICATE = Path(__file__).with_name("loopback.pem")
 
@@ -101,24 +103,27 @@ class Peer:
     ) -> None:
         # Closing alone does not wake a thread that waits for a connection.
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._listening.join()
+        self._listening.join(PATIENCE)
         self._listener.close()
-        for connection, thread in self._talks:
+        for handle, thread in self._talks:
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            thread.join()
+                handle.shutdown(socket.SHUT_RDWR)
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), "a connection goes on after it was hung up"
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self._listener.accept()
                 self.connections += 1
-                thread = threading.Thread(target=self._talk, args=(connection, self.connections), daemon=True)
-                self._talks.append((connection, thread))
+                # A second handle to hang up by: TLS takes the first one over.
+                handle = connection.dup()
+                thread = threading.Thread(target=self._talk, args=(connection, handle, self.connections), daemon=True)
+                self._talks.append((handle, thread))
                 thread.start()
 
-    def _talk(self, connection: socket.socket, number: int) -> None:
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+    def _talk(self, connection: socket.socket, handle: socket.socket, number: int) -> None:
+        with handle, contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             if self._context:
                 connection = self._context.wrap_socket(connection, server_side=True)
             stack.enter_context(connection)

@@ -413,12 +413,13 @@ def test_threads_renew_once(api: Api) -> None:
     results: list[object] = []
     with api.client() as client:
         work = [
-            threading.Thread(target=lambda: results.append(client.aggregations(PLAYS, ASKED))) for _ in range(threads)
+            threading.Thread(target=lambda: results.append(client.aggregations(PLAYS, ASKED)), daemon=True)
+            for _ in range(threads)
         ]
         for thread in work:
             thread.start()
         for thread in work:
-            thread.join()
+            thread.join(PATIENT)
     assert results == [{AT: {"": 10}}] * threads
     assert Counter(api.observed) == {
         ("auth-token", "200"): 2,
@@ -680,12 +681,13 @@ def test_a_peer_without_tls(api: Api) -> None:
                     pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=talk, args=(listener,))
+        thread = threading.Thread(target=talk, args=(listener,), daemon=True)
         thread.start()
         host = f"127.0.0.1:{listener.getsockname()[1]}"
         with api.client(url=f"https://{host}/v1") as client:
             assert fails(client, NoAnswer).startswith(f"auth-token: TLS with {host} failed: ")
-        thread.join()
+        thread.join(PATIENT)
+        assert not thread.is_alive()
 
 
 class FailingAdapter(BaseAdapter):

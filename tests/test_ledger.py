@@ -1,8 +1,7 @@
 """The ledger in its state file: one answer one transaction, shown after it."""
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -11,7 +10,7 @@ from exporter.errors import StateWriteFailed
 from exporter.ledger import KEEP_REMOVED, Ledger
 from exporter.model import Group, Minute, MinuteRange, Stream, Target, minute_of
 from exporter.snapshot import SeriesView, StreamView
-from exporter.state import State, open_state
+from exporter.state import State
 from tests.fakes import FakeClock
 
 PLAYS = Stream("m", "a", Target.PLAY_COUNT, Group.ALL)
@@ -41,18 +40,6 @@ def configured(*media: str, **poll: str | int) -> Settings:
             "poll": poll,
         }
     )
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def state(tmp_path: Path, clock: FakeClock) -> Iterator[State]:
-    opened = open_state(tmp_path / "state.db", clock.now)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
@@ -136,7 +123,7 @@ def test_a_restart_catches_up(open_ledger: Callable[..., Ledger], clock: FakeClo
     assert (asked.first, asked.last) == (first - 30, newest(clock))
     # The first minute is revised from 7 to 1: 6 of the 300 that follow pay for it.
     assert view(again, PLAYS).series[0].total == 7 + 300 - 6
-    assert ledger.snapshot.merchants["m"].lost_minutes == 0
+    assert again.snapshot.merchants["m"].lost_minutes == 0
 
 
 def test_what_is_too_old_to_be_caught_up_is_told(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:

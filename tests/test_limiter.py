@@ -1,8 +1,5 @@
 """The budget, alone."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,18 +8,6 @@ from exporter.errors import BudgetSpent
 from exporter.limiter import RESTART_MARGIN, WINDOW, Limiter
 from exporter.state import State, open_state
 from tests.fakes import FakeClock
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def state(tmp_path: Path, clock: FakeClock) -> Iterator[State]:
-    opened = open_state(tmp_path / "state.db", clock.now)
-    yield opened
-    opened.close()
 
 
 def limiter(state: State, clock: FakeClock, limit: int = 5) -> Limiter:

@@ -1,6 +1,7 @@
 """Rounds: what is asked for in which order, and what happens when it fails. The client is a stand-in."""
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -32,6 +33,7 @@ from exporter.poll import MerchantPoller
 from exporter.state import State, open_state
 from exporter.watch import Watch
 from tests.fakes import FakeClock
+from tests.processes import PATIENCE
 
 MEDIA = ("a", "b")
 
@@ -317,6 +319,46 @@ def test_a_round_waits_for_the_budget_but_not_past_its_minute(build: Callable[..
     world.client._send = send  # type: ignore[method-assign]
     assert world.round() == []
     assert world.clock.ticks == started + 20
+
+
+def test_a_round_leaves_time_for_the_next(build: Callable[..., World]) -> None:
+    """What would have to wait until shortly before the next round begins is left to that."""
+    world = build()
+    started = world.clock.ticks + 60
+    original = world.client._send
+
+    def send(what: str) -> None:
+        if what != "/play_count":
+            raise BudgetSpent(55.0)
+        original(what)
+
+    world.client._send = send  # type: ignore[method-assign]
+    assert world.round() == ["/play_count"]
+    assert world.clock.ticks < started + 55
+
+
+def test_a_round_that_runs_is_not_joined_by_another(build: Callable[..., World]) -> None:
+    """A second round waits for the first to end, and then asks for nothing again."""
+    world = build()
+    original = world.client._send
+    asking, go_on = threading.Event(), threading.Event()
+
+    def send(what: str) -> None:
+        original(what)
+        asking.set()
+        assert go_on.wait(PATIENCE)
+
+    world.client._send = send  # type: ignore[method-assign]
+    rounds = [threading.Thread(target=world.poller.round, daemon=True) for _ in range(2)]
+    rounds[0].start()
+    assert asking.wait(PATIENCE)
+    rounds[1].start()
+    assert not world.poller.ended(timeout=0.0)
+    go_on.set()
+    for each in rounds:
+        each.join(PATIENCE)
+    assert world.poller.ended(timeout=0.0)
+    assert sorted(world.client.all_asked) == sorted(PLAYS + CATALOG)
 
 
 def test_a_stopped_poller_asks_for_nothing(build: Callable[..., World]) -> None:

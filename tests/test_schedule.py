@@ -1,6 +1,7 @@
 """The schedule, with the real scheduler: when jobs run, and that none of them can hold up another."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,11 +12,9 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEve
 from apscheduler.job import Job
 
 from exporter.clock import SystemClock
-from exporter.schedule import BEAT, LONGEST_PAUSE, Schedule, _log_event
+from exporter.schedule import BEAT, LONGEST_PAUSE, SPREAD, Schedule, _log_event
 from tests.fakes import FakeClock
-
-# How long to wait for what happens at once on any machine.
-PATIENCE = 120.0
+from tests.processes import PATIENCE
 
 Start = Callable[..., Schedule]
 
@@ -80,6 +79,25 @@ def test_a_round_is_due_every_minute(start: Start) -> None:
     second = trigger.get_next_fire_time(first, first)
     third = trigger.get_next_fire_time(second, second)
     assert [second, third] == [datetime(2026, 11, 23, 23, 59, tzinfo=UTC), datetime(2026, 11, 24, tzinfo=UTC)]
+
+
+@pytest.mark.parametrize(("merchants", "together"), [(1, 1), (6, 6), (100, 6), (500, 12)])
+def test_the_rounds_of_many_merchants_begin_one_after_the_other(start: Start, merchants: int, together: int) -> None:
+    """The first begins at the given second and the others soon after, no more than so many in the same second, and
+    none so late that its round could not end before the next minute's.
+    """
+    schedule = start({f"merchant-{number}": nothing for number in range(merchants)}, second=50)
+    planned = jobs(schedule)
+    moment = datetime(2026, 11, 23, 23, 58, 50, tzinfo=UTC)
+    delays = [
+        int((planned[f"round merchant-{number}"].trigger.get_next_fire_time(None, moment) - moment).total_seconds())
+        for number in range(merchants)
+    ]
+    assert delays[0] == 0
+    assert delays == sorted(delays)
+    assert max(Counter(delays).values()) == together
+    assert set(delays) == set(range(max(delays) + 1))
+    assert max(delays) < SPREAD
 
 
 def test_the_pause_grows_until_the_heart_beats(start: Start) -> None:

@@ -3,18 +3,16 @@
 import argparse
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
-import requests
 import yaml
 
 from exporter.simulator.command import UsageError, add_arguments, config_for, read_options, run
 from exporter.simulator.faults import Faults
 from exporter.simulator.gate import Credentials
 from exporter.simulator.series import World
+from tests.processes import Program, get, python
 
 PROGRAM = """
 import argparse, sys
@@ -136,21 +134,13 @@ def test_config_of_another_merchant() -> None:
     assert merchant["media"] == expected
 
 
-@pytest.mark.parametrize("end", ["SIGTERM", "SIGINT"])
-def test_serves_until_a_signal(end: str) -> None:
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_serves_until_a_signal(end: signal.Signals, tmp_path: Path) -> None:
     """It tells its address, answers, and ends with exit 0 on SIGTERM and SIGINT."""
-    command: Sequence[str] = (sys.executable, "-c", PROGRAM, "--listen-address=127.0.0.1:0")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            assert process.stdout is not None
-            url = process.stdout.readline().split()[-1]
-            catalog = requests.get(url.replace("/v1", "/control/catalog"), timeout=10).json()
-            assert len(catalog["media"]) == 12
-        finally:
-            process.send_signal(signal.Signals[end])
-            # Not communicate(): it would miss what readline() has read ahead.
-            process.wait(timeout=20)
-        output = process.stdout.read()
-    assert process.returncode == 0
-    assert "--print-config > config.yaml" in output
-    assert "Traceback" not in output
+    with Program(python("-c", PROGRAM, "--listen-address=127.0.0.1:0"), tmp_path) as program:
+        url = program.line(r"listens on (\S+)/v1$")[1]
+        assert len(get(f"{url}/control/catalog").json()["media"]) == 12
+        program.send(end)
+        assert program.ended() == 0
+    assert "--print-config > config.yaml" in program.output
+    assert "Traceback" not in program.output

@@ -11,6 +11,9 @@ from exporter.simulator.app import SimulatorApp
 
 THREADS = 16
 
+# So many seconds the server's thread has to end; it needs a fraction of one.
+LONGEST_STOP = 10.0
+
 
 class SimulatorServer:
     """An HTTP server on a thread of its own; also a context manager that starts and stops it.
@@ -49,12 +52,18 @@ class SimulatorServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop answering and close every connection; answers that hang go on at once. Again is no harm."""
+        """Stop answering and close every connection; answers that hang go on at once. Again is no harm.
+
+        Raises:
+            TimeoutError: The thread does not end, which would be a defect.
+        """
         self._stopping.set()
         self._app.close()
         if self._thread.is_alive():
             self._server.pull_trigger()
-            self._thread.join()
+            self._thread.join(LONGEST_STOP)
+            if self._thread.is_alive():
+                raise TimeoutError(f"the simulated API did not stop within {LONGEST_STOP:g} s")
         self._server.task_dispatcher.shutdown()
         wasyncore.close_all(self._sockets)
         self._socket.close()
