@@ -142,6 +142,7 @@ class MerchantPoller:
         # Lengths to try where the API refused a longer range.
         self._trials: dict[Stream, int] = {}
         self._since_lookup = REQUESTS_PER_LOOKUP
+        self._past_first = True
         self._bound_due = 0.0
         self._link = LinkView(merchant.id, budget=limiter.allowed, streams=len(self._factors))
 
@@ -211,7 +212,9 @@ class MerchantPoller:
                 return event
             going.live_left = 0
         if self._since_lookup >= REQUESTS_PER_LOOKUP:
-            aside = self._next_aside(going)
+            # By turns, or live events that run could take all of it.
+            self._past_first = not self._past_first
+            aside = (self._next_past(going) if self._past_first else None) or self._next_aside(going)
             if aside is not None:
                 return aside
             # To look through the catalog takes a while: it is done again after as many requests.
@@ -232,9 +235,11 @@ class MerchantPoller:
         return self._next_aside(going)
 
     def _next_aside(self, going: _Round) -> Lookup | History | None:
+        return self._catalog.next_lookup(self._clock.now(), going.under_way) or self._next_past(going)
+
+    def _next_past(self, going: _Round) -> History | None:
         now = self._clock.now()
-        lookup = self._catalog.next_lookup(now, going.under_way)
-        return lookup or self._watch.next_history(now, self._ledger.settled(self.merchant_id, now), going.under_way)
+        return self._watch.next_history(now, self._ledger.settled(self.merchant_id, now), going.under_way)
 
     def _plan(self, going: _Round, moment: _Moment) -> list[Stream]:
         """The streams to ask for in this minute, the first last."""

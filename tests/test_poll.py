@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from benchmarks.audience import know_past
-from exporter.catalog import Catalog
+from exporter.catalog import Catalog, Lookup
 from exporter.client import Client
 from exporter.config import Settings
 from exporter.errors import (
@@ -128,6 +128,7 @@ class World:
         )
         merchant = settings.merchants[0]
         self.clock = clock
+        self.state = state
         self.ledger = Ledger(state, settings, on_revision=lambda age: None)
         self.ledger.sync(settings.merchants, clock.now())
         self.limiter = Limiter(state, "m", limit, clock.now, clock.monotonic)
@@ -418,3 +419,78 @@ def test_after_the_clock_was_ahead_nothing_is_skipped(build: Callable[..., World
     # 32 minutes have passed since the start, and the newest two are not complete.
     assert {view.series[0].total for view in streams.values()} == {32.0, 64.0}
     assert world.ledger.snapshot.merchants["m"].lost_minutes == 0
+
+
+PAST = [
+    *("past of all by minute", "past of a by minute", "past of b by minute"),
+    *("past of all by hour", "past of a by hour", "past of b by hour"),
+]
+
+
+def test_the_past_comes_after_everything_else(build: Callable[..., World]) -> None:
+    """With budget left, the first round asks for the past, too, once and last."""
+    world = build(past_known=False)
+    asked = world.round()
+    assert asked[-len(PAST) :] == PAST
+    assert sorted(asked[: -len(PAST)]) == sorted(PLAYS + CATALOG)
+    assert not [what for what in world.round() if what.startswith("past")]
+
+
+def test_the_past_comes_where_the_budget_is_short(build: Callable[..., World]) -> None:
+    """Where the streams want more than there is, one request in ten is for names and the past, and no more."""
+    world = build(limit=2, past_known=False)
+    for _ in range(200):
+        world.round()
+    assert world.poller.link.up
+    aside = [what for what in world.client.all_asked if what.startswith(("past", "media", "event"))]
+    assert set(PAST) <= set(aside)
+    assert len(aside) <= len(world.client.all_asked) / 10 + 1
+
+
+def test_a_past_that_fails_does_not_hold_up_the_counting(build: Callable[..., World]) -> None:
+    """A failing request of the past is left alone for some minutes, and streams are asked for as before."""
+    world = build(past_known=False)
+    world.client.faults["past"] = ServerError("a defect", status=500)
+    world.round()
+    for _ in range(3):
+        assert sorted(what for what in world.round() if what in PLAYS) == sorted(PLAYS)
+    assert len([what for what in world.client.all_asked if what.startswith("past")]) <= 2 * len(PAST)
+    world.client.faults.clear()
+    for _ in range(12):
+        world.round()
+    assert world.watch.next_history(world.clock.now(), minute_of(world.clock.now()), ()) is None
+
+
+def test_a_past_that_is_refused_is_asked_for_in_halves(build: Callable[..., World]) -> None:
+    """A 400 is no fault of the API: the range was too long. When no range is taken, the past is done without."""
+    world = build(past_known=False)
+    world.client.faults["past"] = BadRequest("range too long", status=400)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(5):
+            world.round()
+    assert world.watch.next_history(world.clock.now(), minute_of(world.clock.now()), ()) is None
+    assert [entry for entry in logs if entry["log_level"] == "warning"] == []
+
+
+def test_live_events_that_run_are_looked_at_in_every_round(build: Callable[..., World]) -> None:
+    """They come right after the whole merchant's plays, and take at most a quarter of a round."""
+    world = build(limit=8)
+    for _ in range(6):
+        world.round()
+    for _ in range(3):
+        assert world.round()[:3] == ["/play_count", "event ev", "event ev"]
+    tight = build(limit=4)
+    tight.catalog.enter_live(Lookup("a", "ev"), LiveEvent(running=True), tight.clock.now())
+    tight.catalog.enter_live(Lookup("b", "ev"), LiveEvent(running=True), tight.clock.now())
+    for _ in range(5):
+        assert tight.round()[1:].count("event ev") <= 2
+
+
+def test_what_the_detector_cannot_write_is_told(build: Callable[..., World], tmp_path: Path) -> None:
+    """A state file that does not take the detector's own state is one line, and the round goes on."""
+    world = build()
+    with world.state.transaction() as db:
+        db.execute("DROP TABLE tracks")
+    with structlog.testing.capture_logs() as logs:
+        assert sorted(set(world.round()) & set(PLAYS)) == sorted(PLAYS)
+    assert [entry["log_level"] for entry in logs if "writing failed" in entry["event"]] == ["warning"]
