@@ -78,6 +78,8 @@ class Watch:
             "": settings.thresholds(merchant),
             **{media.id: settings.thresholds(merchant, media) for media in merchant.media},
         }
+        # What the state file has. To unpack a track takes a while, and there may be thousands.
+        self._packed: dict[str, Packed] = {}
         self._past = Past(map(self._stream, self._tracks))
         self._looks: dict[str, deque[Look]] = {media_id: deque(maxlen=LASTING) for media_id in self._tracks}
         self._came: dict[str, float] = {}
@@ -105,7 +107,7 @@ class Watch:
         minutes = range(asked.first, min(asked.last, seen) + 1)
         nothing: Mapping[str, float] = {}
         with self._mutex:
-            track = self._tracks[stream.media_id]
+            track = self._track(stream.media_id)
             if track.newest is not None and asked.first - track.newest > LONGEST_GAP:
                 self._past.want(stream)
             looks = track.take(asked.first, [sum(rows.get(minute, nothing).values()) for minute in minutes])
@@ -139,7 +141,8 @@ class Watch:
     def hours(self) -> Mapping[str, HourView]:
         """The newest hour of plays, by media id, "" for the whole merchant."""
         with self._mutex:
-            return {media_id: _hour(track) for media_id, track in self._tracks.items() if track.newest is not None}
+            tracks = {media_id: self._track(media_id) for media_id in self._tracks}
+            return {media_id: _hour(track) for media_id, track in tracks.items() if track.newest is not None}
 
     # ---- the past ----
 
@@ -159,7 +162,7 @@ class Watch:
         """Take plays of the past."""
         media_id = history.media_id
         with self._mutex:
-            track = self._tracks[media_id]
+            track = self._track(media_id)
             if history.hourly:
                 track.fill(past_hours(history, rows))
             else:
@@ -280,9 +283,15 @@ class Watch:
             if media_id not in self._tracks:
                 continue
             if newest is not None:
-                self._tracks[media_id] = Track.unpack(Packed(newest, recent, noise, steps.get(media_id, {})))
+                self._packed[media_id] = Packed(newest, recent, noise, steps.get(media_id, {}))
             if past_known:
                 self._past.known(self._stream(media_id))
+
+    def _track(self, media_id: str) -> Track:
+        packed = self._packed.pop(media_id, None)
+        if packed is not None:
+            self._tracks[media_id] = Track.unpack(packed)
+        return self._tracks[media_id]
 
     def _stream(self, media_id: str) -> Stream:
         return Stream(self._merchant_id, media_id, Target.PLAY_COUNT, Group.ALL)
