@@ -16,7 +16,8 @@ from exporter.history import History, Past, past_hours, past_minutes
 from exporter.model import DAY_MINUTES, MINUTE, Group, Minute, MinuteRange, Rows, Stream, Target, end_of
 from exporter.snapshot import DropView, HourView, Thresholds
 from exporter.state import State
-from exporter.track import HELD, HISTORY_DAYS, Look, Packed, Track
+from exporter.track import HELD, Look, Packed, Track
+from exporter.trackfile import read_tracks, write_track
 
 # A drop that so many minutes show is none that one of them made up.
 LASTING = 3
@@ -240,26 +241,8 @@ class Watch:
             self._unsaved_whole |= self._unsaved
             with self._state.transaction() as db:
                 for media_id, track in packed.items():
-                    db.execute(
-                        "INSERT OR REPLACE INTO tracks (merchant_id, media_id, newest, recent, noise, past_known) "
-                        "VALUES (?, ?, ?, ?, ?, ?)",
-                        (
-                            self._merchant_id,
-                            media_id,
-                            track.newest,
-                            track.recent,
-                            track.noise,
-                            not self._past.wanted(self._stream(media_id)),
-                        ),
-                    )
-                    db.executemany(
-                        "INSERT OR REPLACE INTO track_days (merchant_id, media_id, day, steps) VALUES (?, ?, ?, ?)",
-                        [(self._merchant_id, media_id, day, steps) for day, steps in track.days.items()],
-                    )
-                    db.execute(
-                        "DELETE FROM track_days WHERE merchant_id = ? AND media_id = ? AND day < ?",
-                        (self._merchant_id, media_id, (track.newest or 0) // DAY_MINUTES - HISTORY_DAYS),
-                    )
+                    known = not self._past.wanted(self._stream(media_id))
+                    write_track(db, self._merchant_id, media_id, track, past_known=known)
             self._unsaved.clear()
             self._unsaved_whole.clear()
 
@@ -269,22 +252,13 @@ class Watch:
 
     def _load(self) -> None:
         with self._state.read() as db:
-            tracks = db.execute(
-                "SELECT media_id, newest, recent, noise, past_known FROM tracks WHERE merchant_id = ?",
-                (self._merchant_id,),
-            ).fetchall()
-            days = db.execute(
-                "SELECT media_id, day, steps FROM track_days WHERE merchant_id = ?", (self._merchant_id,)
-            ).fetchall()
-        steps: dict[str, dict[int, bytes]] = {}
-        for media_id, day, of_day in days:
-            steps.setdefault(media_id, {})[day] = of_day
-        for media_id, newest, recent, noise, past_known in tracks:
+            rows = read_tracks(db, self._merchant_id)
+        for media_id, row in rows.items():
             if media_id not in self._tracks:
                 continue
-            if newest is not None:
-                self._packed[media_id] = Packed(newest, recent, noise, steps.get(media_id, {}))
-            if past_known:
+            if row.packed is not None:
+                self._packed[media_id] = row.packed
+            if row.past_known:
                 self._past.known(self._stream(media_id))
 
     def _track(self, media_id: str) -> Track:

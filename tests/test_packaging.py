@@ -46,6 +46,7 @@ ORDER = (
     "books",
     "ledger",
     "track",
+    "trackfile",
     "forecast",
     "history",
     "watch",
