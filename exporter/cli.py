@@ -2,18 +2,25 @@
 
 import argparse
 import os
+import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from exporter import __version__, config, daemon, demo, logs
+from exporter import __version__, backfill, config, daemon, demo, logs
 from exporter.books import read_rates
+from exporter.clock import SystemClock
 from exporter.errors import ConfigError, ExporterError
+from exporter.instants import parse_instant
 from exporter.outlook import describe, look_ahead
 from exporter.server import Address, parse_address
 from exporter.simulator import command as simulator
 
 LISTEN = ":10077"
+
+# The exit code of a command that SIGINT or SIGTERM ended, as shells have it.
+INTERRUPTED = 130
 
 DESCRIPTION = """Prometheus exporter for the Analytics API of the SmartSTREAM video platform.
 Without a command it runs: it polls the API and serves /metrics."""
@@ -23,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program.
 
     Returns:
-        The exit code: 0 after SIGTERM or SIGINT and when a command has done its work, 1 for a fault at run time.
-        Wrong usage ends the process with 2.
+        The exit code: 0 after SIGTERM or SIGINT and when a command has done its work, 1 for a fault at run time,
+        130 when a signal ended a command that had work left. Wrong usage ends the process with 2.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -38,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(fault, file=sys.stderr)
     except ExporterError as error:
         print(f"smartstream-exporter: {error}", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"smartstream-exporter: {str(error) or 'interrupted'}", file=sys.stderr)
+        return INTERRUPTED
     return 1
 
 
@@ -73,6 +83,22 @@ def _parser() -> argparse.ArgumentParser:
         parents=[_file_flags(of_command=True)],
     )
     look.set_defaults(run=_plan)
+
+    past = commands.add_parser(
+        "backfill",
+        help="write the history of the counters to a file for promtool",
+        allow_abbrev=False,
+        parents=[_file_flags(of_command=True), _log_flags(of_command=True)],
+    )
+    times = "RFC 3339, YYYY-MM-DD (UTC) or Unix seconds"
+    past.add_argument("--from", dest="since", type=_instant, required=True, metavar="TIME", help=f"its start: {times}")
+    past.add_argument("--to", dest="until", type=_instant, required=True, metavar="TIME", help="its end, not included")
+    past.add_argument("--output", type=Path, required=True, metavar="FILE", help="the OpenMetrics file to write")
+    past.add_argument(
+        "--label", dest="labels", type=_label, action="append", default=[], metavar="NAME=VALUE",
+        help="a label for all series, such as the job and the instance that scraped series have",
+    )  # fmt: skip
+    past.set_defaults(run=_backfill)
 
     show = commands.add_parser(
         "demo",
@@ -139,6 +165,20 @@ def _whole_number(text: str) -> int:
     return int(text)
 
 
+def _instant(text: str) -> float:
+    try:
+        return parse_instant(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", name, re.ASCII) or not value.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a label; write NAME=VALUE, such as job=smartstream")
+    return name, value
+
+
 def _address(text: str) -> Address:
     try:
         return parse_address(text)
@@ -168,6 +208,16 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def _backfill(options: argparse.Namespace) -> int:
+    settings = _load(options)
+    _setup_logs(settings, options)
+    order = backfill.Order(options.since, options.until, options.output, dict(options.labels))
+    # Also a container's stop ends with a line that says how to go on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    backfill.run(settings, order, SystemClock())
+    return 0
+
+
 def _check_config(options: argparse.Namespace) -> int:
     settings = config.load(options.file, os.environ)
     print(f"ok: {config.summary(settings)}")
@@ -187,9 +237,13 @@ def _run_simulator(options: argparse.Namespace) -> int:
 
 
 def _serve(settings: config.Settings, options: argparse.Namespace) -> int:
+    _setup_logs(settings, options)
+    return daemon.run(settings, options.listen)
+
+
+def _setup_logs(settings: config.Settings, options: argparse.Namespace) -> None:
     secrets = [
         secret.get_secret_value() for merchant in settings.merchants for secret in (merchant.api_key, merchant.password)
     ]
     logs.setup(options.log_level, options.log_format, secrets=secrets)
     logs.log_uncaught()
-    return daemon.run(settings, options.listen)

@@ -6,6 +6,8 @@
     │   ├── StateLocked        another process holds it
     │   ├── StateTooNew        a newer release wrote it
     │   └── StateWriteFailed   a transaction failed (full disk, read-only file system)
+    ├── InputError             what a command was given cannot be used
+    ├── HistoryError           the history could not be fetched
     ├── BudgetSpent            the request may not leave yet
     └── ApiError               a request did not bring an answer that can be used
         ├── NoAnswer           DNS, connection, timeout, cut body
@@ -54,6 +56,14 @@ class StateTooNew(StateError):
 
 class StateWriteFailed(StateError):
     """A transaction failed and was rolled back: nothing of it is in the file."""
+
+
+class InputError(ExporterError):
+    """What a command was given cannot be used: a flag's value, or a file."""
+
+
+class HistoryError(ExporterError):
+    """The history could not be fetched: the API failed for too long, or does not let the account in."""
 
 
 class BudgetSpent(ExporterError):

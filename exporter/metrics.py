@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from exporter.model import Group, Target, end_of
+from exporter.model import Group, Stream, Target, end_of
 from exporter.snapshot import LinkView, MediaView, MerchantView, Snapshot, StreamView
 from exporter.telemetry import Telemetry
 
@@ -103,6 +103,12 @@ _STREAMS: Mapping[_Kind, _Shown] = {
     for group in Group
     if group is Group.ALL or not target.by_day
 }
+
+
+def counter_of(stream: Stream) -> Family | None:
+    """The counter that shows a stream, or None where its target does not add up."""
+    return _STREAMS[not stream.media_id, stream.target, stream.group].counter
+
 
 _DATA_HELP = "End of the newest settled minute that a stream{} has counted (API date)."
 DATA_TIMESTAMP = Family(
