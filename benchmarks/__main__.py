@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import answers, fleet, freshness, memory, scrape, startup
+from benchmarks import answers, fleet, freshness, memory, replaying, scrape, startup
 from benchmarks.report import Table
 from exporter import __version__, logs
 
@@ -21,6 +21,7 @@ BENCHMARKS: Mapping[str, Callable[[Path], Table]] = {
     "freshness": freshness.run,
     "planning": freshness.run_planning,
     "fleet": fleet.run,
+    "replay": replaying.run,
 }
 
 

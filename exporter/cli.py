@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from exporter import __version__, backfill, config, daemon, demo, logs
+from exporter import __version__, backfill, config, daemon, demo, logs, replay
 from exporter.books import read_rates
 from exporter.clock import SystemClock
 from exporter.errors import ConfigError, ExporterError
@@ -18,6 +18,11 @@ from exporter.server import Address, parse_address
 from exporter.simulator import command as simulator
 
 LISTEN = ":10077"
+
+# Days of plays that are fetched to be replayed, at most.
+LONGEST_REPLAY = 400
+
+CONFIG = Path("config.yaml")
 
 # The exit code of a command that SIGINT or SIGTERM ended, as shells have it.
 INTERRUPTED = 130
@@ -100,6 +105,28 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     past.set_defaults(run=_backfill)
 
+    again = commands.add_parser(
+        "replay",
+        help="tell what the drop alerts would have done over recorded plays",
+        allow_abbrev=False,
+        parents=[_file_flags(of_command=True), _log_flags(of_command=True)],
+    )
+    source = again.add_mutually_exclusive_group(required=True)
+    source.add_argument("--csv", type=Path, metavar="FILE", help="the plays: minute,media_id,plays")
+    source.add_argument(
+        "--media", action="append", metavar="ID", help="a media whose plays are fetched from the API; can be repeated"
+    )
+    again.add_argument(
+        "--days", type=_days, default=28, metavar="N", help="how many of them are fetched (default: %(default)s)"
+    )
+    again.add_argument(
+        "--evaluate-from", dest="evaluate_from", type=_instant, metavar="TIME",
+        help=f"tell only what begins then or later: {times}",
+    )  # fmt: skip
+    again.add_argument("--format", choices=["text", "json"], default="text", help="how (default: %(default)s)")
+    again.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw plays, expected plays and episodes, too")
+    again.set_defaults(run=_replay)
+
     show = commands.add_parser(
         "demo",
         help="run against a simulated API in the same process",
@@ -118,7 +145,7 @@ def _file_flags(*, of_command: bool = False) -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(add_help=False)
     flags.add_argument(
         "--config.file", dest="config_file", type=Path, metavar="FILE",
-        default=_default(Path("config.yaml"), of_command=of_command),
+        default=_default(CONFIG, of_command=of_command),
         help="the configuration (default: config.yaml)",
     )  # fmt: skip
     flags.add_argument(
@@ -163,6 +190,13 @@ def _whole_number(text: str) -> int:
     if not text.isascii() or not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
+
+
+def _days(text: str) -> int:
+    days = _whole_number(text)
+    if not 1 <= days <= LONGEST_REPLAY:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {LONGEST_REPLAY}")
+    return days
 
 
 def _instant(text: str) -> float:
@@ -215,6 +249,19 @@ def _backfill(options: argparse.Namespace) -> int:
     # Also a container's stop ends with a line that says how to go on.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     backfill.run(settings, order, SystemClock())
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    output = replay.Output(options.format == "json", options.evaluate_from, options.plot)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if options.csv is not None:
+        # A file needs no configuration, so the default one is not looked for.
+        replay.of_file(options.csv, None if options.config_file is CONFIG else _load(options), output)
+        return 0
+    settings = _load(options)
+    _setup_logs(settings, options)
+    replay.of_api(settings, options.media, options.days, output, SystemClock())
     return 0
 
 

@@ -25,6 +25,7 @@ from exporter.errors import (
 )
 from exporter.limiter import Limiter
 from exporter.model import DAY_MINUTES, MinuteRange, Rows, Stream
+from exporter.parse import Media
 from exporter.state import open_state
 
 log = structlog.get_logger("fetch")
@@ -100,7 +101,7 @@ class MerchantPast:
         except (BadRequest, NotFound) as error:
             return self._refused(stream, left, asked, error)
         except ApiError as error:
-            self._failed(stream, error)
+            self._failed(f"{stream}", error)
             return None
         self._strikes = 0
         self._longest = self._trial
@@ -108,6 +109,19 @@ class MerchantPast:
         if asked.last < left.last:
             self._queue.appendleft((stream, MinuteRange(asked.last + 1, left.last)))
         return Part(stream, asked, rows)
+
+    def media(self, media_id: str) -> Media | None:
+        """What the catalog knows of a media, None where it does not know it; waits for the budget. Raises as `ask`."""
+        while True:
+            self._clock.sleep(max(0.0, self.wait()))
+            try:
+                return self.client.media(media_id)
+            except BudgetSpent:
+                continue
+            except NotFound:
+                return None
+            except ApiError as error:
+                self._failed(f"media {media_id}", error)
 
     def _refused(self, stream: Stream, left: MinuteRange, asked: MinuteRange, error: ApiError) -> Part | None:
         if isinstance(error, BadRequest) and len(asked) > SHORTEST_RANGE:
@@ -120,13 +134,13 @@ class MerchantPast:
         self._queue.popleft()
         return Part(stream, left, None)
 
-    def _failed(self, stream: Stream, error: ApiError) -> None:
+    def _failed(self, what: str, error: ApiError) -> None:
         self._strikes += 1
         if isinstance(error, Unauthorized):
             raise HistoryError(str(error)) from error
         if self._strikes >= STRIKES:
             raise HistoryError(f"{self._strikes} requests in a row failed, the last with: {error}") from error
-        log.warning(str(error), merchant=stream.merchant_id, stream=str(stream))
+        log.warning(f"{what}: {error}")
         self._paused_until = self._clock.monotonic() + PAUSE
 
 

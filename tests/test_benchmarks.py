@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 import benchmarks.__main__ as command
-from benchmarks import answers, fleet, freshness, memory, scrape, startup
+from benchmarks import answers, fleet, freshness, memory, replaying, scrape, startup
 from benchmarks.canned import canned_api
 from benchmarks.prepared import Prepared, prepare
 from benchmarks.process import running
@@ -44,6 +44,11 @@ TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
     ),
     "planning": (lambda folder: freshness.run_planning(folder, streams=(60, 70), rounds=2), [60, 70], 1),
     "fleet": (lambda folder: fleet.run(folder, merchants=(2,), media=3, minutes=0.02, warm_up=0.02), [2], 0),
+    "replay": (
+        lambda folder: replaying.run(folder, media=2, days=1, repeats=1),
+        ["reading the CSV", "replay"],
+        2,
+    ),
 }
 
 
@@ -152,6 +157,6 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         command.main(["speed"])
     assert ended.value.code == 2
     assert (
-        "no benchmark speed; there are scrape, answers, memory, startup, freshness, planning, fleet"
+        "no benchmark speed; there are scrape, answers, memory, startup, freshness, planning, fleet, replay"
         in capsys.readouterr().err
     )

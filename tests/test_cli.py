@@ -74,14 +74,14 @@ def test_help_tells_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     """`--help` names the commands and the flags, each with an explanation."""
     text = printed(capsys, "--help")
     commands = re.findall(r"^    ([a-z-]+) +\S", text.partition("commands:")[2], re.MULTILINE)
-    assert {"backfill", "check-config", "demo", "simulate"} <= set(commands)
+    assert {"backfill", "check-config", "demo", "plan", "replay", "simulate"} <= set(commands)
     flags = re.findall(r"^  (--[a-z.-]+)", text, re.MULTILINE)
     expected = {"--config.file", "--storage.path", "--web.listen-address", "--log.level", "--log.format", "--version"}
     assert expected <= set(flags)
     assert "%(" not in text
 
 
-@pytest.mark.parametrize("command", ["backfill", "check-config", "demo", "simulate", "plan"])
+@pytest.mark.parametrize("command", ["backfill", "check-config", "demo", "plan", "replay", "simulate"])
 def test_each_command_has_a_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
     """`COMMAND --help` says how it is called."""
     assert printed(capsys, command, "--help").startswith(f"usage: smartstream-exporter {command} ")
