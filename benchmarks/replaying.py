@@ -23,7 +23,7 @@ def run(folder: Path, *, media: int = 40, days: int = 28, repeats: int = 3) -> T
     _record(path, media, days)
     return Table(
         "replay",
-        f"seconds for {media} media and {days} days on {len(os.sched_getaffinity(0))} CPUs, and per reading the CSV alone",
+        f"{media} media and {days} days: seconds on {len(os.sched_getaffinity(0))} CPUs, per reading the CSV alone",
         ("what", "seconds", "ratio"),
         tuple(_rows(path, repeats)),
     )

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -17,6 +18,7 @@ from exporter.episodes import (
     watch,
     whole_merchant,
 )
+from exporter.errors import InputError
 from exporter.recording import Recording
 from exporter.snapshot import Thresholds
 
@@ -123,12 +125,14 @@ def _watch_apart(
     """The first step in other processes; the result of each part, by its place."""
     results = {}
     # Not forked: a process with threads, such as the progress bar's, cannot be copied safely.
-    with ProcessPoolExecutor(processes, get_context("spawn"), _leave_signals) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), _end_quietly) as pool:
         work = {pool.submit(_watch_some, part, least, plain=plain): place for place, part in enumerate(parts)}
         try:
             for done in as_completed(work):
                 results[work[done]] = done.result()
                 progress(_size(parts[work[done]]))
+        except BrokenProcessPool as error:
+            raise InputError("one of the processes was killed; if for lack of memory, replay fewer media") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -152,6 +156,6 @@ def _watch_some(
     return watched, sums
 
 
-def _leave_signals() -> None:
-    # An interrupt goes to all processes of the terminal; the first one ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _end_quietly() -> None:
+    # An interrupt goes to all processes of the terminal. What is to be said of it, the first one says.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

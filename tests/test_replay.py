@@ -2,7 +2,12 @@
 
 import json
 import math
+import os
+import pty
 import random
+import signal
+import subprocess
+import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +17,7 @@ from xml.etree import ElementTree as ET
 import pytest
 import yaml
 
-from exporter import cli, rehearse, replay
+from exporter import cli, plot, recording, rehearse, replay
 from exporter.config import DEFAULT_THRESHOLDS, Settings, load
 from exporter.episodes import MERCHANT_THRESHOLD, Episode, Sums, whole_merchant
 from exporter.errors import InputError, StateLocked
@@ -29,7 +34,7 @@ from exporter.snapshot import Thresholds
 from exporter.state import open_state
 from exporter.track import Look, Track
 from tests.fakes import FakeClock
-from tests.processes import MERCHANT, configuration
+from tests.processes import MERCHANT, Program, configuration, python
 
 # 2026-01-05T00:00:00Z.
 FIRST = 1_767_571_200 // 60
@@ -94,44 +99,52 @@ def noisy(seed: int, media: int = 4, hours: int = 30) -> list[Recording]:
 
 def by_minutes(played: Sequence[Recording]) -> list[Episode]:
     """The same as a daemon would find it: minute by minute, all media, every verdict."""
-    whole = whole_merchant(played)
-    every = [whole, *played]
+    every = [whole_merchant(played), *played]
     tracks = {each.media_id: Track() for each in every}
     plays = {each.media_id: dict(zip(each.minutes, each.plays, strict=True)) for each in every}
-    alarms = {("", "merchant"): Alarm(MERCHANT_THRESHOLD)}
-    for each in played:
-        alarms |= {(each.media_id, "warning"): Alarm(0.4), (each.media_id, "critical"): Alarm(0.6)}
-    together = Together()
-    firing: dict[tuple[str, str], tuple[Minute, Verdict | None]] = {}
-    found: list[Episode] = []
     last = max(each.minutes[-1] for each in played)
-    for now in range(FIRST, last + KEPT + 2):
-        looks: dict[str, Look] = {}
-        for media_id, track in tracks.items():
-            (looks[media_id],) = track.take(now, [plays[media_id].get(now)])
-            if media_id:
-                together.add(looks[media_id])
-        for (media_id, severity), alarm in alarms.items():
-            look = looks[media_id]
+    together = Together()
+    said: dict[str, dict[Minute, Verdict]] = {each.media_id: {} for each in every}
+    for now in range(FIRST, last + 1):
+        looks = {media_id: track.take(now, [plays[media_id].get(now)])[0] for media_id, track in tracks.items()}
+        of_media = [look for media_id, look in looks.items() if media_id]
+        for look in of_media:
+            together.add(look)
+        for media_id, look in looks.items():
             verdict = judge(look, together.factor(look) if media_id else 1.0)
-            ratio = None if verdict is None else verdict.ratio
-            if not media_id and not broad(look for each, look in looks.items() if each):
-                ratio = None
-            change = alarm.step(now, ratio)
-            key = media_id, severity
-            if change is not None and not change.firing:
-                start, worst = firing.pop(key)
-                assert worst is not None
-                end = min(change.minute, last)
-                actual = plays[media_id][worst.minute]
-                found.append(Episode(media_id, severity, start, end, worst.ratio, worst.expected, actual))
-            if change is not None and change.firing:
-                firing[key] = (change.minute, None)
-            if alarm.firing and verdict is not None and ratio is not None:
-                start, worst = firing[key]
-                if worst is None or verdict.ratio > worst.ratio:
-                    firing[key] = (start, verdict)
+            if verdict is not None and (media_id or broad(of_media)):
+                said[media_id][now] = verdict
+    found = [
+        episode
+        for media_id in said.keys() - {""}
+        for severity, level in (("warning", 0.4), ("critical", 0.6))
+        for episode in alarmed(media_id, severity, level, said[media_id], plays[media_id], last)
+    ]
+    found += alarmed("", "merchant", MERCHANT_THRESHOLD, said[""], plays[""], last)
     return sorted(found, key=lambda each: (each.start, each.media_id, each.severity))
+
+
+def alarmed(
+    media_id: str,
+    severity: str,
+    level: float,
+    verdicts: Mapping[Minute, Verdict],
+    plays: Mapping[Minute, float],
+    last: Minute,
+) -> Iterator[Episode]:
+    """The episodes of one alert that takes every minute."""
+    alarm = Alarm(level)
+    start, worst = 0, Verdict(0, 0.0, 0.0, 0.0)
+    for now in range(FIRST, last + KEPT + 2):
+        verdict = verdicts.get(now)
+        change = alarm.step(now, verdict.ratio if verdict else None)
+        if change is not None and change.firing:
+            start, worst = now, Verdict(0, 0.0, 0.0, 0.0)
+        if change is not None and not change.firing:
+            end = min(change.minute, last)
+            yield Episode(media_id, severity, start, end, worst.ratio, worst.expected, plays[worst.minute])
+        if alarm.firing and verdict is not None and verdict.ratio > worst.ratio:
+            worst = verdict
 
 
 def rehearsed(played: Sequence[Recording], processes: int = 1) -> list[Episode]:
@@ -245,11 +258,28 @@ def test_many_processes_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(done) == sum(len(each.minutes) for each in played)
 
 
+def fail(*_: object, **__: object) -> None:
+    raise MemoryError("for a reason")
+
+
 def test_a_process_that_fails_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What goes wrong in one of them is raised, and the others are not waited for."""
+    """What goes wrong in one of them is raised, and what has not begun is not waited for."""
     monkeypatch.setattr(rehearse, "WORTH_SHARING", 0)
-    with pytest.raises(ValueError, match="zip"):
-        rehearsed([*noisy(1), Recording("broken", [FIRST, FIRST + 1], [1.0])], processes=2)
+    monkeypatch.setattr(rehearse, "_watch_some", fail)
+    with pytest.raises(MemoryError, match="for a reason"):
+        rehearsed(noisy(1), processes=2)
+
+
+def end(*_: object, **__: object) -> None:
+    os._exit(9)
+
+
+def test_a_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ends without a word is told in a line, and not waited for."""
+    monkeypatch.setattr(rehearse, "WORTH_SHARING", 0)
+    monkeypatch.setattr(rehearse, "_watch_some", end)
+    with pytest.raises(InputError, match="one of the processes was killed"):
+        rehearsed(noisy(1), processes=2)
 
 
 def test_sums_of_parts_are_the_sums() -> None:
@@ -263,6 +293,37 @@ def test_sums_of_parts_are_the_sums() -> None:
         apart.merge(alone)
     assert apart == together
     assert together.broad(FIRST) is broad(looks) is True
+
+
+# ---- while it works ----
+
+
+def test_a_terminal_has_a_progress_bar(tmp_path: Path) -> None:
+    """A bar is drawn where standard error is a terminal, and nowhere else; the episodes are on standard output."""
+    path = write(tmp_path / "plays.csv", steady())
+    command = [*python("-m", "exporter"), "replay", f"--csv={path}"]
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    on_terminal = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=True)
+    os.close(theirs)
+    drawn = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "replaying: 100%" in drawn
+    plain = subprocess.run(command, capture_output=True, check=True)
+    assert plain.stderr.decode() == "3 episodes; 1 media, 0.3 media-days of plays\n"
+    assert plain.stdout == on_terminal.stdout
+
+
+def test_an_interrupt_is_one_line(tmp_path: Path) -> None:
+    """SIGINT and SIGTERM end it with 130 and one line."""
+    os.mkfifo(tmp_path / "plays.csv")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with Program([*python("-m", "exporter"), "replay", f"--csv={tmp_path}/plays.csv"], tmp_path) as program:
+            # Once the other side is open, it reads.
+            with (tmp_path / "plays.csv").open("w"):
+                program.send(number)
+                assert program.ended() == 130
+            assert program.lines == ["smartstream-exporter: interrupted"]
 
 
 # ---- thresholds ----
@@ -413,8 +474,6 @@ def test_a_picture_that_cannot_be_written_is_told(capsys: pytest.CaptureFixture[
 
 def test_a_long_recording_is_a_small_picture() -> None:
     """Forty media of ten days stay far below a megabyte, and a gap of a day is a hole in the line."""
-    from exporter import plot
-
     minutes = [FIRST + at for at in range(14400) if not 5000 <= at < 6440]
     plays = [float(10 + at % 60) for at in minutes]
     strip = plot.Strip("a", minutes, plays, plays, [])
@@ -535,8 +594,6 @@ def test_a_running_exporter_keeps_its_budget(api: tuple[SimulatorApp, str], cloc
 
 def test_minutes_are_minutes(tmp_path: Path) -> None:
     """A time within a minute is that minute."""
-    from exporter import recording
-
     path = tmp_path / "plays.csv"
     path.write_text("minute,media_id,plays\n2026-01-05T00:01:59Z,a,1.5\n1767571260.5,b,2\n")
     read: dict[str, tuple[list[Minute], list[float]]] = {
