@@ -42,10 +42,11 @@ ROUND = 50.0
 # to ask a little later each time. Rather than at the end of a minute, they then ask first thing in the next.
 FIRST_WAIT = 20.0
 
-# A stream that fails is asked for again once in a round, after all others.
+# A stream that fails and is not left alone is asked for again once in a round, after all others.
 ATTEMPTS = 2
 
-# So many failures in a row that are not one stream's own end the round: the API is down.
+# So many failures without an answer end the round: the API is down. So many for the catalog or the past end those of the
+# round: the catalog can be down, or closed to the account, while the counting goes on.
 STRIKES = 3
 
 # Where the budget is short, one request in ten is for the catalog and the past, so that they come at all.
@@ -57,6 +58,9 @@ REQUESTS_PER_LIVE_EVENT = 4
 # Seconds until what failed by itself is asked for again; twice as long after each further failure.
 FIRST_REST = {BadRequest: 60.0, MalformedAnswer: 60.0, NotFound: 900.0}
 LONGEST_REST = {BadRequest: 1800.0, MalformedAnswer: 1800.0, NotFound: 6 * 3600.0}
+
+# The same for any other failure of a stream while the API answers for others. At first it is over by the next minute.
+FIRST_PAUSE, LONGEST_PAUSE = 45.0, 900.0
 
 # The bound on the staleness changes slowly, and takes a while to compute.
 BOUND_EVERY = 600.0
@@ -89,15 +93,30 @@ class _Moment:
 
 @dataclass(slots=True)
 class _Round:
-    """One round: until when it may wait, what is left to ask for, and how it goes."""
+    """One round: until when it may wait, what is left to ask for, and how it goes.
+
+    Attributes:
+        deadline: Until when it may wait (monotonic seconds).
+        queue: The streams to ask for, the first last.
+        planned_for: The newest complete minute for which that was planned.
+        under_way: What is being asked for.
+        failures: How often each request has failed.
+        answered: Whether anything has been answered, so the API works.
+        strikes: Failures before that.
+        live_left: Requests that are left for live events that run.
+        failed_asides: Requests for the catalog and the past that failed, but for the budget's sake.
+        over: Whether nothing more is to be asked for.
+    """
 
     deadline: float
     queue: list[Stream] = field(default_factory=list)
     planned_for: Minute | None = None
     under_way: set[Task] = field(default_factory=set)
     failures: Counter[Task] = field(default_factory=Counter)
+    answered: bool = False
     strikes: int = 0
     live_left: int = 0
+    failed_asides: int = 0
     over: bool = False
 
 
@@ -198,6 +217,8 @@ class MerchantPoller:
                     if not sent and isinstance(task, Stream):
                         # Still the one most worth having; when a minute has settled meanwhile, all is planned anew.
                         going.queue.append(task)
+                    elif not sent:
+                        self._since_lookup = REQUESTS_PER_LOOKUP
 
     # ---- what to ask for ----
 
@@ -207,18 +228,18 @@ class MerchantPoller:
             return None
         if going.live_left > 0:
             going.live_left -= 1
-            event = self._catalog.next_lookup(self._clock.now(), going.under_way, running_only=True)
+            event = self._next_lookup(going, running_only=True)
             if event is not None:
                 return event
             going.live_left = 0
         if self._since_lookup >= REQUESTS_PER_LOOKUP:
+            # To look through these takes a while: it is done again after as many requests, found or not.
+            self._since_lookup = 0
             # By turns, or live events that run could take all of it.
             self._past_first = not self._past_first
             aside = (self._next_past(going) if self._past_first else None) or self._next_aside(going)
             if aside is not None:
                 return aside
-            # To look through the catalog takes a while: it is done again after as many requests.
-            self._since_lookup = 0
         moment = self._moment()
         if moment.complete != going.planned_for or not going.queue:
             # To plan takes a while, too.
@@ -235,9 +256,16 @@ class MerchantPoller:
         return self._next_aside(going)
 
     def _next_aside(self, going: _Round) -> Lookup | History | None:
-        return self._catalog.next_lookup(self._clock.now(), going.under_way) or self._next_past(going)
+        return self._next_lookup(going) or self._next_past(going)
+
+    def _next_lookup(self, going: _Round, *, running_only: bool = False) -> Lookup | None:
+        if going.strikes or going.failed_asides >= STRIKES:
+            return None
+        return self._catalog.next_lookup(self._clock.now(), going.under_way, running_only=running_only)
 
     def _next_past(self, going: _Round) -> History | None:
+        if going.strikes or going.failed_asides >= STRIKES:
+            return None
         now = self._clock.now()
         return self._watch.next_history(now, self._ledger.settled(self.merchant_id, now), going.under_way)
 
@@ -323,7 +351,7 @@ class MerchantPoller:
                 self._note_failure(going, task, error)
         else:
             with self._mutex:
-                going.strikes = 0
+                going.answered, going.strikes = True, 0
                 self._since_lookup = self._since_lookup + 1 if isinstance(task, Stream) else 0
                 self._link = replace(self._link, up=True, last_success=self._clock.now())
         return True
@@ -389,20 +417,35 @@ class MerchantPoller:
         own = next((kind for kind in FIRST_REST if isinstance(error, kind)), None)
         if own is None:
             self._report(type(error).__name__, str(error))
-            # A refused password is not accepted a second later. A refusal for the budget's sake is waited for.
+            # A refusal for the budget's sake is waited for.
             if not isinstance(error, RateLimited):
-                going.strikes = STRIKES if isinstance(error, Unauthorized) else going.strikes + 1
+                self._note_strike(going, task, error)
             return
         gone = isinstance(error, NotFound) and task != self._pace_maker
         self._report(
             f"{own.__name__} {task.media_id if gone else task}",
             f"{f'media {task.media_id}' if gone else task}: {error}",
         )
-        if isinstance(task, Stream) and task != self._pace_maker:
+        if isinstance(task, Stream):
             # A media that is gone is gone for all its streams: one of them asks now and then.
-            what = task.media_id if gone else task
+            self._leave_alone(task, task.media_id if gone else task, FIRST_REST[own], LONGEST_REST[own])
+
+    def _note_strike(self, going: _Round, task: Task, error: ApiError) -> None:
+        # A refused password is not accepted a second later.
+        strikes = STRIKES if isinstance(error, Unauthorized) else 1
+        if not isinstance(task, Stream):
+            going.failed_asides += strikes
+            return
+        if going.answered:
+            self._leave_alone(task, task, FIRST_PAUSE, LONGEST_PAUSE)
+        if not going.answered or strikes == STRIKES:
+            going.strikes += strikes
+
+    def _leave_alone(self, stream: Stream, what: Stream | str, first: float, longest: float) -> None:
+        """Let a stream or a media rest, twice as long after each failure; the whole merchant's plays never do."""
+        if stream != self._pace_maker:
             failures = self._rests[what].failures + 1 if what in self._rests else 1
-            seconds = min(FIRST_REST[own] * 2 ** (failures - 1), LONGEST_REST[own])
+            seconds = min(first * 2 ** (failures - 1), longest)
             self._rests[what] = _Rest(failures, self._clock.monotonic() + seconds)
 
     def _sum_up(self) -> None:

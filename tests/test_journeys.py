@@ -18,6 +18,7 @@ import pytest
 import requests
 
 import exporter
+from benchmarks.audience import folder_in_memory
 from exporter.config import Settings
 from exporter.counting import days_to_ask, ended_before
 from exporter.daemon import Polling, build_polling
@@ -273,10 +274,12 @@ def test_a_kill_leaves_no_lock_taken() -> None:
 
 @pytest.fixture
 def story(seed: int, tmp_path: Path) -> Iterator[Story]:
-    told = Story(seed, tmp_path / "state.db")
-    yield told
-    told.close()
-    told.server.stop()
+    # Thousands of transactions do not wait for a disk.
+    with folder_in_memory(tmp_path) as folder:
+        told = Story(seed, Path(folder) / "state.db")
+        yield told
+        told.close()
+        told.server.stop()
 
 
 def test_every_play_is_counted_once_and_the_budget_is_kept(story: Story) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -9,7 +10,7 @@ from typing import cast
 import pytest
 import structlog
 
-from benchmarks.audience import know_past
+from benchmarks.audience import folder_in_memory, know_past
 from exporter.catalog import Catalog, Lookup
 from exporter.client import Client
 from exporter.config import Settings
@@ -20,6 +21,8 @@ from exporter.errors import (
     MalformedAnswer,
     NoAnswer,
     NotFound,
+    RateLimited,
+    RefusedError,
     ServerError,
     Unauthorized,
 )
@@ -105,11 +108,12 @@ class World:
         limit: int,
         concurrency: int,
         collect: Sequence[str],
+        media: Sequence[str],
         *,
         past_known: bool,
     ) -> None:
         if past_known:
-            know_past(state, "m", ["", *MEDIA])
+            know_past(state, "m", ["", *media])
         self.settings = settings = Settings.model_validate(
             {
                 "merchants": [
@@ -120,7 +124,7 @@ class World:
                         "password": "p",
                         "requests_per_minute": limit,
                         "collect": [{"target": target} for target in collect],
-                        "media": [{"id": media_id} for media_id in MEDIA],
+                        "media": [{"id": media_id} for media_id in media],
                     }
                 ],
                 "poll": {"concurrency": concurrency},
@@ -159,19 +163,22 @@ class World:
 @pytest.fixture
 def build(tmp_path: Path) -> Iterator[Callable[..., World]]:
     clock = FakeClock()
-    state = open_state(tmp_path / "state.db", clock.now)
+    # Thousands of transactions do not wait for a disk.
+    with folder_in_memory(tmp_path) as folder:
+        state = open_state(Path(folder) / "state.db", clock.now)
 
-    def make(
-        limit: int = 45,
-        concurrency: int = 1,
-        collect: Sequence[str] = ("play_count",),
-        *,
-        past_known: bool = True,
-    ) -> World:
-        return World(state, clock, limit, concurrency, collect, past_known=past_known)
+        def make(
+            limit: int = 45,
+            concurrency: int = 1,
+            collect: Sequence[str] = ("play_count",),
+            media: Sequence[str] = MEDIA,
+            *,
+            past_known: bool = True,
+        ) -> World:
+            return World(state, clock, limit, concurrency, collect, media, past_known=past_known)
 
-    yield make
-    state.close()
+        yield make
+        state.close()
 
 
 PLAYS = ["/play_count", "a/play_count", "b/play_count"]
@@ -237,6 +244,36 @@ def test_a_stream_that_fails_does_not_starve_the_others(build: Callable[..., Wor
     )
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [NoAnswer("timed out"), ServerError("internal", status=500), RefusedError("no permission", status=403)],
+)
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_streams_that_always_fail_do_not_starve_the_others(
+    build: Callable[..., World], fault: ApiError, concurrency: int
+) -> None:
+    """A third of the media fail for ever and are the stalest of all. They are asked for less and less often, while the
+    API answers for the others, which have nearly all of the budget; and soon again when they are mended.
+    """
+    media = [f"media-{number}" for number in range(30)]
+    bad, good = media[:10], media[10:]
+    world = build(media=media, limit=12, concurrency=concurrency)
+    for _ in range(10):
+        world.round()
+    world.client.faults = dict.fromkeys(bad, fault)
+    world.client.all_asked = []
+    for _ in range(60):
+        world.round()
+    asked = Counter(what.partition("/")[0] for what in world.client.all_asked)
+    assert all(asked[media_id] <= 9 for media_id in bad)
+    assert all(asked[media_id] >= 15 for media_id in good), asked
+    world.client.faults = {}
+    for _ in range(40):
+        world.round()
+    settled = world.ledger.settled("m", world.clock.now())
+    assert all(settled - world.ledger.through(stream) <= 6 for stream in world.settings.merchants[0].streams())
+
+
 def test_a_long_range_that_is_refused_is_halved_and_remembered(build: Callable[..., World]) -> None:
     """After an outage the longest range that the API takes is found by halves; the next stream asks for it at once."""
     world = build()
@@ -275,6 +312,47 @@ def test_a_failing_catalog_does_not_hold_up_the_counting(build: Callable[..., Wo
     for _ in range(8):
         assert "media a" not in world.round()
     assert world.catalog.views(world.clock.now())["b"].name == "name of b"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        NoAnswer("no route"),
+        ServerError("internal", status=500),
+        RefusedError("no permission", status=403),
+        Unauthorized("no permission", status=401),
+    ],
+)
+def test_a_catalog_that_never_answers_takes_nothing_from_the_counting(
+    build: Callable[..., World], fault: ApiError
+) -> None:
+    """Where all lookups fail, as for an account without that permission, each stream is asked for every minute all
+    the same, and there are only a few lookups in a round.
+    """
+    media = [f"media-{number}" for number in range(30)]
+    world = build(media=media)
+    world.client.faults = {f"media {media_id}": fault for media_id in media}
+    for _ in range(25):
+        asked = world.round()
+        assert sum(what.endswith("/play_count") for what in asked) == 31
+        assert sum(what.startswith("media ") for what in asked) <= 3
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("fault", [None, RateLimited("slow down")])
+def test_the_catalog_has_a_tenth_of_a_budget_that_is_short(
+    build: Callable[..., World], fault: ApiError | None, concurrency: int
+) -> None:
+    """With more to ask for than may be sent, at most one request in ten asks for a media's name, whether those succeed
+    or are refused.
+    """
+    media = [f"media-{number}" for number in range(30)]
+    world = build(media=media, limit=10, concurrency=concurrency)
+    world.client.faults = {f"media {media_id}": fault for media_id in media} if fault else {}
+    for _ in range(50):
+        world.round()
+    lookups = sum(what.startswith("media ") for what in world.client.all_asked)
+    assert 1 <= lookups <= len(world.client.all_asked) / 10 + 1
 
 
 def test_a_full_disk_ends_the_round_and_nothing_is_lost(build: Callable[..., World], tmp_path: Path) -> None:
