@@ -4,6 +4,7 @@ Pure: the time is an argument, and what is to be logged is returned. Without thi
 fails every other request, would fill the log with the same line.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,9 +75,18 @@ class Faults:
         fault.told = now
         return _event("remind", key, fault)
 
-    def settle(self, now: float) -> list[FaultEvent]:
-        """The faults that have ended, oldest first: those not reported for a while. Ends a round."""
-        ended = [key for key, fault in self._faults.items() if not 0 <= now - fault.newest < self._quiet_for]
+    def settle(self, now: float, going_on: Container[str] = ()) -> list[FaultEvent]:
+        """The faults that have ended, oldest first: those not reported for a while. Ends a round.
+
+        Args:
+            now: When, Unix seconds.
+            going_on: Faults that have not ended, though nothing may be reported: nobody looks at what fails for long.
+        """
+        ended = [
+            key
+            for key, fault in self._faults.items()
+            if key not in going_on and not 0 <= now - fault.newest < self._quiet_for
+        ]
         return [_event("end", key, self._faults.pop(key)) for key in ended]
 
 

@@ -45,8 +45,8 @@ FIRST_WAIT = 20.0
 # A stream that fails and is not left alone is asked for again once in a round, after all others.
 ATTEMPTS = 2
 
-# So many failures without an answer end the round: the API is down. So many for the catalog or the past end those of the
-# round: the catalog can be down, or closed to the account, while the counting goes on.
+# So many failures without an answer end the round: the API is down. So many for the catalog or the past end those of
+# the round: the catalog can be down, or closed to the account, while the counting goes on.
 STRIKES = 3
 
 # Where the budget is short, one request in ten is for the catalog and the past, so that they come at all.
@@ -158,6 +158,8 @@ class MerchantPoller:
         self._asked: dict[Stream, Minute] = {}
         # By stream, or for media that are gone by media id.
         self._rests: dict[Stream | str, _Rest] = {}
+        # The fault of each stream, media, lookup or past that fails by itself, until it is answered.
+        self._faulty: dict[Stream | Lookup | str, str] = {}
         # Lengths to try where the API refused a longer range.
         self._trials: dict[Stream, int] = {}
         self._since_lookup = REQUESTS_PER_LOOKUP
@@ -382,8 +384,9 @@ class MerchantPoller:
             self._ledger.believe_range(self.merchant_id, trial, now)
         with self._mutex:
             self._trials.pop(stream, None)
-            self._rests.pop(stream, None)
-            self._rests.pop(stream.media_id, None)
+            for each in (stream, stream.media_id):
+                self._rests.pop(each, None)
+                self._faulty.pop(each, None)
             # A range that was cut short goes on at once, unless there is nothing settled beyond it.
             if asked.last >= self._ledger.settled(self.merchant_id, now):
                 self._asked[stream] = ended_before(now, self._poll.settle)
@@ -395,14 +398,22 @@ class MerchantPoller:
         else:
             media = self._client.media(lookup.media_id)
             self._catalog.enter_media(lookup, media, self._clock.now())
+        with self._mutex:
+            # A media's answer tells which live event it has now: one that it had before is not asked for again.
+            of_media = [each for each in self._faulty if isinstance(each, Lookup) and each.media_id == lookup.media_id]
+            for each in of_media:
+                if each == lookup or not lookup.live_event_id:
+                    del self._faulty[each]
 
     def _look_back(self, history: History) -> None:
         try:
             rows = self._client.aggregations(history.stream, history.asked, hourly=history.hourly)
         except BadRequest:
             self._watch.refused(history)
-            return
-        self._watch.enter_history(history, rows)
+        else:
+            self._watch.enter_history(history, rows)
+        with self._mutex:
+            self._faulty.pop(_faulty_key(history), None)
 
     # ---- what went wrong, and how fresh it all is ----
 
@@ -416,41 +427,48 @@ class MerchantPoller:
             self._watch.failed(task, now)
         own = next((kind for kind in FIRST_REST if isinstance(error, kind)), None)
         if own is None:
-            self._report(type(error).__name__, str(error))
-            # A refusal for the budget's sake is waited for.
-            if not isinstance(error, RateLimited):
-                self._note_strike(going, task, error)
+            self._note_strike(going, task, error)
             return
         gone = isinstance(error, NotFound) and task != self._pace_maker
-        self._report(
-            f"{own.__name__} {task.media_id if gone else task}",
-            f"{f'media {task.media_id}' if gone else task}: {error}",
-        )
-        if isinstance(task, Stream):
+        fault = f"{own.__name__} {task.media_id if gone else task}"
+        self._report(fault, f"{f'media {task.media_id}' if gone else task}: {error}")
+        if not isinstance(task, Stream):
+            self._faulty[_faulty_key(task)] = fault
+        elif task != self._pace_maker:
             # A media that is gone is gone for all its streams: one of them asks now and then.
-            self._leave_alone(task, task.media_id if gone else task, FIRST_REST[own], LONGEST_REST[own])
+            what = task.media_id if gone else task
+            self._faulty[what] = fault
+            self._leave_alone(what, FIRST_REST[own], LONGEST_REST[own])
 
     def _note_strike(self, going: _Round, task: Task, error: ApiError) -> None:
+        """Note a failure that can be the whole API's."""
+        fault = f"{'' if isinstance(task, Stream) else type(task).__name__} {type(error).__name__}"
+        self._report(fault, str(error))
+        if isinstance(error, RateLimited):
+            # It is waited for.
+            return
         # A refused password is not accepted a second later.
         strikes = STRIKES if isinstance(error, Unauthorized) else 1
         if not isinstance(task, Stream):
+            self._faulty[_faulty_key(task)] = fault
             going.failed_asides += strikes
             return
-        if going.answered:
-            self._leave_alone(task, task, FIRST_PAUSE, LONGEST_PAUSE)
+        if going.answered and task != self._pace_maker and self._leave_alone(task, FIRST_PAUSE, LONGEST_PAUSE) > 1:
+            # Once alone can be the beginning of an outage.
+            self._faulty[task] = fault
         if not going.answered or strikes == STRIKES:
             going.strikes += strikes
 
-    def _leave_alone(self, stream: Stream, what: Stream | str, first: float, longest: float) -> None:
-        """Let a stream or a media rest, twice as long after each failure; the whole merchant's plays never do."""
-        if stream != self._pace_maker:
-            failures = self._rests[what].failures + 1 if what in self._rests else 1
-            seconds = min(first * 2 ** (failures - 1), longest)
-            self._rests[what] = _Rest(failures, self._clock.monotonic() + seconds)
+    def _leave_alone(self, what: Stream | str, first: float, longest: float) -> int:
+        """Let a stream or a media rest, twice as long after each failure; how often it has failed."""
+        failures = self._rests[what].failures + 1 if what in self._rests else 1
+        seconds = min(first * 2 ** (failures - 1), longest)
+        self._rests[what] = _Rest(failures, self._clock.monotonic() + seconds)
+        return failures
 
     def _sum_up(self) -> None:
         now = self._clock.now()
-        for event in self._faults.settle(now):
+        for event in self._faults.settle(now, set(self._faulty.values())):
             self._tell(event)
         self._watch.judge(now)
         self._save()
@@ -483,3 +501,8 @@ class MerchantPoller:
             log.warning(f"still: {event.message}", merchant=self.merchant_id, since=since, times=event.count)
         else:
             log.warning(event.message, merchant=self.merchant_id)
+
+
+def _faulty_key(task: Lookup | History) -> Lookup | str:
+    # The same past is asked for by another range each time.
+    return task if isinstance(task, Lookup) else str(task)
