@@ -8,11 +8,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -33,6 +34,7 @@ from exporter.errors import (
     Unauthorized,
 )
 from exporter.model import Minute, MinuteRange, Rows, Stream, start_of
+from exporter.requestlog import Exchange
 from exporter.transport import Answer, exchange, open_session
 
 # A token is renewed so long before it expires, or a tenth of its life where that is less.
@@ -59,6 +61,10 @@ _MENDS = {
     429: "other tools of the merchant share the limit; lower requests_per_minute if this goes on",
 }
 
+# Where a token is asked for, these mean that the account is not accepted.
+_ACCOUNT_REFUSED = (400, 401, 403, 404)
+_ACCOUNT_MEND = "check the merchant's id, api_key, mail_address and password"
+
 _T = TypeVar("_T")
 
 
@@ -80,6 +86,29 @@ class Budget(Protocol):
     def refused(self, retry_after: float | None) -> None:
         """Say that the API answered 429, and how many seconds it wants to be left alone."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Request(Generic[_T]):
+    """A request before it is signed.
+
+    Attributes:
+        endpoint: Which part of the API.
+        path: Its path below the merchant's.
+        read: Reads the body of a good answer. Raises MalformedAnswer.
+        query: The parameters.
+        account: What a request for a token sends, else None.
+        asked: What it asks for, in words.
+        media_id: The media that it is about, or "".
+    """
+
+    endpoint: str
+    path: str
+    read: Callable[[bytes], _T]
+    query: Mapping[str, str] | None = None
+    account: Mapping[str, str] | None = field(default=None, repr=False)
+    asked: str = ""
+    media_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +149,7 @@ class Client:
         merchant: MerchantSettings,
         budget: Budget,
         *,
-        observe: Callable[[str, str, float], None],
+        observe: Callable[[Exchange], None],
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         adapter: BaseAdapter | None = None,
@@ -131,7 +160,7 @@ class Client:
             api: Where the API is.
             merchant: Whose requests these are.
             budget: Asked before every request.
-            observe: Told of every exchange: the endpoint, the status (`error` without a whole answer), seconds.
+            observe: Told of every exchange.
             clock: Unix seconds, for the token's life.
             monotonic: Seconds that never go back, for deadlines.
             adapter: The transport, where it is not to be the usual one.
@@ -180,29 +209,35 @@ class Client:
         }
         if stream.media_id:
             query["media_id"] = stream.media_id
-        body = self._get("aggregations", "aggregations", query)
-        return self._parsed("aggregations", lambda: parse.rows(body, stream, self._api.timezone, hourly=hourly))
+        return self._get(
+            _Request(
+                "aggregations",
+                "aggregations",
+                lambda body: parse.rows(body, stream, self._api.timezone, hourly=hourly),
+                query,
+                asked=f"{stream} by hour" if hourly else str(stream),
+                media_id=stream.media_id,
+            )
+        )
 
     def media(self, media_id: str) -> parse.Media:
         """What the catalog knows of a media. Raises as `aggregations` does."""
-        body = self._get("medias", f"medias/{quote(media_id, safe='')}")
-        return self._parsed("medias", lambda: parse.media(body))
+        path = f"medias/{quote(media_id, safe='')}"
+        return self._get(_Request("medias", path, parse.media, asked=media_id, media_id=media_id))
 
     def live_event(self, live_event_id: str) -> parse.LiveEvent:
         """Whether a live event runs. Raises as `aggregations` does."""
-        body = self._get("live_events", f"live_events/{quote(live_event_id, safe='')}")
-        return self._parsed("live_events", lambda: parse.live_event(body))
+        path = f"live_events/{quote(live_event_id, safe='')}"
+        return self._get(_Request("live_events", path, parse.live_event, asked=live_event_id))
 
     def _local(self, minute: Minute, form: str) -> str:
         return datetime.fromtimestamp(start_of(minute), self._api.timezone).strftime(form)
 
-    def _get(self, endpoint: str, path: str, query: Mapping[str, str] | None = None) -> bytes:
+    def _get(self, request: _Request[_T]) -> _T:
         token = self._valid_token()
-        answer = self._send(endpoint, "GET", path, token, params=query)
-        if answer.status == HTTPStatus.UNAUTHORIZED:
-            token = self._valid_token(refused=token)
-            answer = self._send(endpoint, "GET", path, token, params=query)
-        return self._accepted(endpoint, answer)
+        with suppress(Unauthorized):
+            return self._send(request, token)
+        return self._send(request, self._valid_token(refused=token))
 
     # ---- tokens ----
 
@@ -218,18 +253,11 @@ class Client:
             return token.value
 
     def _new_token(self) -> _Token:
-        endpoint = "auth-token"
         account = {
             "mail_address": self._merchant.mail_address,
             "password": self._merchant.password.get_secret_value(),
         }
-        answer = self._send(endpoint, "POST", "auth-token/", None, json=account)
-        if answer.status in (400, 401, 403, 404):
-            problem = self._refusal(endpoint, answer)
-            mend = "check the merchant's id, api_key, mail_address and password"
-            raise Unauthorized(f"{problem}; {mend}", status=answer.status)
-        body = self._accepted(endpoint, answer)
-        value, expiry = self._parsed(endpoint, lambda: parse.token(body))
+        value, expiry = self._send(_Request("auth-token", "auth-token/", parse.token, account=account), None)
         self._tokens.append(value)
         life = expiry - self._clock() if expiry is not None else 0.0
         if expiry is None or life <= 0:
@@ -239,43 +267,77 @@ class Client:
 
     # ---- one exchange ----
 
-    def _send(self, endpoint: str, method: str, path: str, token: str | None, **options: Any) -> Answer:
+    def _send(self, request: _Request[_T], token: str | None) -> _T:
+        """What a good answer says. Raises what another one means."""
         credentials = _Credentials(self._merchant.api_key.get_secret_value(), token)
         slot = self._budget.take()
         began = self._monotonic()
         try:
             answer = exchange(
                 self._session,
-                method,
-                f"{self._base}/{path}",
+                "GET" if request.account is None else "POST",
+                f"{self._base}/{request.path}",
                 timeout=self._api.timeout,
                 monotonic=self._monotonic,
                 hide=self._hide,
                 headers=_HEADERS,
                 auth=credentials,
-                **options,
+                params=request.query,
+                json=request.account,
             )
         except ApiError as error:
-            self._observe(endpoint, error.code, self._monotonic() - began)
-            raise type(error)(f"{endpoint}: {error}") from error.__cause__
+            problem = f"{request.endpoint}: {error}"
+            self._tell(request, error.code, self._monotonic() - began, problem)
+            raise type(error)(problem) from error.__cause__
         finally:
             slot.done()
-        self._observe(endpoint, str(answer.status), self._monotonic() - began)
-        return answer
+        seconds = self._monotonic() - began
+        try:
+            said = self._read(request, answer)
+        except ApiError as error:
+            self._tell(request, str(answer.status), seconds, str(error))
+            raise
+        self._tell(request, str(answer.status), seconds)
+        return said
 
-    def _accepted(self, endpoint: str, answer: Answer) -> bytes:
-        """The body of a good answer. Raises what another one means."""
+    def _tell(self, request: _Request[_T], code: str, seconds: float, error: str = "") -> None:
+        exchange = Exchange(
+            self._clock(),
+            self._merchant.id,
+            request.endpoint,
+            code,
+            seconds,
+            asked=request.asked,
+            media_id=request.media_id,
+            error=error,
+        )
+        self._observe(exchange)
+
+    def _read(self, request: _Request[_T], answer: Answer) -> _T:
+        """What a good answer says. Raises what another one means."""
         status = answer.status
-        if 200 <= status < 300:
-            return answer.body
-        problem = self._refusal(endpoint, answer)
+        if not 200 <= status < 300:
+            raise self._refused(request, answer)
+        try:
+            return request.read(answer.body)
+        except MalformedAnswer as error:
+            problem = str(error)
+        # Outside of the `except`: what it held may quote a secret.
+        raise MalformedAnswer(self._hide(f"{request.endpoint}: {problem}"))
+
+    def _refused(self, request: _Request[_T], answer: Answer) -> RefusedError:
+        """What a status other than 2xx means."""
+        status = answer.status
+        problem = self._refusal(request.endpoint, answer)
+        if request.account is not None and status in _ACCOUNT_REFUSED:
+            return Unauthorized(f"{problem}; {_ACCOUNT_MEND}", status=status)
         if status in _MENDS:
             problem += f"; {_MENDS[status]}"
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             wait = retry_after(answer.headers.get("Retry-After"), self._clock())
             self._budget.refused(wait)
-            raise RateLimited(problem, retry_after=wait)
-        raise _KINDS.get(status, ServerError if status >= 500 else RefusedError)(problem, status=status)
+            return RateLimited(problem, retry_after=wait)
+        return _KINDS.get(status, ServerError if status >= 500 else RefusedError)(problem, status=status)
 
     def _refusal(self, endpoint: str, answer: Answer) -> str:
         """What the API says of its refusal."""
@@ -286,14 +348,6 @@ class Client:
         body = self._hide(answer.body[:LONGEST_ERROR_BODY].decode(errors="replace"))
         said = parse.error_text(body.encode())
         return self._hide(f"{endpoint}: {answer.status} {said}".rstrip())
-
-    def _parsed(self, endpoint: str, read: Callable[[], _T]) -> _T:
-        try:
-            return read()
-        except MalformedAnswer as error:
-            problem = str(error)
-        # Outside of the `except`: what it held may quote a secret.
-        raise MalformedAnswer(self._hide(f"{endpoint}: {problem}"))
 
     def _hide(self, text: str) -> str:
         """A text in which this merchant's secrets are unreadable."""

@@ -26,6 +26,7 @@ from exporter.metrics import SnapshotCollector, build_registry
 from exporter.model import MINUTE
 from exporter.plan import can_hold
 from exporter.poll import MerchantPoller
+from exporter.requestlog import Exchange, RequestLog
 from exporter.schedule import LONGEST_PAUSE, Schedule
 from exporter.server import Address, Server, create_app
 from exporter.snapshot import HourView, LinkView, MerchantView, Snapshot
@@ -51,6 +52,7 @@ class Polling:
         watches: Who looks for drops, by merchant.
         pollers: Who asks, by merchant.
         clients: Who speaks with the API, by merchant.
+        requests: The newest requests.
         clock: The time.
     """
 
@@ -59,6 +61,7 @@ class Polling:
     watches: Mapping[str, Watch]
     pollers: Mapping[str, MerchantPoller]
     clients: Mapping[str, Client]
+    requests: RequestLog
     clock: Clock
 
     def snapshot(self) -> Snapshot:
@@ -116,6 +119,7 @@ def build_polling(
     ledger = Ledger(state, settings, telemetry.observe_revision)
     ledger.sync(settings.merchants, clock.now())
     catalogs, watches, pollers, clients = {}, {}, {}, {}
+    request_log = RequestLog()
     for merchant in settings.merchants:
         limiter = Limiter(state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic)
         clients[merchant.id] = client = Client(
@@ -124,19 +128,20 @@ def build_polling(
             limiter,
             clock=clock.now,
             adapter=adapter() if adapter else None,
-            observe=_observer(telemetry, merchant.id),
+            observe=_observer(telemetry, request_log),
         )
         catalogs[merchant.id] = catalog = Catalog(state, merchant)
         watches[merchant.id] = watch = Watch(state, settings, merchant, catalog)
         pollers[merchant.id] = MerchantPoller(
             merchant, settings.poll, ledger, catalog, watch, limiter, client, clock, Faults()
         )
-    return Polling(ledger, catalogs, watches, pollers, clients, clock)
+    return Polling(ledger, catalogs, watches, pollers, clients, request_log, clock)
 
 
-def _observer(telemetry: Telemetry, merchant_id: str) -> Callable[[str, str, float], None]:
-    def observe(endpoint: str, code: str, seconds: float) -> None:
-        telemetry.observe_request(merchant_id, endpoint, code, seconds)
+def _observer(telemetry: Telemetry, request_log: RequestLog) -> Callable[[Exchange], None]:
+    def observe(exchange: Exchange) -> None:
+        telemetry.observe_request(exchange.merchant_id, exchange.endpoint, exchange.code, exchange.seconds)
+        request_log.note(exchange)
 
     return observe
 

@@ -1,10 +1,13 @@
 #!/bin/sh
-# Installs the Prometheus and Alertmanager that some tests start, where they are missing and where it may.
+# Installs the Prometheus, Alertmanager and Chromium that some tests start, where they are missing and where it may.
 set -eu
 packages=
 command -v prometheus >/dev/null && command -v promtool >/dev/null || packages="prometheus"
 command -v prometheus-alertmanager >/dev/null || command -v alertmanager >/dev/null ||
     packages="$packages prometheus-alertmanager"
+command -v chromium >/dev/null || packages="$packages chromium"
+# Without a font that has them, the names of media are boxes in the pictures.
+[ -n "$(fc-list :lang=ja 2>/dev/null)" ] || packages="$packages fontconfig fonts-ipafont-gothic"
 [ -n "$packages" ] || exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -23,6 +26,7 @@ if [ ! -e $policy ]; then
 fi
 apt-get -qq update
 DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $packages >/dev/null
-if [ -d /run/systemd/system ]; then
-    systemctl disable --now --quiet $packages
+services=$(for each in $packages; do case $each in prometheus*) echo "$each" ;; esac; done)
+if [ -n "$services" ] && [ -d /run/systemd/system ]; then
+    systemctl disable --now --quiet $services
 fi

@@ -35,6 +35,7 @@ from exporter.errors import (
     Unauthorized,
 )
 from exporter.model import Group, Minute, MinuteRange, Stream, Target, minute_of
+from exporter.requestlog import Exchange
 from exporter.transport import Watchdog
 from tests.fakes import FakeClock
 from tests.peer import CERTIFICATE, Peer, Request, Script, drip, reply
@@ -110,7 +111,7 @@ class Api:
         life: Seconds that tokens are good for.
         clock: The time of both sides.
         budget: The client's.
-        observed: What the client told of its exchanges.
+        exchanges: What the client told of its exchanges.
     """
 
     def __init__(self, *, tls: bool = False) -> None:
@@ -121,7 +122,7 @@ class Api:
         self.life = 3600.0
         self.clock = FakeClock()
         self.budget = FakeBudget()
-        self.observed: list[tuple[str, str]] = []
+        self.exchanges: list[Exchange] = []
         self.tokens = 0
         self.peer = Peer(self._answer, tls=tls)
 
@@ -149,16 +150,17 @@ class Api:
             password=SecretStr(PASSWORD),
         )
         options.setdefault("clock", self.clock.now)
-        client = Client(settings, merchant, self.budget, observe=self._observe, **options)
+        client = Client(settings, merchant, self.budget, observe=self.exchanges.append, **options)
         try:
             yield client
         finally:
             client.close()
             assert all(slot.ended == 1 for slot in self.budget.slots), "every slot is given back once"
 
-    def _observe(self, endpoint: str, code: str, seconds: float) -> None:
-        assert seconds >= 0
-        self.observed.append((endpoint, code))
+    @property
+    def observed(self) -> list[tuple[str, str]]:
+        """The endpoint and the code of each exchange that the client told of."""
+        return [(exchange.endpoint, exchange.code) for exchange in self.exchanges]
 
 
 @pytest.fixture
@@ -537,6 +539,33 @@ def test_a_malformed_answer_was_an_answer(api: Api) -> None:
         told = fails(client, MalformedAnswer)
     assert told == "aggregations: not JSON (Expecting value, character 0): <html>Please wait"
     assert api.observed[-1] == ("aggregations", "200")
+
+
+def test_an_exchange_tells_what_was_asked_and_why_it_failed(api: Api) -> None:
+    """A token, a stream, a media, a live event: each is told with its words, and a failure with the error's text."""
+    stream = Stream("m1", "abc", Target.PLAY_TIME, Group.OS)
+    with api.client() as client:
+        api.answer = lambda _: ROWS
+        client.aggregations(PLAYS, ASKED)
+        api.answer = lambda _: reply(200, "no rows")
+        with pytest.raises(MalformedAnswer) as unreadable:
+            client.aggregations(stream, ASKED, hourly=True)
+        api.answer = lambda _: reply(404, {"code": "MEDIA_NOT_FOUND"})
+        with pytest.raises(NotFound) as gone:
+            client.media("abc")
+        api.answer = lambda _: b"SSH-2.0-OpenSSH_9.2\r\n"
+        with pytest.raises(NoAnswer) as silent:
+            client.live_event("e1")
+    told = [(each.endpoint, each.code, each.asked, each.media_id, each.error) for each in api.exchanges]
+    assert told == [
+        ("auth-token", "200", "", "", ""),
+        ("aggregations", "200", "whole merchant/play_count/all", "", ""),
+        ("aggregations", "200", "abc/play_time/os by hour", "abc", str(unreadable.value)),
+        ("medias", "404", "abc", "abc", str(gone.value)),
+        ("live_events", "error", "e1", "", str(silent.value)),
+    ]
+    assert all(each.merchant_id == "m1" and each.at == api.clock.wall for each in api.exchanges)
+    assert all(each.seconds >= 0 for each in api.exchanges)
 
 
 def test_the_content_type_does_not_matter(api: Api) -> None:

@@ -1,0 +1,80 @@
+"""The newest requests to the API, for people to look at. Failures are kept longer, so that one is still there to read
+after the many good requests that came since.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+# Of each, so many are kept: requests of any kind, and failures.
+KEPT = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request to the API that has ended, whichever way.
+
+    Attributes:
+        at: When it ended (Unix seconds).
+        merchant_id: Whose it was.
+        endpoint: Which part of the API was asked.
+        code: The HTTP status of the answer, or `error` without a whole one.
+        seconds: How long it took.
+        asked: What was asked for: a stream, a media, a live event; "" for a token.
+        media_id: The media that it was about, or "".
+        error: Why there is no answer that can be used, without secrets; else "".
+    """
+
+    at: float
+    merchant_id: str
+    endpoint: str
+    code: str
+    seconds: float
+    asked: str = ""
+    media_id: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestsView:
+    """What the log holds at a moment.
+
+    Attributes:
+        newest: The newest requests and the newest failures, the newest first.
+        of_media: By merchant and media id, the newest failure of a request about the media.
+    """
+
+    newest: tuple[Exchange, ...] = ()
+    of_media: Mapping[tuple[str, str], Exchange] = field(default_factory=lambda: MappingProxyType({}))
+
+
+class RequestLog:
+    """Remembers requests. Safe for use by several threads."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._count = 0
+        # Numbered, so that what is in both is shown once and in order, however the clock was set.
+        self._newest = deque[tuple[int, Exchange]](maxlen=KEPT)
+        self._failures = deque[tuple[int, Exchange]](maxlen=KEPT)
+        # As many at most as there are media.
+        self._of_media: dict[tuple[str, str], Exchange] = {}
+
+    def note(self, exchange: Exchange) -> None:
+        """Remember a request that has ended."""
+        with self._mutex:
+            self._count += 1
+            self._newest.append((self._count, exchange))
+            if exchange.error:
+                self._failures.append((self._count, exchange))
+                if exchange.media_id:
+                    self._of_media[exchange.merchant_id, exchange.media_id] = exchange
+
+    def view(self) -> RequestsView:
+        """What is remembered now."""
+        with self._mutex:
+            kept = {**dict(self._failures), **dict(self._newest)}
+            of_media = MappingProxyType(dict(self._of_media))
+        return RequestsView(tuple(kept[number] for number in sorted(kept, reverse=True)), of_media)
