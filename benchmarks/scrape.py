@@ -45,7 +45,15 @@ def _rows(prepared: Prepared, repeats: int) -> Iterator[tuple[Cell, ...]]:
     try:
         collector = SnapshotCollector(polling.snapshot, polling.links, prepared.settings.poll, clock.now)
         registry = build_registry(telemetry, collector)
-        app = create_app(registry, healthy=lambda: None, ready=lambda: None, page=lambda: "", config_text=lambda: "")
+        app = create_app(
+            registry,
+            healthy=lambda: None,
+            ready=lambda: None,
+            page=lambda: "",
+            status_json=lambda: "",
+            config_text=lambda: "",
+            docs=lambda: "",
+        )
         ready_made = CollectorRegistry()
         ready_made.register(_ReadyMade(list(registry.collect())))
         measured = _measure(

@@ -7,13 +7,14 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import metadata
 from types import MappingProxyType
 from wsgiref.types import WSGIApplication
 
 import requests
 import structlog
 
-from exporter import __version__, status
+from exporter import __version__, page, status
 from exporter.catalog import Catalog
 from exporter.client import Client
 from exporter.clock import Clock, SystemClock
@@ -215,6 +216,16 @@ def _app(settings: Settings, polling: Polling, schedule: Schedule, telemetry: Te
         pause = schedule.pause()
         return f"no heartbeat for {pause:.0f} s" if pause > LONGEST_PAUSE else None
 
+    def status_now() -> status.Status:
+        return status.build(
+            polling.snapshot(),
+            polling.links(),
+            polling.hours(),
+            polling.requests.view(),
+            polling.clock.now(),
+            __version__,
+        )
+
     def ready() -> str | None:
         waiting = [merchant_id for merchant_id, link in polling.links().items() if link.up is None]
         return f"waiting for the first answer for {', '.join(waiting)}" if waiting else None
@@ -223,8 +234,11 @@ def _app(settings: Settings, polling: Polling, schedule: Schedule, telemetry: Te
         build_registry(telemetry, collector),
         healthy=healthy,
         ready=ready,
-        page=lambda: status.page(polling.snapshot(), polling.links(), polling.clock.now(), __version__),
+        page=lambda: page.page(status_now()),
+        status_json=lambda: status.as_json(status_now()),
         config_text=lambda: dump(settings),
+        # The README of the release that runs.
+        docs=lambda: metadata("smartstream-exporter")["Description"],
     )
 
 

@@ -22,15 +22,20 @@ from waitress import wasyncore
 from waitress.server import create_server
 
 from exporter.errors import ConfigError
+from exporter.page import POLICY
 
 log = structlog.get_logger("server")
 
 _HTML = "text/html; charset=utf-8"
 _TEXT = "text/plain; charset=utf-8"
 
+_JSON = "application/json"
+
+# Nothing but the status page has anything to load or to run.
+_POLICY = "default-src 'none'; frame-ancestors 'none'"
+
 _HEADERS = (
     ("Cache-Control", "no-store"),
-    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
     ("Referrer-Policy", "no-referrer"),
     ("X-Content-Type-Options", "nosniff"),
 )
@@ -65,6 +70,7 @@ class _Reply:
     body: bytes
     content_type: str = _TEXT
     headers: tuple[tuple[str, str], ...] = ()
+    policy: str = _POLICY
 
 
 _Route = Callable[[WSGIEnvironment], _Reply]
@@ -76,7 +82,9 @@ def create_app(
     healthy: Callable[[], str | None],
     ready: Callable[[], str | None],
     page: Callable[[], str],
+    status_json: Callable[[], str],
     config_text: Callable[[], str],
+    docs: Callable[[], str],
 ) -> WSGIApplication:
     """The whole HTTP interface.
 
@@ -84,12 +92,16 @@ def create_app(
         registry: What `/metrics` shows.
         healthy: Why the process does not work, or None where it does.
         ready: Why it is not ready, or None where it is.
-        page: The HTML at `/`.
+        page: The HTML at `/`, which may load and run what `page.POLICY` says.
+        status_json: The JSON at `/api/v1/status`.
         config_text: The configuration in force, without secrets.
+        docs: What there is to read about the exporter.
     """
     routes: dict[str, _Route] = {
-        "/": lambda _: _Reply(HTTPStatus.OK, page().encode("utf-8", "replace"), _HTML),
+        "/": lambda _: _Reply(HTTPStatus.OK, page().encode("utf-8", "replace"), _HTML, policy=POLICY),
+        "/api/v1/status": lambda _: _Reply(HTTPStatus.OK, status_json().encode(), _JSON),
         "/config": lambda _: _Reply(HTTPStatus.OK, config_text().encode("utf-8", "replace")),
+        "/docs": lambda _: _Reply(HTTPStatus.OK, docs().encode("utf-8", "replace")),
         "/metrics": _metrics(registry),
         "/-/healthy": lambda _: _probe(healthy(), "healthy"),
         "/-/ready": lambda _: _probe(ready(), "ready"),
@@ -103,6 +115,7 @@ def create_app(
             ("Content-Length", str(len(body))),
             *encoding,
             *reply.headers,
+            ("Content-Security-Policy", reply.policy),
             *_HEADERS,
         ]
         start_response(f"{reply.status.value} {reply.status.phrase}", headers)

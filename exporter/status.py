@@ -1,147 +1,298 @@
-"""The page at `/`: what a person asks first. Pure; a snapshot goes in, HTML comes out."""
+"""What a person asks first, as one tree: the page at `/` and the JSON at `/api/v1/status` are made from it. Pure.
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from html import escape
-
-from exporter.model import Group, Stream, Target, end_of
-from exporter.snapshot import LinkView, MediaView, MerchantView, Snapshot, StreamView
-
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; margin: 0; }
-h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-small, th { opacity: .75; font-weight: normal; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; }
-tr { border-bottom: 1px solid #8885; }
-td { overflow-wrap: break-word; }
-.health { border-left: .3rem solid; padding-left: .7rem; margin: 1rem 0; }
-.good { border-color: #2a9d4a; }
-.bad { border-color: #d33; }
-nav a { margin-right: 1rem; }
+Instants are Unix seconds; what is not known is None. The names are the keys of the JSON.
 """
 
-_LINKS = ("/metrics", "/config", "/-/healthy", "/-/ready")
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 
-_MERCHANT_HEADINGS = (
-    "Merchant",
-    "Up",
-    "Rows up to",
-    "Requests a minute",
-    "Token until",
-    "Last success",
-    "Last error",
-)
-_MEDIA_HEADINGS = ("Media", "Name", "Streams", "Plays in the last minute", "Data age")
+from exporter.model import Group, Minute, Stream, Target, end_of, start_of
+from exporter.requestlog import Exchange, RequestsView
+from exporter.snapshot import DropView, HourView, LinkView, MediaView, MerchantView, Snapshot, StreamView, Thresholds
 
-_NOTHING = "–"
+# The alert on the whole merchant has one severity, and a threshold that is not configured.
+WHOLE_MERCHANT = Thresholds(warning=0.35, critical=1.0)
 
 
-def page(snapshot: Snapshot, links: Mapping[str, LinkView], now: float, version: str) -> str:
-    """The whole page.
+class Health(StrEnum):
+    """How all is, in a word."""
+
+    GOOD = "good"
+    WARNING = "warning"
+    BAD = "bad"
+
+
+class DropState(StrEnum):
+    """What there is to say of a drop of plays."""
+
+    NONE = "none"
+    WARNING = "warning"
+    CRITICAL = "critical"
+    OFF = "off"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A drop of plays, as the drop detector sees it.
+
+    Attributes:
+        state: `warning` or `critical` above that threshold, else `none`; `off` where the configuration leaves the
+            media out, `unknown` while the detector says nothing.
+        ratio: Which share of the expected plays is missing, 0 where that can be chance.
+        evidence: How little it can be chance: a log likelihood ratio.
+        expected: The plays that were expected in the minute that was judged.
+        timestamp: The end of that minute.
+    """
+
+    state: DropState
+    ratio: float | None = None
+    evidence: float | None = None
+    expected: float | None = None
+    timestamp: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hour:
+    """The newest hour of plays.
+
+    Attributes:
+        start: The start of its first minute.
+        plays: The plays of each minute.
+        expected: The plays that were expected in each minute.
+    """
+
+    start: float
+    plays: tuple[float | None, ...]
+    expected: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MediaStatus:
+    """One media, or the whole merchant.
+
+    Attributes:
+        media_id: Which one; "" for the whole merchant.
+        name: What it is called, or "".
+        labels: The configured labels.
+        streams: How many streams it has.
+        last_minute_plays: Its plays in the newest minute that is counted.
+        staleness_minutes: By how many minutes the stream of it that is furthest behind is behind the newest settled
+            minute of the merchant.
+        data_timestamp: The end of the newest minute that all of its streams have counted.
+        live: Whether its live event runs; null where it has none or that is not known.
+        drop: What the drop detector says.
+        hour: The newest hour of its plays.
+        last_error: Why the newest request about it that failed did so, or "".
+        last_error_at: When that was.
+    """
+
+    media_id: str
+    name: str
+    labels: Mapping[str, str]
+    streams: int
+    last_minute_plays: float | None
+    staleness_minutes: int | None
+    data_timestamp: float | None
+    live: bool | None
+    drop: Drop
+    hour: Hour | None
+    last_error: str
+    last_error_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MerchantStatus:
+    """One merchant.
+
+    Attributes:
+        merchant_id: Which one.
+        up: Whether the last request succeeded.
+        budget: Requests a minute that the exporter allows itself now.
+        streams: How many streams share them.
+        staleness_minutes: Settled minutes not fetched yet: the mean over the streams, weighted by plays.
+        staleness_bound_minutes: What no schedule could be below.
+        token_expiry: When the access token expires.
+        horizon: The end of the newest minute of which the API has shown a row.
+        lost_minutes: Minutes, summed over the streams, that were too old to be caught up.
+        last_success: When the last request succeeded.
+        last_error: Why the newest request that failed did so, or "".
+        last_error_at: When that was.
+        whole: All media together.
+        media: The media, in the order of the configuration.
+    """
+
+    merchant_id: str
+    up: bool | None
+    budget: float
+    streams: int
+    staleness_minutes: float | None
+    staleness_bound_minutes: float | None
+    token_expiry: float | None
+    horizon: float | None
+    lost_minutes: int
+    last_success: float | None
+    last_error: str
+    last_error_at: float | None
+    whole: MediaStatus
+    media: tuple[MediaStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All of it.
+
+    Attributes:
+        version: The release.
+        now: When it was so.
+        health: `good`, `warning` or `bad`.
+        summary: Why, in a sentence or two.
+        merchants: The merchants, in the order of the configuration.
+        requests: The newest requests to the API, and the newest that failed; the newest first.
+    """
+
+    version: str
+    now: float
+    health: Health
+    summary: str
+    merchants: tuple[MerchantStatus, ...] = ()
+    requests: tuple[Exchange, ...] = ()
+
+
+def build(
+    snapshot: Snapshot,
+    links: Mapping[str, LinkView],
+    hours: Mapping[str, Mapping[str, HourView]],
+    requests: RequestsView,
+    now: float,
+    version: str,
+) -> Status:
+    """Make the tree.
 
     Args:
         snapshot: What has been counted.
         links: How the connections to the API do, by merchant id.
+        hours: The newest hour of plays, by merchant id and media id, "" for the whole merchant.
+        requests: The newest requests.
         now: Unix seconds.
         version: The release.
     """
-    merchants = snapshot.merchants.values()
-    good, health = _health(snapshot, links)
-    navigation = "".join(f'<a href="{path}">{path}</a>' for path in _LINKS)
-    return "\n".join(
-        (
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width">',
-            f"<title>SmartSTREAM exporter</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
-            f"<h1>SmartSTREAM exporter <small>{escape(version)}, {_instant(now)}</small></h1>",
-            f'<p class="health {"good" if good else "bad"}">{escape(health)}</p>',
-            f"<nav>{navigation}</nav>",
-            "<h2>Merchants</h2>",
-            _table(
-                _MERCHANT_HEADINGS,
-                (_merchant_row(each, links.get(each.merchant_id), now) for each in merchants),
-            ),
-            *(_media_section(merchant, now) for merchant in merchants),
-            "</body>\n</html>\n",
-        )
+    merchants = tuple(
+        _merchant(view, links.get(merchant_id, LinkView(merchant_id)), hours.get(merchant_id, {}), requests)
+        for merchant_id, view in snapshot.merchants.items()
     )
+    health, summary = _health(merchants)
+    return Status(version, now, health, summary, merchants, requests.newest)
 
 
-def _health(snapshot: Snapshot, links: Mapping[str, LinkView]) -> tuple[bool, str]:
-    """Whether all is well, and a sentence."""
-    down = [link.merchant_id for link in links.values() if link.up is False]
-    waiting = [link.merchant_id for link in links.values() if link.up is None]
-    if down:
-        return False, f"The API does not answer for {', '.join(down)}."
+def as_json(status: Status) -> str:
+    """The tree as JSON."""
+    return json.dumps(asdict(status), allow_nan=False)
+
+
+def _health(merchants: Iterable[MerchantStatus]) -> tuple[Health, str]:
+    """The worst that there is to say, and how much there is of what."""
+    merchants = list(merchants)
+    failing = [each.merchant_id for each in merchants if each.up is False]
+    if failing:
+        return Health.BAD, f"The last request to the API failed for {_some(failing)}."
+    waiting = [each.merchant_id for each in merchants if each.up is None]
     if waiting:
-        return True, f"Waiting for the first answer for {', '.join(waiting)}."
-    streams = sum(len(merchant.streams) for merchant in snapshot.merchants.values())
-    return True, f"The API answers. Merchants: {len(snapshot.merchants)}, streams: {streams}."
+        return Health.WARNING, f"Waiting for the first answer of the API for {_some(waiting)}."
+    fallen = [
+        media.name or media.media_id
+        for each in merchants
+        for media in each.media
+        if media.drop.state in (DropState.WARNING, DropState.CRITICAL)
+    ]
+    if fallen:
+        return Health.WARNING, f"The API answers. Plays have dropped: {_some(fallen)}."
+    media = sum(len(each.media) for each in merchants)
+    streams = sum(each.streams for each in merchants)
+    return Health.GOOD, f"The API answers. Merchants: {len(merchants)}, media: {media}, streams: {streams}."
 
 
-def _merchant_row(merchant: MerchantView, link: LinkView | None, now: float) -> Iterator[str]:
-    link = link or LinkView(merchant.merchant_id)
-    yield merchant.merchant_id
-    yield {True: "yes", False: "no", None: _NOTHING}[link.up]
-    yield _NOTHING if merchant.horizon is None else _past(end_of(merchant.horizon), now)
-    yield f"{link.budget:g}"
-    yield _NOTHING if link.token_expiry is None else _instant(link.token_expiry)
-    yield _past(link.last_success, now)
-    yield f"{_past(link.last_error_at, now)} {link.last_error}" if link.last_error else _NOTHING
+def _some(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
-def _media_section(merchant: MerchantView, now: float) -> str:
+def _merchant(
+    view: MerchantView, link: LinkView, hours: Mapping[str, HourView], requests: RequestsView
+) -> MerchantStatus:
     streams: dict[str, list[StreamView]] = {}
-    for view in merchant.streams.values():
-        streams.setdefault(view.stream.media_id, []).append(view)
-    rows = [_media_row(merchant, media, streams.get(media.media_id, []), now) for media in merchant.media.values()]
-    if "" in streams:
-        rows.insert(0, _media_row(merchant, MediaView("", name="the whole merchant"), streams[""], now))
-    return f"<h2>Media of {escape(merchant.merchant_id)}</h2>\n{_table(_MEDIA_HEADINGS, rows)}"
+    for each in view.streams.values():
+        streams.setdefault(each.stream.media_id, []).append(each)
+    pace = view.streams.get(_plays(view.merchant_id, ""))
+    settled = pace.through if pace else None
 
+    def media_status(media: MediaView) -> MediaStatus:
+        failure = requests.of_media.get((view.merchant_id, media.media_id))
+        own = streams.get(media.media_id, [])
+        return _media(view, media, own, settled, hours.get(media.media_id), failure)
 
-def _media_row(merchant: MerchantView, media: MediaView, views: Sequence[StreamView], now: float) -> tuple[str, ...]:
-    """A row; the age is that of the stream that is furthest behind."""
-    plays = merchant.streams.get(Stream(merchant.merchant_id, media.media_id, Target.PLAY_COUNT, Group.ALL))
-    last = [series.last for series in plays.series if series.last is not None] if plays else []
-    throughs = [view.through for view in views if view.through is not None]
-    return (
-        media.media_id or _NOTHING,
-        media.name or _NOTHING,
-        str(len(views)),
-        f"{last[0]:,.10g}" if last else _NOTHING,
-        _duration(now - end_of(min(throughs))) if throughs else _NOTHING,
+    return MerchantStatus(
+        view.merchant_id,
+        link.up,
+        link.budget,
+        link.streams,
+        link.staleness,
+        link.staleness_bound,
+        link.token_expiry,
+        None if view.horizon is None else end_of(view.horizon),
+        view.lost_minutes,
+        link.last_success,
+        link.last_error,
+        link.last_error_at,
+        media_status(MediaView("", name="All media", drop=view.drop, thresholds=WHOLE_MERCHANT)),
+        tuple(media_status(media) for media in view.media.values()),
     )
 
 
-def _table(headings: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table. Every cell is escaped: what is in it can come from the API."""
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+def _media(
+    merchant: MerchantView,
+    media: MediaView,
+    streams: Iterable[StreamView],
+    settled: Minute | None,
+    hour: HourView | None,
+    failure: Exchange | None,
+) -> MediaStatus:
+    streams = list(streams)
+    plays = merchant.streams.get(_plays(merchant.merchant_id, media.media_id))
+    lasts = [series.last for series in plays.series if series.last is not None] if plays else []
+    throughs = [each.through for each in streams if each.through is not None]
+    behind = min(throughs, default=None)
+    return MediaStatus(
+        media.media_id,
+        media.name,
+        dict(media.labels),
+        len(streams),
+        last_minute_plays=lasts[0] if lasts else None,
+        staleness_minutes=None if behind is None or settled is None else max(0, settled - behind),
+        data_timestamp=None if behind is None else end_of(behind),
+        live=media.live_event_running,
+        drop=_drop(media.drop, media.thresholds),
+        hour=None if hour is None else Hour(start_of(hour.first), hour.plays, hour.expected),
+        last_error=failure.error if failure else "",
+        last_error_at=failure.at if failure else None,
+    )
 
 
-def _past(instant: float | None, now: float) -> str:
-    return _NOTHING if instant is None else f"{_instant(instant)} ({_duration(now - instant)} ago)"
+def _drop(view: DropView | None, thresholds: Thresholds | None) -> Drop:
+    if thresholds is None:
+        return Drop(DropState.OFF)
+    if view is None:
+        return Drop(DropState.UNKNOWN)
+    if view.ratio > thresholds.critical:
+        state = DropState.CRITICAL
+    elif view.ratio > thresholds.warning:
+        state = DropState.WARNING
+    else:
+        state = DropState.NONE
+    return Drop(state, view.ratio, view.evidence, view.expected, end_of(view.minute))
 
 
-def _instant(instant: float) -> str:
-    try:
-        return f"{datetime.fromtimestamp(instant, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except (ValueError, OverflowError, OSError):
-        # A token's expiry is the API's word, and can be any number.
-        return f"{instant:g}"
-
-
-def _duration(seconds: float) -> str:
-    """A time in the two units that matter, for example `3 min 5 s`; `0 s` for one that is not over yet."""
-    left = max(0, int(seconds))
-    parts = []
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        if count:
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2]) or "0 s"
+def _plays(merchant_id: str, media_id: str) -> Stream:
+    return Stream(merchant_id, media_id, Target.PLAY_COUNT, Group.ALL)

@@ -128,7 +128,16 @@ def test_the_daemon_tells_no_secret(echo_api: str, tmp_path: Path) -> None:
         wait_until("every request has failed", lambda: daemon.values("smartstream_up") == down)
         pages = {
             path: daemon.get(path).text
-            for path in ("/", "/config", "/metrics", "/-/healthy", "/-/ready", f"/{quote(PASSWORD)}", "/?x=" + TOKEN)
+            for path in (
+                "/",
+                "/api/v1/status",
+                "/config",
+                "/metrics",
+                "/-/healthy",
+                "/-/ready",
+                f"/{quote(PASSWORD)}",
+                "/?x=" + TOKEN,
+            )
         }
         daemon.kill()
     assert "".join(pages.values()).count("<secret>") >= 2 * len(MERCHANTS)

@@ -29,7 +29,9 @@ class Parts:
     healthy: Callable[[], str | None] = lambda: None
     ready: Callable[[], str | None] = lambda: None
     page: Callable[[], str] = lambda: "<p>grüezi</p>"
+    status_json: Callable[[], str] = lambda: "{}"
     config_text: Callable[[], str] = lambda: "merchants: []\n"
+    docs: Callable[[], str] = lambda: "# How to\n"
 
     def app(self) -> WSGIApplication:
         return create_app(
@@ -37,7 +39,9 @@ class Parts:
             healthy=self.healthy,
             ready=self.ready,
             page=self.page,
+            status_json=self.status_json,
             config_text=self.config_text,
+            docs=self.docs,
         )
 
 
@@ -93,7 +97,9 @@ class _Nothing:
     ("path", "content_type", "body"),
     [
         ("/", "text/html; charset=utf-8", "<p>grüezi</p>"),
+        ("/api/v1/status", "application/json", "{}"),
         ("/config", "text/plain; charset=utf-8", "merchants: []\n"),
+        ("/docs", "text/plain; charset=utf-8", "# How to\n"),
         ("/-/healthy", "text/plain; charset=utf-8", "healthy\n"),
         ("/-/ready", "text/plain; charset=utf-8", "ready\n"),
         ("/metrics", "text/plain; version=0.0.4; charset=utf-8", ""),
@@ -107,13 +113,18 @@ def test_each_path_has_its_page(path: str, content_type: str, body: str) -> None
     assert reply.headers["Content-Length"] == str(len(body.encode()))
 
 
-@pytest.mark.parametrize("path", ["/", "/config", "/metrics", "/-/ready", "/no-such-page"])
+@pytest.mark.parametrize("path", ["/", "/api/v1/status", "/config", "/docs", "/metrics", "/-/ready", "/no-such-page"])
 def test_every_answer_is_kept_from_misuse(path: str) -> None:
-    """No answer is cached, sniffed or framed, and none can run a script."""
+    """No answer is cached, sniffed or framed; none but the page can run or load anything, and the page only its own."""
     headers = ask(Parts().app(), path).headers
     assert headers["Cache-Control"] == "no-store"
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'unsafe-inline'")
+    policy = dict(each.split(" ", 1) for each in headers["Content-Security-Policy"].split("; "))
+    assert (policy["default-src"], policy["frame-ancestors"]) == ("'none'", "'none'")
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert ("script-src" in policy) == (path == "/")
+    if path == "/":
+        assert policy["connect-src"] == "'self'"
 
 
 @pytest.mark.parametrize("path", ["/metric", "/metrics/", "/-/", "//", "", "/favicon.ico"])

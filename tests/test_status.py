@@ -1,172 +1,186 @@
+import json
 import re
-from html.parser import HTMLParser
+from dataclasses import fields, is_dataclass
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
-from exporter.model import Group, Stream, Target, end_of, minute_of
-from exporter.snapshot import LinkView, MediaView, MerchantView, SeriesView, Snapshot, StreamView
-from exporter.status import page
-
-NOW = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
-THROUGH = minute_of(NOW) - 3
-NASTY = '<script>alert("1")</script>&'
+from exporter.model import Target, end_of, start_of
+from exporter.requestlog import Exchange, RequestsView
+from exporter.snapshot import DropView, HourView, LinkView, MediaView, MerchantView, Snapshot, StreamView, Thresholds
+from exporter.status import Drop, Health, MediaStatus, MerchantStatus, Status, as_json, build
+from tests.statuses import NOW, THROUGH, many, stream_view
 
 
-def stream_view(media_id: str, target: Target, through: int | None, *last: float | None) -> StreamView:
-    series = tuple(SeriesView("", None, value) for value in last)
-    return StreamView(Stream("acme", media_id, target, Group.ALL), through, series)
-
-
-def merchant_view(*views: StreamView, media: tuple[MediaView, ...] = (), horizon: int | None = THROUGH) -> MerchantView:
-    return MerchantView(
+def built(
+    *views: StreamView,
+    media: tuple[MediaView, ...] = (),
+    link: LinkView | None = None,
+    hours: dict[str, HourView] | None = None,
+    requests: RequestsView | None = None,
+    **given: Any,
+) -> Status:
+    """The status of one merchant."""
+    merchant = MerchantView(
         "acme",
-        horizon,
         streams=MappingProxyType({view.stream: view for view in views}),
         media=MappingProxyType({each.media_id: each for each in media}),
+        **given,
     )
+    links = {"acme": link} if link else {}
+    snapshot = Snapshot(MappingProxyType({"acme": merchant}))
+    return build(snapshot, links, {"acme": hours or {}}, requests or RequestsView(), NOW, "1.2.3")
 
 
-class Reader(HTMLParser):
-    """Reads a page: its tags, its links, the cells of its rows; fails where a tag is not closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str | None] = []
-        self.rows: list[list[str]] = []
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note an opening tag."""
-        self.tags.append(tag)
-        if tag != "meta":
-            self._open.append(tag)
-        self.links += [value for name, value in attrs if name in ("href", "src")]
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        """Note a closing tag."""
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        """Note text."""
-        if self._open and self._open[-1] in ("td", "th"):
-            self.rows[-1][-1] += data
+def only_media(status: Status) -> MediaStatus:
+    """The media of a status that has one."""
+    [merchant] = status.merchants
+    [media] = merchant.media
+    return media
 
 
-def read(merchant: MerchantView, *links: LinkView) -> Reader:
-    snapshot = Snapshot(MappingProxyType({merchant.merchant_id: merchant}))
-    return Reader(page(snapshot, {link.merchant_id: link for link in links}, NOW, "1.2.3"))
-
-
-def test_a_merchant_is_one_row() -> None:
-    """The first table tells of each merchant: up, horizon, budget, token, last success, last error."""
+def test_a_merchant_has_what_its_link_and_its_ledger_know() -> None:
+    """Up, budget, staleness and its bound, token, horizon, lost minutes, last success and error are as they were."""
     link = LinkView(
         "acme",
         up=True,
         budget=22.5,
-        token_expiry=NOW + 3600,
-        last_success=NOW - 65,
-        last_error="503 from the API",
-        last_error_at=NOW - 7300,
+        streams=7,
+        staleness=1.5,
+        staleness_bound=1.2,
+        token_expiry=NOW + 60,
+        last_success=NOW - 1,
+        last_error="503",
+        last_error_at=NOW - 9,
     )
-    assert read(merchant_view(), link).rows[1] == [
-        "acme",
-        "yes",
-        "2027-01-15 07:58:00 UTC (2 min ago)",
-        "22.5",
-        "2027-01-15 09:00:00 UTC",
-        "2027-01-15 07:58:55 UTC (1 min 5 s ago)",
-        "2027-01-15 05:58:20 UTC (2 h 1 min ago) 503 from the API",
-    ]
+    [merchant] = built(link=link, horizon=THROUGH, lost_minutes=12).merchants
+    assert isinstance(merchant, MerchantStatus)
+    assert (merchant.merchant_id, merchant.up, merchant.budget, merchant.streams) == ("acme", True, 22.5, 7)
+    assert (merchant.staleness_minutes, merchant.staleness_bound_minutes) == (1.5, 1.2)
+    assert (merchant.token_expiry, merchant.horizon, merchant.lost_minutes) == (NOW + 60, end_of(THROUGH), 12)
+    assert (merchant.last_success, merchant.last_error, merchant.last_error_at) == (NOW - 1, "503", NOW - 9)
 
 
-def test_what_is_not_known_is_a_dash() -> None:
-    """A merchant before its first answer has dashes, not zeros or None."""
-    assert read(merchant_view(horizon=None), LinkView("acme", budget=45)).rows[1] == [
-        "acme",
-        "–",
-        "–",
-        "45",
-        "–",
-        "–",
-        "–",
-    ]
-    assert read(merchant_view(horizon=None)).rows[1][1] == "–"
-
-
-def test_a_media_is_one_row() -> None:
-    """The second table tells of each media: its streams, the plays of the last minute, the age of its oldest data."""
-    merchant = merchant_view(
-        stream_view("", Target.PLAY_COUNT, THROUGH, 123456),
-        stream_view("m1", Target.PLAY_COUNT, THROUGH, 12),
-        stream_view("m1", Target.DEVICE_COUNT, THROUGH - 5, 3),
-        stream_view("m2", Target.PLAY_TIME, None),
-        media=(MediaView("m1", "News"), MediaView("m2")),
+def test_what_is_not_known_is_none() -> None:
+    """A merchant and a media before their first answer have neither zeros nor times."""
+    status = built(
+        stream_view("m1", Target.PLAY_COUNT, None), media=(MediaView("m1", thresholds=Thresholds(0.4, 0.6)),)
     )
-    assert read(merchant).rows[3:] == [
-        ["–", "the whole merchant", "1", "123,456", "2 min"],
-        ["m1", "News", "2", "12", "7 min"],
-        ["m2", "–", "1", "–", "–"],
-    ]
+    [merchant] = status.merchants
+    assert [merchant.up, merchant.horizon, merchant.staleness_minutes, merchant.token_expiry] == [None] * 4
+    media = only_media(status)
+    assert [media.last_minute_plays, media.staleness_minutes, media.data_timestamp, media.live, media.hour] == [
+        None
+    ] * 5
+    assert (media.drop.state, media.last_error, media.last_error_at) == ("unknown", "", None)
+
+
+def test_a_media_is_as_stale_as_the_stream_that_is_furthest_behind() -> None:
+    """Its staleness is counted in minutes from the newest settled one, which the whole merchant's plays show."""
+    streams = (
+        stream_view("", Target.PLAY_COUNT, THROUGH, 50),
+        stream_view("m1", Target.PLAY_COUNT, THROUGH - 1, 12),
+        stream_view("m1", Target.PLAY_TIME, THROUGH - 4, 9),
+        stream_view("m1", Target.DEVICE_COUNT, None),
+    )
+    status = built(*streams, media=(MediaView("m1", name="News", labels=MappingProxyType({"channel": "a"})),))
+    media = only_media(status)
+    assert (media.name, media.labels, media.streams) == ("News", {"channel": "a"}, 3)
+    assert (media.last_minute_plays, media.staleness_minutes) == (12, 4)
+    assert media.data_timestamp == end_of(THROUGH - 4)
+    assert status.merchants[0].whole.last_minute_plays == 50
+
+
+def test_a_media_ahead_of_the_merchant_is_not_stale() -> None:
+    """One that has counted more than the whole merchant, as after a clock step, is 0 minutes stale."""
+    streams = (stream_view("", Target.PLAY_COUNT, THROUGH), stream_view("m1", Target.PLAY_COUNT, THROUGH + 5, 1))
+    assert only_media(built(*streams, media=(MediaView("m1"),))).staleness_minutes == 0
 
 
 @pytest.mark.parametrize(
-    ("links", "sentence", "kind"),
+    ("ratio", "state"),
+    [(0.0, "none"), (0.4, "none"), (0.41, "warning"), (0.6, "warning"), (0.61, "critical")],
+)
+def test_a_drop_is_told_above_its_threshold(ratio: float, state: str) -> None:
+    """The state is that of the alerts: above a threshold, not at it."""
+    view = DropView(THROUGH, ratio, 12.0, 30.0)
+    media = only_media(built(media=(MediaView("m1", drop=view, thresholds=Thresholds(0.4, 0.6)),)))
+    assert media.drop.state == state
+    assert media.drop == Drop(media.drop.state, ratio, 12.0, 30.0, end_of(THROUGH))
+
+
+def test_a_media_that_is_left_out_has_no_drop() -> None:
+    """Without thresholds nothing is told, whatever the detector says."""
+    assert only_media(built(media=(MediaView("m1", drop=DropView(THROUGH, 1, 99, 9)),))).drop == Drop("off")  # type: ignore[arg-type]
+
+
+def test_the_whole_merchant_warns_above_a_threshold_of_its_own() -> None:
+    """A drop of all plays is a warning above 35 %."""
+    states = [built(drop=DropView(THROUGH, ratio, 50, 100)).merchants[0].whole.drop.state for ratio in (0.35, 0.36, 1)]
+    assert states == ["none", "warning", "warning"]
+
+
+def test_hours_go_to_their_media() -> None:
+    """Each media has its own hour, and the whole merchant the one without a media."""
+    hours = {"": HourView(THROUGH, (5.0,), (6.0,)), "m1": HourView(THROUGH, (1.0, None), (None, 2.0))}
+    status = built(media=(MediaView("m1"),), hours=hours)
+    hour = only_media(status).hour
+    assert hour is not None
+    assert (hour.start, hour.plays, hour.expected) == (start_of(THROUGH), (1.0, None), (None, 2.0))
+    whole = status.merchants[0].whole.hour
+    assert whole is not None
+    assert whole.plays == (5.0,)
+
+
+def test_errors_go_to_their_media() -> None:
+    """A media has the newest failure about it, and nobody else's; all requests are listed as they came."""
+    failure = Exchange(NOW - 5, "acme", "medias", "404", 0.1, "m1", "m1", "medias: 404 gone")
+    requests = RequestsView((failure,), MappingProxyType({("acme", "m1"): failure, ("other", "m2"): failure}))
+    status = built(media=(MediaView("m1"), MediaView("m2")), requests=requests)
+    told = [(media.last_error, media.last_error_at) for media in status.merchants[0].media]
+    assert told == [("medias: 404 gone", NOW - 5), ("", None)]
+    assert status.requests == (failure,)
+
+
+@pytest.mark.parametrize(
+    ("up", "ratio", "health", "summary"),
     [
-        ((LinkView("acme", up=True),), "The API answers. Merchants: 1, streams: 0.", "good"),
-        ((LinkView("acme"),), "Waiting for the first answer for acme.", "good"),
-        ((LinkView("acme", up=False),), "The API does not answer for acme.", "bad"),
+        (True, 0.0, Health.GOOD, "The API answers. Merchants: 1, media: 1, streams: 4."),
+        (True, 0.9, Health.WARNING, "The API answers. Plays have dropped: News."),
+        (None, 0.9, Health.WARNING, "Waiting for the first answer of the API for acme."),
+        (False, 0.9, Health.BAD, "The last request to the API failed for acme."),
     ],
 )
-def test_the_first_line_is_the_health(links: tuple[LinkView, ...], sentence: str, kind: str) -> None:
-    """One sentence says whether the API answers."""
-    snapshot = Snapshot(MappingProxyType({"acme": merchant_view()}))
-    text = page(snapshot, {link.merchant_id: link for link in links}, NOW, "1.2.3")
-    assert f'<p class="health {kind}">{sentence}</p>' in text
+def test_the_health_is_the_worst_of_all(up: bool | None, ratio: float, health: Health, summary: str) -> None:
+    """A failing API comes before a first answer that is waited for, and that before a drop."""
+    media = MediaView("m1", name="News", drop=DropView(THROUGH, ratio, 40, 9), thresholds=Thresholds(0.4, 0.6))
+    status = built(media=(media,), link=LinkView("acme", up=up, streams=4))
+    assert (status.health, status.summary) == (health, summary)
 
 
-def test_the_page_links_to_the_others() -> None:
-    """The other pages are one click away, and nothing comes from another host."""
-    assert read(merchant_view()).links == ["/metrics", "/config", "/-/healthy", "/-/ready"]
+def test_the_summary_stays_short() -> None:
+    """Of many merchants it names five, and the number of the others."""
+    merchants = {f"m{n}": MerchantView(f"m{n}") for n in range(8)}
+    links = {name: LinkView(name, up=False) for name in merchants}
+    status = build(Snapshot(MappingProxyType(merchants)), links, {}, RequestsView(), NOW, "1.2.3")
+    assert status.summary == "The last request to the API failed for m0, m1, m2, m3, m4 and 3 more."
 
 
-def test_nothing_from_outside_becomes_html() -> None:
-    """Names, ids, errors and versions are escaped, wherever they stand."""
-    nasty = MerchantView(
-        NASTY,
-        media=MappingProxyType({NASTY: MediaView(NASTY, NASTY, NASTY, NASTY)}),
-        streams=MappingProxyType(
-            {
-                view.stream: view
-                for view in [StreamView(Stream(NASTY, NASTY, Target.PLAY_COUNT, Group.ALL), THROUGH, ())]
-            }
-        ),
-    )
-    for up in (True, False, None):
-        link = LinkView(NASTY, up=up, last_error=NASTY, last_error_at=NOW)
-        text = page(Snapshot(MappingProxyType({NASTY: nasty})), {NASTY: link}, NOW, NASTY)
-        assert not re.search("<script", text)
-        assert "script" not in Reader(text).tags
-        assert Reader(text).rows[3][:2] == [NASTY, NASTY]
+def test_the_json_is_the_tree() -> None:
+    """The JSON has a key for each field, at each level, and the same values."""
+    status = many(5)
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value):
+            return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return [plain(each) for each in value] if isinstance(value, tuple) else value
+
+    assert json.loads(as_json(status)) == plain(status)
 
 
-@pytest.mark.parametrize("expiry", [1e300, -1e300, 253402300800.0])
-def test_a_time_beyond_the_calendar_does_not_fail_the_page(expiry: float) -> None:
-    """A token's expiry that no calendar has is shown as the number it is."""
-    assert read(merchant_view(), LinkView("acme", token_expiry=expiry)).rows[1][4] == f"{expiry:g}"
-
-
-def test_a_clock_that_is_behind_makes_no_negative_age() -> None:
-    """Data from after `now`, as after a clock step, is 0 s old."""
-    ahead = minute_of(NOW) + 60
-    merchant = merchant_view(stream_view("m1", Target.PLAY_COUNT, ahead, 1), media=(MediaView("m1"),))
-    assert end_of(ahead) > NOW
-    assert read(merchant).rows[-1][4] == "0 s"
+def test_the_json_can_be_read_whatever_is_in_it() -> None:
+    """Half a character, as JSON from the API can name one, is written so that any reader takes it."""
+    text = as_json(built(media=(MediaView("m1", name="\ud83d"),)))
+    assert re.search(r'"name": "\\ud83d"', text)
+    text.encode("ascii")
