@@ -62,6 +62,11 @@ def alertmanager_bin() -> Path:
     return _program("prometheus-alertmanager", "alertmanager", package="prometheus-alertmanager")
 
 
+@pytest.fixture(scope="session")
+def chromium_bin() -> Path:
+    return _program("chromium", package="chromium fonts-ipafont-gothic")
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     """A clock that stands still until it is turned."""
