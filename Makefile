@@ -12,7 +12,7 @@ COMPILE := $(UV) pip compile --no-config --quiet --universal --python-version=3.
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test lint format chaos bench image lock clean
+.PHONY: help run test lint format chaos bench docs pictures image lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -39,6 +39,12 @@ chaos: $(VENV)/.project $(VENV)/.dev ## the journeys with SEEDS=N random seeds
 
 bench: $(VENV)/.project $(VENV)/.dev ## measure time and memory
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(VENV)/.project $(VENV)/.dev ## write the documents that are made from the code
+	@$(BIN)/python -m reference
+
+pictures: $(VENV)/.project $(VENV)/.dev ## take the picture of the status page; takes a while
+	@$(BIN)/python -m reference.pictures
 
 image: ## build the container image, run it, scrape it, stop it
 	@$(PYTHON) scripts/image_smoke.py

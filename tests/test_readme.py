@@ -6,7 +6,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import yaml
 
 from exporter import cli
@@ -107,11 +106,3 @@ def test_prometheus_takes_its_configuration(promtool_bin: Path, tmp_path: Path) 
     checked = subprocess.run([promtool_bin, "check", "config", config], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert yaml.safe_load(snippet)["scrape_configs"][0]["static_configs"] == [{"targets": [f"localhost{cli.LISTEN}"]}]
-
-
-@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md"])
-def test_relative_links_lead_somewhere(document: str) -> None:
-    """Each link that is not to another site is to a file that is there."""
-    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / document).read_text())
-    relative = [link.partition("#")[0] for link in links if "://" not in link]
-    assert [link for link in relative if link and not (ROOT / link).exists()] == []

@@ -1,0 +1,30 @@
+"""`python -m reference`: write the documents in docs/ that are made from the code."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from reference import configuration, metrics, status
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+WRITTEN: Mapping[str, Callable[[], str]] = {
+    "metrics.md": metrics.document,
+    "configuration.md": configuration.document,
+    "status.md": status.document,
+}
+
+
+def main(folder: Path = DOCS) -> int:
+    """Write them all.
+
+    Returns:
+        The exit code.
+    """
+    for name, document in WRITTEN.items():
+        (folder / name).write_text(document(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

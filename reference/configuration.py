@@ -1,0 +1,129 @@
+"""docs/configuration.md: every key of the configuration, from its models, and the example with its comments."""
+
+import types
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, PlainSerializer, SecretStr
+from pydantic.fields import FieldInfo
+
+from exporter import config
+from exporter.durations import format_duration
+from exporter.model import Target
+from reference.markdown import MADE, attributes, code, table
+
+EXAMPLE = Path(__file__).parent.parent / "config.example.yaml"
+
+_INTRODUCTION = """# The configuration
+
+One YAML file, `config.yaml` or what `--config.file` names. The tables have every key; below them is
+[config.example.yaml](../config.example.yaml), to copy from, which says when to change what.
+`smartstream-exporter check-config FILE` tells every fault at once, and `/config` shows the configuration in force,
+without secrets.
+
+Durations are written as in Prometheus: `500ms`, `90s`, `2m`, `1h30m`, `1d`. A secret is given by value (`api_key`),
+from a file (`api_key_file`, relative to the folder of the configuration) or from an environment variable
+(`api_key_env`).
+"""
+
+_WORDS: Mapping[object, str] = {
+    SecretStr: "text",
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    ZoneInfo: "time zone",
+    Path: "path",
+}
+
+
+def document() -> str:
+    """The document."""
+    filled = config.Settings.model_validate(
+        {
+            "merchants": [
+                {
+                    "id": "x",
+                    "api_key": "x",
+                    "mail_address": "x",
+                    "password": "x",
+                    "collect": [{"target": Target.PLAY_COUNT}],
+                    "media": [{"id": "x"}],
+                }
+            ]
+        }
+    )
+    parts = _sections("", config.Settings, filled.model_dump(mode="json"))
+    tables = "".join(f"\n## {heading}\n\n{text}" for heading, text in parts)
+    example = EXAMPLE.read_text(encoding="utf-8")
+    return f"{MADE}{_INTRODUCTION}{tables}\n## The example\n\n```yaml\n{example}```\n"
+
+
+def _sections(path: str, model: type[BaseModel], values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The section of a model, and those below it."""
+    meanings = attributes(model)
+    below = []
+    rows = []
+    for name, field in model.model_fields.items():
+        key = f"{path}.{name}".lstrip(".")
+        inner, several = _model(field.annotation)
+        rows.append(
+            (code(name), _kind(field), _default(field, values.get(name)), meanings[name].replace("None", "nothing"))
+        )
+        if inner is not None:
+            value = values.get(name) or {}
+            below.append((f"{key}[]" if several else key, inner, value[0] if several else value))
+    yield code(path) if path else "The whole file", table(("key", "value", "default", "meaning"), rows)
+    for key, inner, value in below:
+        # Sections that are the same on several levels are told of once.
+        if value:
+            yield from _sections(key, inner, value)
+
+
+def _model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """The model that a key holds, and whether it holds several."""
+    several = get_origin(annotation) is tuple
+    kind = get_args(annotation)[0] if several else _bare(annotation)
+    return (kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None), several
+
+
+def _kind(field: FieldInfo) -> str:
+    annotation = _bare(field.annotation)
+    if any(isinstance(each, PlainSerializer) and each.func is format_duration for each in field.metadata):
+        return "duration"
+    if annotation is config.DropSettings:
+        return "section, or `false`"
+    inner, several = _model(annotation)
+    if inner is not None:
+        return "list of sections" if several else "section"
+    if get_origin(annotation) is tuple:
+        return f"list of {_words(get_args(annotation)[0])}"
+    return _words(annotation)
+
+
+def _bare(annotation: Any) -> Any:
+    """A type without what is said of it, and without None."""
+    if get_origin(annotation) in (Annotated, Union, types.UnionType):
+        return _bare(next(each for each in get_args(annotation) if each is not type(None)))
+    return annotation
+
+
+def _words(annotation: Any) -> str:
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        return ", ".join(map(code, annotation))
+    return _WORDS.get(annotation, "names with values")
+
+
+def _default(field: FieldInfo, value: Any) -> str:
+    if field.is_required():
+        return "required"
+    if isinstance(value, dict) or value is None:
+        return ""
+    if isinstance(value, bool):
+        return code(str(value).lower())
+    if isinstance(value, list):
+        return code(f"[{', '.join(value)}]") if value and isinstance(value[0], str) else ""
+    return code(f"{value:g}" if isinstance(value, float) else str(value))

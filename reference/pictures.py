@@ -1,0 +1,69 @@
+"""`python -m reference.pictures`: the picture of the status page, taken of the demo while plays of one media drop.
+
+Takes some minutes: the drop has to be seen in the simulated API's own time.
+"""
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import requests
+import yaml
+from playwright.sync_api import sync_playwright
+
+PICTURE = Path(__file__).parent.parent / "docs" / "images" / "status.png"
+
+# Milliseconds.
+PATIENCE = 20 * 60 * 1000
+
+
+def main() -> int:
+    """Take the picture.
+
+    Returns:
+        The exit code.
+    """
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        print("chromium is missing: apt-get install --no-install-recommends chromium", file=sys.stderr)
+        return 1
+    with _demo() as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1200, "height": 1180})
+        page.goto(url)
+        page.locator(".media .spark").first.wait_for(timeout=PATIENCE)
+        _break(url, drop_of=0)
+        page.locator(".state.critical").first.wait_for(timeout=PATIENCE)
+        page.screenshot(path=PICTURE)
+        browser.close()
+    return 0
+
+
+@contextlib.contextmanager
+def _demo() -> Iterator[str]:
+    """The demo's address, while it runs."""
+    command = [sys.executable, "-m", "exporter", "demo", "--web.listen-address=127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield next(
+                found[1] for line in process.stdout or () if (found := re.search(r"msg=started .*open=(\S+)", line))
+            )
+        finally:
+            process.terminate()
+
+
+def _break(url: str, drop_of: int) -> None:
+    """Let the plays of a media drop from now on."""
+    settings = yaml.safe_load(requests.get(f"{url}config", timeout=10).text)
+    media = settings["merchants"][0]["media"][drop_of]["id"]
+    faults = f"{settings['api']['url'].removesuffix('/v1')}/control/faults"
+    requests.post(faults, data=json.dumps({"drop": {media: 0.8}}), timeout=10).raise_for_status()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
