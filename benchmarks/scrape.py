@@ -49,8 +49,8 @@ def _rows(prepared: Prepared, repeats: int) -> Iterator[tuple[Cell, ...]]:
             registry,
             healthy=lambda: None,
             ready=lambda: None,
-            page=lambda: "",
-            status_json=lambda: "",
+            page=lambda _: "",
+            status_json=lambda _: "",
             config_text=lambda: "",
             docs=lambda: "",
         )

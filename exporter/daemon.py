@@ -216,15 +216,20 @@ def _app(settings: Settings, polling: Polling, schedule: Schedule, telemetry: Te
         pause = schedule.pause()
         return f"no heartbeat for {pause:.0f} s" if pause > LONGEST_PAUSE else None
 
-    def status_now() -> status.Status:
-        return status.build(
-            polling.snapshot(),
-            polling.links(),
-            polling.hours(),
-            polling.requests.view(),
-            polling.clock.now(),
-            __version__,
-        )
+    def shown(render: Callable[[status.Status], str]) -> Callable[[str], str | None]:
+        def of_merchant(merchant_id: str) -> str | None:
+            whole = status.build(
+                polling.snapshot(),
+                polling.links(),
+                polling.hours(),
+                polling.requests.view(),
+                polling.clock.now(),
+                __version__,
+            )
+            part = status.only(whole, merchant_id)
+            return None if part is None else render(part)
+
+        return of_merchant
 
     def ready() -> str | None:
         waiting = [merchant_id for merchant_id, link in polling.links().items() if link.up is None]
@@ -234,8 +239,8 @@ def _app(settings: Settings, polling: Polling, schedule: Schedule, telemetry: Te
         build_registry(telemetry, collector),
         healthy=healthy,
         ready=ready,
-        page=lambda: page.page(status_now()),
-        status_json=lambda: status.as_json(status_now()),
+        page=shown(page.page),
+        status_json=shown(status.as_json),
         config_text=lambda: dump(settings),
         # The README of the release that runs.
         docs=lambda: metadata("smartstream-exporter")["Description"],

@@ -12,6 +12,9 @@ from exporter.status import Hour, Status
 
 NOTHING = "–"
 
+# So many media are shown in a fraction of a second; of thousands a browser makes a person wait.
+MOST_MEDIA = 1000
+
 # A minute is so wide in a sparkline, and the highest value so high.
 _STEP, _HEIGHT = 2, 30
 
@@ -35,8 +38,9 @@ POLICY = (
 
 
 def page(status: Status) -> str:
-    """The whole page."""
-    return _TEMPLATE.render(status=status)
+    """The whole page. Where there are very many media, those of several merchants are left to the pages of each."""
+    media = sum(len(merchant.media) for merchant in status.merchants)
+    return _TEMPLATE.render(status=status, apart=len(status.merchants) > 1 and media > MOST_MEDIA)
 
 
 def _number(value: float | None) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import parse_qs
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import structlog
@@ -81,8 +82,8 @@ def create_app(
     *,
     healthy: Callable[[], str | None],
     ready: Callable[[], str | None],
-    page: Callable[[], str],
-    status_json: Callable[[], str],
+    page: Callable[[str], str | None],
+    status_json: Callable[[str], str | None],
     config_text: Callable[[], str],
     docs: Callable[[], str],
 ) -> WSGIApplication:
@@ -92,14 +93,15 @@ def create_app(
         registry: What `/metrics` shows.
         healthy: Why the process does not work, or None where it does.
         ready: Why it is not ready, or None where it is.
-        page: The HTML at `/`, which may load and run what `page.POLICY` says.
-        status_json: The JSON at `/api/v1/status`.
+        page: The HTML at `/`, which may load and run what `page.POLICY` says: of a merchant by its id, of all for "";
+            None where there is no such merchant.
+        status_json: The JSON at `/api/v1/status`, likewise.
         config_text: The configuration in force, without secrets.
         docs: What there is to read about the exporter.
     """
     routes: dict[str, _Route] = {
-        "/": lambda _: _Reply(HTTPStatus.OK, page().encode("utf-8", "replace"), _HTML, policy=POLICY),
-        "/api/v1/status": lambda _: _Reply(HTTPStatus.OK, status_json().encode(), _JSON),
+        "/": _of_merchant(page, _HTML, POLICY),
+        "/api/v1/status": _of_merchant(status_json, _JSON),
         "/config": lambda _: _Reply(HTTPStatus.OK, config_text().encode("utf-8", "replace")),
         "/docs": lambda _: _Reply(HTTPStatus.OK, docs().encode("utf-8", "replace")),
         "/metrics": _metrics(registry),
@@ -135,6 +137,16 @@ def _answer(routes: Mapping[str, _Route], environ: WSGIEnvironment) -> _Reply:
     except Exception:
         log.exception("a request failed", path=environ["PATH_INFO"])
         return _Reply(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error; the log says more\n")
+
+
+def _of_merchant(render: Callable[[str], str | None], content_type: str, policy: str = _POLICY) -> _Route:
+    def route(environ: WSGIEnvironment) -> _Reply:
+        text = render(parse_qs(environ.get("QUERY_STRING", "")).get("merchant", [""])[0])
+        if text is None:
+            return _Reply(HTTPStatus.NOT_FOUND, b"no such merchant\n")
+        return _Reply(HTTPStatus.OK, text.encode("utf-8", "replace"), content_type, policy=policy)
+
+    return route
 
 
 def _probe(fault: str | None, word: str) -> _Reply:

@@ -5,7 +5,7 @@ Instants are Unix seconds; what is not known is None. The names are the keys of 
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 from exporter.model import Group, Minute, Stream, Target, end_of, start_of
@@ -185,6 +185,18 @@ def build(
     )
     health, summary = _health(merchants)
     return Status(version, now, health, summary, merchants, requests.newest)
+
+
+def only(status: Status, merchant_id: str) -> Status | None:
+    """The part that is about one merchant, or for "" all of it; None where there is no such merchant."""
+    if not merchant_id:
+        return status
+    merchants = tuple(each for each in status.merchants if each.merchant_id == merchant_id)
+    if not merchants:
+        return None
+    health, summary = _health(merchants)
+    requests = tuple(each for each in status.requests if each.merchant_id == merchant_id)
+    return replace(status, health=health, summary=summary, merchants=merchants, requests=requests)
 
 
 def as_json(status: Status) -> str:

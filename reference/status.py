@@ -17,7 +17,8 @@ and filtered. It loads nothing from elsewhere, and works without JavaScript, too
 ![The status page of the demo](images/status.png)
 
 The same is served as JSON at `/api/v1/status`. Times are Unix seconds; what is not known is `null`. Fields can be
-added; those that are here keep their names and meanings in version 1.
+added; those that are here keep their names and meanings in version 1. `?merchant=ID`, here and at `/`, is only about
+that merchant; with more than 1,000 media of several merchants, the page shows media only so.
 
 ```
 curl -s localhost:10077/api/v1/status | jq '.merchants[].media[] | select(.drop.state == "critical") | .name'

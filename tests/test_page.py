@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from exporter.page import POLICY, page
+from exporter.page import MOST_MEDIA, POLICY, page
 from exporter.requestlog import Exchange
 from exporter.status import DropState, Hour, Status
 from tests.statuses import NOW, many
@@ -133,6 +133,18 @@ def test_without_media_the_page_says_so() -> None:
         ["None are configured; the whole merchant is counted all the same."],
         ["None yet."],
     ]
+
+
+def test_very_many_media_of_several_merchants_are_left_to_pages_of_their_own() -> None:
+    """Such a page has the facts of each merchant, and a link to its media; the page of one merchant has all of them."""
+    status = many(MOST_MEDIA)
+    one = status.merchants[0]
+    several = replace(status, merchants=(one, replace(one, merchant_id="b & c", media=one.media[:1])))
+    reader = Reader(page(several))
+    assert len(reader.rows) == 1 + len(status.requests)
+    links = [attributes["href"] for tag, attributes in reader.tags if tag == "a"]
+    assert links[-2:] == ["?merchant=acme", "?merchant=b%20%26%20c"]
+    assert len(Reader(page(status)).rows) == 1 + MOST_MEDIA + 1 + len(status.requests)
 
 
 def paths(hour: Hour) -> list[str | None]:

@@ -28,8 +28,8 @@ class Parts:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     healthy: Callable[[], str | None] = lambda: None
     ready: Callable[[], str | None] = lambda: None
-    page: Callable[[], str] = lambda: "<p>grüezi</p>"
-    status_json: Callable[[], str] = lambda: "{}"
+    page: Callable[[str], str | None] = lambda _: "<p>grüezi</p>"
+    status_json: Callable[[str], str | None] = lambda _: "{}"
     config_text: Callable[[], str] = lambda: "merchants: []\n"
     docs: Callable[[], str] = lambda: "# How to\n"
 
@@ -127,6 +127,19 @@ def test_every_answer_is_kept_from_misuse(path: str) -> None:
         assert policy["connect-src"] == "'self'"
 
 
+@pytest.mark.parametrize("path", ["/", "/api/v1/status"])
+def test_a_merchant_can_be_named(path: str) -> None:
+    """The page and the JSON are asked for the merchant in the query, and one that is not there is not found."""
+
+    def told(merchant_id: str) -> str | None:
+        return None if merchant_id == "nobody" else f"<{merchant_id}>"
+
+    app = Parts(page=told, status_json=told).app()
+    assert ask(app, path).body == b"<>"
+    assert ask(app, f"{path}?merchant=a%20b%26").body == b"<a b&>"
+    assert ask(app, f"{path}?merchant=nobody").status == "404 Not Found"
+
+
 @pytest.mark.parametrize("path", ["/metric", "/metrics/", "/-/", "//", "", "/favicon.ico"])
 def test_other_paths_are_not_found(path: str) -> None:
     """Nothing but the documented paths answers; /metrics is at one place only."""
@@ -197,7 +210,7 @@ def test_a_failing_collector_is_a_500_too() -> None:
 
 def test_a_page_without_utf8_is_sent_all_the_same() -> None:
     """Half a surrogate pair in a page is sent as a question mark."""
-    assert ask(Parts(page=lambda: "a\ud83db").app(), "/").body == b"a?b"
+    assert ask(Parts(page=lambda _: "a\ud83db").app(), "/").body == b"a?b"
 
 
 @pytest.mark.parametrize(
@@ -243,7 +256,7 @@ def test_metrics_can_be_restricted_by_name() -> None:
 )
 def test_large_answers_are_compressed_where_that_is_accepted(accept_encoding: str, compressed: bool) -> None:
     """With gzip accepted the page is sent compressed, and is the same page; without, as it is."""
-    parts = Parts(page=lambda: "plays " * 1000)
+    parts = Parts(page=lambda _: "plays " * 1000)
     reply = ask(parts.app(), "/", accept_encoding=accept_encoding)
     assert ("Content-Encoding" in reply.headers) == compressed
     assert reply.headers["Content-Length"] == str(len(reply.body))
@@ -398,7 +411,7 @@ def test_a_large_answer_needs_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
-    with serving(Parts(page=lambda: "plays " * 3_500_000)) as server, connected(server) as peer:
+    with serving(Parts(page=lambda _: "plays " * 3_500_000)) as server, connected(server) as peer:
         peer.sendall(b"GET / HTTP/1.0\r\n\r\n")
         answer = peer.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.0 200 OK")
@@ -438,7 +451,7 @@ def test_a_hanging_page_does_not_hang_the_stop() -> None:
     """`stop` returns although an answer is never finished."""
     begun, release = threading.Event(), threading.Event()
 
-    def hang() -> str:
+    def hang(_: str) -> str:
         begun.set()
         release.wait(60)
         return ""

@@ -9,7 +9,7 @@ import pytest
 from exporter.model import Target, end_of, start_of
 from exporter.requestlog import Exchange, RequestsView
 from exporter.snapshot import DropView, HourView, LinkView, MediaView, MerchantView, Snapshot, StreamView, Thresholds
-from exporter.status import Drop, Health, MediaStatus, MerchantStatus, Status, as_json, build
+from exporter.status import Drop, Health, MediaStatus, MerchantStatus, Status, as_json, build, only
 from tests.statuses import NOW, THROUGH, many, stream_view
 
 
@@ -165,6 +165,24 @@ def test_the_summary_stays_short() -> None:
     links = {name: LinkView(name, up=False) for name in merchants}
     status = build(Snapshot(MappingProxyType(merchants)), links, {}, RequestsView(), NOW, "1.2.3")
     assert status.summary == "The last request to the API failed for m0, m1, m2, m3, m4 and 3 more."
+
+
+def test_a_part_is_about_one_merchant() -> None:
+    """It has the merchant, its health and its requests, and nothing of the others; nobody has no part."""
+    merchants = {name: MerchantView(name) for name in ("a", "b")}
+    links = {"a": LinkView("a", up=False), "b": LinkView("b", up=True)}
+    requests = RequestsView(tuple(Exchange(NOW, name, "medias", "200", 0.1) for name in ("a", "b", "a")))
+    whole = build(Snapshot(MappingProxyType(merchants)), links, {}, requests, NOW, "1.2.3")
+    part = only(whole, "b")
+    assert part is not None
+    assert (whole.health, part.health, part.summary) == (
+        "bad",
+        "good",
+        "The API answers. Merchants: 1, media: 0, streams: 0.",
+    )
+    assert [each.merchant_id for each in part.merchants] == [each.merchant_id for each in part.requests] == ["b"]
+    assert only(whole, "") is whole
+    assert only(whole, "c") is None
 
 
 def test_the_json_is_the_tree() -> None:

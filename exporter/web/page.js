@@ -98,7 +98,7 @@
   }
 
   tables.forEach(makeSortable);
-  document.getElementById("find").hidden = false;
+  document.getElementById("find").hidden = tables.length === 0;
   filter.addEventListener("input", arrangeAll);
   document.addEventListener("visibilitychange", refresh);
   arrangeAll();
