@@ -5,8 +5,9 @@ Instants are Unix seconds; what is not known is None. The names are the keys of 
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from typing import Any
 
 from exporter.model import Group, Minute, Stream, Target, end_of, start_of
 from exporter.requestlog import Exchange, RequestsView
@@ -201,7 +202,12 @@ def only(status: Status, merchant_id: str) -> Status | None:
 
 def as_json(status: Status) -> str:
     """The tree as JSON."""
-    return json.dumps(asdict(status), allow_nan=False)
+    # `asdict` would copy every minute of every media first, which takes many times as long.
+    return json.dumps(status, default=_fields, allow_nan=False)
+
+
+def _fields(node: Any) -> dict[str, object]:
+    return {field.name: getattr(node, field.name) for field in fields(node)}
 
 
 def _health(merchants: Iterable[MerchantStatus]) -> tuple[Health, str]:

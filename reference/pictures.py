@@ -48,21 +48,21 @@ def main() -> int:
 def _demo() -> Iterator[str]:
     """The demo's address, while it runs."""
     command = [sys.executable, "-m", "exporter", "demo", "--web.listen-address=127.0.0.1:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield next(
-                found[1] for line in process.stdout or () if (found := re.search(r"msg=started .*open=(\S+)", line))
+                found[1] for line in process.stderr or () if (found := re.search(r"msg=started .*open=(\S+)", line))
             )
         finally:
             process.terminate()
 
 
 def _break(url: str, drop_of: int) -> None:
-    """Let the plays of a media drop from now on."""
+    """Leave few of the plays of a media from now on."""
     settings = yaml.safe_load(requests.get(f"{url}config", timeout=10).text)
     media = settings["merchants"][0]["media"][drop_of]["id"]
     faults = f"{settings['api']['url'].removesuffix('/v1')}/control/faults"
-    requests.post(faults, data=json.dumps({"drop": {media: 0.8}}), timeout=10).raise_for_status()
+    requests.post(faults, data=json.dumps({"drop": {media: 0.15}}), timeout=10).raise_for_status()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from tests.processes import Program, get, python, wait_until
 
 
 def test_the_demo_shows_plays(tmp_path: Path) -> None:
-    """It tells the address to open; there plays appear at once, and a page that names the media. It leaves nothing."""
+    """It tells the address to open; there plays appear at once, a page and JSON that name the media, and documentation.
+    It leaves nothing.
+    """
     command = [*python("-m", "exporter"), "demo", "--web.listen-address=127.0.0.1:0"]
     temporary = tmp_path / "tmp"
     temporary.mkdir()
@@ -26,6 +28,9 @@ def test_the_demo_shows_plays(tmp_path: Path) -> None:
         media = World(seed=1).catalog(DEFAULT_MERCHANT).values()
         assert len(media) >= 12
         assert [each.name for each in media if each.name not in page.text] == []
+        [merchant] = get(f"{url}api/v1/status").json()["merchants"]
+        assert [each["name"] for each in merchant["media"]] == [each.name for each in media]
+        assert get(f"{url}docs").text.startswith("# smartstream-exporter\n")
         assert "smartstream_merchant_last_minute_plays{" in get(f"{url}metrics").text
         assert len(demo.lines) == 1
         demo.send(signal.SIGTERM)

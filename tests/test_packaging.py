@@ -2,9 +2,11 @@ import ast
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,19 @@ def test_the_build_backend_is_locked() -> None:
     """The project is built without build isolation, so the lock must hold what the build asks for."""
     project = _pyproject()
     assert project["dependency-groups"]["build"] == project["build-system"]["requires"]
+
+
+def test_the_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
+    """What is installed holds the modules and the page's template, style and script, as the image gets them."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "exporter", tmp_path / "exporter", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "."]
+    subprocess.run([*command, f"--wheel-dir={tmp_path}"], cwd=tmp_path, check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("exporter/")}
+    source = {str(path.relative_to(ROOT)) for path in (ROOT / "exporter").rglob("*") if path.is_file()}
+    assert packed == {name for name in source if "__pycache__" not in name}
 
 
 def test_the_version_is_the_same_everywhere() -> None:
