@@ -50,6 +50,11 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:,.3g}"
 
 
+def _rough(value: float) -> str:
+    """A number of which the first digits matter: `1,234`, `12`, `2.9`, `0.1`."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
 def _minutes(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.1f} min"
 
@@ -112,7 +117,7 @@ def _environment() -> Environment:
     )
     environment.globals.update(style=Markup(_STYLE), script=Markup(_SCRIPT), nothing=NOTHING)  # noqa: S704 - our own
     environment.filters.update(
-        number=_number, minutes=_minutes, instant=_instant, duration=_duration, sparkline=_sparkline
+        number=_number, minutes=_minutes, rough=_rough, instant=_instant, duration=_duration, sparkline=_sparkline
     )
     return environment
 

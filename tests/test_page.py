@@ -216,6 +216,17 @@ def test_a_time_beyond_the_calendar_does_not_fail_the_page(expiry: float) -> Non
     assert facts["Token until"] == f"{expiry:g}"
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1234.4, "1,234"), (12.3, "12"), (2.86, "2.9"), (0.05, "0.1"), (0, "0.0")]
+)
+def test_expected_plays_are_rough(value: float, shown: str) -> None:
+    """What is expected is an estimate, and is not shown more exactly than it is."""
+    status = many(1)
+    media = status.merchants[0].media[0]
+    rows = Reader(page(changed(status, media=(replace(media, drop=replace(media.drop, expected=value)),)))).cells
+    assert rows[1][2] == f"5 of {shown}"
+
+
 def test_a_clock_that_is_behind_makes_no_negative_age() -> None:
     """What is from after `now`, as after a clock step, is 0 s old."""
     assert Reader(page(changed(many(1), last_success=NOW + 3600))).facts["Last success"].split() == ["0", "s", "ago"]
