@@ -26,6 +26,7 @@ from exporter.errors import (
 from exporter.limiter import Limiter
 from exporter.model import DAY_MINUTES, MinuteRange, Rows, Stream
 from exporter.parse import Media
+from exporter.requestlog import Exchange
 from exporter.state import open_state
 
 log = structlog.get_logger("fetch")
@@ -187,5 +188,11 @@ def fetch(pasts: Sequence[MerchantPast], clock: Clock) -> Iterator[Part]:
             yield part
 
 
-def _observe(endpoint: str, code: str, seconds: float) -> None:
-    log.debug("request", endpoint=endpoint, code=code, seconds=round(seconds, 3))
+def _observe(exchange: Exchange) -> None:
+    log.debug(
+        "request",
+        endpoint=exchange.endpoint,
+        asked=exchange.asked,
+        code=exchange.code,
+        seconds=round(exchange.seconds, 3),
+    )
