@@ -164,7 +164,7 @@ def test_columns_are_sorted_by_keyboard(browser: Browser, shown: Shown) -> None:
 
 
 def test_media_are_filtered_in_place(browser: Browser, shown: Shown) -> None:
-    """What is typed leaves the rows that hold all of its words, and tells how many."""
+    """What is typed leaves the rows whose name, id, labels, states or error hold all of its words, and counts them."""
     with visit(browser, shown.url) as visited:
         page = visited.page
         page.get_by_label("Filter media").press_sequentially("CRITICAL media")
@@ -172,6 +172,11 @@ def test_media_are_filtered_in_place(browser: Browser, shown: Shown) -> None:
         expect(page.get_by_text("1 of 60 media")).to_be_visible()
         page.get_by_label("Filter media").fill("")
         assert len(names(page)) == 60
+        # The fifth alone has an error; and the ages, which all have, are no words.
+        page.get_by_label("Filter media").fill("server_error")
+        assert names(page) == ["Media 4"]
+        page.get_by_label("Filter media").fill("min ago")
+        assert names(page) == []
 
 
 def test_a_refresh_keeps_what_a_person_did(browser: Browser, shown: Shown) -> None:

@@ -17,6 +17,10 @@
 
   const valueOf = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
 
+  // Not its numbers: nobody looks for the media with a 2 in some age.
+  const wordsOf = (row) =>
+    [...row.querySelectorAll("[data-words]")].map((part) => part.textContent).join(" ").toLowerCase();
+
   function arrange(table) {
     const rows = [...table.tBodies[0].rows].filter((row) => row.cells.length > 1);
     rows.forEach((row, place) => (row.dataset.place ??= place));
@@ -32,7 +36,7 @@
     table.tBodies[0].append(...rows);
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const row of rows) {
-      const text = words.length ? row.textContent.toLowerCase() : "";
+      const text = words.length ? wordsOf(row) : "";
       row.hidden = !words.every((word) => text.includes(word));
     }
     return rows;
