@@ -100,11 +100,13 @@ def test_a_daemon_shows_its_media_and_a_fault_without_reloading(browser: Browser
     open says so: in the health, in the facts, among the requests. It complains of nothing and asks nobody else.
     """
     world = World()
-    switch = FaultSwitch(world, time.time, Faults(late_minutes=0))
+    switch = FaultSwitch(world, time.time, Faults(late_minutes=0, rate_limit=1000))
     media = [{"id": each.id, "name": each.name} for each in world.catalog(MERCHANT).values()]
     media[0]["name"] = NASTY
     with SimulatorServer(create_api(world, switch, time.time)) as api:
-        config = configuration(api.url, {"media": media}, poll={"settle": soon(30), "max_lag": "10m"})
+        config = configuration(
+            api.url, {"media": media, "requests_per_minute": 900}, poll={"settle": soon(25), "max_lag": "10m"}
+        )
         with Daemon(tmp_path, config) as daemon:
             daemon.wait_ready()
             url = daemon.line(r"\bmsg=started\b.* open=(\S+)")[1]
