@@ -41,10 +41,10 @@ bench: $(VENV)/.project $(VENV)/.dev ## measure time and memory
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.project $(VENV)/.dev ## write the documents that are made from the code
-	@$(BIN)/python -m reference
+	@PYTHONPATH=scripts $(BIN)/python -m reference
 
 pictures: $(VENV)/.project $(VENV)/.dev ## take the picture of the status page; takes a while
-	@$(BIN)/python -m reference.pictures
+	@PYTHONPATH=scripts $(BIN)/python -m reference.pictures
 
 image: ## build the container image, run it, scrape it, stop it
 	@$(PYTHON) scripts/image_smoke.py

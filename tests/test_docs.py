@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from reference.__main__ import DOCS, WRITTEN, main
 
 from exporter.config import Settings
 from exporter.ledger import Ledger
 from exporter.model import Group, Stream, Target, minute_of
 from exporter.state import open_state
-from reference.__main__ import DOCS, WRITTEN, main
 from tests.fakes import FakeClock
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ import requests
 import yaml
 from playwright.sync_api import sync_playwright
 
-PICTURE = Path(__file__).parent.parent / "docs" / "images" / "status.png"
+PICTURE = Path(__file__).parents[2] / "docs" / "images" / "status.png"
 
 # Milliseconds.
 PATIENCE = 20 * 60 * 1000

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reference import configuration, metrics, status
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 WRITTEN: Mapping[str, Callable[[], str]] = {
     "metrics.md": metrics.document,

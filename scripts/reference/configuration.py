@@ -15,7 +15,7 @@ from exporter.durations import format_duration
 from exporter.model import Target
 from reference.markdown import MADE, attributes, code, table
 
-EXAMPLE = Path(__file__).parent.parent / "config.example.yaml"
+EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 
 _INTRODUCTION = """# The configuration
 
