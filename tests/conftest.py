@@ -62,6 +62,11 @@ def alertmanager_bin() -> Path:
     return _program("prometheus-alertmanager", "alertmanager", package="prometheus-alertmanager")
 
 
+@pytest.fixture(scope="session")
+def amtool_bin() -> Path:
+    return _program("amtool", package="prometheus-alertmanager")
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     """A clock that stands still until it is turned."""
