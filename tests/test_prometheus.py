@@ -161,12 +161,14 @@ def test_what_is_scraped_is_valid_and_documented(
     """With everything collected, /metrics has every family there is and no other, each series once, to promtool's
     content but for names that mean minutes on purpose.
     """
-    live = next(media for media in world.catalog(MERCHANT).values() if media.live_event_id)
+    every = world.catalog(MERCHANT).values()
+    media = [next(each for each in every if bool(each.live_event_id) is live) for live in (True, False)]
     groups = [str(group) for group in Group]
     collect = [{"target": str(target), "groups": ["all"] if target.by_day else groups} for target in Target]
-    merchant = {"requests_per_minute": 500, "collect": collect, "media": [{"id": live.id, "labels": {"channel": "1"}}]}
+    configured = [{"id": each.id, "labels": {"channel": "1"}} for each in media]
+    merchant = {"requests_per_minute": 500, "collect": collect, "media": configured}
     with Daemon(tmp_path, configuration(api.url, merchant)) as daemon:
-        streams = 2 * sum(len(entry["groups"]) for entry in collect)
+        streams = 3 * sum(len(entry["groups"]) for entry in collect)
         wait_until(
             "every stream has an answer",
             lambda: (
@@ -176,6 +178,8 @@ def test_what_is_scraped_is_valid_and_documented(
             ),
         )
         wait_until("the catalog is read", lambda: bool(daemon.values("smartstream_live_event_running")))
+        wait_until("drops are judged", lambda: bool(daemon.values("smartstream_plays_drop_ratio")))
+        wait_until("the merchant's, too", lambda: bool(daemon.values("smartstream_merchant_plays_drop_ratio")))
         page = daemon.get("/metrics").text
     checked = subprocess.run(
         [promtool_bin, "check", "metrics"], input=page, capture_output=True, text=True, check=False
