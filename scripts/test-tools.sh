@@ -3,7 +3,7 @@
 set -eu
 packages=
 command -v prometheus >/dev/null && command -v promtool >/dev/null || packages="prometheus"
-command -v prometheus-alertmanager >/dev/null || command -v alertmanager >/dev/null ||
+{ command -v prometheus-alertmanager || command -v alertmanager; } >/dev/null && command -v amtool >/dev/null ||
     packages="$packages prometheus-alertmanager"
 command -v chromium >/dev/null || packages="$packages chromium"
 # Without a font that has them, the names of media are boxes in the pictures.

@@ -67,6 +67,11 @@ def chromium_bin() -> Path:
     return _program("chromium", package="chromium fonts-ipafont-gothic")
 
 
+@pytest.fixture(scope="session")
+def amtool_bin() -> Path:
+    return _program("amtool", package="prometheus-alertmanager")
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     """A clock that stands still until it is turned."""

@@ -1,6 +1,7 @@
 """The real programs, as tests start them. Each is a context manager: what was started is gone at its end."""
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -9,8 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import requests
 import yaml
@@ -146,6 +149,106 @@ class Daemon(Program):
     def wait_ready(self) -> None:
         """Wait until each merchant has answered or failed once."""
         wait_until("the exporter is ready", lambda: self.get("/-/ready").status_code == 200)
+
+
+class Prometheus(Program):
+    """Prometheus with a configuration of its own, and its data beside it in the folder.
+
+    Attributes:
+        url: Where it listens.
+    """
+
+    def __init__(self, program: Path, folder: Path, port: int, config: Mapping[str, Any], *flags: str) -> None:
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(dict(config)))
+        self.url = f"http://127.0.0.1:{port}"
+        files = ("--config.file=prometheus.yml", "--storage.tsdb.path=tsdb")
+        super().__init__([program, *files, f"--web.listen-address=127.0.0.1:{port}", *flags], folder)
+        self.line("Server is ready to receive web requests")
+
+    def api(self, path: str, **parameters: object) -> Any:
+        """What its HTTP API answers."""
+        answer = get(f"{self.url}/api/v1/{path}?{urlencode(parameters)}").json()
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def health(self) -> list[str]:
+        """How its targets do."""
+        return [target["health"] for target in self.api("targets")["activeTargets"]]
+
+    def query(self, expression: str, at: float | None = None) -> list[Any]:
+        """The series of an expression at an instant, or now."""
+        when = {} if at is None else {"time": f"{at:.3f}"}
+        result: list[Any] = self.api("query", query=expression, **when)["result"]
+        return result
+
+
+class Alertmanager(Program):
+    """Alertmanager with a configuration of its own, alone.
+
+    Attributes:
+        url: Where it listens.
+    """
+
+    def __init__(self, program: Path, folder: Path, port: int, config: Mapping[str, Any]) -> None:
+        (folder / "alertmanager.yml").write_text(yaml.safe_dump(dict(config)))
+        self.url = f"http://127.0.0.1:{port}"
+        files = ("--config.file=alertmanager.yml", "--storage.path=alerts", "--cluster.listen-address=")
+        super().__init__([program, *files, f"--web.listen-address=127.0.0.1:{port}"], folder)
+        self.line("Listening on|Completed loading of configuration file")
+        wait_until("Alertmanager is ready", self._ready)
+
+    def _ready(self) -> bool:
+        try:
+            return get(f"{self.url}/-/ready").ok
+        except requests.ConnectionError:
+            return False
+
+    def post(self, alerts: Sequence[Mapping[str, Any]]) -> None:
+        """Give it alerts, as Prometheus does."""
+        with requests.Session() as session:
+            session.trust_env = False
+            session.post(f"{self.url}/api/v2/alerts", json=list(alerts), timeout=PATIENCE).raise_for_status()
+
+    def alerts(self) -> list[Any]:
+        """The alerts that it knows."""
+        found: list[Any] = get(f"{self.url}/api/v2/alerts").json()
+        return found
+
+
+class Webhook:
+    """A receiver of notifications, as a context manager.
+
+    Attributes:
+        url: Where it listens.
+        told: The path and the notification of each, in the order in which they came.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+        told = self.told
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                told.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
 
 
 def python(*arguments: str) -> list[str]:

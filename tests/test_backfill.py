@@ -30,8 +30,7 @@ from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.state import open_state
 from tests.fakes import FakeClock
-from tests.processes import MERCHANT, Program, configuration, python, wait_until
-from tests.test_prometheus import Prometheus
+from tests.processes import MERCHANT, Program, Prometheus, configuration, python, wait_until
 
 HOUR = 3600
 
@@ -214,7 +213,7 @@ def test_prometheus_sees_the_same_increase(api: Api, prometheus_bin: Path, promt
         check=False,
     )
     assert made.returncode == 0, made.stdout + made.stderr
-    with Prometheus(prometheus_bin, api.folder, free_port, target_port=1) as prometheus:
+    with Prometheus(prometheus_bin, api.folder, free_port, {}) as prometheus:
         for name in {name for name, _ in series(api.output)}:
             for grown in prometheus.query(f"increase({name}[3h])", at=NOON + 3 * HOUR):
                 key = (name, tuple(sorted(grown["metric"].items())))

@@ -8,11 +8,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
 
 import pytest
-import yaml
 
 from exporter.metrics import FAMILIES
 from exporter.model import Group, Minute, MinuteRange, Stream, Target, end_of, minute_of
@@ -21,7 +18,7 @@ from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.telemetry import Telemetry
-from tests.processes import MERCHANT, Daemon, Program, configuration, get, reserved_port, wait_until
+from tests.processes import MERCHANT, Daemon, Prometheus, configuration, reserved_port, wait_until
 
 # Rows are there when their minute ends, zeros too: so every label value has its series from the first answer on.
 FAULTS = Faults(late_minutes=0, omit_zero=False, rate_limit=1000)
@@ -58,37 +55,12 @@ def api(world: World) -> Iterator[SimulatorServer]:
         yield server
 
 
-class Prometheus(Program):
-    """Prometheus with one target."""
+class Watching(Prometheus):
+    """Prometheus with the exporter as its only target, and what it says of the counters."""
 
     def __init__(self, program: Path, folder: Path, port: int, target_port: int) -> None:
         scrape = {"job_name": "smartstream", "static_configs": [{"targets": [f"127.0.0.1:{target_port}"]}]}
-        config = {"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape]}
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        self.url = f"http://127.0.0.1:{port}"
-        flags = {
-            "config.file": "prometheus.yml",
-            "storage.tsdb.path": "tsdb",
-            "web.listen-address": f"127.0.0.1:{port}",
-        }
-        super().__init__([program, *(f"--{flag}={value}" for flag, value in flags.items())], folder)
-        self.line("Server is ready to receive web requests")
-
-    def api(self, path: str, **parameters: object) -> Any:
-        """What its HTTP API answers."""
-        answer = get(f"{self.url}/api/v1/{path}?{urlencode(parameters)}").json()
-        assert answer["status"] == "success", answer
-        return answer["data"]
-
-    def health(self) -> list[str]:
-        """How its targets do."""
-        return [target["health"] for target in self.api("targets")["activeTargets"]]
-
-    def query(self, expression: str, at: float | None = None) -> list[Any]:
-        """The series of an expression at an instant, or now."""
-        when = {} if at is None else {"time": f"{at:.3f}"}
-        result: list[Any] = self.api("query", query=expression, **when)["result"]
-        return result
+        super().__init__(program, folder, port, {"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape]})
 
     def counters(self, expression: str, at: float | None = None) -> dict[Key, float]:
         """An expression with `{}` in the place of the counter, for all counters; an instant vector for each."""
@@ -136,7 +108,7 @@ def test_increase_over_kills_is_what_the_api_served(
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(reserved_port())
         own_port = stack.enter_context(reserved_port())
-        prometheus = stack.enter_context(Prometheus(prometheus_bin, tmp_path, own_port, port))
+        prometheus = stack.enter_context(Watching(prometheus_bin, tmp_path, own_port, port))
 
         def life() -> Daemon:
             return stack.enter_context(Daemon(tmp_path, config, listen=f"127.0.0.1:{port}"))
@@ -189,12 +161,14 @@ def test_what_is_scraped_is_valid_and_documented(
     """With everything collected, /metrics has every family there is and no other, each series once, to promtool's
     content but for names that mean minutes on purpose.
     """
-    live = next(media for media in world.catalog(MERCHANT).values() if media.live_event_id)
+    every = world.catalog(MERCHANT).values()
+    media = [next(each for each in every if bool(each.live_event_id) is live) for live in (True, False)]
     groups = [str(group) for group in Group]
     collect = [{"target": str(target), "groups": ["all"] if target.by_day else groups} for target in Target]
-    merchant = {"requests_per_minute": 500, "collect": collect, "media": [{"id": live.id, "labels": {"channel": "1"}}]}
+    configured = [{"id": each.id, "labels": {"channel": "1"}} for each in media]
+    merchant = {"requests_per_minute": 500, "collect": collect, "media": configured}
     with Daemon(tmp_path, configuration(api.url, merchant)) as daemon:
-        streams = 2 * sum(len(entry["groups"]) for entry in collect)
+        streams = 3 * sum(len(entry["groups"]) for entry in collect)
         wait_until(
             "every stream has an answer",
             lambda: (
@@ -204,6 +178,8 @@ def test_what_is_scraped_is_valid_and_documented(
             ),
         )
         wait_until("the catalog is read", lambda: bool(daemon.values("smartstream_live_event_running")))
+        wait_until("drops are judged", lambda: bool(daemon.values("smartstream_plays_drop_ratio")))
+        wait_until("the merchant's, too", lambda: bool(daemon.values("smartstream_merchant_plays_drop_ratio")))
         page = daemon.get("/metrics").text
     checked = subprocess.run(
         [promtool_bin, "check", "metrics"], input=page, capture_output=True, text=True, check=False
@@ -256,7 +232,7 @@ def _served(world: World, starts: Mapping[Stream, Minute], throughs: Mapping[Str
     }
 
 
-def _last_scrape(prometheus: Prometheus) -> float:
+def _last_scrape(prometheus: Watching) -> float:
     """The instant of the newest sample."""
     (series,) = prometheus.query("smartstream_merchant_plays_total[1h]")
     at: float = series["values"][-1][0]
