@@ -17,9 +17,6 @@ from exporter.model import DAY_MINUTES, Minute
 from exporter.recording import Recording
 from exporter.track import HELD, Look, Track
 
-# From which ratio on a drop of the whole merchant is worth an alert.
-MERCHANT_THRESHOLD = 0.35
-
 # Between rows of a media that are not further away than this, a missing one is a gap; else the media was not there.
 GAP = 60
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 from exporter.episodes import (
-    MERCHANT_THRESHOLD,
     Episode,
     Sums,
     Watched,
@@ -20,7 +19,7 @@ from exporter.episodes import (
 )
 from exporter.errors import InputError
 from exporter.recording import Recording
-from exporter.snapshot import Thresholds
+from exporter.snapshot import MERCHANT_THRESHOLD, Thresholds
 
 # Fewer minutes are done before other processes have started.
 WORTH_SHARING = 200_000

@@ -54,6 +54,10 @@ class Thresholds:
     critical: float
 
 
+# From where on a drop of the whole merchant is worth an alert. The rule SmartstreamMerchantPlaysDrop has the same.
+MERCHANT_THRESHOLD = 0.35
+
+
 @dataclass(frozen=True, slots=True)
 class DropView:
     """What the drop detector says of a media, or of the whole merchant, while its data is fresh.

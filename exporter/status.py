@@ -11,10 +11,20 @@ from typing import Any
 
 from exporter.model import Group, Minute, Stream, Target, end_of, start_of
 from exporter.requestlog import Exchange, RequestsView
-from exporter.snapshot import DropView, HourView, LinkView, MediaView, MerchantView, Snapshot, StreamView, Thresholds
+from exporter.snapshot import (
+    MERCHANT_THRESHOLD,
+    DropView,
+    HourView,
+    LinkView,
+    MediaView,
+    MerchantView,
+    Snapshot,
+    StreamView,
+    Thresholds,
+)
 
 # The alert on the whole merchant has one severity, and a threshold that is not configured.
-WHOLE_MERCHANT = Thresholds(warning=0.35, critical=1.0)
+WHOLE_MERCHANT = Thresholds(warning=MERCHANT_THRESHOLD, critical=MERCHANT_THRESHOLD)
 
 
 class Health(StrEnum):

@@ -19,7 +19,7 @@ import yaml
 
 from exporter import cli, plot, recording, rehearse, replay
 from exporter.config import DEFAULT_THRESHOLDS, Settings, load
-from exporter.episodes import MERCHANT_THRESHOLD, Episode, Sums, whole_merchant
+from exporter.episodes import Episode, Sums, whole_merchant
 from exporter.errors import InputError, StateLocked
 from exporter.forecast import KEPT, Alarm, Together, Verdict, broad, judge
 from exporter.instants import format_instant
@@ -30,7 +30,7 @@ from exporter.simulator.app import SimulatorApp, create_app
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
-from exporter.snapshot import Thresholds
+from exporter.snapshot import MERCHANT_THRESHOLD, Thresholds
 from exporter.state import open_state
 from exporter.track import Look, Track
 from tests.fakes import FakeClock

@@ -115,10 +115,10 @@ def test_a_media_that_is_left_out_has_no_drop() -> None:
     assert only_media(built(media=(MediaView("m1", drop=DropView(THROUGH, 1, 99, 9)),))).drop == Drop("off")  # type: ignore[arg-type]
 
 
-def test_the_whole_merchant_warns_above_a_threshold_of_its_own() -> None:
-    """A drop of all plays is a warning above 35 %."""
+def test_the_whole_merchant_has_a_threshold_of_its_own() -> None:
+    """A drop of all plays above 35 % is critical, as its alert is."""
     states = [built(drop=DropView(THROUGH, ratio, 50, 100)).merchants[0].whole.drop.state for ratio in (0.35, 0.36, 1)]
-    assert states == ["none", "warning", "warning"]
+    assert states == ["none", "critical", "critical"]
 
 
 def test_hours_go_to_their_media() -> None:
