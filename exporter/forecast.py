@@ -171,14 +171,16 @@ class Change(NamedTuple):
 class Alarm:
     """An alert of the drop ratio, as Prometheus would have it that evaluates once in each minute of data."""
 
-    __slots__ = ("_above", "_newest", "_since", "_threshold", "firing")
+    __slots__ = ("_above", "_newest", "_pending", "_since", "_threshold", "firing")
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, threshold: float, pending: int = PENDING) -> None:
         """Make one that does not fire.
 
         Args:
             threshold: What the ratio must exceed.
+            pending: For how many minutes before the alert begins.
         """
+        self._pending = pending
         self._threshold = threshold
         self._newest: Minute | None = None
         # The first minute in a row above the threshold, and the newest above it.
@@ -212,7 +214,7 @@ class Alarm:
         self._above = minute
         if self._since is None:
             self._since = minute
-        if not self.firing and minute >= self._since + PENDING:
+        if not self.firing and minute >= self._since + self._pending:
             self.firing = True
             change = Change(minute, firing=True)
         return change
