@@ -171,9 +171,7 @@ def judge_merchant(merchant: Merchant) -> list[Outcome]:
             _both(whole, minute, ratio)
     outages = merchant.whole.drops
     outcomes = [
-        outcome
-        for each in watched
-        for outcome in each.outcomes(each.series.drops, () if each.series.live else outages)
+        outcome for each in watched for outcome in each.outcomes(each.series.drops, () if each.series.live else outages)
     ]
     return outcomes + whole.outcomes(outages)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
 from exporter.model import DAY_MINUTES, Minute
 
@@ -316,13 +317,16 @@ def real(name: str, seed: int, *, drops: bool) -> Series:
 def _thin(dice: random.Random, plays: list[float | None], begin: int) -> list[Drop]:
     drops = []
     for window in range(begin, len(plays) - 2 * DAY_MINUTES, 2 * DAY_MINUTES):
-        first, length = window + dice.randrange(2 * DAY_MINUTES - 360), dice.choice(LENGTHS)
-        known = [value for value in plays[first - 60 : first] if value is not None]
-        if len(known) < 60:
+        first, length = window + dice.randrange(120, 2 * DAY_MINUTES - 360), dice.choice(LENGTHS)
+        before = [value for value in plays[first - 120 : first] if value is not None]
+        inside = [value for value in plays[first : first + length] if value is not None]
+        if len(before) < 120 or len(inside) < length:
             continue
+        # A burst before it or in it does not make a quiet media a busy one.
+        usual = median(sum(before[at : at + STEP]) / STEP for at in range(0, 120, STEP))
         for minute in range(first, first + length):
             value = plays[minute]
             if value is not None:
                 plays[minute] = float(sum(dice.random() > 0.8 for _ in range(int(value))))
-        drops.append(Drop(first, length, 0.8, sum(known) / 60))
+        drops.append(Drop(first, length, 0.8, min(usual, sum(inside) / length)))
     return drops

@@ -8,12 +8,15 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from exporter.model import Minute
-from exporter.track import HELD, Look
+from exporter.track import HELD, SUSTAINED_SHARE, Look
 
 # What chance may do is left out: plays down to this share of the expectation are no evidence.
 _TOLERATED = 0.9
 # The evidence that a drop needs: a logarithm of a likelihood ratio.
 _EVIDENCE = 9.0
+
+# A drop that is sustained needs less evidence, but must be deep, and not of a quiet media: their lulls are long.
+_SUSTAINED_EVIDENCE, _SUSTAINED_RATIO, _SUSTAINED_EXPECTED = 8.0, 1 - SUSTAINED_SHARE, 3.0
 
 # The least that is expected because all media fall together.
 _FACTOR_LEAST = 0.6
@@ -69,6 +72,15 @@ def judge(look: Look, factor: float = 1.0) -> Verdict | None:
                 evidence = max(evidence, found)
         elif missing > ratio:
             ratio, evidence = missing, found
+    for plays, present, forecast in look.sustained:
+        before = forecast * factor
+        tolerated = before * _TOLERATED * present
+        if before < _SUSTAINED_EXPECTED or plays >= tolerated:
+            continue
+        missing = 1 - plays / (before * present)
+        found = _evidence(plays, tolerated) / look.noise
+        if missing > max(ratio, _SUSTAINED_RATIO) and found > _SUSTAINED_EVIDENCE:
+            ratio, evidence, expected = missing, found, before
     return Verdict(look.minute, ratio, evidence, expected)
 
 

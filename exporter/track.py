@@ -6,50 +6,33 @@ docs/drop-detection.md; here are its parts about one media alone: recent level, 
 """
 
 import math
-import struct
 from array import array
-from bisect import bisect_left, insort
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from exporter.model import DAY_MINUTES, Minute
-
-# Whole days of steps that are kept, and the day under way.
-HISTORY_DAYS = 22
-
-STEP = 5
-DAY_STEPS = DAY_MINUTES // STEP
+from exporter.noise import Noise
+from exporter.steps import DAY_STEPS, STEP, UNKNOWN, Steps
 
 # Minutes that are kept one by one: a power of two, more than the longest look back, and than a revision reaches.
 HELD = 128
 _MASK = HELD - 1
 
 # How far back, in minutes, a revised value still changes the steps. All that they are made of must be held.
-REVISABLE = 75
-
-# How many days ago the season is looked up.
-_LAGS = (1, 2, 3, 4, 5, 6, 7, 14, 21)
-
-# The season is a mean of so many steps.
-_SMOOTH = 6
+REVISABLE = 60
 
 # The level is a median over so many steps, its limits, and after a burst the upper one for so many steps.
 _LEVEL_STEPS = 48
 _LEVEL_LOW, _LEVEL_HIGH, _LEVEL_AFTER_BURST = 0.5, 1.5, 1.0
 _BURST, _BURST_STEPS = 2.5, 24
 
-# A verdict needs so many samples of the noise: an hour. The median of a squared normal variable of variance 1.
-_NOISE_LEAST = 12
-_NOISE_MEDIAN = 0.4549
+# The median of an hour's steps, so many of them known, may be exceeded by so much: a short burst lets expect nothing.
+_HOUR_STEPS, _HOUR_LEAST, _ABOVE_MEDIAN = 12, 6, 1.1
 
-_UNKNOWN = math.nan
-
-# A step takes two bytes: the mean in units of 64 plays a minute, with 11 binary digits, up to 4 million plays a minute.
-_UNIT, _MOST = 64.0, 65504.0
-_MEAN = struct.Struct("<e")
-_MEANS = struct.Struct(f"<{_SMOOTH}e")
-_UNKNOWN_DAY = _MEAN.pack(_UNKNOWN) * DAY_STEPS
+# A drop of the plays to less than this share may be seen over these windows, in minutes, against what was before them.
+SUSTAINED_SHARE = 0.35
+_SUSTAINED = (15, 20, 30)
 
 
 class Look(NamedTuple):
@@ -64,6 +47,8 @@ class Look(NamedTuple):
             a verdict, or if the minute is missing.
         noise: By how much the variance of the plays is more than that of independent viewers; at least 1.
         windows: Plays and minutes present of the last 5, 10 and 30 minutes.
+        sustained: Plays and minutes present of the last 15, 20 and 30 minutes, and what is forecast from the time
+            before these; of those windows alone that have few plays.
         live: Plays and minutes present of the last 3 minutes, and of the 10 before them. None if the minute is missing.
     """
 
@@ -72,6 +57,7 @@ class Look(NamedTuple):
     forecast: float | None
     noise: float
     windows: tuple[tuple[float, int], tuple[float, int], tuple[float, int]]
+    sustained: Sequence[tuple[float, int, float]]
     live: tuple[float, int, float, int] | None
 
 
@@ -99,41 +85,36 @@ class Track:
     """The plays of one media, or of the whole merchant, as far back as the detector looks. Not safe for threads."""
 
     __slots__ = (
-        "_bases",
-        "_changed",
         "_counts",
-        "_days",
         "_expected",
-        "_known",
         "_level",
+        "_medians",
         "_noise",
-        "_noise_order",
-        "_phi",
         "_plays",
         "_ratios",
+        "_steps",
         "_sums",
+        "_usual",
         "newest",
     )
 
     def __init__(self) -> None:
         """Make one that knows nothing."""
         self.newest: Minute | None = None
-        self._days: dict[int, bytearray] = {}
-        self._known = 0
-        self._changed: set[int] = set()
-        self._noise = array("f", [_UNKNOWN]) * DAY_STEPS
-        self._noise_order = array("f")
-        self._phi: float | None = None
+        self._steps = Steps()
+        self._noise = Noise()
         self._level = 1.0
         # By step, modulo their length: the season's means, from those that the level needs to those of the next step.
-        self._bases = array("d", [_UNKNOWN]) * (_LEVEL_STEPS * 2)
-        self._ratios = array("d", [_UNKNOWN]) * _LEVEL_STEPS
+        self._usual = array("d", [UNKNOWN]) * (_LEVEL_STEPS * 2)
+        self._ratios = array("d", [UNKNOWN]) * _LEVEL_STEPS
+        # By the step that ends the hour, modulo their length.
+        self._medians = array("d", [UNKNOWN]) * 16
         self._hold_nothing()
 
     def _hold_nothing(self) -> None:
         # By minute, modulo HELD. Plays and minutes present are sums since some beginning: a window is one subtraction.
-        self._plays = array("d", [_UNKNOWN]) * HELD
-        self._expected = array("f", [_UNKNOWN]) * HELD
+        self._plays = array("d", [UNKNOWN]) * HELD
+        self._expected = array("f", [UNKNOWN]) * HELD
         self._sums = array("d", [0.0]) * HELD
         self._counts = array("q", [0]) * HELD
 
@@ -142,7 +123,7 @@ class Track:
     def take(self, first: Minute, plays: Sequence[float | None]) -> list[Look]:
         """Take the plays of consecutive minutes.
 
-        Minutes that were taken before are revised, if they are at most 75 minutes old; there None is no news. Minutes
+        Minutes that were taken before are revised, if they are at most an hour old; there None is no news. Minutes
         between the newest and `first` are missing.
 
         Args:
@@ -168,19 +149,19 @@ class Track:
         self.newest = minute
         here, before = minute & _MASK, (minute - 1) & _MASK
         if plays is None:
-            self._plays[here] = _UNKNOWN
+            self._plays[here] = UNKNOWN
             self._sums[here], self._counts[here] = self._sums[before], self._counts[before]
-            self._expected[here] = _UNKNOWN
-            look = Look(minute, 0.0, None, 1.0, _NO_WINDOWS, None)
+            self._expected[here] = UNKNOWN
+            look = Look(minute, 0.0, None, 1.0, _NO_WINDOWS, (), None)
         else:
             self._plays[here] = plays
             self._sums[here], self._counts[here] = self._sums[before] + plays, self._counts[before] + 1
             look = self._look(minute)
-            self._expected[here] = _UNKNOWN if look.forecast is None else look.forecast
+            self._expected[here] = UNKNOWN if look.forecast is None else look.forecast
         if minute % STEP == STEP - 1:
             step = minute // STEP
             self._close(step)
-            self._bases[(step + 4) % len(self._bases)] = self._base(step + 4)
+            self._usual[(step + 4) % len(self._usual)] = self._steps.usual(step + 4)
             self._set_level(step)
         return look
 
@@ -190,40 +171,53 @@ class Track:
         at = (minute - 5) & _MASK
         plays5, count5 = plays - sums[at], count - counts[at]
         at = (minute - 10) & _MASK
-        ago, ago_count = sums[at], counts[at]
-        windows = (
-            (plays5, count5),
-            (plays - ago, count - ago_count),
-            (plays - sums[(minute - 30) & _MASK], count - counts[(minute - 30) & _MASK]),
-        )
+        plays10, count10 = plays - sums[at], count - counts[at]
+        at = (minute - 30) & _MASK
+        windows = (plays5, count5), (plays10, count10), (plays - sums[at], count - counts[at])
         at = (minute - 3) & _MASK
         live3, live3_count = sums[at], counts[at]
         at = (minute - 13) & _MASK
         live = (plays - live3, count - live3_count, live3 - sums[at], live3_count - counts[at])
-        r5 = plays5 / count5 if count5 >= 2 else 0.0
-        if self._phi is None or count5 < 2:
-            return Look(minute, r5, None, self._phi or 1.0, windows, live)
-        forecast = math.inf
-        at = (minute - 40) & _MASK
-        present = ago_count - counts[at]
-        if present >= 5:
-            forecast = (ago - sums[at]) / present
-        at = (minute - 70) & _MASK
-        present = ago_count - counts[at]
-        if present >= 10:
-            forecast = min(forecast, (ago - sums[at]) / present)
-        if forecast == math.inf:
-            return Look(minute, r5, None, self._phi, windows, live)
+        noise = self._noise.excess
+        if count5 < 2:
+            return Look(minute, 0.0, None, noise or 1.0, windows, (), live)
+        r5 = plays5 / count5
+        recent = self._recent(minute - 10) if noise is not None else math.inf
+        if noise is None or recent == math.inf:
+            return Look(minute, r5, None, noise or 1.0, windows, (), live)
         seasonal = self._season(minute) * self._level
-        # A season that is not known is no number, and never the smaller.
-        forecast = min(forecast, seasonal)
-        return Look(minute, r5, forecast, self._phi, windows, live)
+        sustained: list[tuple[float, int, float]] = []
+        for length in _SUSTAINED:
+            at = (minute - length) & _MASK
+            few, present = plays - sums[at], count - counts[at]
+            # What is forecast is at most the season; so most minutes end here. One that is not known is no number.
+            if few >= SUSTAINED_SHARE * seasonal * present:
+                continue
+            before = self._recent(minute - length)
+            if before != math.inf:
+                sustained.append((few, present, min(before, seasonal)))
+        # A season that is not known is never the smaller.
+        return Look(minute, r5, min(recent, seasonal), noise, windows, sustained, live)
+
+    def _recent(self, minute: Minute) -> float:
+        """What the half hour and the hour that end with a minute let expect: the least; infinite if not known."""
+        sums, counts = self._sums, self._counts
+        plays, count = sums[minute & _MASK], counts[minute & _MASK]
+        recent = math.inf
+        at = (minute - 30) & _MASK
+        if (present := count - counts[at]) >= 5:
+            recent = (plays - sums[at]) / present
+        at = (minute - 60) & _MASK
+        if (present := count - counts[at]) >= 10:
+            recent = min(recent, (plays - sums[at]) / present)
+        # Not a number where it is not known, and then never the smaller.
+        return min(recent, _ABOVE_MEDIAN * self._medians[((minute + 1) // STEP - 1) % len(self._medians)])
 
     def _season(self, minute: Minute) -> float:
         step, offset = divmod(minute, STEP)
-        bases = self._bases
+        usual = self._usual
         # Means of 30 minutes, centred half a minute before the step and half a minute before the next one.
-        before, after = bases[(step + 2) % len(bases)], bases[(step + 3) % len(bases)]
+        before, after = usual[(step + 2) % len(usual)], usual[(step + 3) % len(usual)]
         if before != before:  # noqa: PLR0124 - not a number
             return after
         if after != after:  # noqa: PLR0124
@@ -252,10 +246,10 @@ class Track:
         if self.newest is not None:
             first = max((self.newest + 1) // STEP, last - DAY_STEPS + 1)
             for step in range(first, last + 1):
-                self._sample(step, _UNKNOWN)
+                self._noise.put(step, UNKNOWN)
         self.newest = newest
         self._hold_nothing()
-        self._prune(newest // DAY_MINUTES)
+        self._steps.prune(newest // DAY_MINUTES)
         self._rebuild()
 
     # Steps.
@@ -267,57 +261,30 @@ class Track:
         plays, count = sums[last & _MASK], counts[last & _MASK]
         at = (last - STEP) & _MASK
         if present := count - counts[at]:
-            self._put(step, (plays - sums[at]) / present)
-        base = self._bases[step % len(self._bases)]
+            self._steps.put(step, (plays - sums[at]) / present)
+        base = self._usual[step % len(self._usual)]
         # Not a number where the base is not known.
-        self._ratios[step % _LEVEL_STEPS] = self._mean(step) / base if base != 0 else _UNKNOWN
+        self._ratios[step % _LEVEL_STEPS] = self._steps.half_hour(step) / base if base != 0 else UNKNOWN
+        self._find_median(step)
         # The five minutes in the middle of the half hour, against its mean.
         at, start, end = (last - 30) & _MASK, (last - 18) & _MASK, (last - 13) & _MASK
-        sample = _UNKNOWN
+        sample = UNKNOWN
         if (present := count - counts[at]) >= 5:
             expected = (plays - sums[at]) / present * (counts[end] - counts[start])
             if expected > 0:
                 sample = (sums[end] - sums[start] - expected) ** 2 / expected
-        self._sample(step, sample)
+        self._noise.put(step, sample)
 
-    def _put(self, step: int, mean: float) -> None:
-        number, position = divmod(step, DAY_STEPS)
-        day = self._days.get(number)
-        if day is None:
-            day = self._days[number] = bytearray(_UNKNOWN_DAY)
-            self._prune(number)
-        self._known += _unknown(day, position)
-        _MEAN.pack_into(day, position * _MEAN.size, min(mean / _UNIT, _MOST))
-        self._changed.add(number)
-
-    def _prune(self, today: int) -> None:
-        for number in [number for number in self._days if number < today - HISTORY_DAYS]:
-            self._known -= _known_steps(self._days.pop(number))
-            self._changed.discard(number)
-
-    def _mean(self, step: int) -> float:
-        """The mean of the half hour that ends with a step; not a number if nothing is known of it."""
-        number, position = divmod(step, DAY_STEPS)
-        day = self._days.get(number)
-        first = position - _SMOOTH + 1
-        if first >= 0:
-            if day is None:
-                return _UNKNOWN
-            means = _MEANS.unpack_from(day, first * _MEAN.size)
-        else:
-            # It begins in the day before.
-            halves = (self._days.get(number - 1) or _UNKNOWN_DAY)[first * _MEAN.size :], day or _UNKNOWN_DAY
-            means = _MEANS.unpack_from(b"".join(halves))
-        total: float = sum(means)
-        if total == total:  # noqa: PLR0124 - a number
-            return total * (_UNIT / _SMOOTH)
-        known = [mean for mean in means if mean == mean]  # noqa: PLR0124
-        return sum(known) * (_UNIT / len(known)) if known else _UNKNOWN
-
-    def _base(self, step: int) -> float:
-        """The median over the days before of the half hour that ends with a step; not a number if none is known."""
-        means = [self._mean(step - lag * DAY_STEPS) for lag in _LAGS]
-        return _median(sorted(mean for mean in means if mean == mean))  # noqa: PLR0124
+    def _find_median(self, step: int) -> None:
+        sums, counts = self._sums, self._counts
+        means = []
+        end = step * STEP + STEP - 1
+        for last in range(end, end - _HOUR_STEPS * STEP, -STEP):
+            here, before = last & _MASK, (last - STEP) & _MASK
+            if present := counts[here] - counts[before]:
+                means.append((sums[here] - sums[before]) / present)
+        means.sort()
+        self._medians[step % len(self._medians)] = _median(means) if len(means) >= _HOUR_LEAST else UNKNOWN
 
     def _set_level(self, step: int) -> None:
         ratios = self._ratios
@@ -332,32 +299,18 @@ class Track:
             high = _LEVEL_AFTER_BURST
         self._level = min(high, max(_LEVEL_LOW, _median(known)))
 
-    def _sample(self, step: int, sample: float) -> None:
-        """Let a sample of the noise take the place of that of a day ago."""
-        order, at = self._noise_order, step % DAY_STEPS
-        old = self._noise[at]
-        if old == old:  # noqa: PLR0124
-            del order[bisect_left(order, old)]
-        self._noise[at] = sample
-        if sample == sample:  # noqa: PLR0124
-            # As it is kept: rounded.
-            insort(order, self._noise[at])
-        self._set_phi()
-
-    def _set_phi(self) -> None:
-        order = self._noise_order
-        self._phi = max(1.0, _median(order) / _NOISE_MEDIAN) if len(order) >= _NOISE_LEAST else None
-
     def _rebuild(self) -> None:
         """Work out from the steps what is kept of them beside them."""
         if self.newest is None:
             return
         last = (self.newest + 1) // STEP - 1
         for step in range(last - _LEVEL_STEPS + 1, last + 5):
-            self._bases[step % len(self._bases)] = self._base(step)
+            self._usual[step % len(self._usual)] = self._steps.usual(step)
         for step in range(last - _LEVEL_STEPS + 1, last + 1):
-            base = self._bases[step % len(self._bases)]
-            self._ratios[step % _LEVEL_STEPS] = self._mean(step) / base if base != 0 else _UNKNOWN
+            base = self._usual[step % len(self._usual)]
+            self._ratios[step % _LEVEL_STEPS] = self._steps.half_hour(step) / base if base != 0 else UNKNOWN
+        for step in range(last - _SUSTAINED[-1] // STEP - 1, last + 1):
+            self._find_median(step)
         self._set_level(last)
 
     # History, and what is shown and kept.
@@ -374,24 +327,13 @@ class Track:
         if not hours:
             return
         today = (max(hours) if self.newest is None else self.newest) // DAY_MINUTES
-        for first, plays in hours.items():
-            for step in range(-(-first // STEP), (first + 60) // STEP):
-                number, position = divmod(step, DAY_STEPS)
-                if number < today - HISTORY_DAYS:
-                    continue
-                day = self._days.get(number)
-                if day is not None and not _unknown(day, position):
-                    continue
-                # From the hour's centre to that of the step, in hours; towards the neighbour on that side.
-                away = (step * STEP + STEP / 2 - first - 30) / 60
-                neighbour = hours.get(first + (60 if away > 0 else -60), plays)
-                self._put(step, (plays + abs(away) * (neighbour - plays)) / 60)
+        self._steps.fill(hours, today)
         self._rebuild()
 
     @property
     def known_share(self) -> float:
         """The share of the history's steps that is known, 0 to 1."""
-        return min(1.0, self._known / (HISTORY_DAYS * DAY_STEPS))
+        return self._steps.known_share
 
     def recent(self, minutes: int) -> list[tuple[Minute, float | None, float | None]]:
         """The newest minutes, oldest first, each with its plays and what was forecast.
@@ -409,7 +351,7 @@ class Track:
     @property
     def changed_days(self) -> Collection[int]:
         """The days whose steps have changed since the last `pack`."""
-        return frozenset(self._changed)
+        return frozenset(self._steps.changed)
 
     def pack(self, days: Collection[int] | None = None) -> Packed:
         """All that is needed to go on later.
@@ -417,14 +359,13 @@ class Track:
         Args:
             days: The days to pack; without it, all.
         """
-        wanted = self._days if days is None else days
         packed = Packed(
             self.newest,
             self._plays.tobytes() + self._expected.tobytes(),
-            self._noise.tobytes(),
-            {number: bytes(day) for number, day in self._days.items() if number in wanted},
+            self._noise.pack(),
+            self._steps.pack(days),
         )
-        self._changed.clear()
+        self._steps.changed.clear()
         return packed
 
     @classmethod
@@ -436,23 +377,16 @@ class Track:
         """
         track = cls()
         split = track._plays.itemsize * HELD
-        plays, expected, noise = array("d"), array("f"), array("f")
+        plays, expected = array("d"), array("f")
         plays.frombytes(packed.recent[:split])
         expected.frombytes(packed.recent[split:])
-        noise.frombytes(packed.noise)
-        days = {number: bytearray(means) for number, means in packed.days.items()}
-        if (len(plays), len(expected), len(noise)) != (HELD, HELD, DAY_STEPS) or any(
-            len(day) != len(_UNKNOWN_DAY) for day in days.values()
-        ):
-            raise ValueError("not the bytes of a track")
+        if (len(plays), len(expected)) != (HELD, HELD):
+            raise ValueError("not the bytes of a track's minutes")
         track.newest = packed.newest
-        track._days = days
-        track._known = sum(map(_known_steps, days.values()))
-        track._plays, track._expected, track._noise = plays, expected, noise
-        track._noise_order = array("f", sorted(sample for sample in noise if not math.isnan(sample)))
-        track._set_phi()
+        track._plays, track._expected = plays, expected
+        track._steps, track._noise = Steps(packed.days), Noise(packed.noise)
         if packed.newest is not None:
-            track._prune(packed.newest // DAY_MINUTES)
+            track._steps.prune(packed.newest // DAY_MINUTES)
             track._sum_up(packed.newest - HELD + 2)
             track._rebuild()
         return track
@@ -471,16 +405,8 @@ def _median(ordered: Sequence[float]) -> float:
     """The median of an ordered sequence; not a number if it is empty."""
     size = len(ordered)
     if not size:
-        return _UNKNOWN
+        return UNKNOWN
     return (ordered[size // 2] + ordered[(size - 1) // 2]) / 2
-
-
-def _unknown(day: bytearray, position: int) -> bool:
-    return math.isnan(_MEAN.unpack_from(day, position * _MEAN.size)[0])
-
-
-def _known_steps(day: bytearray) -> int:
-    return sum(not math.isnan(mean) for (mean,) in _MEAN.iter_unpack(day))
 
 
 def _or_none(value: float) -> float | None:

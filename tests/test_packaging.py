@@ -52,6 +52,8 @@ ORDER = (
     "books",
     "ledger",
     "fetch",
+    "steps",
+    "noise",
     "track",
     "trackfile",
     "forecast",
