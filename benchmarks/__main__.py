@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import answers, fleet, freshness, memory, replaying, scrape, startup
+from benchmarks import answers, drops, fleet, freshness, memory, replaying, scrape, startup
 from benchmarks.report import Table
 from exporter import __version__, logs
 
@@ -22,6 +22,8 @@ BENCHMARKS: Mapping[str, Callable[[Path], Table]] = {
     "planning": freshness.run_planning,
     "fleet": fleet.run,
     "replay": replaying.run,
+    "drops": drops.run,
+    "drops-cost": drops.run_cost,
 }
 
 

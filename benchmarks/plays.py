@@ -30,6 +30,7 @@ DEPTHS = (0.5, 0.8, 1.0)
 LENGTHS = (15, 30, 60)
 
 REAL = Path(__file__).with_name("data") / "nab"
+REAL_NAMES = tuple(sorted(path.name.removesuffix(".csv.gz") for path in REAL.glob("*.csv.gz")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Series:
     """The plays of one media.
 
     Attributes:
+        first: The first minute.
         live: Whether it is a live media.
         hours: First minute of an hour before the first minute -> plays.
         plays: From the first minute on; None where missing.
@@ -61,6 +63,7 @@ class Series:
         events: First minute, and minute after the last, of live events.
     """
 
+    first: Minute
     live: bool
     hours: dict[Minute, float]
     plays: list[float | None]
@@ -73,16 +76,12 @@ class Merchant:
     """All media of one merchant.
 
     Attributes:
-        first: The first minute of all series.
-        series: Of each media.
+        series: Of each media, all for the same minutes.
         whole: Their sum, and the drops of all media at once.
-        gaps: First and last minute of what is missing in all series.
     """
 
-    first: Minute
     series: list[Series]
     whole: Series
-    gaps: list[tuple[Minute, Minute]]
 
 
 def simulate(seed: int, *, always_on: int = 40, live: int = 10, weeks: int = 4) -> Merchant:
@@ -103,8 +102,10 @@ def simulate(seed: int, *, always_on: int = 40, live: int = 10, weeks: int = 4) 
     series += [_live(dice, minutes, gaps) for _ in range(live)]
     plays = [_sum(values) for values in zip(*(each.plays for each in series), strict=True)]
     hours = {hour: sum(each.hours.get(hour, 0.0) for each in series) for hour in series[0].hours}
-    whole = Series(live=False, hours=hours, plays=plays, drops=[_shifted(drop) for drop in outages], events=[])
-    return Merchant(START, series, whole, [(START + first, START + last) for first, last in gaps])
+    whole = Series(
+        first=START, live=False, hours=hours, plays=plays, drops=[_shifted(drop) for drop in outages], events=[]
+    )
+    return Merchant(series, whole)
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
@@ -157,7 +158,9 @@ def _always_on(
         START - HISTORY_WEEKS * WEEK + hour * 60: _count(dice, sum(rates[hour * 12 : hour * 12 + 12]) * STEP, noise)
         for hour in range(history // 12)
     }
-    return Series(live=False, hours=hours, plays=plays, drops=[_shifted(drop) for drop in drops], events=[])
+    return Series(
+        first=START, live=False, hours=hours, plays=plays, drops=[_shifted(drop) for drop in drops], events=[]
+    )
 
 
 def _rates(dice: random.Random, together: Sequence[float]) -> list[float]:
@@ -247,7 +250,7 @@ def _live(dice: random.Random, minutes: int, gaps: Sequence[tuple[int, int]]) ->
     plays: list[float | None] = [_count(dice, rate, noise) for rate in rates]
     _lose(dice, plays, gaps)
     hours = {START - HISTORY_WEEKS * WEEK + hour * 60: 0.0 for hour in range(HISTORY_WEEKS * WEEK // 60)}
-    return Series(live=True, hours=hours, plays=plays, drops=drops, events=events)
+    return Series(first=START, live=True, hours=hours, plays=plays, drops=drops, events=events)
 
 
 def _lose(dice: random.Random, plays: list[float | None], gaps: Sequence[tuple[int, int]]) -> None:
@@ -306,6 +309,7 @@ def real(name: str, seed: int, *, drops: bool) -> Series:
             hours[origin + hour] = sum(known) * 60 / len(known)
     thinned = _thin(dice, plays, begin) if drops else []
     return Series(
+        first=origin + begin,
         live=False,
         hours=hours,
         plays=plays[begin:],

@@ -16,7 +16,7 @@ _TOLERATED = 0.9
 _EVIDENCE = 9.0
 
 # A drop that is sustained needs less evidence, but must be deep, and not of a quiet media: their lulls are long.
-_SUSTAINED_EVIDENCE, _SUSTAINED_RATIO, _SUSTAINED_EXPECTED = 8.0, 1 - SUSTAINED_SHARE, 3.0
+_SUSTAINED_EVIDENCE, _SUSTAINED_RATIO, _SUSTAINED_EXPECTED = 7.0, 1 - SUSTAINED_SHARE, 4.0
 
 # The least that is expected because all media fall together.
 _FACTOR_LEAST = 0.6

@@ -223,7 +223,12 @@ def test_a_jump_costs_no_more_than_what_is_kept(monkeypatch: pytest.MonkeyPatch)
     track, _ = ran([10.0] * 200)
     appended = []
     real = Track._append
-    monkeypatch.setattr(Track, "_append", lambda self, plays: appended.append(1) or real(self, plays))  # type: ignore[func-returns-value]
+
+    def append(self: Track, plays: float | None) -> Look:
+        appended.append(plays)
+        return real(self, plays)
+
+    monkeypatch.setattr(Track, "_append", append)
     (look,) = track.take(MIDNIGHT + 3650 * DAY_MINUTES, [10.0])
     assert (look.forecast, len(appended)) == (None, 1)
     assert track.known_share == 0
