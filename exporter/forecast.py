@@ -23,7 +23,7 @@ _FACTOR_LEAST = 0.6
 # All media fall suddenly, where they are below this share of what they were so many minutes earlier.
 _SUDDEN, _EARLIER = 0.7, 10
 
-# A running live event drops when its last 3 minutes are this far below the 10 before them.
+# A running live event drops when its last 3 or 6 minutes are this far below the 10 before them.
 _LIVE_RATIO = 0.7
 _LIVE_LEAST = 5
 
@@ -91,16 +91,20 @@ def judge_live(look: Look) -> Verdict | None:
     """
     if look.live is None:
         return None
-    plays, present, before, before_present = look.live
-    if before_present < _LIVE_LEAST:
-        return None
-    expected = before / before_present
-    tolerated = expected * _TOLERATED * present
-    if plays >= tolerated:
-        return Verdict(look.minute, 0.0, 0.0, expected)
-    evidence = _evidence(plays, tolerated) / look.noise
-    missing = 1 - plays / (expected * present)
-    return Verdict(look.minute, missing if missing > _LIVE_RATIO and evidence > _EVIDENCE else 0.0, evidence, expected)
+    best: Verdict | None = None
+    for plays, present, before, before_present in look.live:
+        if not present or before_present < _LIVE_LEAST:
+            continue
+        expected = before / before_present
+        tolerated = expected * _TOLERATED * present
+        ratio = evidence = 0.0
+        if plays < tolerated:
+            evidence = _evidence(plays, tolerated) / look.noise
+            missing = 1 - plays / (expected * present)
+            ratio = missing if missing > _LIVE_RATIO and evidence > _EVIDENCE else 0.0
+        if best is None or ratio > best.ratio:
+            best = Verdict(look.minute, ratio, evidence, expected)
+    return best
 
 
 def _evidence(plays: float, expected: float) -> float:

@@ -49,7 +49,8 @@ class Look(NamedTuple):
         windows: Plays and minutes present of the last 5, 10 and 30 minutes.
         sustained: Plays and minutes present of the last 15, 20 and 30 minutes, and what is forecast from the time
             before these; of those windows alone that have few plays.
-        live: Plays and minutes present of the last 3 minutes, and of the 10 before them. None if the minute is missing.
+        live: Plays and minutes present of the last 3 minutes and of the 10 before them, then of the last 6 and of the
+            10 before these. None if the minute is missing.
     """
 
     minute: Minute
@@ -58,7 +59,7 @@ class Look(NamedTuple):
     noise: float
     windows: tuple[tuple[float, int], tuple[float, int], tuple[float, int]]
     sustained: Sequence[tuple[float, int, float]]
-    live: tuple[float, int, float, int] | None
+    live: Sequence[tuple[float, int, float, int]] | None
 
 
 _NO_WINDOWS = ((0.0, 0), (0.0, 0), (0.0, 0))
@@ -174,10 +175,11 @@ class Track:
         plays10, count10 = plays - sums[at], count - counts[at]
         at = (minute - 30) & _MASK
         windows = (plays5, count5), (plays10, count10), (plays - sums[at], count - counts[at])
-        at = (minute - 3) & _MASK
-        live3, live3_count = sums[at], counts[at]
-        at = (minute - 13) & _MASK
-        live = (plays - live3, count - live3_count, live3 - sums[at], live3_count - counts[at])
+        at, before = (minute - 3) & _MASK, (minute - 13) & _MASK
+        live3 = plays - sums[at], count - counts[at], sums[at] - sums[before], counts[at] - counts[before]
+        at, before = (minute - 6) & _MASK, (minute - 16) & _MASK
+        live6 = plays - sums[at], count - counts[at], sums[at] - sums[before], counts[at] - counts[before]
+        live = live3, live6
         noise = self._noise.excess
         if count5 < 2:
             return Look(minute, 0.0, None, noise or 1.0, windows, (), live)
@@ -193,9 +195,8 @@ class Track:
             # What is forecast is at most the season; so most minutes end here. One that is not known is no number.
             if few >= SUSTAINED_SHARE * seasonal * present:
                 continue
-            before = self._recent(minute - length)
-            if before != math.inf:
-                sustained.append((few, present, min(before, seasonal)))
+            if (earlier := self._recent(minute - length)) != math.inf:
+                sustained.append((few, present, min(earlier, seasonal)))
         # A season that is not known is never the smaller.
         return Look(minute, r5, min(recent, seasonal), noise, windows, sustained, live)
 

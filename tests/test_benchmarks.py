@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 import benchmarks.__main__ as command
-from benchmarks import answers, fleet, freshness, memory, replaying, scrape, startup
+from benchmarks import answers, drops, fleet, freshness, memory, replaying, scrape, startup
 from benchmarks.canned import canned_api
 from benchmarks.prepared import Prepared, prepare
 from benchmarks.process import running
@@ -49,6 +49,12 @@ TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
         ["reading the CSV", "replay"],
         2,
     ),
+    "drops": (
+        lambda folder: drops.run(folder, seeds=(1,), size=(1, 1, 1), names=("Twitter_volume_CVS",), real_seeds=(1,)),
+        list(drops.MEASURES),
+        0,
+    ),
+    "drops-cost": (lambda folder: drops.run_cost(folder, weeks=(1,), minutes=100, repeats=2), [1], 2),
 }
 
 
@@ -157,6 +163,7 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         command.main(["speed"])
     assert ended.value.code == 2
     assert (
-        "no benchmark speed; there are scrape, answers, memory, startup, freshness, planning, fleet, replay"
+        "no benchmark speed; there are scrape, answers, memory, startup, freshness, planning, fleet, replay, "
+        "drops, drops-cost"
         in capsys.readouterr().err
     )

@@ -19,7 +19,7 @@ def look(
     noise: float = 1.0,
     present: Sequence[int] = (5, 10, 30),
     sustained: Sequence[tuple[float, int, float]] = (),
-    live: tuple[float, int, float, int] | None = None,
+    live: Sequence[tuple[float, int, float, int]] | None = None,
 ) -> Look:
     counts = plays or (50.0, 100.0, 300.0)
     (five, ten, half_hour) = zip(counts, present, strict=True)
@@ -101,19 +101,33 @@ def test_a_sustained_drop(sustained: tuple[float, int, float], factor: float, ex
         assert verdict.expected == pytest.approx(sustained[2] * factor)
 
 
+def live(*windows: tuple[float, int, float, int]) -> Verdict:
+    verdict = judge_live(look(live=windows))
+    assert verdict is not None
+    return verdict
+
+
 def test_a_running_event_is_judged_by_the_ten_minutes_before() -> None:
     """Three minutes with less than three tenths of what was before are a drop; half of it is how events go."""
-    assert judge_live(look()) is None
-    assert judge_live(look(live=(0.0, 3, 80.0, 4))) is None
-    assert judge_live(look(live=(60.0, 3, 200.0, 10))) == Verdict(MIDNIGHT, 0.0, 0.0, 20.0)
-    half, none = judge_live(look(live=(60.0, 3, 400.0, 10))), judge_live(look(live=(0.0, 3, 200.0, 10)))
-    assert half is not None
-    assert none is not None
-    assert (half.ratio, none.ratio, none.expected) == (0.0, 1.0, 20.0)
+    assert live((60.0, 3, 200.0, 10)) == Verdict(MIDNIGHT, 0.0, 0.0, 20.0)
+    none, half = live((0.0, 3, 200.0, 10)), live((60.0, 3, 400.0, 10))
+    assert (none.ratio, none.expected) == (1.0, 20.0)
+    assert half.ratio == 0.0
     assert half.evidence > 9
-    few = judge_live(look(live=(0.0, 3, 10.0, 10)))
-    assert few is not None
-    assert few.ratio == 0.0
+    assert live((0.0, 3, 10.0, 10)).ratio == 0.0
+
+
+def test_a_small_event_drops_in_six_minutes() -> None:
+    """Where three minutes are too little evidence, six can do."""
+    assert live((3.0, 3, 60.0, 10), (4.0, 6, 60.0, 10)).ratio == pytest.approx(1 - 4 / 36)
+    assert live((3.0, 3, 60.0, 10), (20.0, 6, 60.0, 10)).ratio == 0.0
+
+
+def test_an_event_needs_minutes_before() -> None:
+    """A missing minute, or hardly a minute in the ten before, gives no verdict."""
+    assert judge_live(look()) is None
+    assert judge_live(look(live=((0.0, 3, 80.0, 4), (0.0, 0, 80.0, 10)))) is None
+    assert live((0.0, 3, 80.0, 4), (0.0, 6, 100.0, 5)).ratio == 1.0
 
 
 def test_a_broad_drop_is_of_more_than_half() -> None:

@@ -39,7 +39,10 @@ def test_the_windows_hold_what_arrived() -> None:
     look = looks[-1]
     assert look.windows == ((95 + 96 + 98 + 99, 4), (sum(range(90, 100)) - 97, 9), (sum(range(70, 100)) - 97, 29))
     assert look.r5 == (95 + 96 + 98 + 99) / 4
-    assert look.live == (98 + 99, 2, sum(range(87, 97)), 10)
+    assert look.live == (
+        (98 + 99, 2, sum(range(87, 97)), 10),
+        (sum(range(94, 100)) - 97, 5, sum(range(84, 94)), 10),
+    )
 
 
 def test_a_missing_minute_has_no_verdict() -> None:
