@@ -47,10 +47,10 @@ class Look(NamedTuple):
             a verdict, or if the minute is missing.
         noise: By how much the variance of the plays is more than that of independent viewers; at least 1.
         windows: Plays and minutes present of the last 5, 10 and 30 minutes.
-        sustained: Plays and minutes present of the last 15, 20 and 30 minutes, and what is forecast from the time
-            before these; of those windows alone that have few plays.
         live: Plays and minutes present of the last 3 minutes and of the 10 before them, then of the last 6 and of the
             10 before these. None if the minute is missing.
+        sustained: Plays and minutes present of the last 15, 20 and 30 minutes, and what is forecast from the time
+            before these; of those windows alone that have few plays.
     """
 
     minute: Minute
@@ -58,8 +58,8 @@ class Look(NamedTuple):
     forecast: float | None
     noise: float
     windows: tuple[tuple[float, int], tuple[float, int], tuple[float, int]]
-    sustained: Sequence[tuple[float, int, float]]
     live: Sequence[tuple[float, int, float, int]] | None
+    sustained: Sequence[tuple[float, int, float]] = ()
 
 
 _NO_WINDOWS = ((0.0, 0), (0.0, 0), (0.0, 0))
@@ -153,7 +153,7 @@ class Track:
             self._plays[here] = UNKNOWN
             self._sums[here], self._counts[here] = self._sums[before], self._counts[before]
             self._expected[here] = UNKNOWN
-            look = Look(minute, 0.0, None, 1.0, _NO_WINDOWS, (), None)
+            look = Look(minute, 0.0, None, 1.0, _NO_WINDOWS, None)
         else:
             self._plays[here] = plays
             self._sums[here], self._counts[here] = self._sums[before] + plays, self._counts[before] + 1
@@ -182,11 +182,11 @@ class Track:
         live = live3, live6
         noise = self._noise.excess
         if count5 < 2:
-            return Look(minute, 0.0, None, noise or 1.0, windows, (), live)
+            return Look(minute, 0.0, None, noise or 1.0, windows, live)
         r5 = plays5 / count5
         recent = self._recent(minute - 10) if noise is not None else math.inf
         if noise is None or recent == math.inf:
-            return Look(minute, r5, None, noise or 1.0, windows, (), live)
+            return Look(minute, r5, None, noise or 1.0, windows, live)
         seasonal = self._season(minute) * self._level
         sustained: list[tuple[float, int, float]] = []
         for length in _SUSTAINED:
@@ -198,7 +198,7 @@ class Track:
             if (earlier := self._recent(minute - length)) != math.inf:
                 sustained.append((few, present, min(earlier, seasonal)))
         # A season that is not known is never the smaller.
-        return Look(minute, r5, min(recent, seasonal), noise, windows, sustained, live)
+        return Look(minute, r5, min(recent, seasonal), noise, windows, live, sustained)
 
     def _recent(self, minute: Minute) -> float:
         """What the half hour and the hour that end with a minute let expect: the least; infinite if not known."""

@@ -4,7 +4,8 @@ import sqlite3
 from dataclasses import dataclass
 
 from exporter.model import DAY_MINUTES
-from exporter.track import HISTORY_DAYS, Packed
+from exporter.steps import HISTORY_DAYS
+from exporter.track import Packed
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,5 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 2
     assert (
         "no benchmark speed; there are scrape, answers, memory, startup, freshness, planning, fleet, replay, "
-        "drops, drops-cost"
-        in capsys.readouterr().err
+        "drops, drops-cost" in capsys.readouterr().err
     )

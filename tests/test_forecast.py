@@ -24,7 +24,7 @@ def look(
     counts = plays or (50.0, 100.0, 300.0)
     (five, ten, half_hour) = zip(counts, present, strict=True)
     r5 = five[0] / five[1] if five[1] else 0.0
-    return Look(minute, r5, forecast, noise, (five, ten, half_hour), sustained, live)
+    return Look(minute, r5, forecast, noise, (five, ten, half_hour), live, sustained)
 
 
 def test_as_expected_is_no_drop() -> None:

@@ -50,7 +50,7 @@ def test_a_missing_minute_has_no_verdict() -> None:
     track, looks = ran([10.0] * 100 + [None] * 4 + [10.0, 10.0])
     assert [look.forecast is None for look in looks[99:]] == [False, True, True, True, True, True, False]
     assert track.newest == MIDNIGHT + 105
-    assert looks[100] == Look(MIDNIGHT + 100, 0.0, None, 1.0, ((0.0, 0),) * 3, (), None)
+    assert looks[100] == Look(MIDNIGHT + 100, 0.0, None, 1.0, ((0.0, 0),) * 3, None)
 
 
 def test_the_first_hour_has_no_verdict() -> None:
