@@ -32,7 +32,7 @@ _HOUR_STEPS, _HOUR_LEAST, _ABOVE_MEDIAN = 12, 6, 1.1
 
 # A drop of the plays to less than this share may be seen over these windows, in minutes, against what was before them.
 SUSTAINED_SHARE = 0.35
-_SUSTAINED = (15, 20, 30)
+_SUSTAINED = (10, 15, 20, 30)
 
 
 class Look(NamedTuple):
@@ -49,7 +49,7 @@ class Look(NamedTuple):
         windows: Plays and minutes present of the last 5, 10 and 30 minutes.
         live: Plays and minutes present of the last 3 minutes and of the 10 before them, then of the last 6 and of the
             10 before these. None if the minute is missing.
-        sustained: Plays and minutes present of the last 15, 20 and 30 minutes, and what is forecast from the time
+        sustained: Plays and minutes present of the last 10, 15, 20 and 30 minutes, and what is forecast from the time
             before these; of those windows alone that have few plays.
     """
 
@@ -134,12 +134,13 @@ class Track:
         Returns:
             What each minute shows that was not taken before, oldest first.
         """
-        if self.newest is None or first > self.newest + HELD:
-            self._jump(first - 1)
-        assert self.newest is not None  # noqa: S101 - the line above has set it
-        while self.newest < first - 1:
+        newest = self.newest
+        if newest is None or first > newest + HELD:
+            newest = first - 1
+            self._jump(newest)
+        for _ in range(newest + 1, first):
             self._append(None)
-        old = self.newest - first + 1
+        old = newest - first + 1
         if old > 0:
             self._revise(first, plays[:old])
             plays = plays[old:]
