@@ -194,22 +194,20 @@ class Watch:
                 self._together.add(look)
 
     def _verdict(self, media_id: str, look: Look, now: float) -> Verdict | None:
-        if look.forecast is None:
-            return None
         if not media_id:
             return self._of_merchant(look)
         live = self._catalog.is_live(media_id)
         if live is None:
             return None
-        return self._of_live(media_id, look, look.forecast, now) if live else judge(look, self._together.factor(look))
+        return self._of_live(media_id, look, now) if live else judge(look, self._together.factor(look))
 
-    def _of_live(self, media_id: str, look: Look, forecast: float, now: float) -> Verdict | None:
+    def _of_live(self, media_id: str, look: Look, now: float) -> Verdict | None:
         event = self._catalog.live_state(media_id)
         if event is None or (event.running and now - event.at > STATE_BELIEVED):
             return None
         if event.running and end_of(look.minute) - event.since >= SETTLED_IN:
             return judge_live(look)
-        return Verdict(look.minute, 0.0, 0.0, forecast)
+        return None if look.forecast is None else Verdict(look.minute, 0.0, 0.0, look.forecast)
 
     def _of_merchant(self, look: Look) -> Verdict | None:
         verdict = judge(look)

@@ -269,6 +269,15 @@ class TestLive:
         self.pass_looked_at(world, 3, {"a": 0.0}, running=False)
         assert world.ratio("a") == 0
 
+    def test_a_media_that_shows_nothing_but_events_has_drops(self, state: State) -> None:
+        """The minutes before are enough: nothing of the days before its event need be known."""
+        world = World(state)
+        world.know(live="a")
+        self.pass_looked_at(world, int(SETTLED_IN // 60) + 4)
+        assert world.ratio("a") == 0
+        self.pass_looked_at(world, 3, {"a": 0.05})
+        assert (world.ratio("a") or 0) > 0.7
+
     def test_an_old_state_says_nothing(self, world: World) -> None:
         """If nobody knows whether the event still runs, there is no verdict."""
         self.pass_looked_at(world, 20)
