@@ -118,6 +118,25 @@ class Turns:
         """Count towards the turn of the catalog and the past."""
         self._since_lookup = self._since_lookup + 1 if isinstance(task, Stream) else 0
 
+    def plan(self, going: Round, moment: Moment) -> list[Stream]:
+        """The streams to ask for in this minute, the first last."""
+        pace_maker = self._staleness.pace_maker
+        if self._wait_so_far(pace_maker, going, moment):
+            return [pace_maker]
+        # Only numbers are looked up for each stream: there may be thousands.
+        candidates = [
+            Candidate(stream, weight, wait)
+            for stream, weight in self._staleness.weights(moment).items()
+            if (wait := self._wait_so_far(stream, going, moment))
+        ]
+        streams = self._staleness.streams
+        # One place in a minute is the whole merchant's.
+        room = max(1, int(self._limiter.allowed) - 1)
+        # With a minute in hand, where there is one: some of a round can slip into the next.
+        spare = can_hold(streams, room, self._longest_wait - 1)
+        chosen = choose(candidates, room, streams, self._longest_wait - 1 if spare else self._longest_wait)
+        return sorted(chosen, key=lambda stream: going.failures[stream])[::-1]
+
     def _next(self, going: Round) -> Task | None:
         """The streams as planned; the catalog and the past when nothing else is due, or after they waited long."""
         if going.over or going.strikes >= STRIKES:
@@ -143,7 +162,7 @@ class Turns:
                 going.over = True
                 return None
             going.planned_for = moment.complete
-            going.queue = self._plan(going, moment)
+            going.queue = self.plan(going, moment)
         return self._next_planned(going, moment) or self._next_aside(going)
 
     def _next_planned(self, going: Round, moment: Moment) -> Stream | None:
@@ -166,25 +185,6 @@ class Turns:
         if going.strikes or going.failed_asides >= STRIKES:
             return None
         return self._watch.next_history(self._clock.now(), self._moment().settled, going.under_way)
-
-    def _plan(self, going: Round, moment: Moment) -> list[Stream]:
-        """The streams to ask for in this minute, the first last."""
-        pace_maker = self._staleness.pace_maker
-        if self._wait_so_far(pace_maker, going, moment):
-            return [pace_maker]
-        # Only numbers are looked up for each stream: there may be thousands.
-        candidates = [
-            Candidate(stream, weight, wait)
-            for stream, weight in self._staleness.weights(moment).items()
-            if (wait := self._wait_so_far(stream, going, moment))
-        ]
-        streams = self._staleness.streams
-        # One place in a minute is the whole merchant's.
-        room = max(1, int(self._limiter.allowed) - 1)
-        # With a minute in hand, where there is one: some of a round can slip into the next.
-        spare = can_hold(streams, room, self._longest_wait - 1)
-        chosen = choose(candidates, room, streams, self._longest_wait - 1 if spare else self._longest_wait)
-        return sorted(chosen, key=lambda stream: going.failures[stream])[::-1]
 
     def _wait_so_far(self, stream: Stream, going: Round, moment: Moment) -> int:
         """A stream's staleness where it is due, at least 1; else 0."""
