@@ -220,7 +220,6 @@ class Process:
         *,
         seconds: float = 0.05,
         client: type[StandIn] = StandIn,
-        poller: type[MerchantPoller] = MerchantPoller,
     ) -> None:
         """Start it, with answers that take so many seconds."""
         merchant = settings.merchants[0]
@@ -229,7 +228,7 @@ class Process:
         self.limiter = Limiter(state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic)
         self.client = client(audience, self.limiter, clock, seconds)
         catalog = Catalog(state, merchant)
-        self.poller = poller(
+        self.poller = MerchantPoller(
             merchant,
             settings.poll,
             self.ledger,

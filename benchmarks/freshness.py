@@ -11,10 +11,11 @@ where it can be held. Of 50 requests one is the whole merchant's, in the schedul
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import ClassVar
+from unittest import mock
 
 from benchmarks.audience import (
     MERCHANT,
@@ -32,8 +33,9 @@ from benchmarks.picture import Line, draw
 from benchmarks.report import Cell, Table, figures
 from exporter.model import MINUTE, Minute, Stream
 from exporter.plan import Candidate, choose, lower_bound
-from exporter.poll import MerchantPoller
+from exporter.staleness import Moment
 from exporter.state import State, open_state
+from exporter.turns import Round, Turns
 
 REQUESTS = 50
 
@@ -245,17 +247,21 @@ def rotation(streams: int, room: int) -> float:
     return ((1 - share) * short**2 + share * (short + 1) ** 2) / turn / 2 - 0.5
 
 
-class _TimedPoller(MerchantPoller):
-    """Remembers the CPU seconds of each planning."""
+@contextmanager
+def _timed_plannings() -> Iterator[list[float]]:
+    """The CPU seconds of each planning meanwhile."""
+    plan = Turns.plan
+    seconds: list[float] = []
 
-    plannings: ClassVar[list[float]] = []
-
-    def _plan(self, *args: object, **kwargs: object) -> list[Stream]:
+    def timed(turns: Turns, going: Round, moment: Moment) -> list[Stream]:
         began = time.process_time()
         try:
-            return super()._plan(*args, **kwargs)  # type: ignore[arg-type]  # whatever they are
+            return plan(turns, going, moment)
         finally:
-            self.plannings.append(time.process_time() - began)
+            seconds.append(time.process_time() - began)
+
+    with mock.patch.object(Turns, "plan", timed):
+        yield seconds
 
 
 def _planning(folder: Path, count: int, rounds: int) -> Iterator[float]:
@@ -263,20 +269,18 @@ def _planning(folder: Path, count: int, rounds: int) -> Iterator[float]:
     media = media_ids(count - 1)
     audience = Audience(zipf(media, 1.0, MOST_PLAYS))
     clock = HandTurnedClock(START - START % MINUTE - 1)
-    with folder_in_memory(folder) as place:
+    with folder_in_memory(folder) as place, _timed_plannings() as plannings:
         state = open_state(Path(place) / "state.db", clock.now)
         try:
             know_catalog(state, media, clock)
-            process = Process(
-                state, settings_for(media, REQUESTS), clock, audience, seconds=ANSWER_SECONDS, poller=_TimedPoller
-            )
+            process = Process(state, settings_for(media, REQUESTS), clock, audience, seconds=ANSWER_SECONDS)
             for warm_up in (True, False):
                 for _ in range(rounds):
-                    _TimedPoller.plannings.clear()
+                    plannings.clear()
                     clock.to_next_minute()
                     process.poller.round()
                     if not warm_up:
-                        yield sum(_TimedPoller.plannings) * 1000
+                        yield sum(plannings) * 1000
         finally:
             state.close()
 

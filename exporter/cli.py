@@ -11,7 +11,7 @@ from pathlib import Path
 from exporter import __version__, backfill, config, daemon, demo, logs, replay
 from exporter.books import read_rates
 from exporter.clock import SystemClock
-from exporter.errors import ConfigError, ExporterError
+from exporter.errors import ConfigError, ExporterError, InputError
 from exporter.instants import parse_instant
 from exporter.outlook import describe, look_ahead
 from exporter.server import Address, parse_address
@@ -216,7 +216,7 @@ def _label(text: str) -> tuple[str, str]:
 def _address(text: str) -> Address:
     try:
         return parse_address(text)
-    except ConfigError as error:
+    except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 

@@ -159,7 +159,7 @@ def run(settings: Settings, listen: Address) -> int:
 
     Raises:
         StateError: The state file cannot be used.
-        ConfigError: The address cannot be listened on.
+        InputError: The address cannot be listened on.
     """
     block_stop_signals()
     clock = SystemClock()

@@ -22,7 +22,7 @@ from prometheus_client.exposition import choose_encoder
 from waitress import wasyncore
 from waitress.server import create_server
 
-from exporter.errors import ConfigError
+from exporter.errors import InputError
 from exporter.page import POLICY
 
 log = structlog.get_logger("server")
@@ -220,11 +220,11 @@ def parse_address(text: str) -> Address:
     """Read an address as Prometheus writes it: `:10077`, `0.0.0.0:9000`, `[::1]:9000`, `localhost:0`.
 
     Raises:
-        ConfigError: It is none.
+        InputError: It is none.
     """
     found = re.fullmatch(r"(?:\[([^\s\[\]]*:[^\s\[\]]*)\]|([^\s:\[\]]*)):([0-9]{1,5})", text)
     if found is None or int(found[3]) > 65535:
-        raise ConfigError([f"{text!r} is not an address; write HOST:PORT, for example 127.0.0.1:9000 or :10077"])
+        raise InputError(f"{text!r} is not an address; write HOST:PORT, for example 127.0.0.1:9000 or :10077")
     return Address(found[1] or found[2], int(found[3]))
 
 
@@ -234,7 +234,7 @@ class Server:
     Idle and slow peers cost a file descriptor each, not a thread.
 
     Raises:
-        ConfigError: The address cannot be listened on.
+        InputError: The address cannot be listened on.
     """
 
     def __init__(self, app: WSGIApplication, address: Address) -> None:
@@ -286,7 +286,7 @@ def _listen(address: Address) -> socket.socket:
         family, _, _, _, where = min(found, key=lambda each: each[0] != socket.AF_INET)
         return socket.create_server(where[:2], family=family)
     except (OSError, UnicodeError) as error:
-        raise ConfigError([f"{address}: cannot listen there: {_reason(error)}; choose another address"]) from error
+        raise InputError(f"{address}: cannot listen there: {_reason(error)}; choose another address") from error
 
 
 def _reason(error: OSError | UnicodeError) -> str:

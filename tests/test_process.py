@@ -180,7 +180,9 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1"), listen=address) as daemon:
             assert daemon.ended() == 1
-            assert only_line(daemon).startswith(f"{address}: cannot listen there: Address already in use")
+            assert only_line(daemon).startswith(
+                f"smartstream-exporter: {address}: cannot listen there: Address already in use"
+            )
 
 
 def test_a_state_file_in_use_is_one_line(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""One request from the asking to the entering of its answer, wherever that belongs."""
+
+import structlog
+
+from exporter.catalog import Catalog, Lookup
+from exporter.client import Client
+from exporter.clock import Clock
+from exporter.counting import SHORTEST_RANGE
+from exporter.errors import BadRequest
+from exporter.history import History
+from exporter.ledger import Ledger
+from exporter.model import Stream
+from exporter.rests import Task
+from exporter.staleness import Staleness
+from exporter.watch import Watch
+
+log = structlog.get_logger("poll")
+
+
+class Asking:
+    """One merchant's requests. May be used by several threads, but not for the same task at once."""
+
+    def __init__(
+        self, client: Client, ledger: Ledger, staleness: Staleness, catalog: Catalog, watch: Watch, clock: Clock
+    ) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._staleness = staleness
+        self._catalog = catalog
+        self._watch = watch
+        self._clock = clock
+        # Lengths to try where the API refused a longer range.
+        self._trials: dict[Stream, int] = {}
+
+    def ask(self, task: Task) -> bool:
+        """Ask once, and enter what is answered.
+
+        Returns:
+            Whether that is done. It is not where the API refused a stream's range that half of it may do for.
+
+        Raises:
+            BudgetSpent: The request may not leave yet.
+            ApiError: No answer that can be used came.
+            StateWriteFailed: The answer could not be entered, or the request not noted before it left.
+        """
+        match task:
+            case Lookup():
+                self._look_up(task)
+            case History():
+                self._look_back(task)
+            case _:
+                return self._refresh(task)
+        return True
+
+    def _refresh(self, stream: Stream) -> bool:
+        now = self._clock.now()
+        trial = self._trials.get(stream)
+        asked = self._ledger.to_ask(stream, now, trial)
+        try:
+            rows = self._client.aggregations(stream, asked)
+        except BadRequest:
+            if stream.target.by_day or len(asked) <= SHORTEST_RANGE:
+                self._trials.pop(stream, None)
+                raise
+            # Perhaps the range was too long. What works is found by halves, and remembered.
+            self._trials[stream] = max(SHORTEST_RANGE, len(asked) // 2)
+            log.info("the API refused a long range; asking for half of it", stream=str(stream), minutes=len(asked))
+            return False
+        self._ledger.enter(stream, asked, rows, self._clock.now())
+        self._watch.enter(stream, asked, rows, self._ledger.seen(stream), self._clock.now())
+        if trial is not None and len(asked) == trial:
+            self._ledger.believe_range(stream.merchant_id, trial, now)
+        self._trials.pop(stream, None)
+        self._staleness.entered(stream, asked, now)
+        return True
+
+    def _look_up(self, lookup: Lookup) -> None:
+        if lookup.live_event_id:
+            event = self._client.live_event(lookup.live_event_id)
+            self._catalog.enter_live(lookup, event, self._clock.now())
+        else:
+            media = self._client.media(lookup.media_id)
+            self._catalog.enter_media(lookup, media, self._clock.now())
+
+    def _look_back(self, history: History) -> None:
+        try:
+            rows = self._client.aggregations(history.stream, history.asked, hourly=history.hourly)
+        except BadRequest:
+            self._watch.refused(history)
+        else:
+            self._watch.enter_history(history, rows)

@@ -1,0 +1,196 @@
+"""Which request comes next in a round: the streams as planned, and the turns of the catalog, the past and live events.
+
+It sends nothing and waits for nothing.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from exporter.catalog import Catalog, Lookup
+from exporter.clock import Clock
+from exporter.history import History
+from exporter.limiter import Limiter
+from exporter.model import MINUTE, Minute, Stream
+from exporter.plan import Candidate, can_hold, choose
+from exporter.rests import STRIKES, Rests, Task
+from exporter.staleness import Moment, Staleness
+from exporter.watch import Watch
+
+# A stream that fails and is not left alone is asked for again once in a round, after all others.
+ATTEMPTS = 2
+
+# Where the budget is short, one request in ten is for the catalog and the past, so that they come at all.
+REQUESTS_PER_LOOKUP = 9
+
+# Of a round's requests, live events that run have at most one in so many, before all but the whole merchant's plays.
+REQUESTS_PER_LIVE_EVENT = 4
+
+
+@dataclass(slots=True)
+class Round:
+    """One round: until when it may wait, what is left to ask for, and how it goes.
+
+    Attributes:
+        deadline: Until when it may wait (monotonic seconds).
+        live_left: Requests that are left for live events that run.
+        queue: The streams to ask for, the first last.
+        planned_for: The newest complete minute for which that was planned.
+        under_way: What is being asked for.
+        failures: How often each request has failed.
+        answered: Whether anything has been answered, so the API works.
+        strikes: Failures before that.
+        failed_asides: Requests for the catalog and the past that failed, but for the budget's sake.
+        over: Whether nothing more is to be asked for.
+    """
+
+    deadline: float
+    live_left: int = 0
+    queue: list[Stream] = field(default_factory=list)
+    planned_for: Minute | None = None
+    under_way: set[Task] = field(default_factory=set)
+    failures: Counter[Task] = field(default_factory=Counter)
+    answered: bool = False
+    strikes: int = 0
+    failed_asides: int = 0
+    over: bool = False
+
+
+class Turns:
+    """Whose turn it is, for one merchant. For one thread at a time."""
+
+    def __init__(
+        self,
+        staleness: Staleness,
+        rests: Rests,
+        catalog: Catalog,
+        watch: Watch,
+        limiter: Limiter,
+        clock: Clock,
+        max_staleness: float,
+    ) -> None:
+        """Nothing has been asked for.
+
+        Args:
+            staleness: How much each stream is worth asking for.
+            rests: Which streams are left alone.
+            catalog: Which lookups are due.
+            watch: What of the past is wanted.
+            limiter: How much may be sent.
+            clock: The clock.
+            max_staleness: Seconds that no stream is to wait longer than, where the budget can hold that.
+        """
+        self._staleness = staleness
+        self._rests = rests
+        self._catalog = catalog
+        self._watch = watch
+        self._limiter = limiter
+        self._clock = clock
+        self._longest_wait = int(max_staleness // MINUTE)
+        self._since_lookup = REQUESTS_PER_LOOKUP
+        self._past_first = True
+
+    def begin(self, deadline: float) -> Round:
+        """A round that may wait until a moment (monotonic seconds)."""
+        return Round(deadline, live_left=int(self._limiter.allowed) // REQUESTS_PER_LIVE_EVENT)
+
+    def first(self, going: Round) -> Stream | None:
+        """What to ask for alone and first, where it is due: its answer shows which minutes are settled."""
+        pace_maker = self._staleness.pace_maker
+        return pace_maker if self._wait_so_far(pace_maker, going, self._moment()) else None
+
+    def take(self, going: Round) -> Task | None:
+        """What to ask for next, if anything. It is under way until it is given back."""
+        task = self._next(going)
+        if task is not None:
+            going.under_way.add(task)
+        return task
+
+    def give_back(self, task: Task, going: Round, *, sent: bool) -> None:
+        """What was taken is not under way any more. If it was not sent, it is still its turn."""
+        going.under_way.discard(task)
+        if not sent and isinstance(task, Stream):
+            # Still the one most worth having; when a minute has settled meanwhile, all is planned anew.
+            going.queue.append(task)
+        elif not sent:
+            self._since_lookup = REQUESTS_PER_LOOKUP
+
+    def answered(self, task: Task) -> None:
+        """Count towards the turn of the catalog and the past."""
+        self._since_lookup = self._since_lookup + 1 if isinstance(task, Stream) else 0
+
+    def plan(self, going: Round, moment: Moment) -> list[Stream]:
+        """The streams to ask for in this minute, the first last."""
+        pace_maker = self._staleness.pace_maker
+        if self._wait_so_far(pace_maker, going, moment):
+            return [pace_maker]
+        # Only numbers are looked up for each stream: there may be thousands.
+        candidates = [
+            Candidate(stream, weight, wait)
+            for stream, weight in self._staleness.weights(moment).items()
+            if (wait := self._wait_so_far(stream, going, moment))
+        ]
+        streams = self._staleness.streams
+        # One place in a minute is the whole merchant's.
+        room = max(1, int(self._limiter.allowed) - 1)
+        # With a minute in hand, where there is one: some of a round can slip into the next.
+        spare = can_hold(streams, room, self._longest_wait - 1)
+        chosen = choose(candidates, room, streams, self._longest_wait - 1 if spare else self._longest_wait)
+        return sorted(chosen, key=lambda stream: going.failures[stream])[::-1]
+
+    def _next(self, going: Round) -> Task | None:
+        """The streams as planned; the catalog and the past when nothing else is due, or after they waited long."""
+        if going.over or going.strikes >= STRIKES:
+            return None
+        if going.live_left > 0:
+            going.live_left -= 1
+            event = self._next_lookup(going, running_only=True)
+            if event is not None:
+                return event
+            going.live_left = 0
+        if self._since_lookup >= REQUESTS_PER_LOOKUP:
+            # To look through these takes a while: it is done again after as many requests, found or not.
+            self._since_lookup = 0
+            # By turns, or live events that run could take all of it.
+            self._past_first = not self._past_first
+            aside = (self._next_past(going) if self._past_first else None) or self._next_aside(going)
+            if aside is not None:
+                return aside
+        moment = self._moment()
+        if moment.complete != going.planned_for or not going.queue:
+            # To plan takes a while, too.
+            if moment.monotonic + self._limiter.wait() > going.deadline:
+                going.over = True
+                return None
+            going.planned_for = moment.complete
+            going.queue = self.plan(going, moment)
+        return self._next_planned(going, moment) or self._next_aside(going)
+
+    def _next_planned(self, going: Round, moment: Moment) -> Stream | None:
+        while going.queue:
+            stream = going.queue.pop()
+            # One of its media's streams may just have heard that the media is gone.
+            if not self._rests.rests(stream, moment.monotonic):
+                return stream
+        return None
+
+    def _next_aside(self, going: Round) -> Lookup | History | None:
+        return self._next_lookup(going) or self._next_past(going)
+
+    def _next_lookup(self, going: Round, *, running_only: bool = False) -> Lookup | None:
+        if going.strikes or going.failed_asides >= STRIKES:
+            return None
+        return self._catalog.next_lookup(self._clock.now(), going.under_way, running_only=running_only)
+
+    def _next_past(self, going: Round) -> History | None:
+        if going.strikes or going.failed_asides >= STRIKES:
+            return None
+        return self._watch.next_history(self._clock.now(), self._moment().settled, going.under_way)
+
+    def _wait_so_far(self, stream: Stream, going: Round, moment: Moment) -> int:
+        """A stream's staleness where it is due, at least 1; else 0."""
+        if stream in going.under_way or (going.failures and going.failures[stream] >= ATTEMPTS):
+            return 0
+        return 0 if self._rests.rests(stream, moment.monotonic) else self._staleness.due(stream, moment)
+
+    def _moment(self) -> Moment:
+        return self._staleness.moment(self._clock.now(), self._clock.monotonic())
