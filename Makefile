@@ -12,7 +12,7 @@ COMPILE := $(UV) pip compile --no-config --quiet --universal --python-version=3.
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test lint format chaos bench docs pictures image lock clean
+.PHONY: help run test lint format chaos bench docs pictures dashboards panels image lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -46,6 +46,13 @@ docs: $(VENV)/.project $(VENV)/.dev ## write the documents that are made from th
 pictures: $(VENV)/.project $(VENV)/.dev ## take the picture of the status page; takes a while
 	@PYTHONPATH=scripts $(BIN)/python -m reference.pictures
 
+dashboards: $(VENV)/.dev ## write the Grafana dashboards
+	@$(BIN)/python -m grafana
+
+panels: $(VENV)/.project $(VENV)/.dev ## draw the dashboards for the README; needs npm, takes a while
+	@npm --prefix grafana/render ci --silent --no-audit --no-fund
+	@$(BIN)/python -m grafana.render
+
 image: ## build the container image, run it, scrape it, stop it
 	@$(PYTHON) scripts/image_smoke.py
 
@@ -54,7 +61,7 @@ lock: $(UV) ## pin what pyproject.toml asks for; UPGRADE=1 takes newer releases
 	@$(COMPILE) --group=dev --constraints=requirements.lock --output-file=requirements-dev.lock
 
 clean: ## remove what make made
-	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* *.egg-info
+	rm -rf $(VENV) build grafana/render/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* *.egg-info
 
 # Stamps: each is touched once its step is complete, so a broken step runs again and a complete one does not.
 

@@ -1,0 +1,287 @@
+"""The dashboard of a merchant: what plays now, against what was expected, and where it differs."""
+
+from grafana_foundation_sdk.builders import common, dashboard, geomap
+from grafana_foundation_sdk.models import common as common_models
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models import geomap as geomap_models
+
+from exporter.snapshot import MERCHANT_THRESHOLD
+from grafana import fields, pages, parts, queries
+from grafana.fields import AGE_STEPS, BLUE, GREEN, GREY, ORANGE, RED, value
+from grafana.parts import CATCH_UP, ONE_MINUTE, now, query, rows
+from grafana.queries import MERCHANT
+
+DROP_STEPS = ((None, RED), (0.6, ORANGE), (0.8, GREEN))
+SINCE = "Counted over the range shown. " + CATCH_UP
+NO_EXPECTATION = "No expectation: the drop detector has no fresh data, or too little history"
+DROP_TEXTS = {0.0: ("none", GREEN), 1.0: ("warning", ORANGE), 2.0: ("critical", RED)}
+
+
+def build() -> dashboard.Dashboard:
+    """The dashboard."""
+    page = pages.page("overview", "Overview", "What plays now and against expectation, for one merchant.")
+    page.with_variable(pages.merchant_variable()).with_variable(pages.interval_variable())
+    page.annotation(pages.drop_annotations(MERCHANT))
+    for panel in _numbers():
+        page.with_panel(panel)
+    page.with_panel(_plays()).with_panel(_alerts())
+    page.with_panel(_media())
+    page.with_panel(_top()).with_panel(_played()).with_panel(_devices())
+    page.with_row(dashboard.Row("Where and how it is watched"))
+    page.with_panel(_map())
+    for panel in _splits():
+        page.with_panel(panel)
+    return page
+
+
+def _numbers() -> list[parts.Panel]:
+    drops = f"sum({queries.drop_state(MERCHANT)} > bool 0)"
+    age = f"time() - max(smartstream_merchant_horizon_timestamp_seconds{{{MERCHANT}}})"
+    plays = f"max(smartstream_merchant_last_minute_plays{{{MERCHANT}}})"
+    watched = "smartstream_merchant_play_time_seconds_total", "smartstream_merchant_plays_total"
+    mean_time = " / ".join(f"sum({queries.grown(counter, MERCHANT)})" for counter in watched)
+    return [
+        parts.number(
+            "Plays a minute",
+            "Plays of the whole merchant in the newest settled minute, two to four minutes ago.",
+            now(plays),
+        ),
+        parts.number(
+            "Against expected",
+            "Plays as a share of what the drop detector expected, both as means over the chosen window.",
+            now(f"max({queries.against_expected('merchant_', MERCHANT)})"),
+            unit="percentunit",
+            steps=DROP_STEPS,
+            empty="not known",
+        ),
+        parts.number(
+            "Drop of all plays",
+            "The share of the merchant's expected plays that is missing while most of its media miss some; 0 where "
+            f"that can be chance. Above {MERCHANT_THRESHOLD:.0%} it is an alert of the merchant, which silences those "
+            "of its media.",
+            now(f"max(smartstream_merchant_plays_drop_ratio{{{MERCHANT}}})"),
+            unit="percentunit",
+            steps=((None, GREEN), (MERCHANT_THRESHOLD, RED)),
+            empty="not judged",
+        ),
+        parts.number(
+            "Media with a drop",
+            "Media whose plays are below their threshold now. An alert follows when that lasts two minutes.",
+            now(drops),
+            steps=((None, GREEN), (1, ORANGE)),
+            empty="not known",
+        ),
+        parts.number(
+            "Plays in this range",
+            SINCE,
+            now(f"sum({queries.grown('smartstream_merchant_plays_total', MERCHANT)})"),
+        ),
+        parts.number(
+            "Playback time a play",
+            "Seconds played, divided by plays, over the range shown.",
+            now(mean_time),
+            unit="s",
+            empty="not collected",
+        ),
+        parts.number(
+            "Live now",
+            "Media whose live event runs.",
+            now(f"sum(smartstream_live_event_running{{{MERCHANT}}})"),
+            empty="no live media",
+        ),
+        parts.number(
+            "Age of the data",
+            "How old the newest row is that the API has shown. Two to four minutes are usual; when it grows, the "
+            "API's rows are late, and no figure here can be newer.",
+            now(age),
+            unit="s",
+            steps=AGE_STEPS,
+        ),
+    ]
+
+
+def _plays() -> parts.Panel:
+    of_merchant = queries.mean("smartstream_merchant_last_minute_plays", MERCHANT)
+    expected = queries.mean("smartstream_merchant_last_minute_expected_plays", MERCHANT)
+    panel = parts.graph(
+        "Plays a minute and what was expected",
+        f"All plays of the merchant. {ONE_MINUTE} A gap is an outage of the exporter or of the API; its plays are "
+        "counted later, in the counters and not in this line. The red marks are drop alerts.",
+        query(f"max({of_merchant})", "Plays"),
+        query(f"max({expected})", "Expected"),
+        size=(16, 9),
+    )
+    panel.override_by_name("Plays", [fields.coloured(BLUE), value("custom.lineWidth", 2)])
+    return panel.override_by_name("Expected", fields.dashed(GREY))
+
+
+def _alerts() -> parts.Panel:
+    alerts = f'ALERTS{{alertname=~"{queries.DROP_ALERTS}", {MERCHANT}}}'
+    of_media = f'{alerts.removesuffix("}")}, media_id!=""}} * on (merchant_id, media_id) group_left (name) '
+    all_alerts = f'{of_media}{queries.names(MERCHANT)} or {alerts.removesuffix("}")}, media_id=""}}'
+    panel = parts.grid(
+        "Drop alerts",
+        "Drop alerts that fire, or are pending until the drop has lasted two minutes. A row without a media is the "
+        "alert of the whole merchant.",
+        rows(f"max by (alertname, alertstate, name, media_id) ({all_alerts})"),
+        columns={"name": "Media", "alertname": "Alert", "alertstate": "State", "media_id": "media_id"},
+        hidden=["media_id"],
+        sort=["State"],
+        size=(8, 9),
+        empty="No drop alert",
+    )
+    panel.override_by_name("name", [_to_media()]).override_by_name("alertname", [value("custom.width", 230)])
+    return panel.override_by_name("alertstate", [value("custom.width", 80)])
+
+
+def _media() -> parts.Panel:
+    plays = f"smartstream_last_minute_plays{{{MERCHANT}}}"
+    counted = queries.grown("smartstream_plays_total", MERCHANT)
+    against = queries.against_expected("", MERCHANT)
+    age = f"time() - smartstream_data_timestamp_seconds{{{MERCHANT}, {queries.PLAYS_STREAM}}}"
+    panel = parts.grid(
+        "Media",
+        "Every media, those with a drop first, then by plays. Plays a minute are those of the newest settled minute "
+        f"of each media, so of different minutes where the ages differ. Plays and shares: {SINCE} A quiet media is "
+        "asked about every many minutes: its age is larger, its counter grows in steps, and nothing is lost.",
+        rows(f"max by (media_id, name) ({queries.names(MERCHANT)})"),
+        rows(f"max by (media_id) ({plays})"),
+        rows(f"sum by (media_id) ({counted})"),
+        rows(f"sum by (media_id) ({counted}) / on () group_left () (sum({counted}) > 0)"),
+        rows(f"max by (media_id) (smartstream_last_minute_expected_plays{{{MERCHANT}}})"),
+        rows(f"max by (media_id) ({against})"),
+        rows(f"max by (media_id) ({queries.drop_state(MERCHANT)})"),
+        rows(f"max by (media_id) ({age})"),
+        columns={
+            "name": "Media",
+            "Value #B": "Plays a minute",
+            "Value #E": "Expected",
+            "Value #F": "Against expected",
+            "Value #G": "Drop",
+            "Value #C": "Plays",
+            "Value #D": "Share",
+            "Value #H": "Age of the data",
+            "media_id": "media_id",
+        },
+        hidden=["media_id"],
+        sort=["Drop", "Plays a minute"],
+        size=(24, 13),
+        empty="No media: is the exporter scraped?",
+    )
+    bar = value("custom.cellOptions", {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"})
+    share = [
+        value("unit", "percentunit"),
+        value("min", 0),
+        value("max", 1),
+        value("decimals", 1),
+        bar,
+        fields.coloured(BLUE),
+    ]
+    panel.override_by_name("name", [_to_media(), value("custom.minWidth", 260)])
+    panel.override_by_name("Value #D", share)
+    panel.override_by_name("Value #E", [value("decimals", 1)])
+    panel.override_by_name("Value #C", [value("decimals", 0)])
+    panel.override_by_name(
+        "Value #F",
+        [value("unit", "percentunit"), value("decimals", 0), fields.COLOURED_TEXT, fields.stepped(DROP_STEPS)],
+    )
+    panel.override_by_name(
+        "Value #G", [value("mappings", [fields.mapping(DROP_TEXTS), fields.NOTHING]), fields.COLOURED_TEXT]
+    )
+    return panel.override_by_name("Value #H", fields.aged())
+
+
+def _to_media() -> models.DynamicConfigValue:
+    """A link from a cell to the dashboard of the row's media."""
+    variables = "var-datasource=${datasource}&var-merchant=${merchant}&var-media=${__data.fields.media_id}"
+    url = f"/d/{pages.UIDS['media']}?{variables}&${{__url_time_range}}"
+    return value("links", [{"title": "This media in depth", "url": url}])
+
+
+def _top() -> parts.Panel:
+    counted = f"increase(smartstream_plays_total{{{MERCHANT}}}[$__range] @ end())"
+    busiest = f"topk(10, sum by (merchant_id, media_id) ({counted}) > 0)"
+    plays = f"max by (merchant_id, media_id) ({queries.mean('smartstream_last_minute_plays', MERCHANT)})"
+    chosen = f"{plays} and on (merchant_id, media_id) {busiest}"
+    return parts.graph(
+        "The ten media with most plays in this range",
+        f"Plays a minute, stacked. {ONE_MINUTE}",
+        query(queries.named(chosen, MERCHANT, whole_range=True), "{{name}}"),
+        size=(12, 9),
+        stacked=True,
+        calcs=["mean", "max"],
+    )
+
+
+def _played() -> parts.Panel:
+    played = queries.mean("smartstream_merchant_last_minute_play_time_seconds", MERCHANT)
+    return parts.graph(
+        "Watching at once",
+        f"About how many watch at the same time: the seconds played in a minute, divided by 60. {ONE_MINUTE}",
+        query(f"max({played}) / 60", "Watching"),
+        size=(6, 9),
+        empty="Not collected: add play_time to `collect`",
+    )
+
+
+def _devices() -> parts.Panel:
+    devices = queries.mean("smartstream_merchant_last_minute_devices", MERCHANT)
+    sessions = queries.mean("smartstream_merchant_last_minute_sessions", MERCHANT)
+    return parts.graph(
+        "Devices and sessions",
+        "Unique within each minute, so minutes must not be added up; shown is the mean over the window.",
+        query(f"max({devices})", "Devices"),
+        query(f"max({sessions})", "Sessions"),
+        size=(6, 9),
+        empty="Not collected: add device_count or session_count to `collect`",
+    )
+
+
+def _map() -> parts.Panel:
+    empty = "Not collected: add the group country to play_count"
+    panel = parts.common_parts(
+        geomap.Panel(),
+        "Plays by country",
+        SINCE,
+        [rows(queries.split("country"))],
+        unit="short",
+        size=(12, 9),
+        empty=empty,
+    )
+    panel.basemap(common.MapLayerOptions().type("default").name("Map"))
+    panel.view(geomap.MapViewConfig().id("coords").lat(25).lon(115).zoom(3))
+    panel.tooltip(geomap.TooltipOptions().mode(geomap_models.TooltipMode.DETAILS))
+    place = common.FrameGeometrySource().mode(common_models.FrameGeometrySourceMode.LOOKUP)
+    place.lookup("country").gazetteer("public/gazetteer/countries.json")
+    style = {
+        "size": {"field": "Value", "fixed": 5, "min": 4, "max": 40},
+        "color": {"fixed": BLUE},
+        "opacity": 0.5,
+        "symbol": {"mode": "fixed", "fixed": "img/icons/marker/circle.svg"},
+        "text": {"mode": "field", "field": "country", "fixed": ""},
+        "textConfig": {"fontSize": 12, "textAlign": "center", "textBaseline": "middle", "offsetX": 0, "offsetY": 0},
+    }
+    markers = common.MapLayerOptions().type("markers").name("Plays").location(place).tooltip(True)
+    return panel.layers([markers.config({"style": style, "showLegend": False})])
+
+
+def _splits() -> list[parts.Panel]:
+    def collected(group: str) -> str:
+        return f"Not collected: add the group {group} to play_count"
+
+    def shares(group: str) -> str:
+        return queries.split(group)
+
+    return [
+        parts.bars(
+            "Countries",
+            SINCE,
+            now(f"topk(6, {shares('country')})", "{{country}}"),
+            empty=collected("country"),
+            size=(6, 9),
+        ),
+        parts.bars("Devices", SINCE, now(shares("device"), "{{device}}"), empty=collected("device"), size=(6, 9)),
+        parts.bars("Operating systems", SINCE, now(shares("os"), "{{os}}"), empty=collected("os"), size=(8, 8)),
+        parts.bars("Sites", SINCE, now(shares("site"), "{{site}}"), empty=collected("site"), size=(8, 8)),
+        parts.bars("Players", SINCE, now(shares("player"), "{{player}}"), empty=collected("player"), size=(8, 8)),
+    ]

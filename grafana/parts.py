@@ -1,0 +1,238 @@
+"""Queries, and panels of each kind, as all three dashboards have them, on top of Grafana's SDK."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, Self, TypeVar
+
+from grafana_foundation_sdk.builders import (
+    bargauge,
+    common,
+    heatmap,
+    prometheus,
+    stat,
+    statetimeline,
+    table,
+    timeseries,
+)
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.cog.variants import Dataquery
+from grafana_foundation_sdk.models import common as common_models
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models import prometheus as prometheus_models
+
+from grafana.fields import BLUE, NOTHING, colours, mapping, thresholds, value
+
+SOURCE = common_models.DataSourceRef(type_val="prometheus", uid="${datasource}")
+# A scrape interval as most have it; Grafana makes `$__rate_interval` at least four times as long.
+SCRAPE = "30s"
+
+CATCH_UP = (
+    "After an outage the exporter catches up: hours of plays are added in one step, which shows as one steep rise "
+    "where it came back, not where the plays were."
+)
+ONE_MINUTE = (
+    "Each point is the mean of the newest minutes seen during the window; while nothing arrives there is a gap. What "
+    "the API revises later is in the counters, not in this line."
+)
+
+
+class AnyPanel(Protocol):
+    """What the SDK's builders of panels have in common."""
+
+    def title(self, title: str, /) -> Self: ...
+    def description(self, description: str, /) -> Self: ...
+    def datasource(self, datasource: common_models.DataSourceRef, /) -> Self: ...
+    def unit(self, unit: str, /) -> Self: ...
+    def no_value(self, no_value: str, /) -> Self: ...
+    def span(self, w: int, /) -> Self: ...
+    def height(self, h: int, /) -> Self: ...
+    def with_target(self, target: Builder[Dataquery], /) -> Self: ...
+    def override_by_name(self, name: str, properties: list[models.DynamicConfigValue], /) -> Self: ...
+
+
+# A panel of any kind.
+Panel = Builder[models.Panel]
+
+PanelT = TypeVar("PanelT", bound=AnyPanel)
+
+
+def query(expression: str, legend: str = "") -> prometheus.Dataquery:
+    """A query over the range that is shown."""
+    return prometheus.Dataquery().expr(expression).legend_format(legend).range().interval(SCRAPE)
+
+
+def now(expression: str, legend: str = "") -> prometheus.Dataquery:
+    """A query at the end of the range that is shown."""
+    return prometheus.Dataquery().expr(expression).legend_format(legend).instant()
+
+
+def rows(expression: str) -> prometheus.Dataquery:
+    """The rows of a table: a query at the end of the range, its labels as columns."""
+    return now(expression).format(prometheus_models.PromQueryFormat.TABLE)
+
+
+def buckets(expression: str) -> prometheus.Dataquery:
+    """The buckets of a histogram."""
+    return query(expression, "{{le}}").format(prometheus_models.PromQueryFormat.HEATMAP)
+
+
+def common_parts(
+    panel: PanelT,
+    title: str,
+    description: str,
+    queries: Sequence[prometheus.Dataquery],
+    *,
+    unit: str,
+    size: tuple[int, int],
+    empty: str,
+) -> PanelT:
+    """Give a panel what every panel has.
+
+    Args:
+        panel: The panel.
+        title: Its title.
+        description: What it shows, and what is to be known about it.
+        queries: Its queries, named A, B, … in their order.
+        unit: Grafana's id of a unit.
+        size: Width in 24ths of the page, and height in rows.
+        empty: What is shown where there is no data.
+    """
+    panel.title(title).description(description).datasource(SOURCE).unit(unit).no_value(empty)
+    panel.span(size[0]).height(size[1])
+    for name, each in zip("ABCDEFGHIJ", queries, strict=False):
+        panel.with_target(each.ref_id(name).datasource(SOURCE))
+    return panel
+
+
+def graph(
+    title: str,
+    description: str,
+    *queries: prometheus.Dataquery,
+    unit: str = "short",
+    size: tuple[int, int] = (12, 8),
+    empty: str = "No data in this range",
+    stacked: bool = False,
+    calcs: Sequence[str] = (),
+) -> timeseries.Panel:
+    """Lines over time, with a legend below, or a table of `calcs` where some are given."""
+    panel = common_parts(timeseries.Panel(), title, description, queries, unit=unit, size=size, empty=empty)
+    panel.line_width(1).fill_opacity(50 if stacked else 8).min(0)
+    panel.show_points(common_models.VisibilityMode.NEVER)
+    tooltip = common.VizTooltipOptions().mode(common_models.TooltipDisplayMode.MULTI)
+    panel.tooltip(tooltip.sort(common_models.SortOrder.DESCENDING))
+    legend = common.VizLegendOptions().show_legend(True).calcs(list(calcs))
+    if calcs:
+        legend.display_mode(common_models.LegendDisplayMode.TABLE).placement(common_models.LegendPlacement.RIGHT)
+        legend.sort_by(calcs[0].capitalize()).sort_desc(True)
+    else:
+        legend.display_mode(common_models.LegendDisplayMode.LIST).placement(common_models.LegendPlacement.BOTTOM)
+    panel.legend(legend)
+    if stacked:
+        panel.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL).group("A"))
+    return panel
+
+
+def number(
+    title: str,
+    description: str,
+    *queries: prometheus.Dataquery,
+    unit: str = "short",
+    width: int = 3,
+    empty: str = "–",
+    steps: Sequence[tuple[float | None, str]] = ((None, BLUE),),
+    texts: Mapping[float, tuple[str, str]] | None = None,
+) -> stat.Panel:
+    """One big number, coloured by `steps`, or a text for each value."""
+    panel = common_parts(stat.Panel(), title, description, queries, unit=unit, size=(width, 4), empty=empty)
+    panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
+    panel.thresholds(thresholds(steps)).color_mode(common_models.BigValueColorMode.VALUE)
+    panel.graph_mode(common_models.BigValueGraphMode.NONE)
+    if texts:
+        panel.mappings([mapping(texts)])
+    return panel
+
+
+def bars(
+    title: str,
+    description: str,
+    *queries: prometheus.Dataquery,
+    unit: str = "short",
+    size: tuple[int, int] = (6, 8),
+    empty: str,
+    steps: Sequence[tuple[float | None, str]] = ((None, BLUE),),
+) -> bargauge.Panel:
+    """A bar for each series, the name above it, coloured by `steps`."""
+    panel = common_parts(bargauge.Panel(), title, description, queries, unit=unit, size=size, empty=empty)
+    panel.orientation(common_models.VizOrientation.HORIZONTAL)
+    panel.display_mode(common_models.BarGaugeDisplayMode.BASIC).min(0)
+    panel.name_placement(common_models.BarGaugeNamePlacement.TOP)
+    panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
+    return panel.thresholds(thresholds(steps)).color_scheme(colours(models.FieldColorModeId.THRESHOLDS))
+
+
+def heat(
+    title: str, description: str, *queries: prometheus.Dataquery, unit: str = "s", size: tuple[int, int] = (12, 8)
+) -> heatmap.Panel:
+    """The buckets of a histogram over time."""
+    empty = "Nothing was observed in this range"
+    panel = common_parts(heatmap.Panel(), title, description, queries, unit="short", size=size, empty=empty)
+    return panel.calculate(False).y_axis(heatmap.YAxisConfig().unit(unit)).hide_legend()
+
+
+def states(
+    title: str,
+    description: str,
+    *queries: prometheus.Dataquery,
+    texts: Mapping[float, tuple[str, str]],
+    size: tuple[int, int] = (12, 4),
+    empty: str,
+) -> statetimeline.Panel:
+    """Which state was when."""
+    panel = common_parts(statetimeline.Panel(), title, description, queries, unit="short", size=size, empty=empty)
+    panel.mappings([mapping(texts)]).merge_values(True).fill_opacity(70)
+    panel.legend(common.VizLegendOptions().show_legend(False).display_mode(common_models.LegendDisplayMode.LIST))
+    return panel.color_scheme(colours(models.FieldColorModeId.THRESHOLDS))
+
+
+def grid(
+    title: str,
+    description: str,
+    *queries: prometheus.Dataquery,
+    columns: Mapping[str, str],
+    hidden: Sequence[str] = (),
+    sort: Sequence[str] = (),
+    size: tuple[int, int] = (24, 10),
+    empty: str,
+) -> table.Panel:
+    """A table with a row for each set of labels.
+
+    Args:
+        title: As for every panel.
+        description: As for every panel.
+        queries: Made with `rows`; the value of the first is the column `Value #A` (`Value` where it is the only one).
+        columns: Label or value -> the column's head, in the order of the columns.
+        hidden: Those of them that links need, but nobody is to see.
+        sort: Heads of columns to sort by, the largest first.
+        size: As for every panel.
+        empty: As for every panel.
+    """
+    panel = common_parts(table.Panel(), title, description, queries, unit="short", size=size, empty=empty)
+    panel.with_transformation(models.DataTransformerConfig(id_val="merge", options={}))
+    panel.with_transformation(
+        models.DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": list(columns)}})
+    )
+    panel.with_transformation(
+        models.DataTransformerConfig(
+            id_val="organize",
+            options={
+                "excludeByName": {},
+                "indexByName": {name: place for place, name in enumerate(columns)},
+                "renameByName": {name: head for name, head in columns.items() if name != head},
+            },
+        )
+    )
+    panel.sort_by([common.TableSortByFieldState().display_name(head).desc(True) for head in sort])
+    # Else `empty` would stand in every empty cell, and in the colour of a 0.
+    panel.override_by_field_type("number", [value("mappings", [NOTHING])])
+    for name in hidden:
+        panel.override_by_name(name, [value("custom.hidden", True)])
+    return panel
