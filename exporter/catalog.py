@@ -34,6 +34,10 @@ class Lookup:
     media_id: str
     live_event_id: str = ""
 
+    def __str__(self) -> str:
+        """The request in a log line."""
+        return f"live event {self.live_event_id}" if self.live_event_id else f"media {self.media_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class LiveState:

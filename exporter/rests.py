@@ -108,7 +108,8 @@ class Rests:
         kind = next((kind for kind in FIRST_REST if isinstance(error, kind)), None)
         if kind is None:
             return self._struck(task, error, now, api_works=api_works)
-        gone = isinstance(error, NotFound) and task != self._pace_maker
+        # The whole merchant is no media: what is not found of it is one stream's fault.
+        gone = isinstance(error, NotFound) and bool(task.media_id)
         fault = f"{kind.__name__} {task.media_id if gone else task}"
         if not isinstance(task, Stream):
             self._faulty[_key(task)] = fault

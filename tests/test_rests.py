@@ -166,3 +166,21 @@ def test_the_same_past_may_be_asked_for_by_another_range() -> None:
     assert rests.faults == {"History NoAnswer"}
     rests.answered(past(500))
     assert rests.faults == set()
+
+
+def test_what_is_not_found_of_the_whole_merchant_is_one_streams_fault() -> None:
+    """The whole merchant is no media that can be gone: its other streams go on, and its plays above all."""
+    rests = Rests(ALL)
+    time_of_all = stream("", Target.PLAY_TIME)
+    failure = rests.failed(time_of_all, GONE, 0.0, api_works=True)
+    assert failure == Failure(f"NotFound {time_of_all}", f"{time_of_all}: no such media")
+    assert rests.rests(time_of_all, 1.0)
+    assert not rests.rests(ALL, 1.0)
+    assert not rests.rests(stream("", Target.DEVICE_COUNT), 1.0)
+
+
+def test_a_lookup_is_told_in_words() -> None:
+    """A log line names the media or the live event that could not be looked up."""
+    rests = Rests(ALL)
+    assert rests.failed(LOOKUP, BAD, 0.0, api_works=True).message == "media a: no such target"
+    assert rests.failed(EVENT, BAD, 0.0, api_works=True).message == "live event ev: no such target"
