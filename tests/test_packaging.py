@@ -185,7 +185,8 @@ def test_a_skip_fails_with_ci(tmp_path: Path, ci: str, summary: str) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"],
         cwd=tmp_path,
-        env={**os.environ, "CI": ci, "PYTEST_ADDOPTS": ""},
+        # The fixtures are made of the tests' own modules.
+        env={**os.environ, "CI": ci, "PYTEST_ADDOPTS": "", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
