@@ -77,20 +77,23 @@ class _Peer(asyncio.Protocol):
 
 def _answer(target: bytes) -> bytes:
     if asked := _RANGE.search(target):
-        return _rows(asked[1].decode(), asked[2].decode())
+        return _rows(asked[1].decode(), asked[2].decode(), hourly=b"interval=hour" in target)
     if b"/medias/" in target:
         return _MEDIA % target.rpartition(b"/")[2]
     return _TOKEN
 
 
 @lru_cache(maxsize=1024)
-def _rows(first: str, last: str) -> bytes:
-    """A row for each minute from one to another, as in the query."""
+def _rows(first: str, last: str, *, hourly: bool) -> bytes:
+    """A row for each minute or hour from one minute to another, as in the query."""
     # Local times as the API writes them; no zone is needed to count minutes.
     minute = datetime.strptime(first, "%Y%m%d%H%M")  # noqa: DTZ007
     end = datetime.strptime(last, "%Y%m%d%H%M")  # noqa: DTZ007
+    form, plays, step = (
+        ("%Y/%m/%d %H", 360, timedelta(hours=1)) if hourly else ("%Y/%m/%d %H:%M", 3, timedelta(minutes=1))
+    )
     rows = []
     while minute <= end:
-        rows.append(f'{{"date": "{minute:%Y/%m/%d %H:%M}", "all": {3 + minute.minute % 7}}}')
-        minute += timedelta(minutes=1)
+        rows.append(f'{{"date": "{minute:{form}}", "all": {plays + minute.minute % 7}}}')
+        minute += step
     return f"[{', '.join(rows)}]".encode()
