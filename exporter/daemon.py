@@ -122,7 +122,9 @@ def build_polling(
     catalogs, watches, pollers, clients = {}, {}, {}, {}
     request_log = RequestLog()
     for merchant in settings.merchants:
-        limiter = Limiter(state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic)
+        limiter = Limiter(
+            state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic, settings.api.timeout
+        )
         clients[merchant.id] = client = Client(
             settings.api,
             merchant,

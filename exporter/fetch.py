@@ -165,7 +165,9 @@ def open_pasts(settings: Settings, clock: Clock) -> Iterator[Mapping[str, Mercha
         stack.callback(state.close)
         pasts = {}
         for merchant in settings.merchants:
-            limiter = Limiter(state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic)
+            limiter = Limiter(
+                state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic, settings.api.timeout
+            )
             client = Client(settings.api, merchant, limiter, observe=_observe, clock=clock.now)
             stack.callback(client.close)
             pasts[merchant.id] = MerchantPast(client, limiter, clock)

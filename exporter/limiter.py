@@ -14,7 +14,8 @@ from exporter.state import State
 # The API counts a minute; a little more, so that two clocks need not agree to the last millisecond.
 WINDOW = 60.1
 
-# A request that was under way when the process ended may have left this much later than the state file says.
+# A request that was under way when the process ended may have left this much later than the state file says, or as
+# much later as its timeout allowed.
 RESTART_MARGIN = 10.0
 
 # A Retry-After longer than this is not believed.
@@ -54,6 +55,7 @@ class Limiter:
         limit: int,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
+        timeout: float = 0.0,
     ) -> None:
         """Take up the budget from the state file.
 
@@ -63,12 +65,14 @@ class Limiter:
             limit: Requests that may leave in any 60 seconds.
             clock: Unix seconds, for what is kept in the file.
             monotonic: Seconds that never go back, for what is waited for.
+            timeout: Seconds after which no request is on its way any more.
         """
         self._state = state
         self._merchant_id = merchant_id
         self._limit = limit
         self._clock = clock
         self._monotonic = monotonic
+        self._margin = max(RESTART_MARGIN, timeout)
         self._mutex = threading.Lock()
         self._sends: deque[Slot] = deque()
         self._allowed = float(limit)
@@ -163,7 +167,7 @@ class Limiter:
             ).fetchone()
         for (sent_at,) in sends:
             # A clock that went back leaves times in the future: they are taken as now.
-            age = max(0.0, wall - sent_at - RESTART_MARGIN)
+            age = max(0.0, wall - sent_at - self._margin)
             self._sends.append(Slot(now - age, running=False, _monotonic=self._monotonic))
         if budget is not None:
             allowed, since, blocked_until = budget

@@ -57,6 +57,16 @@ def test_a_restart_does_not_make_room(state: State, clock: FakeClock) -> None:
     assert WINDOW - 20 <= wait_of(again) <= WINDOW - 20 + RESTART_MARGIN
 
 
+def test_a_restart_believes_in_slow_requests(state: State, clock: FakeClock) -> None:
+    """With a long timeout, a request that was under way at the end may have left as late as that."""
+    spend(limiter(state, clock, limit=1))
+    clock.advance(20)
+    again = Limiter(state, "m", 1, clock.now, clock.monotonic, timeout=45.0)
+    assert wait_of(again) == pytest.approx(WINDOW)
+    clock.advance(30)
+    assert wait_of(Limiter(state, "m", 1, clock.now, clock.monotonic, timeout=45.0)) == pytest.approx(WINDOW - 5)
+
+
 def test_each_merchant_has_its_own(state: State, clock: FakeClock) -> None:
     """One merchant's requests take nothing from another's budget."""
     spend(limiter(state, clock, limit=1))
