@@ -5,12 +5,11 @@ values add up to since the first start, and at no time may more requests have le
 """
 
 import ast
-import contextlib
 import functools
 import itertools
 import random
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -22,9 +21,10 @@ import requests
 import exporter
 from benchmarks.audience import folder_in_memory
 from exporter.config import Settings
-from exporter.counting import days_to_ask, ended_before
+from exporter.counting import ended_before
 from exporter.daemon import Polling, build_polling
-from exporter.model import OTHER, Group, Stream, Target
+from exporter.limiter import Limiter
+from exporter.model import OTHER, Group, Minute, Stream, Target
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
@@ -69,29 +69,22 @@ class Killed(BaseException):
 
 
 class SharedClock(FakeClock):
-    """A clock of several threads. Nobody sleeps while a request is on its way: it would be on its way for as long."""
+    """A clock of several threads. Nobody sleeps while a request is on its way: it would be on its way for as long.
 
-    def __init__(self, wall: float) -> None:
-        super().__init__(wall)
-        self._quiet = threading.Condition()
-        self._on_the_way = 0
+    Attributes:
+        limiter: Knows which requests are, from when their time was noted.
+    """
+
+    limiter: Limiter
 
     def sleep(self, seconds: float) -> None:
-        with self._quiet:
-            assert self._quiet.wait_for(lambda: self._on_the_way == 0, timeout=60)
-            self.advance(seconds)
-
-    @contextlib.contextmanager
-    def request(self) -> Iterator[None]:
-        """A request is on its way."""
-        with self._quiet:
-            self._on_the_way += 1
-        try:
-            yield
-        finally:
-            with self._quiet:
-                self._on_the_way -= 1
-                self._quiet.notify_all()
+        for _ in range(60_000):
+            with self.limiter._mutex:
+                if not any(slot.running for slot in self.limiter._sends):
+                    self.advance(seconds)
+                    return
+            time.sleep(0.001)
+        raise AssertionError("a request is on its way for ever")
 
 
 class SlowAdapter(WatchedAdapter):
@@ -108,13 +101,12 @@ class SlowAdapter(WatchedAdapter):
         self.departures = departures
 
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
-        with self.clock.request():
-            self.clock.advance(self.rng.random() * 0.2)
-            self.departures.append(self.clock.now())
-            try:
-                return super().send(*args, **kwargs)
-            finally:
-                self.clock.advance(self.rng.random() * 0.5)
+        self.clock.advance(self.rng.random() * 0.2)
+        self.departures.append(self.clock.now())
+        try:
+            return super().send(*args, **kwargs)
+        finally:
+            self.clock.advance(self.rng.random() * 0.5)
 
 
 @functools.cache
@@ -172,7 +164,7 @@ class Story:
         self.settings = self._settings()
         self.budget = self.settings.merchants[0].requests_per_minute
         self.shown: dict[tuple[Stream, str], float] = {}
-        self.keys_at_start: dict[Stream, float] = {}
+        self.first_answers: dict[Stream, tuple[Minute, float]] = {}
         self.first_start = self.clock.now()
         self.kills = 0
         self.departures: list[float] = []
@@ -213,6 +205,7 @@ class Story:
         self.state = open_state(self.path, self.clock.now)
         adapter = SlowAdapter(self.clock, self.rng, self.departures)
         self.polling = build_polling(self.settings, self.state, Telemetry(), self.clock, lambda: adapter)
+        self.clock.limiter = self.polling.pollers[MERCHANT]._limiter
 
     def close(self) -> None:
         """What is left of a process when it is gone."""
@@ -245,16 +238,17 @@ class Story:
                     assert series.total >= self.shown.get((stream, series.label), 0), (stream, series.label)
                     self.shown[stream, series.label] = series.total
             if stream.target.by_day and view.through is not None:
-                self.keys_at_start.setdefault(stream, self.days_so_far(stream))
+                self.first_answers.setdefault(stream, self.days_so_far(stream))
 
-    def days_so_far(self, stream: Stream) -> float:
-        """The sum of the days that the state file has of a stream by day."""
+    def days_so_far(self, stream: Stream) -> tuple[Minute, float]:
+        """Of a stream by day, the first minute of the oldest day in the state file, and the sum of the days there."""
         with self.state.read() as db:
-            (value,) = db.execute(
-                "SELECT total(value) FROM slots JOIN streams USING (stream_id) WHERE media_id = ? AND target = ?",
+            first, value = db.execute(
+                "SELECT kept_from, total(value) FROM streams LEFT JOIN slots USING (stream_id) "
+                "WHERE media_id = ? AND target = ?",
                 (stream.media_id, stream.target),
             ).fetchone()
-        return float(value)
+        return first, float(value)
 
     def live(self, minutes: int) -> None:
         """So many minutes with faults that come and go, and kills."""
@@ -281,9 +275,8 @@ class Story:
         assert view.through is not None
         start, through = ended_before(self.first_start, self.settings.poll.settle), view.through
         if stream.target.by_day:
-            # The days asked for began with the day before; their last row is a minute newer than what is settled.
-            day = days_to_ask(start, self.first_start, self.world.zone, self.settings.poll)
-            start, through = day.first - 1, through + 1
+            # From the first day of its first answer; the last row is a minute newer than what is settled.
+            start, through = self.first_answers[stream][0] - 1, through + 1
         known = {series.label for series in view.series}
         sums = dict.fromkeys(known, 0.0)
         for minute in range(start + 1, through + 1):
@@ -312,7 +305,8 @@ class Story:
             assert settled - self.polling.ledger.through(stream) <= 30
             expected = self.expected(stream)
             if stream.target.by_day:
-                expected[""] -= self.keys_at_start[stream]
+                # What is there at the first answer is where counting starts.
+                expected[""] -= self.first_answers[stream][1]
             assert {label: total - owed for label, (total, owed) in counted.items()} == expected, stream
             for label, (total, owed) in counted.items():
                 assert self.shown[stream, label] in (total, 0)
