@@ -32,7 +32,11 @@ _HOUR_STEPS, _HOUR_LEAST, _ABOVE_MEDIAN = 12, 6, 1.1
 
 # A drop of the plays to less than this share may be seen over these windows, in minutes, against what was before them.
 SUSTAINED_SHARE = 0.35
-_SUSTAINED = (10, 15, 20, 30)
+# An alert must begin while the drop lasts: of one of 15 minutes, 13 are there two minutes before its end.
+_SUSTAINED = (10, 13, 15, 20, 30)
+
+# There more than the season is believed of plays that were there for an hour, but not much more: bursts end.
+_ABOVE_SEASON = 1.1
 
 
 class Look(NamedTuple):
@@ -49,7 +53,7 @@ class Look(NamedTuple):
         windows: Plays and minutes present of the last 5, 10 and 30 minutes.
         live: Plays and minutes present of the last 3 minutes and of the 10 before them, then of the last 6 and of the
             10 before these. None if the minute is missing.
-        sustained: Plays and minutes present of the last 10, 15, 20 and 30 minutes, and what is forecast from the time
+        sustained: Plays and minutes present of the last 10, 13, 15, 20 and 30 minutes, and what is forecast from the time
             before these; of those windows alone that have few plays.
     """
 
@@ -189,15 +193,16 @@ class Track:
         if noise is None or recent == math.inf:
             return Look(minute, r5, None, noise or 1.0, windows, live)
         seasonal = self._season(minute) * self._level
+        most = _ABOVE_SEASON * seasonal
         sustained: list[tuple[float, int, float]] = []
         for length in _SUSTAINED:
             at = (minute - length) & _MASK
             few, present = plays - sums[at], count - counts[at]
-            # What is forecast is at most the season; so most minutes end here. One that is not known is no number.
-            if few >= SUSTAINED_SHARE * seasonal * present:
+            # So most minutes end here. A season that is not known is no number.
+            if few >= SUSTAINED_SHARE * most * present:
                 continue
             if (earlier := self._recent(minute - length)) != math.inf:
-                sustained.append((few, present, min(earlier, seasonal)))
+                sustained.append((few, present, min(earlier, most)))
         # A season that is not known is never the smaller.
         return Look(minute, r5, min(recent, seasonal), noise, windows, live, sustained)
 

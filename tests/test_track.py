@@ -101,6 +101,18 @@ def test_a_short_burst_lets_expect_nothing() -> None:
     assert max(look.forecast or 0 for look in looks) == pytest.approx(11.0)
 
 
+def test_a_sustained_drop_is_looked_at_from_above_the_season() -> None:
+    """Its windows are set against the hour before them, and against a little more than the season where that is less."""
+    _, looks = ran([20.0] * 240 + [3.0] * 13)
+    assert list(looks[239].sustained) == []
+    # The level is 1.5 at most, of a season of 10; the longer windows hold too many minutes from before.
+    assert [tuple(window) for window in looks[-1].sustained] == [
+        (plays, minutes, pytest.approx(16.5)) for plays, minutes in ((30, 10), (39, 13), (79, 15))
+    ]
+    _, looks = ran([10.0] * 110 + [1.0] * 13)
+    assert list(looks[-1].sustained) == [(10, 10, 10), (13, 13, 10), (33, 15, 10)]
+
+
 def test_noise_is_that_of_the_plays() -> None:
     """Plays that vary like independent viewers' have about 1; with three times the variance about 3."""
     dice = random.Random(1)
