@@ -53,8 +53,8 @@ class Look(NamedTuple):
         windows: Plays and minutes present of the last 5, 10 and 30 minutes.
         live: Plays and minutes present of the last 3 minutes and of the 10 before them, then of the last 6 and of the
             10 before these. None if the minute is missing.
-        sustained: Plays and minutes present of the last 10, 13, 15, 20 and 30 minutes, and what is forecast from the time
-            before these; of those windows alone that have few plays.
+        sustained: Plays and minutes present of the last 10, 13, 15, 20 and 30 minutes, and what is forecast from the
+            time before these; of those windows alone that have few plays.
     """
 
     minute: Minute

@@ -102,15 +102,15 @@ def test_a_short_burst_lets_expect_nothing() -> None:
 
 
 def test_a_sustained_drop_is_looked_at_from_above_the_season() -> None:
-    """Its windows are set against the hour before them, and against a little more than the season where that is less."""
+    """Its windows are set against the plays before them, up to a little more than the season."""
     _, looks = ran([20.0] * 240 + [3.0] * 13)
-    assert list(looks[239].sustained) == []
-    # The level is 1.5 at most, of a season of 10; the longer windows hold too many minutes from before.
-    assert [tuple(window) for window in looks[-1].sustained] == [
-        (plays, minutes, pytest.approx(16.5)) for plays, minutes in ((30, 10), (39, 13), (79, 15))
-    ]
+    assert not looks[239].sustained
+    assert [(plays, minutes) for plays, minutes, _ in looks[-1].sustained] == [(30, 10), (39, 13), (79, 15)]
+    # The level is 1.5 at most, of a season of 10.
+    assert [forecast for *_, forecast in looks[-1].sustained] == pytest.approx([16.5] * 3)
     _, looks = ran([10.0] * 110 + [1.0] * 13)
-    assert list(looks[-1].sustained) == [(10, 10, 10), (13, 13, 10), (33, 15, 10)]
+    # Three minutes of the half hour before the shortest window are of the drop.
+    assert [forecast for *_, forecast in looks[-1].sustained] == pytest.approx([9.1, 10, 10])
 
 
 def test_noise_is_that_of_the_plays() -> None:
