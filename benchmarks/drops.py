@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from benchmarks.plays import REAL_NAMES, START, WEEK, Drop, Merchant, Series, real, simulate
+from benchmarks.plays import REAL_NAMES, START, WEEK, Drop, Merchant, Series, real, rides, simulate
 from benchmarks.report import Cell, Table, figures
 from exporter.forecast import KEPT, Alarm, Together, broad, judge, judge_live
 from exporter.model import DAY_MINUTES, Minute
@@ -20,6 +20,10 @@ from exporter.track import Look, Track
 # What was chosen was chosen on other seeds: 1 to 14, and the real series with seeds 1 to 8.
 SEEDS = range(301, 307)
 REAL_SEEDS = range(301, 307)
+
+# Nothing was chosen on the taxi rides: of them these shares, with these seeds.
+RIDE_SHARES = (1.0, 0.1, 0.02)
+RIDE_SEEDS = range(301, 303)
 
 WARNING, CRITICAL, WHOLE = 0.4, 0.6, 0.35
 
@@ -36,7 +40,8 @@ class Outcome:
     """What one rule made of one series.
 
     Attributes:
-        kind: "media" for one that is always on, "live", "merchant", "real", or "thinned": real with drops thinned in.
+        kind: "media" for one that is always on, "live", "merchant", "real" or "thinned": real with drops thinned in,
+            and "rides" or "thinned rides".
         rule: The rule's name.
         weeks: How long the series is.
         drops: Each drop with the minutes until the alarm began; None if it was missed.
@@ -226,6 +231,11 @@ def _real(name: str, seed: int) -> list[Outcome]:
     return judge_real(plain, "real") + judge_real(thinned, "thinned")
 
 
+def _rides(share: float, seed: int) -> list[Outcome]:
+    plain, thinned = (rides(share, seed, drops=drops) for drops in (False, True))
+    return judge_real(plain, "rides") + judge_real(thinned, "thinned rides")
+
+
 def run(
     _: Path,
     *,
@@ -233,19 +243,23 @@ def run(
     size: tuple[int, int, int] = (40, 10, 4),
     names: Sequence[str] = REAL_NAMES,
     real_seeds: Sequence[int] = REAL_SEEDS,
+    ride_shares: Sequence[float] = RIDE_SHARES,
+    ride_seeds: Sequence[int] = RIDE_SEEDS,
 ) -> Table:
     """Measure merchants of so many always-on media, live media and weeks, and real series."""
     # Spawned, so that the parent's threads are none of theirs.
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         simulated = pool.map_async(partial(_simulated, size=size), seeds, chunksize=1)
         recorded = pool.starmap(_real, [(name, seed) for name in names for seed in real_seeds], chunksize=1)
-        outcomes = [outcome for found in (*simulated.get(), *recorded) for outcome in found]
+        ridden = pool.starmap(_rides, [(share, seed) for share in ride_shares for seed in ride_seeds], chunksize=1)
+        outcomes = [outcome for found in (*simulated.get(), *recorded, *ridden) for outcome in found]
     weeks = {kind: sum(each.weeks for each in outcomes if each.kind == kind) / len(RULES) for kind in KINDS}
     return Table(
         "drops",
         f"thresholds {WARNING}, {CRITICAL} and {WHOLE} of the whole merchant, drops of 15, 30 and 60 minutes; "
         f"{weeks['media']:.0f} simulated weeks of always-on media, {weeks['live']:.0f} of live media, "
-        f"{weeks['merchant']:.0f} of whole merchants, {weeks['real']:.0f} of real series",
+        f"{weeks['merchant']:.0f} of whole merchants, {weeks['real']:.0f} of real series, "
+        f"{weeks['rides']:.0f} of taxi rides",
         ("", *RULES),
         tuple(
             (name, *(measure([each for each in outcomes if each.rule == rule]) for rule in RULES))
@@ -306,7 +320,7 @@ def after_missing(outcomes: Sequence[Outcome]) -> Cell:
     return sum(each.missing for each in outcomes if each.kind == "media")
 
 
-KINDS = ("media", "live", "merchant", "real", "thinned")
+KINDS = ("media", "live", "merchant", "real", "thinned", "rides", "thinned rides")
 DEEP, HALF = (0.8, 1.0), (0.5,)
 MEASURES: dict[str, Measure] = {
     "80% and more, at 100 plays/min and more: found": recall("media", DEEP, 100),
@@ -331,6 +345,12 @@ MEASURES: dict[str, Measure] = {
     "real, 80%, at 5 and more: minutes, p90": delay_of(0.9, "thinned", DEEP, 5),
     "real, 80%, at 1 to 5: found": recall("thinned", DEEP, 1, 5),
     "real, false alarms per media-week": false("real"),
+    "taxi rides, 80%, at 100 and more: found": recall("thinned rides", DEEP, 100),
+    "taxi rides, 80%, at 30 to 100: found": recall("thinned rides", DEEP, 30, 100),
+    "taxi rides, 80%, at 5 to 30: found": recall("thinned rides", DEEP, 5, 30),
+    "taxi rides, 80%, at 5 and more: minutes, p50": delay_of(0.5, "thinned rides", DEEP, 5),
+    "taxi rides, 80%, at 5 and more: minutes, p90": delay_of(0.9, "thinned rides", DEEP, 5),
+    "taxi rides, false alarms per week": false("rides"),
 }
 
 

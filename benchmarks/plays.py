@@ -30,7 +30,7 @@ DEPTHS = (0.5, 0.8, 1.0)
 LENGTHS = (15, 30, 60)
 
 REAL = Path(__file__).with_name("data") / "nab"
-REAL_NAMES = tuple(sorted(path.name.removesuffix(".csv.gz") for path in REAL.glob("*.csv.gz")))
+REAL_NAMES = tuple(sorted(path.name.removesuffix(".csv.gz") for path in REAL.glob("Twitter_*.csv.gz")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,19 +288,48 @@ def real(name: str, seed: int, *, drops: bool) -> Series:
         drops: Whether to thin some in: one in about two days.
     """
     dice = random.Random(seed)  # noqa: S311 - a simulation
-    with gzip.open(REAL / f"{name}.csv.gz", "rt") as text:
-        rows = [
-            (int(datetime.fromisoformat(row["timestamp"]).replace(tzinfo=UTC).timestamp()) // 60, int(row["value"]))
-            for row in csv.DictReader(text)
-        ]
-    step = rows[1][0] - rows[0][0]
-    origin = rows[0][0]
+    rows = _rows(name)
+    origin, step = rows[0][0], rows[1][0] - rows[0][0]
     plays: list[float | None] = [None] * (rows[-1][0] - origin + step)
     for minute, count in rows:
         spread = [0.0] * step
         for _ in range(count):
             spread[int(dice.random() * step)] += 1
         plays[minute - origin : minute - origin + step] = spread
+    return _recorded(dice, origin, plays, drops=drops)
+
+
+def rides(share: float, seed: int, *, drops: bool) -> Series:
+    """The taxi rides of New York over seven months, a share of them, interpolated between half hours.
+
+    Args:
+        share: Of all rides, which are some 500 a minute.
+        seed: For the minutes and the drops.
+        drops: As for `real`.
+    """
+    dice = random.Random(seed)  # noqa: S311 - a simulation
+    rows = _rows("nyc_taxi")
+    origin, step = rows[0][0], rows[1][0] - rows[0][0]
+    counts = [count for _, count in rows]
+    plays: list[float | None] = []
+    for at, count in enumerate(counts):
+        for minute in range(step):
+            # From the half hour's centre, towards the neighbour on that side.
+            away = (minute + 0.5) / step - 0.5
+            neighbour = counts[min(len(counts) - 1, max(0, at + (1 if away > 0 else -1)))]
+            plays.append(_count(dice, share * (count + abs(away) * (neighbour - count)) / step, 1.0))
+    return _recorded(dice, origin, plays, drops=drops)
+
+
+def _rows(name: str) -> list[tuple[Minute, int]]:
+    with gzip.open(REAL / f"{name}.csv.gz", "rt") as text:
+        return [
+            (int(datetime.fromisoformat(row["timestamp"]).replace(tzinfo=UTC).timestamp()) // 60, int(row["value"]))
+            for row in csv.DictReader(text)
+        ]
+
+
+def _recorded(dice: random.Random, origin: Minute, plays: list[float | None], *, drops: bool) -> Series:
     begin = HISTORY_WEEKS * WEEK
     hours: dict[Minute, float] = {}
     for hour in range(0, begin, 60):

@@ -50,7 +50,15 @@ TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
         2,
     ),
     "drops": (
-        lambda folder: drops.run(folder, seeds=(1,), size=(1, 1, 1), names=("Twitter_volume_CVS",), real_seeds=(1,)),
+        lambda folder: drops.run(
+            folder,
+            seeds=(1,),
+            size=(1, 1, 1),
+            names=("Twitter_volume_CVS",),
+            real_seeds=(1,),
+            ride_shares=(0.02,),
+            ride_seeds=(1,),
+        ),
         list(drops.MEASURES),
         0,
     ),

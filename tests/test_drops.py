@@ -8,6 +8,7 @@ from benchmarks import drops, plays
 from benchmarks.drops import Outcome
 from benchmarks.plays import Drop, Series
 from exporter.forecast import Alarm
+from exporter.model import DAY_MINUTES
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,17 @@ def test_real_series_have_drops_thinned_in() -> None:
         else:
             assert whole == left
     assert after / before == pytest.approx(0.2, abs=0.05)
+
+
+def test_rides_keep_their_number() -> None:
+    """To interpolate between half hours changes no day, and a share of the rides is that share of each hour."""
+    whole, part = (plays.rides(share, 1, drops=False) for share in (1.0, 0.1))
+    assert (whole.first, len(whole.plays)) == (part.first, len(part.plays))
+    hours = [sum(value or 0 for value in whole.plays[at : at + 60]) for at in range(0, DAY_MINUTES, 60)]
+    shares = [sum(value or 0 for value in part.plays[at : at + 60]) for at in range(0, DAY_MINUTES, 60)]
+    # As counted on 22 July 2014, with which the fourth week begins.
+    assert sum(hours) == pytest.approx(747_934, rel=0.01)
+    assert shares == pytest.approx([hour / 10 for hour in hours], rel=0.1)
 
 
 def test_an_alarm_is_right_false_or_an_echo() -> None:
