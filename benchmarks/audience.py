@@ -254,7 +254,7 @@ def know_past(state: State, merchant_id: str, media: Iterable[str]) -> None:
     """Let the state file know the past of some media, "" for the whole merchant, so that it is not asked for."""
     with state.transaction() as db:
         db.executemany(
-            "INSERT OR IGNORE INTO tracks (merchant_id, media_id, recent, noise, past_known) "
-            "VALUES (?, ?, x'', x'', 1)",
+            "INSERT INTO tracks (merchant_id, media_id, recent, noise, past_known) VALUES (?, ?, x'', x'', 1) "
+            "ON CONFLICT (merchant_id, media_id) DO UPDATE SET past_known = 1",
             [(merchant_id, media_id) for media_id in media],
         )
