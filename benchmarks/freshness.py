@@ -73,8 +73,8 @@ def run(
     return Table(
         "freshness",
         f"minutes of staleness, weighted by plays, with {REQUESTS} requests a minute, as a ratio to the bound of any "
-        "schedule: with known weights, with an empty state file from its first minute on (without any weight or name), "
-        "and in a fixed rotation. Beside the empty state, the ratio to the same minutes with known weights and names",
+        "schedule: with known weights, with an empty state file from its first minute on (no weight, name or past is "
+        "known), and in a fixed rotation. Beside the empty state, the ratio to the same minutes with all of these known",
         (
             "Zipf",
             "media",
@@ -134,7 +134,7 @@ class _Result:
         bound: What no schedule could be below, in minutes.
         rotation: The staleness of a fixed rotation.
         empty: What was seen from the first minute of an empty state on.
-        empty_known: The mean staleness of the same minutes, had weights and names been known.
+        empty_known: The mean staleness of the same minutes, had weights, names and the past been known.
         warm: What was seen after a warm-up.
     """
 
