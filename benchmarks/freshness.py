@@ -74,7 +74,7 @@ def run(
         "freshness",
         f"minutes of staleness, weighted by plays, with {REQUESTS} requests a minute, as a ratio to the bound of any "
         "schedule: with known weights, with an empty state file from its first minute on (no weight, name or past is "
-        "known), and in a fixed rotation. Beside the empty state, the ratio to the same minutes with all of these known",
+        "known), and in a fixed rotation. Beside the empty state, the ratio to the same minutes with these known",
         (
             "Zipf",
             "media",
