@@ -214,13 +214,13 @@ def test_prometheus_sees_the_same_growth(api: Api, prometheus_bin: Path, promtoo
     )
     assert made.returncode == 0, made.stdout + made.stderr
     with Prometheus(prometheus_bin, api.folder, free_port, {}) as prometheus:
-        for name in {name for name, _ in series(api.output)}:
+        written = series(api.output)
+        for name in {name for name, _ in written}:
             # Not `increase()`: it extrapolates, and since Prometheus 3 a range is without the sample at its start.
             growth = prometheus.query(f"{name} - {name} offset 3h", at=NOON + 3 * HOUR)
-            assert len(growth) == sum(of == name for of, _ in series(api.output))
+            assert len(growth) == sum(of == name for of, _ in written)
             for grown in growth:
-                key = (name, tuple(sorted(grown["metric"].items())))
-                expected = series(api.output)[key[0], key[1]][-1][1]
+                expected = written[name, tuple(sorted(grown["metric"].items()))][-1][1]
                 assert float(grown["value"][1]) == pytest.approx(expected, abs=1e-6)
 
 
