@@ -19,7 +19,7 @@ from exporter.faults import Faults
 from exporter.history import MINUTES_BACK
 from exporter.ledger import Ledger
 from exporter.limiter import Limiter
-from exporter.model import MINUTE, Group, Minute, MinuteRange, Rows, Stream, Target
+from exporter.model import MINUTE, Group, Minute, MinuteRange, Reading, Rows, Stream, Target
 from exporter.parse import Media
 from exporter.poll import MerchantPoller
 from exporter.state import State
@@ -160,13 +160,13 @@ class StandIn:
         self._clock = clock
         self._seconds = seconds
 
-    def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Rows:
+    def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Reading:
         """The plays asked for; of the past nothing is known."""
         self.send()
         if hourly or len(asked) >= MINUTES_BACK:
-            return {}
+            return Reading({})
         self.answers.append((stream, self._clock.now(), asked.last))
-        return self.audience.rows(stream.media_id, asked)
+        return Reading(self.audience.rows(stream.media_id, asked))
 
     def media(self, media_id: str) -> Media:
         """What the catalog says."""

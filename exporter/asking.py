@@ -57,7 +57,7 @@ class Asking:
         trial = self._trials.get(stream)
         asked = self._ledger.to_ask(stream, now, trial)
         try:
-            rows = self._client.aggregations(stream, asked)
+            rows = self._client.aggregations(stream, asked).rows
         except BadRequest:
             if stream.target.by_day or len(asked) <= SHORTEST_RANGE:
                 self._trials.pop(stream, None)
@@ -84,7 +84,7 @@ class Asking:
 
     def _look_back(self, history: History) -> None:
         try:
-            rows = self._client.aggregations(history.stream, history.asked, hourly=history.hourly)
+            rows = self._client.aggregations(history.stream, history.asked, hourly=history.hourly).rows
         except BadRequest:
             self._watch.refused(history)
         else:

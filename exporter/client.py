@@ -33,7 +33,7 @@ from exporter.errors import (
     ServerError,
     Unauthorized,
 )
-from exporter.model import Minute, MinuteRange, Rows, Stream, start_of
+from exporter.model import Minute, MinuteRange, Reading, Stream, start_of
 from exporter.requestlog import Exchange
 from exporter.transport import Answer, exchange, open_session
 
@@ -187,7 +187,7 @@ class Client:
         """Close the connections."""
         self._session.close()
 
-    def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Rows:
+    def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Reading:
         """The rows of a stream.
 
         Args:

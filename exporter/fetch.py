@@ -96,7 +96,7 @@ class MerchantPast:
         stream, left = self._queue[0]
         asked = MinuteRange(left.first, min(left.last, left.first + self._trial - 1))
         try:
-            rows = self.client.aggregations(stream, asked)
+            rows = self.client.aggregations(stream, asked).rows
         except BudgetSpent:
             return None
         except (BadRequest, NotFound) as error:

@@ -83,8 +83,23 @@ class MinuteRange:
 
 
 # What one answer says: start of the row's minute or day -> label value -> value. The label value of a stream
-# whose group is `all` is "". Values are finite and not negative.
-Rows = Mapping[Minute, Mapping[str, float]]
+# whose group is `all` is "". Values are finite and not negative. None is a value that the API shows but that cannot
+# be used, so it is not known yet.
+Rows = Mapping[Minute, Mapping[str, float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One answer as it was read.
+
+    Attributes:
+        rows: What it says.
+        problems: What in it could not be used, one line each.
+    """
+
+    rows: Rows
+    problems: tuple[str, ...] = ()
+
 
 # The series that counts the label values beyond `max_label_values`.
 OTHER = "other"

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from exporter.bodies import error_text, excerpt, is_error, load, told
 from exporter.errors import MalformedAnswer
-from exporter.model import Group, Minute, Rows, Stream, minute_of
+from exporter.model import Group, Minute, Reading, Stream, minute_of
 
 __all__ = ["LiveEvent", "Media", "error_text", "live_event", "media", "rows", "token"]
 
@@ -80,7 +80,7 @@ class LiveEvent:
 # ---- aggregations --------------------------------------------------------------------------------------------
 
 
-def rows(body: bytes, stream: Stream, zone: ZoneInfo, *, hourly: bool = False) -> Rows:
+def rows(body: bytes, stream: Stream, zone: ZoneInfo, *, hourly: bool = False) -> Reading:
     """The rows of an answer of `aggregations`.
 
     Args:
@@ -103,7 +103,7 @@ def rows(body: bytes, stream: Stream, zone: ZoneInfo, *, hourly: bool = False) -
         except MalformedAnswer as error:
             raise MalformedAnswer(f"row {place}: {error}, in {excerpt(row)}") from None
     grouped = stream.group is not Group.ALL
-    return {slot: _shown(values, grouped=grouped) for slot, values in read.items()}
+    return Reading({slot: _shown(values, grouped=grouped) for slot, values in read.items()})
 
 
 def _row_list(answer: object) -> list[Any]:

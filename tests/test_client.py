@@ -188,7 +188,7 @@ def fails(client: Client, kind: type[ApiError] = ApiError) -> str:
 def test_a_request_is_what_the_manual_says(api: Api) -> None:
     """Path, headers and query of the token's and the data's requests, and the rows of the answer."""
     with api.client() as client:
-        assert client.aggregations(PLAYS, ASKED) == {AT: {"": 10}}
+        assert client.aggregations(PLAYS, ASKED).rows == {AT: {"": 10}}
     login, call = api.peer.requests
     assert (login.method, login.target) == ("POST", "/v1/merchants/m1/auth-token/")
     assert json.loads(login.body) == {"mail_address": "ops@example.com", "password": PASSWORD}
@@ -213,7 +213,7 @@ def test_a_media_and_a_group_are_named(api: Api) -> None:
     api.answer = lambda _: reply(200, [{"date": "2018/12/01 14:34", "jp": 10}])
     with api.client() as client:
         stream = Stream("m1", "7f8d&x", Target.DEVICE_COUNT, Group.COUNTRY)
-        assert client.aggregations(stream, ASKED) == {AT: {"jp": 10}}
+        assert client.aggregations(stream, ASKED).rows == {AT: {"jp": 10}}
     query = api.calls[0].query
     assert (query["media_id"], query["target"], query["group"]) == ("7f8d&x", "device_count", "country")
 
@@ -224,7 +224,7 @@ def test_days_are_asked_for_whole(api: Api) -> None:
     with api.client() as client:
         stream = Stream("m1", "x", Target.KEY_DELIVERY_COUNT, Group.ALL)
         asked = MinuteRange(at(2018, 11, 30, 14, 34), at(2018, 12, 1, 0, 0))
-        assert client.aggregations(stream, asked) == {at(2018, 12, 1, 0, 0): {"": 3}}
+        assert client.aggregations(stream, asked).rows == {at(2018, 12, 1, 0, 0): {"": 3}}
     query = api.calls[0].query
     assert (query["interval"], query["from"], query["to"]) == ("day", "20181130000000", "20181201235959")
 
@@ -234,7 +234,7 @@ def test_hours_are_asked_for_by_name(api: Api) -> None:
     api.answer = lambda _: reply(200, [{"date": "2018/12/01 14", "all": 3}])
     with api.client() as client:
         asked = MinuteRange(at(2018, 11, 30, 14, 0), at(2018, 12, 1, 14, 59))
-        assert client.aggregations(PLAYS, asked, hourly=True) == {at(2018, 12, 1, 14, 0): {"": 3}}
+        assert client.aggregations(PLAYS, asked, hourly=True).rows == {at(2018, 12, 1, 14, 0): {"": 3}}
     query = api.calls[0].query
     assert (query["interval"], query["from"], query["to"]) == ("hour", "20181130140000", "20181201145959")
 
@@ -346,7 +346,7 @@ def test_a_refused_token_is_renewed_once(api: Api) -> None:
     """After a 401 the request is sent again with a new token, and with a slot of its own."""
     api.answer = good_tokens("t0ken-2-0123456789")
     with api.client() as client:
-        assert client.aggregations(PLAYS, ASKED)
+        assert client.aggregations(PLAYS, ASKED).rows
     assert api.observed == [
         ("auth-token", "200"),
         ("aggregations", "401"),
@@ -443,7 +443,7 @@ def test_nothing_leaves_without_a_slot(api: Api, left: int) -> None:
             client.aggregations(PLAYS, ASKED)
         assert len(api.peer.requests) == left
         api.budget.left = 4 + (left == 2)
-        assert client.aggregations(PLAYS, ASKED)
+        assert client.aggregations(PLAYS, ASKED).rows
     assert len(api.peer.requests) == 4
 
 
@@ -573,7 +573,7 @@ def test_the_content_type_does_not_matter(api: Api) -> None:
     body = gzip.compress(b'[{"date": "2018/12/01 14:34", "all": 10}]')
     api.answer = lambda _: reply(200, body, Content_Type="text/html; charset=x", Content_Encoding="gzip")
     with api.client() as client:
-        assert client.aggregations(PLAYS, ASKED) == {AT: {"": 10}}
+        assert client.aggregations(PLAYS, ASKED).rows == {AT: {"": 10}}
 
 
 def test_an_answer_without_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -691,7 +691,7 @@ def test_no_peer_with_tls_holds_a_thread(monkeypatch: pytest.MonkeyPatch, script
     api = Api(tls=True)
     with api.peer:
         with api.client() as client:
-            assert client.aggregations(PLAYS, ASKED)
+            assert client.aggregations(PLAYS, ASKED).rows
         api.token = lambda _: script
         with api.client(timeout=1.0) as client:
             assert fails(client, NoAnswer) == "auth-token: timed out after 1 s"

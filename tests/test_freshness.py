@@ -28,7 +28,7 @@ from benchmarks.audience import (
 from exporter import weights
 from exporter.config import Settings
 from exporter.errors import MalformedAnswer, NoAnswer, NotFound, RateLimited, ServerError
-from exporter.model import MINUTE, Minute, MinuteRange, Rows, Stream
+from exporter.model import MINUTE, Minute, MinuteRange, Reading, Stream
 from exporter.schedule import SPREAD
 from exporter.state import State, open_state
 
@@ -59,14 +59,14 @@ class Api(StandIn):
     gone = ""
     began = (START, 1000.0)
 
-    def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Rows:
+    def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Reading:
         self._seconds = 0.05 + self.rng.random() * self.slowness
         if stream.media_id == self.gone != "":
             self.send()
             raise NotFound("no such media", status=404)
-        rows = super().aggregations(stream, asked, hourly=hourly)
+        rows = super().aggregations(stream, asked, hourly=hourly).rows
         newest = int((self.began[0] + self._clock.ticks - self.began[1]) // MINUTE) - 1
-        return {minute: values for minute, values in rows.items() if minute <= newest}
+        return Reading({minute: values for minute, values in rows.items() if minute <= newest})
 
     def send(self) -> None:
         super().send()

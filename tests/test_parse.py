@@ -73,15 +73,15 @@ def body(answer: object) -> bytes:
 )
 def test_rows_of_everything(answer: object, expected: Mapping[Minute, float]) -> None:
     """Every plausible form of an answer without groups gives the same rows, under the label value ""."""
-    found = parse.rows(body(answer), PLAYS, TOKYO)
+    found = parse.rows(body(answer), PLAYS, TOKYO).rows
     assert found == {minute: {"": value} for minute, value in expected.items()}
 
 
 @pytest.mark.parametrize("answer", [[row(all=None)], [row()]])
 def test_a_row_without_a_number_is_a_row(answer: object) -> None:
     """A row whose value is null has a minute, which moves the horizon, and no label value."""
-    assert parse.rows(body(answer), PLAYS, TOKYO) == {AT: {}}
-    assert parse.rows(body(answer), COUNTRIES, TOKYO) == {AT: {}}
+    assert parse.rows(body(answer), PLAYS, TOKYO).rows == {AT: {}}
+    assert parse.rows(body(answer), COUNTRIES, TOKYO).rows == {AT: {}}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_row_without_a_number_is_a_row(answer: object) -> None:
 )
 def test_rows_of_a_group(answer: object, expected: Mapping[str, float]) -> None:
     """Every plausible form of a group's answer gives each label value once, and loses no play."""
-    assert parse.rows(body(answer), COUNTRIES, TOKYO) == {AT: expected}
+    assert parse.rows(body(answer), COUNTRIES, TOKYO).rows == {AT: expected}
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_bytes_that_are_no_text() -> None:
 )
 def test_dates_of_minutes(date: str, expected: Minute) -> None:
     """A date is local, whatever its separators, unless it names its offset."""
-    assert list(parse.rows(body([{"date": date, "all": 1}]), PLAYS, TOKYO)) == [expected]
+    assert list(parse.rows(body([{"date": date, "all": 1}]), PLAYS, TOKYO).rows) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_dates_of_minutes(date: str, expected: Minute) -> None:
 )
 def test_dates_of_days(date: str) -> None:
     """The row of a day stands at the minute of the local midnight."""
-    assert list(parse.rows(body([{"date": date, "all": 1}]), KEYS, TOKYO)) == [MIDNIGHT]
+    assert list(parse.rows(body([{"date": date, "all": 1}]), KEYS, TOKYO).rows) == [MIDNIGHT]
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_when_a_live_event_began(written: object, started: float | None) -> None
 @pytest.mark.parametrize("date", ["2018/12/01 14", "2018/12/01 14:00", "2018-12-01T14:00:00+09:00", "2018-12-01 05Z"])
 def test_dates_of_hours(date: str) -> None:
     """The row of an hour stands at the minute at which the hour starts."""
-    assert list(parse.rows(body([{"date": date, "all": 1}]), PLAYS, TOKYO, hourly=True)) == [AT - 34]
+    assert list(parse.rows(body([{"date": date, "all": 1}]), PLAYS, TOKYO, hourly=True).rows) == [AT - 34]
 
 
 @pytest.mark.parametrize("date", ["2018/12/01", "2018/12/01 14:34"])
@@ -311,7 +311,7 @@ def test_dates_at_the_ends_of_time(year: str, offset: str) -> None:
     for stream in (PLAYS, KEYS):
         for date in (f"{year}/01/01 00:00{offset}", f"{year}/12/31 23:59{offset}"):
             try:
-                found = parse.rows(body([{"date": date, "all": 1}]), stream, TOKYO)
+                found = parse.rows(body([{"date": date, "all": 1}]), stream, TOKYO).rows
             except MalformedAnswer:
                 continue
             assert len(found) == 1
@@ -339,15 +339,15 @@ def test_days_on_which_clocks_change(zone: str, day: tuple[int, int, int]) -> No
     wide = [{"date": dates[m], "jp": m - first, "us": 1} for m in minutes]
     long = [part for m in minutes for part in ({"date": dates[m], "jp": m - first}, {"date": dates[m], "us": 1})]
     expected = {m: {"jp": m - first, "us": 1} for m in minutes}
-    assert parse.rows(body(wide), COUNTRIES, local) == expected
-    assert parse.rows(body(long), COUNTRIES, local) == expected
+    assert parse.rows(body(wide), COUNTRIES, local).rows == expected
+    assert parse.rows(body(long), COUNTRIES, local).rows == expected
 
 
 def test_equal_rows_of_an_hour_that_is_there_twice() -> None:
     """Two equal rows of a minute that is there twice are two minutes, a third is refused if it differs."""
     twice = {"date": "2026/11/01 01:30", "all": 5}
     first = minute_of(datetime(2026, 11, 1, 5, 30, tzinfo=UTC).timestamp())
-    assert parse.rows(body([twice, twice]), PLAYS, NEW_YORK) == {first: {"": 5}, first + 60: {"": 5}}
+    assert parse.rows(body([twice, twice]), PLAYS, NEW_YORK).rows == {first: {"": 5}, first + 60: {"": 5}}
     with pytest.raises(MalformedAnswer, match="6 where a row before has 5"):
         parse.rows(body([twice, twice, {**twice, "all": 6}]), PLAYS, NEW_YORK)
 
@@ -356,7 +356,7 @@ def test_midnights_that_do_not_exist() -> None:
     """Where clocks are set forward at midnight the day starts an hour later, in whatever form it is written."""
     start = minute_of(datetime(2026, 3, 28, 22, 0, tzinfo=UTC).timestamp())
     for date in ("2026/03/29", "2026/03/29 00:00", "2026-03-29T01:00:00+03:00"):
-        found = parse.rows(body([{"date": date, "all": 1}]), KEYS, ZoneInfo("Asia/Beirut"))
+        found = parse.rows(body([{"date": date, "all": 1}]), KEYS, ZoneInfo("Asia/Beirut")).rows
         assert list(found) == [start]
 
 
@@ -634,7 +634,7 @@ def test_any_body_gives_rows_or_the_error(body: bytes, stream: Stream, zone: Zon
     found, problem = attempt(lambda: parse.rows(body, stream, zone))
     assert problem.isprintable()
     assert len(problem) < 500
-    assert_well_formed(found or {}, stream)
+    assert_well_formed(found.rows if found else {}, stream)
 
 
 @given(body=BODIES)
@@ -693,4 +693,4 @@ def test_every_form_of_the_same_numbers_gives_the_same_rows(
             ]
     written = data.draw(st.permutations(written))
     expected = {MIDNIGHT + offset: values for offset, values in counts.items()}
-    assert parse.rows(json.dumps(written).encode(), COUNTRIES, TOKYO) == expected
+    assert parse.rows(json.dumps(written).encode(), COUNTRIES, TOKYO).rows == expected

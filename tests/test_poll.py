@@ -30,7 +30,7 @@ from exporter.faults import Faults
 from exporter.history import MINUTES_BACK
 from exporter.ledger import Ledger
 from exporter.limiter import Limiter
-from exporter.model import Minute, MinuteRange, Rows, Stream, minute_of
+from exporter.model import Minute, MinuteRange, Reading, Stream, minute_of
 from exporter.parse import LiveEvent, Media
 from exporter.poll import MerchantPoller
 from exporter.state import State, open_state
@@ -61,7 +61,7 @@ class FakeClient:
         # Tells the newest minute that has a row, where not all have.
         self.newest: Callable[[], Minute] | None = None
 
-    def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Rows:
+    def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Reading:
         if hourly or len(asked) == MINUTES_BACK:
             return self._past(stream, asked, hourly=hourly)
         self._send(f"{stream.media_id}/{stream.target}")
@@ -71,12 +71,12 @@ class FakeClient:
         self._fail(stream.media_id)
         plays = 1.0 if stream.media_id else float(len(MEDIA))
         newest = asked.last if self.newest is None else min(self.newest(), asked.last)
-        return {minute: {"": plays} for minute in range(asked.first, newest + 1)}
+        return Reading({minute: {"": plays} for minute in range(asked.first, newest + 1)})
 
-    def _past(self, stream: Stream, asked: MinuteRange, *, hourly: bool) -> Rows:
+    def _past(self, stream: Stream, asked: MinuteRange, *, hourly: bool) -> Reading:
         self._send(f"past of {stream.media_id or 'all'} by {'hour' if hourly else 'minute'}")
         self._fail("past")
-        return {minute: {"": 1.0} for minute in range(asked.first, asked.last + 1, 60 if hourly else 1)}
+        return Reading({minute: {"": 1.0} for minute in range(asked.first, asked.last + 1, 60 if hourly else 1)})
 
     def media(self, media_id: str) -> Media:
         self._send(f"media {media_id}")
