@@ -66,6 +66,9 @@ class Asking:
             self._trials[stream] = max(SHORTEST_RANGE, len(asked) // 2)
             log.info("the API refused a long range; asking for half of it", stream=str(stream), minutes=len(asked))
             return False
+        if asked.first > self._ledger.to_ask(stream, self._clock.now(), trial).first:
+            # The first answers have shown that the clock was ahead: the range left out what is to be counted.
+            return False
         self._ledger.enter(stream, asked, rows, self._clock.now())
         self._watch.enter(stream, asked, rows, self._ledger.seen(stream), self._clock.now())
         if trial is not None and len(asked) == trial:

@@ -112,6 +112,14 @@ def begin_stream(db: sqlite3.Connection, stream: Stream, start: Minute) -> Strea
     return StreamRow(stream_id, started, through, seen, kept_from, bool(answered), rate)
 
 
+def move_stream(db: sqlite3.Connection, row: StreamRow) -> None:
+    """Write where a stream stands, its start included."""
+    db.execute(
+        "UPDATE streams SET start = ?, through = ?, seen = ?, kept_from = ?, answered = ? WHERE stream_id = ?",
+        (row.start, row.through, row.seen, row.kept_from, row.answered, row.stream_id),
+    )
+
+
 def mark_removed(db: sqlite3.Connection, streams: Iterable[Stream], merchant_ids: Iterable[str], now: float) -> None:
     """Note since when the streams and merchants that are not among these have been out of the configuration."""
     wanted = {(s.merchant_id, s.media_id, str(s.target), str(s.group)) for s in streams}

@@ -10,8 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from http import HTTPStatus
 from typing import Generic, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
@@ -33,6 +32,7 @@ from exporter.errors import (
     ServerError,
     Unauthorized,
 )
+from exporter.instants import parse_http_date
 from exporter.model import Minute, MinuteRange, Reading, Stream, start_of
 from exporter.requestlog import Exchange
 from exporter.transport import Answer, exchange, open_session
@@ -140,6 +140,10 @@ class _Credentials(AuthBase):
         return request
 
 
+def _ignore_date(*_: float) -> None:
+    """Nobody asks what the API's time is."""
+
+
 class Client:
     """One merchant's requests. Safe for use by several threads."""
 
@@ -150,6 +154,7 @@ class Client:
         budget: Budget,
         *,
         observe: Callable[[Exchange], None],
+        on_date: Callable[[float, float], None] = _ignore_date,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         adapter: BaseAdapter | None = None,
@@ -161,6 +166,7 @@ class Client:
             merchant: Whose requests these are.
             budget: Asked before every request.
             observe: Told of every exchange.
+            on_date: Told the `Date` of each answer that can be used (Unix seconds), and how many seconds it took.
             clock: Unix seconds, for the token's life.
             monotonic: Seconds that never go back, for deadlines.
             adapter: The transport, where it is not to be the usual one.
@@ -169,6 +175,7 @@ class Client:
         self._merchant = merchant
         self._budget = budget
         self._observe = observe
+        self._on_date = on_date
         self._clock = clock
         self._monotonic = monotonic
         self._session = open_session(api.url, adapter)
@@ -298,6 +305,9 @@ class Client:
             self._tell(request, str(answer.status), seconds, str(error))
             raise
         self._tell(request, str(answer.status), seconds)
+        date = answer_date(answer.headers)
+        if date is not None:
+            self._on_date(date, seconds)
         return said
 
     def _tell(self, request: _Request[_T], code: str, seconds: float, error: str = "") -> None:
@@ -366,13 +376,17 @@ def retry_after(written: str | None, now: float) -> float | None:
     written = (written or "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", written, re.ASCII):
         return float(written)
-    try:
-        moment = parsedate_to_datetime(written)
-        wait = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
+    moment = parse_http_date(written)
     # A date that has passed is a clock that differs.
-    return wait if wait > 0 else None
+    return moment - now if moment is not None and moment > now else None
+
+
+def answer_date(headers: Mapping[str, str]) -> float | None:
+    """The API's time when it answered (Unix seconds), None where the headers do not say."""
+    made = parse_http_date(headers.get("Date", ""))
+    # A cache sends the Date of when it got the answer, and how many seconds ago that was.
+    age = headers.get("Age", "0").strip()
+    return made + int(age) if made is not None and re.fullmatch(r"\d{1,9}", age, re.ASCII) else made
 
 
 def _host(location: str) -> str:

@@ -17,7 +17,7 @@ import structlog
 from exporter import __version__, page, status
 from exporter.catalog import Catalog
 from exporter.client import Client
-from exporter.clock import Clock, SystemClock
+from exporter.clock import ApiClock, Clock, SystemClock
 from exporter.config import Settings, dump
 from exporter.errors import StateWriteFailed
 from exporter.faults import Faults
@@ -54,7 +54,7 @@ class Polling:
         pollers: Who asks, by merchant.
         clients: Who speaks with the API, by merchant.
         requests: The newest requests.
-        clock: The time.
+        clock: The time by the API's clock.
     """
 
     ledger: Ledger
@@ -63,7 +63,7 @@ class Polling:
     pollers: Mapping[str, MerchantPoller]
     clients: Mapping[str, Client]
     requests: RequestLog
-    clock: Clock
+    clock: ApiClock
 
     def snapshot(self) -> Snapshot:
         """What is counted, with what is known of the media and of drops."""
@@ -71,7 +71,8 @@ class Polling:
         return Snapshot(
             MappingProxyType(
                 {each.merchant_id: self._whole(each, now) for each in self.ledger.snapshot.merchants.values()}
-            )
+            ),
+            clock_offset=self.clock.offset,
         )
 
     def _whole(self, merchant: MerchantView, now: float) -> MerchantView:
@@ -117,8 +118,11 @@ def build_polling(
         clock: The time.
         adapter: Makes the transport of each client, where it is not to be the usual one.
     """
+    api_clock = ApiClock(clock)
     ledger = Ledger(state, settings, telemetry.observe_revision)
-    ledger.sync(settings.merchants, clock.now())
+    ledger.sync(settings.merchants, api_clock.now())
+    api_clock.on_correction = ledger.correct_start
+    telemetry.watch_clock(lambda: api_clock.offset)
     catalogs, watches, pollers, clients = {}, {}, {}, {}
     request_log = RequestLog()
     for merchant in settings.merchants:
@@ -129,16 +133,17 @@ def build_polling(
             settings.api,
             merchant,
             limiter,
-            clock=clock.now,
+            on_date=api_clock.answered,
+            clock=api_clock.now,
             adapter=adapter() if adapter else None,
             observe=_observer(telemetry, request_log),
         )
         catalogs[merchant.id] = catalog = Catalog(state, merchant)
         watches[merchant.id] = watch = Watch(state, settings, merchant, catalog)
         pollers[merchant.id] = MerchantPoller(
-            merchant, settings.poll, ledger, catalog, watch, limiter, client, clock, Faults()
+            merchant, settings.poll, ledger, catalog, watch, limiter, client, api_clock, Faults()
         )
-    return Polling(ledger, catalogs, watches, pollers, clients, request_log, clock)
+    return Polling(ledger, catalogs, watches, pollers, clients, request_log, api_clock)
 
 
 def _observer(telemetry: Telemetry, request_log: RequestLog) -> Callable[[Exchange], None]:
@@ -170,7 +175,7 @@ def run(settings: Settings, listen: Address) -> int:
         telemetry = Telemetry()
         polling = build_polling(settings, state, telemetry, clock)
         rounds = {merchant_id: poller.round for merchant_id, poller in polling.pollers.items()}
-        schedule = Schedule(clock, lambda: polling.ledger.show_counted(clock.now()), rounds)
+        schedule = Schedule(clock, _beat(polling), rounds)
         server = Server(_app(settings, polling, schedule, telemetry), listen)
     except BaseException:
         state.close()
@@ -209,6 +214,22 @@ def run(settings: Settings, listen: Address) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _beat(polling: Polling) -> Callable[[], None]:
+    """What is done every few seconds."""
+    problems = Faults()
+
+    def beat() -> None:
+        now, offset = polling.clock.monotonic(), polling.clock.offset
+        begun = problems.report("clock", status.clock_problem(offset), now) if offset else None
+        if begun is not None:
+            log.warning(begun.message)
+        for ended in problems.settle(now):
+            log.info(f"resolved: {ended.message}")
+        polling.ledger.show_counted(polling.clock.now())
+
+    return beat
 
 
 def _app(settings: Settings, polling: Polling, schedule: Schedule, telemetry: Telemetry) -> WSGIApplication:

@@ -36,3 +36,9 @@ def format_duration(seconds: float) -> str:
         count, rest = divmod(rest, _UNITS[unit])
         text += f"{count}{unit}" if count else ""
     return text or "0s"
+
+
+def round_duration(seconds: float) -> float:
+    """A duration to the second, a long one to the minute."""
+    step = 1 if seconds < 600 else 60
+    return round(seconds / step) * step

@@ -1,7 +1,8 @@
-"""Times as people and files write them: RFC 3339, a date, or Unix seconds."""
+"""Times as people, files and HTTP write them: RFC 3339, a date, Unix seconds, an HTTP date."""
 
 import re
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 _UNIX = re.compile(r"\d{1,11}(?:\.\d{1,9})?", re.ASCII)
 _RFC_3339 = re.compile(
@@ -27,6 +28,15 @@ def parse_instant(text: str) -> float:
     except ValueError:
         raise ValueError(f"{text!r} does not exist in the calendar") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def parse_http_date(text: str) -> float | None:
+    """The Unix seconds of an HTTP date such as `Fri, 27 Nov 2026 18:44:07 GMT`, None where the text is none."""
+    try:
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
 
 
 def format_instant(instant: float) -> str:

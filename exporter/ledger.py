@@ -22,8 +22,10 @@ from exporter.counting import (
     ended_before,
     minutes_to_ask,
     newest_settled,
+    whole_minutes,
 )
 from exporter.model import DAY_MINUTES, MINUTE, OTHER, Group, Minute, MinuteRange, Rows, Stream, Target
+from exporter.rebase import rebase_horizon, rebase_stream, shift_start
 from exporter.snapshot import MerchantView, SeriesView, Snapshot, StreamView
 from exporter.state import State
 from exporter.weights import Plays
@@ -70,6 +72,8 @@ class Ledger:
         self._views: dict[str, dict[Stream, StreamView]] = {}
         self._plays: dict[str, dict[str, Plays]] = {}
         self._zeros: list[_Zeros] = []
+        # Streams that began when this process did, and have had no answer yet.
+        self._begun: set[Stream] = set()
         self._snapshot = Snapshot()
 
     @property
@@ -85,6 +89,7 @@ class Ledger:
         """
         with self._mutex, self._state.transaction() as db:
             self._rows, self._merchants, self._views, self._plays, self._zeros = {}, {}, {}, {}, []
+            self._begun.clear()
             for merchant in merchants:
                 row = self._merchants[merchant.id] = books.begin_merchant(db, merchant.id)
                 start = ended_before(now, self._poll.settle)
@@ -96,6 +101,8 @@ class Ledger:
                 }
                 for stream in merchant.streams():
                     stream_row = self._rows[stream] = books.begin_stream(db, stream, start)
+                    if stream_row.start == start and not stream_row.answered:
+                        self._begun.add(stream)
                     views[stream] = StreamView(
                         stream=stream,
                         through=stream_row.through if stream_row.answered else None,
@@ -108,6 +115,21 @@ class Ledger:
         self._snapshot = Snapshot()
         for merchant_id in self._merchants:
             self._show(merchant_id)
+
+    def correct_start(self, seconds: float) -> None:
+        """Begin new streams at another time: the one that `sync` was given was wrong by so many seconds.
+
+        Raises:
+            StateWriteFailed: The state file did not take it.
+        """
+        minutes = round(seconds / MINUTE)
+        with self._mutex:
+            moved = {stream: shift_start(self._rows[stream], minutes) for stream in self._begun}
+            with self._state.transaction() as db:
+                for row in moved.values():
+                    books.move_stream(db, row)
+            self._rows.update(moved)
+            self._begun.clear()
 
     def settled(self, merchant_id: str, now: float) -> Minute:
         """The merchant's newest settled minute."""
@@ -127,7 +149,7 @@ class Ledger:
 
     def to_ask(self, stream: Stream, now: float, longest: int | None = None) -> MinuteRange:
         """The range to ask for next, of at most `longest` minutes; without it, as long as the API is known to take."""
-        row, merchant = self._rows[stream], self._merchants[stream.merchant_id]
+        row, merchant = self._rebased(stream, now)
         if stream.target.by_day:
             return days_to_ask(row.through, now, self._zone, self._poll)
         believed = 0 <= now - merchant.longest_range_at < BELIEVE_RANGE
@@ -141,8 +163,11 @@ class Ledger:
             StateWriteFailed: Nothing of it is counted; the same rows can be asked for again.
         """
         with self._mutex:
-            row, merchant = self._rows[stream], self._merchants[stream.merchant_id]
+            row, merchant = self._rebased(stream, now)
+            ahead = self._rows[stream].through - row.through
             with self._state.transaction() as db:
+                if row != self._rows[stream]:
+                    books.move_stream(db, row)
                 book = books.read_book(db, stream, row)
                 if stream.target.by_day:
                     horizon = merchant.horizon
@@ -153,15 +178,23 @@ class Ledger:
                 written = books.write_entry(db, row, book, entry)
                 series = books.read_series(db, stream, written)
                 merchant_row = _after(merchant, horizon, entry)
-                if merchant_row != merchant:
+                if merchant_row != self._merchants[stream.merchant_id]:
                     books.write_merchant(db, stream.merchant_id, merchant_row)
             # Committed: from here on it may be shown.
             self._rows[stream], self._merchants[stream.merchant_id] = written, merchant_row
+            self._begun.discard(stream)
             new = tuple(label for label in entry.accounts if label not in book.accounts)
             self._await_zeros(stream, new, now)
             self._views[stream.merchant_id][stream] = StreamView(stream, entry.through, series)
             self._know_plays(stream, written, series)
             self._show(stream.merchant_id)
+        if not stream.media_id and ahead > whole_minutes(self._poll.max_lag):
+            # The media's streams are as far ahead. One line is enough.
+            log.warning(
+                "the state file was ahead of the API's time, because a clock was wrong; counting goes on from now",
+                merchant=stream.merchant_id,
+                minutes_ahead=ahead,
+            )
         if OTHER in new:
             log.warning(
                 f"a stream has more label values than max_label_values; what comes later is counted as '{OTHER}'",
@@ -205,6 +238,15 @@ class Ledger:
                 streams[stream] = replace(streams[stream], series=series)
             for merchant_id in {stream.merchant_id for stream in views}:
                 self._show(merchant_id)
+
+    def _rebased(self, stream: Stream, now: float) -> tuple[StreamRow, MerchantRow]:
+        """Where a stream and its merchant stand, without minutes that have not been yet at a moment (Unix seconds)."""
+        complete, max_lag = ended_before(now, self._poll.settle), self._poll.max_lag
+        merchant = self._merchants[stream.merchant_id]
+        return (
+            rebase_stream(self._rows[stream], stream.target, complete, max_lag),
+            replace(merchant, horizon=rebase_horizon(merchant.horizon, complete, max_lag)),
+        )
 
     def _know_plays(self, stream: Stream, row: StreamRow, series: tuple[SeriesView, ...]) -> None:
         if stream.target is Target.PLAY_COUNT and stream.group is Group.ALL and row.rate is not None:

@@ -171,6 +171,12 @@ class LinkView:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything counted so far, by merchant id."""
+    """Everything counted so far.
+
+    Attributes:
+        merchants: By merchant id.
+        clock_offset: Seconds by which this machine's clock is ahead of the API's, 0 where they agree.
+    """
 
     merchants: Mapping[str, MerchantView] = field(default_factory=lambda: MappingProxyType({}))
+    clock_offset: float = 0.0

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
+from exporter.durations import format_duration, round_duration
 from exporter.model import Group, Minute, Stream, Target, end_of, start_of
 from exporter.requestlog import Exchange, RequestsView
 from exporter.snapshot import (
@@ -160,6 +161,7 @@ class Status:
         now: When it was so.
         health: `good`, `warning` or `bad`.
         summary: Why, in a sentence or two.
+        clock_offset_seconds: By how much this machine's clock is ahead of the API's, 0 where they agree.
         merchants: The merchants, in the order of the configuration.
         requests: The newest requests to the API, and the newest that failed; the newest first.
     """
@@ -168,6 +170,7 @@ class Status:
     now: float
     health: Health
     summary: str
+    clock_offset_seconds: float = 0.0
     merchants: tuple[MerchantStatus, ...] = ()
     requests: tuple[Exchange, ...] = ()
 
@@ -194,8 +197,8 @@ def build(
         _merchant(view, links.get(merchant_id, LinkView(merchant_id)), hours.get(merchant_id, {}), requests)
         for merchant_id, view in snapshot.merchants.items()
     )
-    health, summary = _health(merchants)
-    return Status(version, now, health, summary, merchants, requests.newest)
+    health, summary = _health(merchants, snapshot.clock_offset)
+    return Status(version, now, health, summary, snapshot.clock_offset, merchants, requests.newest)
 
 
 def only(status: Status, merchant_id: str) -> Status | None:
@@ -205,7 +208,7 @@ def only(status: Status, merchant_id: str) -> Status | None:
     merchants = tuple(each for each in status.merchants if each.merchant_id == merchant_id)
     if not merchants:
         return None
-    health, summary = _health(merchants)
+    health, summary = _health(merchants, status.clock_offset_seconds)
     requests = tuple(each for each in status.requests if each.merchant_id == merchant_id)
     return replace(status, health=health, summary=summary, merchants=merchants, requests=requests)
 
@@ -220,7 +223,7 @@ def _fields(node: Any) -> dict[str, object]:
     return {field.name: getattr(node, field.name) for field in fields(node)}
 
 
-def _health(merchants: Iterable[MerchantStatus]) -> tuple[Health, str]:
+def _health(merchants: Iterable[MerchantStatus], clock_offset: float) -> tuple[Health, str]:
     """The worst that there is to say, and how much there is of what."""
     merchants = list(merchants)
     failing = [each.merchant_id for each in merchants if each.up is False]
@@ -237,9 +240,20 @@ def _health(merchants: Iterable[MerchantStatus]) -> tuple[Health, str]:
     ]
     if fallen:
         return Health.WARNING, f"The API answers. Plays have dropped: {_some(fallen)}."
+    if clock_offset:
+        return Health.WARNING, clock_problem(clock_offset)
     media = sum(len(each.media) for each in merchants)
     streams = sum(each.streams for each in merchants)
     return Health.GOOD, f"The API answers. Merchants: {len(merchants)}, media: {media}, streams: {streams}."
+
+
+def clock_problem(offset: float) -> str:
+    """What is wrong with this machine's clock, which is so many seconds ahead of the API's."""
+    wrong = format_duration(round_duration(abs(offset)))
+    return (
+        f"The clock of this machine is {wrong} {'ahead of' if offset > 0 else 'behind'} the API's (Date header). "
+        "Minutes are counted by the API's clock. Set this machine's clock, for example with NTP."
+    )
 
 
 def _some(names: list[str], most: int = 5) -> str:

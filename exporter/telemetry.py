@@ -1,6 +1,7 @@
 """What the exporter measures of itself while it runs: requests, revisions, reloads, the process."""
 
 import platform
+from collections.abc import Callable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -62,6 +63,11 @@ class Telemetry:
             "When the configuration was last accepted.",
             registry=registry,
         )
+        self._clock_offset = Gauge(
+            "smartstream_clock_offset_seconds",
+            "Seconds by which the clock of the exporter's machine is ahead of the API's (Date header), 0 within 30 s.",
+            registry=registry,
+        )
         build = Info("smartstream_build", "The running release.", registry=registry)
         build.info({"version": version, "python": platform.python_version()})
         ProcessCollector(registry=registry)
@@ -83,6 +89,10 @@ class Telemetry:
     def observe_revision(self, age_seconds: float) -> None:
         """Note that a counted value changed, so many seconds after the end of its minute."""
         self._ages.observe(age_seconds)
+
+    def watch_clock(self, offset: Callable[[], float]) -> None:
+        """Ask this function at each scrape for the seconds by which the clock is ahead of the API's."""
+        self._clock_offset.set_function(offset)
 
     def reloaded(self, *, ok: bool, at: float) -> None:
         """Note that the configuration was read, at start too, at `at` (Unix seconds)."""

@@ -50,6 +50,7 @@ ORDER = (
     "catalog",
     "counting",
     "books",
+    "rebase",
     "ledger",
     "fetch",
     "steps",

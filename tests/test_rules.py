@@ -30,6 +30,7 @@ ALERTS = {
     "SmartstreamBudgetTooSmall",
     "SmartstreamMinutesLost",
     "SmartstreamReloadFailed",
+    "SmartstreamClockWrong",
     "SmartstreamExporterDown",
 }
 

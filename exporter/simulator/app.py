@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from email.utils import formatdate
 from http import HTTPStatus
 from random import Random
 from threading import Event, Lock
@@ -98,6 +99,7 @@ class SimulatorApp:
         headers = {
             "Content-Type": reply.content_type,
             "Content-Length": str(len(reply.body)),
+            "Date": formatdate(self._clock(), usegmt=True),
             **reply.headers,
         }
         start_response(f"{reply.status} {_phrase(reply.status)}", list(headers.items()))

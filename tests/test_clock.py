@@ -1,0 +1,282 @@
+"""The API's time where this machine's clock is wrong: at the first start, as a step while it runs, after a restart.
+
+The real client, ledger and poller against the simulated API over real HTTP. The machine has a clock of its own.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from exporter.clock import CLOCKS_AGREE, ApiClock
+from exporter.config import Settings
+from exporter.counting import ended_before
+from exporter.daemon import Polling, build_polling
+from exporter.model import Group, Minute, Stream, Target
+from exporter.simulator.app import create_app
+from exporter.simulator.faults import FaultSwitch
+from exporter.simulator.series import World
+from exporter.simulator.server import SimulatorServer
+from exporter.state import State, open_state
+from exporter.status import clock_problem
+from exporter.telemetry import Telemetry
+from tests.fakes import FakeClock
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+MERCHANT = "broadcaster"
+WHOLE = Stream(MERCHANT, "", Target.PLAY_COUNT, Group.ALL)
+KEYS = Stream(MERCHANT, "", Target.KEY_DELIVERY_COUNT, Group.ALL)
+WRONG = [3 * HOUR, DAY, 3 * DAY, -3 * HOUR, -DAY, -3 * DAY]
+
+
+class Machine:
+    """A machine that runs the exporter, and the API elsewhere, whose clock is right.
+
+    Attributes:
+        true: The API's clock.
+        wall: This machine's, which can be set.
+    """
+
+    def __init__(self, path: Path, wrong: float) -> None:
+        self.path = path
+        self.true = FakeClock(1_780_000_000.0)
+        self.wall = FakeClock(self.true.wall + wrong)
+        self.world = World(seed=3, media=4)
+        self.switch = FaultSwitch(self.world, self.true.now)
+        self.server = SimulatorServer(create_app(self.world, self.switch, self.true.now))
+        self.server.start()
+        self.media = min(self.world.catalog(MERCHANT))
+        self.state: State
+        self.polling: Polling
+        self.first_start = self.true.wall
+        self.lines: list[str] = []
+        self.open()
+
+    def open(self) -> None:
+        """Start the exporter."""
+        settings = Settings.model_validate(
+            {
+                "api": {"url": self.server.url},
+                "merchants": [
+                    {
+                        "id": MERCHANT,
+                        "api_key": "k",
+                        "mail_address": "ops@example.com",
+                        "password": "p",
+                        "collect": [{"target": "play_count"}, {"target": "key_delivery_count"}],
+                        "media": [{"id": self.media}],
+                    }
+                ],
+                "poll": {"concurrency": 1},
+            }
+        )
+        self.state = open_state(self.path, self.wall.now)
+        self.polling = build_polling(settings, self.state, Telemetry(), self.wall)
+
+    def close(self) -> None:
+        """End the exporter."""
+        self.polling.close()
+        self.state.close()
+
+    def restart(self) -> None:
+        """End the exporter and start it again."""
+        self.close()
+        self.open()
+
+    def live(self, minutes: int) -> None:
+        """So many minutes, each with a round and a scrape."""
+        for _ in range(minutes):
+            self.pass_time(60 - self.true.wall % 60 + 0.5)
+            with capture_logs() as logs:
+                self.polling.pollers[MERCHANT].round()
+            self.polling.ledger.show_counted(self.polling.clock.now())
+            self.lines += [f"{line['log_level']}: {line['event']}" for line in logs]
+
+    def pass_time(self, seconds: float) -> None:
+        """Both clocks go on."""
+        self.true.advance(seconds)
+        self.wall.advance(seconds)
+
+    def through(self, stream: Stream = WHOLE) -> Minute:
+        """The newest minute counted."""
+        return self.polling.ledger.through(stream)
+
+    def counted(self, stream: Stream = WHOLE) -> float:
+        """What a counter without a label shows."""
+        (series,) = self.polling.ledger.snapshot.merchants[MERCHANT].streams[stream].series
+        assert series.total is not None
+        return series.total
+
+    def played(self, first: Minute, last: Minute) -> float:
+        """The plays of the whole merchant in these minutes."""
+        return sum(
+            sum(self.world.final(MERCHANT, "", Target.PLAY_COUNT, Group.ALL, minute).values())
+            for minute in range(first, last + 1)
+        )
+
+    @property
+    def complete(self) -> Minute:
+        """The newest minute that had ended 2 minutes ago, in truth."""
+        return ended_before(self.true.wall, 120)
+
+    @property
+    def lost(self) -> int:
+        """Minutes that are said to be lost."""
+        return self.polling.ledger.snapshot.merchants[MERCHANT].lost_minutes
+
+
+@pytest.fixture
+def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    made = Machine(tmp_path / "state.db", getattr(request, "param", 0.0))
+    yield made
+    made.close()
+    made.server.stop()
+
+
+@pytest.mark.parametrize("machine", WRONG, indirect=True)
+def test_at_the_first_start_counting_begins_by_the_clock_of_the_api(machine: Machine) -> None:
+    """However wrong this machine's clock is: counted is what was played since the start, nothing more, at once."""
+    start = ended_before(machine.first_start, 120)
+    machine.live(40)
+    assert machine.through() == machine.complete
+    assert machine.counted() == machine.played(start + 1, machine.complete)
+    assert machine.lost == 0
+
+
+@pytest.mark.parametrize("machine", [3 * HOUR, 3 * DAY, -3 * DAY], indirect=True)
+def test_after_the_clock_was_set_right_counting_goes_on(machine: Machine) -> None:
+    """Set right while it runs, and again with a restart in between: no play is lost, none is counted twice."""
+    start = ended_before(machine.first_start, 120)
+    machine.live(20)
+    machine.wall.wall = machine.true.wall
+    machine.live(20)
+    machine.restart()
+    machine.live(20)
+    assert machine.counted() == machine.played(start + 1, machine.complete)
+    assert machine.lost == 0
+
+
+@pytest.mark.parametrize("step", [26 * HOUR, -26 * HOUR, 3 * HOUR, 3 * DAY, -3 * DAY])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_is_set_wrong_while_it_runs_moves_nothing(machine: Machine, step: float, restarted: bool) -> None:
+    """A step of the wall clock of hours or days, and back: each minute is counted once, at its time, none is lost."""
+    start = ended_before(machine.first_start, 120)
+    machine.live(15)
+    machine.wall.wall += step
+    if restarted:
+        machine.restart()
+    machine.live(15)
+    assert machine.through() == machine.complete
+    machine.wall.wall -= step
+    if restarted:
+        machine.restart()
+    machine.live(15)
+    assert machine.through() == machine.complete
+    assert machine.counted() == machine.played(start + 1, machine.complete)
+    assert machine.lost == 0
+    assert machine.through(KEYS) <= machine.complete + 1
+
+
+@pytest.mark.parametrize("ahead", [3 * HOUR, 26 * HOUR, 3 * DAY])
+def test_a_state_file_that_is_ahead_is_rebased(machine: Machine, ahead: float) -> None:
+    """A state file in which a wrong clock has let empty minutes be counted: counting goes on now, with a warning, and
+    what was played before it went wrong and since is counted once.
+    """
+    start = ended_before(machine.first_start, 120)
+    machine.live(15)
+    before = machine.counted(KEYS)
+    with machine.state.transaction() as db:
+        db.execute("UPDATE streams SET through = through + ?", (round(ahead / 60),))
+    machine.restart()
+    machine.live(31)
+    assert machine.through() == machine.complete
+    assert machine.counted() == machine.played(start + 1, machine.complete)
+    assert machine.lost == 0
+    assert [line for line in machine.lines if "ahead of the API's time" in line and "warning" in line]
+    assert machine.counted(KEYS) >= before
+
+
+@pytest.mark.parametrize("ahead", [3 * HOUR, 3 * DAY])
+def test_a_stream_that_begins_in_the_future_begins_now(machine: Machine, ahead: float) -> None:
+    """A state file begun by a clock that was ahead: the plays from now on are counted, none of before."""
+    with machine.state.transaction() as db:
+        minutes = round(ahead / 60)
+        db.execute(
+            "UPDATE streams SET start = start + ?, through = through + ?, seen = seen + ?, kept_from = kept_from + ?, "
+            "answered = 1",
+            (minutes,) * 4,
+        )
+    machine.restart()
+    machine.live(1)
+    begun = machine.through()
+    assert begun == machine.complete
+    machine.live(30)
+    assert machine.counted() == machine.played(begun + 1, machine.complete)
+
+
+def test_rows_of_the_future_are_let_go(machine: Machine) -> None:
+    """A horizon and rows hours ahead of the API's time, which a wrong clock had asked for: plays count from now on."""
+    machine.live(15)
+    counted = machine.counted()
+    with machine.state.transaction() as db:
+        db.execute(
+            "UPDATE streams SET through = through + 600, seen = seen + 600, kept_from = kept_from + 600 "
+            "WHERE target = ?",
+            (Target.PLAY_COUNT,),
+        )
+        db.execute("UPDATE merchants SET horizon = horizon + 600")
+    machine.restart()
+    machine.live(1)
+    begun = machine.through()
+    assert begun == machine.complete
+    machine.live(30)
+    assert machine.counted() - counted == machine.played(begun + 1, machine.complete)
+
+
+@pytest.mark.parametrize("machine", [3 * HOUR, -3 * HOUR], indirect=True)
+def test_a_wrong_clock_is_reported(machine: Machine) -> None:
+    """The snapshot says by how much, and the problem says which way and what to do; both go when it is set right."""
+    assert machine.polling.snapshot().clock_offset == 0
+    machine.live(2)
+    wrong = machine.wall.wall - machine.true.wall
+    assert machine.polling.snapshot().clock_offset == pytest.approx(wrong, abs=2)
+    problem = clock_problem(machine.polling.snapshot().clock_offset)
+    assert f"is 3h {'ahead of' if wrong > 0 else 'behind'} the API's" in problem
+    machine.wall.wall = machine.true.wall
+    machine.live(1)
+    assert machine.polling.snapshot().clock_offset == 0
+
+
+def test_a_machine_that_slept_goes_on(machine: Machine) -> None:
+    """After a suspend the monotonic clock is hours behind: the next answer brings the API's time, nothing is lost."""
+    start = ended_before(machine.first_start, 120)
+    machine.live(15)
+    machine.true.advance(5 * HOUR)
+    machine.wall.wall += 5 * HOUR
+    machine.live(15)
+    assert machine.through() == machine.complete
+    assert machine.counted() == machine.played(start + 1, machine.complete)
+    assert machine.lost == 0
+
+
+def test_clocks_that_agree_leave_the_machine_its_own() -> None:
+    """Within half a minute, and while an answer took minutes, the machine's clock counts."""
+    wall = FakeClock(1_000_000.0)
+    clock = ApiClock(wall)
+    for date, seconds in [(wall.wall - CLOCKS_AGREE, 0.1), (wall.wall + CLOCKS_AGREE, 0.1), (wall.wall - 150, 130.0)]:
+        clock.answered(date, seconds)
+        assert clock.now() == wall.wall
+        assert clock.offset == 0
+    clock.answered(wall.wall - CLOCKS_AGREE - 3, 0.1)
+    assert clock.offset == pytest.approx(CLOCKS_AGREE + 3, abs=1)
+
+
+def test_without_a_date_the_machine_has_its_own_time() -> None:
+    """An API that sends no Date: the wall clock counts, whatever it does."""
+    wall = FakeClock()
+    clock = ApiClock(wall)
+    wall.wall += DAY
+    assert clock.now() == wall.wall
+    assert clock.offset == 0
