@@ -27,12 +27,10 @@ from exporter.watch import Watch
 
 log = structlog.get_logger("poll")
 
-# A round that waits for the budget does not wait past the next minute's settling.
-ROUND = 50.0
-
-# For so long it waits for its first request. A request's place is free again a minute after its answer, so rounds begin
-# to ask a little later each time. Rather than at the end of a minute, they then ask first thing in the next.
-FIRST_WAIT = 20.0
+# For so long after its start a round waits for the budget. A request's place is free again a minute after its answer,
+# so each is a little later in every round. What would be later than this is not sent: its place is free when the next
+# round begins.
+LONGEST_WAIT = 30.0
 
 # The bound on the staleness changes slowly, and takes a while to compute.
 BOUND_EVERY = 600.0
@@ -68,6 +66,8 @@ class MerchantPoller:
         self._running = threading.Lock()
         # What follows is shared by the threads of a round, and each round's own `Round` is, too.
         self._mutex = threading.Lock()
+        # Told when the threads of a round may have something to take again.
+        self._given_back = threading.Condition(self._mutex)
         self._rests = Rests(self._staleness.pace_maker)
         self._turns = Turns(self._staleness, self._rests, catalog, watch, limiter, clock, poll.max_staleness)
         self._bound_due = 0.0
@@ -81,6 +81,8 @@ class MerchantPoller:
     def stop(self) -> None:
         """End the round that runs before its next request, and begin no other."""
         self._stopped.set()
+        with self._mutex:
+            self._given_back.notify_all()
 
     def ended(self, timeout: float) -> bool:
         """Wait until no round runs; whether that came true within so many seconds."""
@@ -92,12 +94,7 @@ class MerchantPoller:
     def round(self) -> None:
         """Ask for what is due, until nothing is, the budget is spent for this minute, or the API is down."""
         with self._running:
-            started = self._clock.monotonic()
-            going = self._turns.begin(started + FIRST_WAIT)
-            first = None if self._stopped.is_set() else self._turns.first(going)
-            if first is not None:
-                self._attempt(first, going)
-            going.deadline = started + ROUND
+            going = self._turns.begin(self._clock.monotonic() + LONGEST_WAIT)
             if self._poll.concurrency == 1:
                 self._work(going)
             else:
@@ -108,17 +105,21 @@ class MerchantPoller:
             self._sum_up()
 
     def _work(self, going: Round) -> None:
-        while not self._stopped.is_set():
-            with self._mutex:
-                task = self._turns.take(going)
-            if task is None:
-                return
+        while (task := self._take(going)) is not None:
             sent = True
             try:
                 sent = self._attempt(task, going)
             finally:
                 with self._mutex:
                     self._turns.give_back(task, going, sent=sent)
+                    self._given_back.notify_all()
+
+    def _take(self, going: Round) -> Task | None:
+        """What to ask for next; None where the round ends."""
+        with self._mutex:
+            # Not a sleep of the clock: what ends this wait is another thread.
+            self._given_back.wait_for(lambda: self._stopped.is_set() or not self._turns.held_up(going))
+            return None if self._stopped.is_set() else self._turns.take(going)
 
     def _attempt(self, task: Task, going: Round) -> bool:
         """Ask once, and note how it went; or wait for the budget, and say that it was not sent."""

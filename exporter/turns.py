@@ -93,10 +93,12 @@ class Turns:
         """A round that may wait until a moment (monotonic seconds)."""
         return Round(deadline, live_left=int(self._limiter.allowed) // REQUESTS_PER_LIVE_EVENT)
 
-    def first(self, going: Round) -> Stream | None:
-        """What to ask for alone and first, where it is due: its answer shows which minutes are settled."""
-        pace_maker = self._staleness.pace_maker
-        return pace_maker if self._wait_so_far(pace_maker, going, self._moment()) else None
+    def held_up(self, going: Round) -> bool:
+        """Whether nothing may be taken now: the whole merchant's answer, on its way, shows which minutes are settled.
+
+        Without it, what was asked for a minute ago would look fresh.
+        """
+        return self._staleness.pace_maker in going.under_way
 
     def take(self, going: Round) -> Task | None:
         """What to ask for next, if anything. It is under way until it is given back."""
@@ -108,10 +110,13 @@ class Turns:
     def give_back(self, task: Task, going: Round, *, sent: bool) -> None:
         """What was taken is not under way any more. If it was not sent, it is still its turn."""
         going.under_way.discard(task)
-        if not sent and isinstance(task, Stream):
+        if sent or task == self._staleness.pace_maker:
+            # The whole merchant's is next whenever it is due.
+            return
+        if isinstance(task, Stream):
             # Still the one most worth having; when a minute has settled meanwhile, all is planned anew.
             going.queue.append(task)
-        elif not sent:
+        else:
             self._since_lookup = REQUESTS_PER_LOOKUP
 
     def answered(self, task: Task) -> None:
@@ -120,9 +125,6 @@ class Turns:
 
     def plan(self, going: Round, moment: Moment) -> list[Stream]:
         """The streams to ask for in this minute, the first last."""
-        pace_maker = self._staleness.pace_maker
-        if self._wait_so_far(pace_maker, going, moment):
-            return [pace_maker]
         # Only numbers are looked up for each stream: there may be thousands.
         candidates = [
             Candidate(stream, weight, wait)
@@ -138,9 +140,14 @@ class Turns:
         return sorted(chosen, key=lambda stream: going.failures[stream])[::-1]
 
     def _next(self, going: Round) -> Task | None:
-        """The streams as planned; the catalog and the past when nothing else is due, or after they waited long."""
+        """The whole merchant's plays; then the streams as planned, and the catalog and the past when nothing else is
+        due, or after they waited long.
+        """
         if going.over or going.strikes >= STRIKES:
             return None
+        moment = self._moment()
+        if self._wait_so_far(self._staleness.pace_maker, going, moment):
+            return self._staleness.pace_maker
         if going.live_left > 0:
             going.live_left -= 1
             event = self._next_lookup(going, running_only=True)
@@ -155,7 +162,6 @@ class Turns:
             aside = (self._next_past(going) if self._past_first else None) or self._next_aside(going)
             if aside is not None:
                 return aside
-        moment = self._moment()
         if moment.complete != going.planned_for or not going.queue:
             # To plan takes a while, too.
             if moment.monotonic + self._limiter.wait() > going.deadline:

@@ -36,7 +36,7 @@ from exporter.poll import MerchantPoller
 from exporter.state import State, open_state
 from exporter.watch import Watch
 from tests.fakes import FakeClock
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, wait_until
 
 MEDIA = ("a", "b")
 
@@ -602,3 +602,66 @@ def test_what_the_detector_cannot_write_is_told(build: Callable[..., World], tmp
     with structlog.testing.capture_logs() as logs:
         assert sorted(set(world.round()) & set(PLAYS)) == sorted(PLAYS)
     assert [entry["log_level"] for entry in logs if "writing failed" in entry["event"]] == ["warning"]
+
+
+@pytest.mark.parametrize("trigger", ["the budget of the minute before is not free yet", "a minute settles meanwhile"])
+def test_nothing_is_asked_for_while_the_whole_merchants_answer_is_on_its_way(
+    build: Callable[..., World], trigger: str
+) -> None:
+    """Before it has come, no thread asks for anything, whether the round begins or not: which minutes are settled is
+    not known, and the media asked for a minute ago would look fresh.
+    """
+    world = build(concurrency=4, limit=20, media=[f"media-{number}" for number in range(30)])
+    for _ in range(12):
+        world.round()
+    original = world.client._send
+    on_its_way, never = threading.Event(), threading.Event()
+    left: list[bool] = []
+
+    def send(what: str) -> None:
+        original(what)
+        if what == "/play_count":
+            on_its_way.set()
+            # Long enough for the other threads to ask for all that they would.
+            assert not never.wait(0.2)
+            on_its_way.clear()
+        else:
+            left.append(on_its_way.is_set())
+            if trigger.startswith("a minute") and len(left) == 5:
+                world.clock.advance(25)
+
+    world.client._send = send  # type: ignore[method-assign]
+    if trigger.startswith("the budget"):
+        world.clock.advance(70)
+        for _ in range(20):
+            world.limiter.take().done()
+        world.clock.advance(-10)
+    world.round()
+    assert world.client.asked.count("/play_count") == (2 if trigger.startswith("a minute") else 1)
+    # When a minute settles, three others may have been taken before.
+    assert sum(left) <= (3 if trigger.startswith("a minute") else 0)
+    assert len(left) >= 15
+
+
+def test_a_poller_that_is_stopped_does_not_wait_for_an_answer(build: Callable[..., World]) -> None:
+    """`stop` ends the threads that wait for the whole merchant's answer, though that does not come."""
+    world = build(concurrency=4)
+    original = world.client._send
+    asking, go_on = threading.Event(), threading.Event()
+
+    def send(what: str) -> None:
+        original(what)
+        asking.set()
+        assert go_on.wait(PATIENCE)
+
+    world.client._send = send  # type: ignore[method-assign]
+    before = set(threading.enumerate())
+    running = threading.Thread(target=world.round, daemon=True)
+    running.start()
+    assert asking.wait(PATIENCE)
+    world.poller.stop()
+    # The round's own thread, and the one that asks.
+    wait_until("the others have ended", lambda: len(set(threading.enumerate()) - before) == 2)
+    go_on.set()
+    running.join(PATIENCE)
+    assert world.client.all_asked == ["/play_count"]
