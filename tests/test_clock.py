@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from exporter.clock import CLOCKS_AGREE, ApiClock
 from exporter.config import Settings
 from exporter.counting import ended_before
-from exporter.daemon import Polling, build_polling
+from exporter.daemon import Polling, _beat, build_polling
 from exporter.model import Group, Minute, Stream, Target
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import FaultSwitch
@@ -259,6 +259,33 @@ def test_a_machine_that_slept_goes_on(machine: Machine) -> None:
     assert machine.through() == machine.complete
     assert machine.counted() == machine.played(start + 1, machine.complete)
     assert machine.lost == 0
+
+
+@pytest.mark.parametrize("leap", [3 * HOUR, 26 * HOUR, 3 * DAY])
+def test_a_monotonic_clock_that_leaps_moves_nothing(machine: Machine, leap: float) -> None:
+    """A virtual machine that is moved can let even the monotonic clock leap: the next answer sets the time right."""
+    start = ended_before(machine.first_start, 120)
+    machine.live(15)
+    machine.wall.advance(leap)
+    machine.live(15)
+    assert machine.through() == machine.complete
+    assert machine.counted() == machine.played(start + 1, machine.complete)
+    assert machine.lost == 0
+
+
+def test_a_wrong_clock_is_logged_when_it_is_noticed_and_when_it_is_right(machine: Machine) -> None:
+    """One warning, no matter how often it is looked at, and one line when it is resolved."""
+    beat = _beat(machine.polling)
+    machine.live(1)
+    with capture_logs() as logs:
+        for wrong in (0.0, 3 * HOUR, 0.0):
+            machine.wall.wall = machine.true.wall + wrong
+            for _ in range(60):
+                beat()
+                machine.pass_time(5)
+    assert [line["log_level"] for line in logs] == ["warning", "info"]
+    assert "is 3h ahead of the API's (Date header)" in logs[0]["event"]
+    assert logs[1]["event"] == f"resolved: {logs[0]['event']}"
 
 
 def test_clocks_that_agree_leave_the_machine_its_own() -> None:
