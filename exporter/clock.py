@@ -57,12 +57,13 @@ class ApiClock:
     then, and where the API sends no Date, it is the machine's wall clock.
 
     Attributes:
-        on_correction: Called when the first Date shows that the time until then was wrong, with the seconds to add.
+        on_correction: Called when the first Date shows that the time until then was wrong, with the seconds to add and
+            the time as it is.
     """
 
     def __init__(self, clock: Clock) -> None:
         """Show the time of the machine's clock, until the API's is known."""
-        self.on_correction: Callable[[float], None] = _ignore
+        self.on_correction: Callable[[float, float], None] = _ignore
         self._clock = clock
         self._mutex = threading.Lock()
         # The API's time less the monotonic time, once it is known. One reference: it is read without the lock.
@@ -105,8 +106,8 @@ class ApiClock:
                     return
             self._ahead = date + 0.5 - received
             if before is None:
-                self.on_correction(self._ahead - wall)
+                self.on_correction(self._ahead - wall, received + self._ahead)
 
 
-def _ignore(_: float) -> None:
+def _ignore(*_: float) -> None:
     """Nobody depends on the time yet."""

@@ -72,8 +72,6 @@ class Ledger:
         self._views: dict[str, dict[Stream, StreamView]] = {}
         self._plays: dict[str, dict[str, Plays]] = {}
         self._zeros: list[_Zeros] = []
-        # Streams that began when this process did, and have had no answer yet.
-        self._begun: set[Stream] = set()
         self._snapshot = Snapshot()
 
     @property
@@ -89,7 +87,6 @@ class Ledger:
         """
         with self._mutex, self._state.transaction() as db:
             self._rows, self._merchants, self._views, self._plays, self._zeros = {}, {}, {}, {}, []
-            self._begun.clear()
             for merchant in merchants:
                 row = self._merchants[merchant.id] = books.begin_merchant(db, merchant.id)
                 start = ended_before(now, self._poll.settle)
@@ -101,8 +98,6 @@ class Ledger:
                 }
                 for stream in merchant.streams():
                     stream_row = self._rows[stream] = books.begin_stream(db, stream, start)
-                    if stream_row.start == start and not stream_row.answered:
-                        self._begun.add(stream)
                     views[stream] = StreamView(
                         stream=stream,
                         through=stream_row.through if stream_row.answered else None,
@@ -116,20 +111,28 @@ class Ledger:
         for merchant_id in self._merchants:
             self._show(merchant_id)
 
-    def correct_start(self, seconds: float) -> None:
-        """Begin new streams at another time: the one that `sync` was given was wrong by so many seconds.
+    def correct_start(self, seconds: float, now: float) -> None:
+        """Begin the streams that have had no answer when they would have, had the clock been right.
+
+        Args:
+            seconds: By how much the machine's clock is behind the API's.
+            now: The API's time.
 
         Raises:
             StateWriteFailed: The state file did not take it.
         """
-        minutes = round(seconds / MINUTE)
+        minutes, complete = round(seconds / MINUTE), ended_before(now, self._poll.settle)
         with self._mutex:
-            moved = {stream: shift_start(self._rows[stream], minutes) for stream in self._begun}
+            moved = {
+                stream: shift_start(row, minutes)
+                for stream, row in self._rows.items()
+                # A stream that would begin in the future now, or that does not yet, began by a clock that was right.
+                if not row.answered and row.start + minutes <= complete and (minutes > 0 or row.start > complete)
+            }
             with self._state.transaction() as db:
                 for row in moved.values():
                     books.move_stream(db, row)
             self._rows.update(moved)
-            self._begun.clear()
 
     def settled(self, merchant_id: str, now: float) -> Minute:
         """The merchant's newest settled minute."""
@@ -182,7 +185,6 @@ class Ledger:
                     books.write_merchant(db, stream.merchant_id, merchant_row)
             # Committed: from here on it may be shown.
             self._rows[stream], self._merchants[stream.merchant_id] = written, merchant_row
-            self._begun.discard(stream)
             new = tuple(label for label in entry.accounts if label not in book.accounts)
             self._await_zeros(stream, new, now)
             self._views[stream.merchant_id][stream] = StreamView(stream, entry.through, series)
