@@ -67,7 +67,8 @@ class Asking:
             log.info("the API refused a long range; asking for half of it", stream=str(stream), minutes=len(asked))
             return False
         self._ledger.enter(stream, asked, rows, self._clock.now())
-        self._watch.enter(stream, asked, rows, self._ledger.seen(stream), self._clock.now())
+        seen, held = self._ledger.seen(stream), self._ledger.held(stream)
+        self._watch.enter(stream, asked, rows, seen, self._clock.now(), held)
         if trial is not None and len(asked) == trial:
             self._ledger.believe_range(stream.merchant_id, trial, now)
         self._trials.pop(stream, None)
