@@ -47,10 +47,11 @@ class MerchantRow:
 
     Attributes:
         horizon: The newest minute of which a row was seen, or None.
-        lost_minutes: Minutes, summed over the streams, that were too old to be caught up.
+        lost_minutes: Minutes, summed over the streams, that were too old to be caught up, or without a value that could
+            be used.
         revisions_up: Counted values that rose.
         revisions_down: Counted values that fell.
-        counter_resets: Counters that began again at 0.
+        series_resets: Counters that began again at 0.
         longest_range: Minutes that one request may ask for, or None where no limit is known.
         longest_range_at: When that was found out (Unix seconds).
     """
@@ -59,7 +60,7 @@ class MerchantRow:
     lost_minutes: int = 0
     revisions_up: int = 0
     revisions_down: int = 0
-    counter_resets: int = 0
+    series_resets: int = 0
     longest_range: int | None = None
     longest_range_at: float = 0.0
 
@@ -71,7 +72,7 @@ def begin_merchant(db: sqlite3.Connection, merchant_id: str) -> MerchantRow:
         (merchant_id,),
     )
     row = db.execute(
-        "SELECT horizon, lost_minutes, revisions_up, revisions_down, counter_resets, longest_range, longest_range_at "
+        "SELECT horizon, lost_minutes, revisions_up, revisions_down, series_resets, longest_range, longest_range_at "
         "FROM merchants WHERE merchant_id = ?",
         (merchant_id,),
     ).fetchone()
@@ -83,13 +84,13 @@ def write_merchant(db: sqlite3.Connection, merchant_id: str, row: MerchantRow) -
     """Write a merchant's row."""
     db.execute(
         "UPDATE merchants SET horizon = ?, lost_minutes = ?, revisions_up = ?, revisions_down = ?, "
-        "counter_resets = ?, longest_range = ?, longest_range_at = ? WHERE merchant_id = ?",
+        "series_resets = ?, longest_range = ?, longest_range_at = ? WHERE merchant_id = ?",
         (
             row.horizon,
             row.lost_minutes,
             row.revisions_up,
             row.revisions_down,
-            row.counter_resets,
+            row.series_resets,
             row.longest_range,
             row.longest_range_at,
             merchant_id,

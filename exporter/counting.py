@@ -368,15 +368,15 @@ class _Admitted:
 def _admit(book: Book, rows: Rows, most: int) -> _Admitted:
     """Give new label values a series, or put them under `other` where there are enough.
 
-    The API may have a label value `other` of its own: it has its place there, whatever comes beside it.
+    The API may have a label value `other` of its own: it is counted there, too, and takes nobody's place.
     """
     accounts = dict(book.accounts)
     cells: dict[Minute, dict[str, int | None]] = {}
     overflow = set()
     for slot in sorted(rows):
         values = cells[slot] = {}
-        for label, value in rows[slot].items():
-            name = label
+        for label, number in rows[slot].items():
+            name, value = label, to_units(number)
             if label not in accounts:
                 if label != OTHER and len(accounts) - (OTHER in accounts) >= most:
                     overflow.add(label)
@@ -384,8 +384,10 @@ def _admit(book: Book, rows: Rows, most: int) -> _Admitted:
                     if book.target is Target.AVERAGE_PLAY_TIME:
                         continue
                     name = OTHER
-                accounts.setdefault(name, Account())
-            values[name] = _sum(values[name], to_units(value)) if name in values else to_units(value)
+                # What has never had a value takes nobody's place.
+                if value is not None:
+                    accounts.setdefault(name, Account())
+            values[name] = _sum(values[name], value) if name in values else value
     return _Admitted(cells, accounts, len(overflow))
 
 

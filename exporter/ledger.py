@@ -261,7 +261,7 @@ class Ledger:
             lost_minutes=row.lost_minutes,
             revisions_up=row.revisions_up,
             revisions_down=row.revisions_down,
-            counter_resets=row.counter_resets,
+            series_resets=row.series_resets,
             held_values=self._held[merchant_id],
             streams=MappingProxyType(dict(self._views[merchant_id])),
         )
@@ -282,5 +282,5 @@ def _after(merchant: MerchantRow, horizon: Minute | None, entry: Entry) -> Merch
         lost_minutes=merchant.lost_minutes + entry.lost,
         revisions_up=merchant.revisions_up + rises,
         revisions_down=merchant.revisions_down + len(entry.revisions) - rises,
-        counter_resets=merchant.counter_resets + len(entry.begun_again),
+        series_resets=merchant.series_resets + len(entry.begun_again),
     )

@@ -27,7 +27,7 @@ CREATE TABLE merchants (
     lost_minutes INTEGER NOT NULL DEFAULT 0,
     revisions_up INTEGER NOT NULL DEFAULT 0,
     revisions_down INTEGER NOT NULL DEFAULT 0,
-    counter_resets INTEGER NOT NULL DEFAULT 0,
+    series_resets INTEGER NOT NULL DEFAULT 0,
     longest_range INTEGER,                   -- minutes that one request may ask for, where the API set a limit
     longest_range_at REAL,
     removed_at REAL
