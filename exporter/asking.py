@@ -70,7 +70,8 @@ class Asking:
             # The first answers have shown that the clock was ahead: the range left out what is to be counted.
             return False
         self._ledger.enter(stream, asked, rows, self._clock.now())
-        self._watch.enter(stream, asked, rows, self._ledger.seen(stream), self._clock.now())
+        seen, held = self._ledger.seen(stream), self._ledger.held(stream)
+        self._watch.enter(stream, asked, rows, seen, self._clock.now(), held)
         if trial is not None and len(asked) == trial:
             self._ledger.believe_range(stream.merchant_id, trial, now)
         self._trials.pop(stream, None)

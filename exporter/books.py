@@ -8,8 +8,10 @@ from pathlib import Path
 
 from exporter.counting import Account, Book, Entry
 from exporter.errors import StateError
+from exporter.holding import Cell, Held
 from exporter.model import Group, Minute, Stream, Target
 from exporter.snapshot import SeriesView
+from exporter.units import from_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class StreamRow:
         kept_from: The oldest slot whose value can still be revised.
         answered: Whether it has had an answer.
         rate: Smoothed plays a minute, where it counts plays.
+        peak: The largest value of a slot that has been counted (millionths).
+        held: The slots of the values that are not counted yet, ascending; one for each value.
     """
 
     stream_id: int
@@ -33,6 +37,8 @@ class StreamRow:
     kept_from: Minute
     answered: bool
     rate: float | None
+    peak: int = 0
+    held: tuple[Minute, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +47,11 @@ class MerchantRow:
 
     Attributes:
         horizon: The newest minute of which a row was seen, or None.
-        lost_minutes: Minutes, summed over the streams, that were too old to be caught up.
+        lost_minutes: Minutes, summed over the streams, that were too old to be caught up, or without a value that could
+            be used.
         revisions_up: Counted values that rose.
         revisions_down: Counted values that fell.
+        series_resets: Counters that began again at 0.
         longest_range: Minutes that one request may ask for, or None where no limit is known.
         longest_range_at: When that was found out (Unix seconds).
     """
@@ -52,6 +60,7 @@ class MerchantRow:
     lost_minutes: int = 0
     revisions_up: int = 0
     revisions_down: int = 0
+    series_resets: int = 0
     longest_range: int | None = None
     longest_range_at: float = 0.0
 
@@ -63,24 +72,25 @@ def begin_merchant(db: sqlite3.Connection, merchant_id: str) -> MerchantRow:
         (merchant_id,),
     )
     row = db.execute(
-        "SELECT horizon, lost_minutes, revisions_up, revisions_down, longest_range, longest_range_at "
+        "SELECT horizon, lost_minutes, revisions_up, revisions_down, series_resets, longest_range, longest_range_at "
         "FROM merchants WHERE merchant_id = ?",
         (merchant_id,),
     ).fetchone()
-    horizon, lost, up, down, longest, longest_at = row
-    return MerchantRow(horizon, lost, up, down, longest, longest_at or 0.0)
+    horizon, lost, up, down, resets, longest, longest_at = row
+    return MerchantRow(horizon, lost, up, down, resets, longest, longest_at or 0.0)
 
 
 def write_merchant(db: sqlite3.Connection, merchant_id: str, row: MerchantRow) -> None:
     """Write a merchant's row."""
     db.execute(
         "UPDATE merchants SET horizon = ?, lost_minutes = ?, revisions_up = ?, revisions_down = ?, "
-        "longest_range = ?, longest_range_at = ? WHERE merchant_id = ?",
+        "series_resets = ?, longest_range = ?, longest_range_at = ? WHERE merchant_id = ?",
         (
             row.horizon,
             row.lost_minutes,
             row.revisions_up,
             row.revisions_down,
+            row.series_resets,
             row.longest_range,
             row.longest_range_at,
             merchant_id,
@@ -104,12 +114,14 @@ def begin_stream(db: sqlite3.Connection, stream: Stream, start: Minute) -> Strea
         key,
     )
     row = db.execute(
-        "SELECT stream_id, start, through, seen, kept_from, answered, rate FROM streams "
+        "SELECT stream_id, start, through, seen, kept_from, answered, rate, peak FROM streams "
         "WHERE merchant_id = ? AND media_id = ? AND target = ? AND grouping = ?",
         key,
     ).fetchone()
-    stream_id, started, through, seen, kept_from, answered, rate = row
-    return StreamRow(stream_id, started, through, seen, kept_from, bool(answered), rate)
+    stream_id, started, through, seen, kept_from, answered, rate, peak = row
+    slots = db.execute("SELECT slot FROM held WHERE stream_id = ? ORDER BY slot", (stream_id,))
+    held = tuple(slot for (slot,) in slots)
+    return StreamRow(stream_id, started, through, seen, kept_from, bool(answered), rate, peak, held)
 
 
 def move_stream(db: sqlite3.Connection, row: StreamRow) -> None:
@@ -139,8 +151,8 @@ def mark_removed(db: sqlite3.Connection, streams: Iterable[Stream], merchant_ids
 def forget_removed(db: sqlite3.Connection, before: float) -> None:
     """Delete what has been out of the configuration since before a moment (Unix seconds)."""
     gone = "(SELECT stream_id FROM streams WHERE removed_at < ?)"
-    db.execute(f"DELETE FROM slots WHERE stream_id IN {gone}", (before,))  # noqa: S608 - a constant
-    db.execute(f"DELETE FROM series WHERE stream_id IN {gone}", (before,))  # noqa: S608 - a constant
+    for table in ("slots", "held", "series"):
+        db.execute(f"DELETE FROM {table} WHERE stream_id IN {gone}", (before,))  # noqa: S608 - constants
     db.execute("DELETE FROM streams WHERE removed_at < ?", (before,))
     db.execute("DELETE FROM merchants WHERE removed_at < ?", (before,))
     for table in ("media", "tracks", "track_days"):
@@ -155,33 +167,61 @@ def forget_removed(db: sqlite3.Connection, before: float) -> None:
 def read_book(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> Book:
     """Read what a stream has counted."""
     accounts = {
-        label: Account(total, owed)
-        for label, total, owed in db.execute(
-            "SELECT label, total, owed FROM series WHERE stream_id = ? ORDER BY place", (row.stream_id,)
+        label: Account(total, owed, owed_since)
+        for label, total, owed, owed_since in db.execute(
+            "SELECT label, total, owed, owed_since FROM series WHERE stream_id = ? ORDER BY place", (row.stream_id,)
         )
     }
-    slots: dict[Minute, dict[str, float]] = {}
+    slots: dict[Minute, dict[str, int]] = {}
     for slot, label, value in db.execute("SELECT slot, label, value FROM slots WHERE stream_id = ?", (row.stream_id,)):
         slots.setdefault(slot, {})[label] = value
-    return Book(stream.target, row.start, row.through, row.seen, row.kept_from, row.answered, row.rate, slots, accounts)
+    return Book(
+        stream.target,
+        row.start,
+        row.through,
+        row.seen,
+        row.kept_from,
+        row.answered,
+        row.rate,
+        row.peak,
+        slots,
+        _read_held(db, row),
+        accounts,
+    )
+
+
+def _read_held(db: sqlite3.Connection, row: StreamRow) -> dict[Cell, Held]:
+    if not row.held:
+        return {}
+    values = db.execute("SELECT slot, label, value, since FROM held WHERE stream_id = ?", (row.stream_id,))
+    return {(slot, label): Held(value, since) for slot, label, value, since in values}
 
 
 def write_entry(db: sqlite3.Connection, row: StreamRow, book: Book, entry: Entry) -> StreamRow:
     """Write what an answer did to a book."""
     stream_id = row.stream_id
     written = StreamRow(
-        stream_id, row.start, entry.through, entry.seen, entry.kept_from, answered=True, rate=entry.rate
+        stream_id,
+        row.start,
+        entry.through,
+        entry.seen,
+        entry.kept_from,
+        entry.answered,
+        entry.rate,
+        entry.peak,
+        held=tuple(sorted(slot for slot, _ in entry.held)),
     )
     if written != row:
         db.execute(
-            "UPDATE streams SET through = ?, seen = ?, kept_from = ?, answered = 1, rate = ? WHERE stream_id = ?",
-            (entry.through, entry.seen, entry.kept_from, entry.rate, stream_id),
+            "UPDATE streams SET through = ?, seen = ?, kept_from = ?, answered = ?, rate = ?, peak = ? "
+            "WHERE stream_id = ?",
+            (entry.through, entry.seen, entry.kept_from, entry.answered, entry.rate, entry.peak, stream_id),
         )
     db.executemany(
-        "INSERT INTO series (stream_id, place, label, total, owed) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT DO UPDATE SET total = excluded.total, owed = excluded.owed",
+        "INSERT INTO series (stream_id, place, label, total, owed, owed_since) VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET total = excluded.total, owed = excluded.owed, owed_since = excluded.owed_since",
         [
-            (stream_id, len(book.accounts) + place, label, account.total, account.owed)
+            (stream_id, len(book.accounts) + place, label, account.total, account.owed, account.owed_since)
             for place, (label, account) in enumerate(entry.accounts.items())
         ],
     )
@@ -195,12 +235,33 @@ def write_entry(db: sqlite3.Connection, row: StreamRow, book: Book, entry: Entry
     )
     if entry.kept_from != row.kept_from:
         db.execute("DELETE FROM slots WHERE stream_id = ? AND slot < ?", (stream_id, entry.kept_from))
+    # The 0 at which a counter begins again is on display for a while, as that of a new one.
+    db.executemany(
+        "UPDATE series SET shown = 0 WHERE stream_id = ? AND label = ?",
+        [(stream_id, label) for label in entry.begun_again],
+    )
+    _write_held(db, stream_id, book, entry)
     if entry.last is not None:
         db.executemany(
-            "UPDATE series SET last = ? WHERE stream_id = ? AND label = ? AND last <> ?",
+            "UPDATE series SET last = ? WHERE stream_id = ? AND label = ? AND last IS NOT ?",
             [(value, stream_id, label, value) for label, value in entry.last.items()],
         )
     return written
+
+
+def _write_held(db: sqlite3.Connection, stream_id: int, book: Book, entry: Entry) -> None:
+    db.executemany(
+        "DELETE FROM held WHERE stream_id = ? AND slot = ? AND label = ?",
+        [(stream_id, *cell) for cell in book.held.keys() - entry.held.keys()],
+    )
+    db.executemany(
+        "INSERT OR REPLACE INTO held (stream_id, slot, label, value, since) VALUES (?, ?, ?, ?, ?)",
+        [
+            (stream_id, *cell, held.value, held.since)
+            for cell, held in entry.held.items()
+            if book.held.get(cell) != held
+        ],
+    )
 
 
 def show_series(db: sqlite3.Connection, stream_id: int, labels: Iterable[str]) -> None:
@@ -255,6 +316,6 @@ def _series(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> Iterator[
     ):
         yield SeriesView(
             label=label,
-            total=(float(total) if shown else 0.0) if stream.target.summable else None,
-            last=float(last) if gauge else None,
+            total=(from_units(total) if shown else 0.0) if stream.target.summable else None,
+            last=from_units(last) if gauge and last is not None else None,
         )

@@ -7,7 +7,7 @@ come at the lowest priority, minutes of all media first. Pure but for what it re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from exporter.model import DAY_MINUTES, Minute, MinuteRange, Rows, Stream
+from exporter.model import DAY_MINUTES, Minute, MinuteRange, Rows, Stream, total_of
 
 # What the detector looks back on.
 HOURS_BACK = 22 * DAY_MINUTES
@@ -139,24 +139,26 @@ class Past:
 
 
 def past_minutes(history: History, rows: Rows) -> list[float | None]:
-    """The plays of each minute asked for; those before the first row are not known, since no media was there yet."""
-    plays: list[float | None] = []
-    for minute in range(history.asked.first, history.asked.last + 1):
-        values = rows.get(minute)
-        plays.append(sum(values.values()) if values is not None else 0.0 if plays and plays[-1] is not None else None)
-    return plays
+    """The plays of each minute asked for, None where they are not known.
+
+    So are those before the first row, since no media was there yet.
+    """
+    first = min((minute for minute in rows if minute in history.asked), default=history.asked.last + 1)
+    minutes = range(history.asked.first, history.asked.last + 1)
+    return [total_of(rows.get(minute, {})) if minute >= first else None for minute in minutes]
 
 
 def past_hours(history: History, rows: Rows) -> Mapping[Minute, float]:
     """The plays of each hour that was asked for whole, by the minute at which it starts.
 
-    Hours without a row are zero, but for those before the first row: no media was there yet.
+    Hours without a row are zero, but for those before the first row: no media was there yet. What is not known is left
+    out.
     """
-    whole = {slot: sum(values.values()) for slot, values in rows.items() if _whole(slot, history.asked)}
+    whole = {slot: total_of(values) for slot, values in rows.items() if _whole(slot, history.asked)}
     if not whole:
         return {}
-    first = min(whole)
-    return {slot: whole.get(slot, 0.0) for slot in range(first, history.asked.last - 58, 60)}
+    hours = range(min(whole), history.asked.last - 58, 60)
+    return {slot: plays for slot in hours if (plays := whole.get(slot, 0.0)) is not None}
 
 
 def _whole(slot: Minute, asked: MinuteRange) -> bool:

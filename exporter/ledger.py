@@ -28,6 +28,7 @@ from exporter.model import DAY_MINUTES, MINUTE, OTHER, Group, Minute, MinuteRang
 from exporter.rebase import rebase_horizon, rebase_stream, shift_start
 from exporter.snapshot import MerchantView, SeriesView, Snapshot, StreamView
 from exporter.state import State
+from exporter.units import from_units
 from exporter.weights import Plays
 
 log = structlog.get_logger("ledger")
@@ -71,6 +72,11 @@ class Ledger:
         self._merchants: dict[str, MerchantRow] = {}
         self._views: dict[str, dict[Stream, StreamView]] = {}
         self._plays: dict[str, dict[str, Plays]] = {}
+        # How many values each merchant holds.
+        self._held: dict[str, int] = {}
+        # What was told of a stream, and is not told again: in this process, and while it holds values.
+        self._told_overflow: set[Stream] = set()
+        self._told_given_up: set[Stream] = set()
         self._zeros: list[_Zeros] = []
         self._snapshot = Snapshot()
 
@@ -87,6 +93,7 @@ class Ledger:
         """
         with self._mutex, self._state.transaction() as db:
             self._rows, self._merchants, self._views, self._plays, self._zeros = {}, {}, {}, {}, []
+            self._held = {merchant.id: 0 for merchant in merchants}
             for merchant in merchants:
                 row = self._merchants[merchant.id] = books.begin_merchant(db, merchant.id)
                 start = ended_before(now, self._poll.settle)
@@ -103,6 +110,7 @@ class Ledger:
                         through=stream_row.through if stream_row.answered else None,
                         series=books.read_series(db, stream, stream_row),
                     )
+                    self._held[merchant.id] += len(stream_row.held)
                     self._know_plays(stream, stream_row, views[stream].series)
                     self._await_zeros(stream, books.unshown_labels(db, stream_row.stream_id), now)
             books.mark_removed(db, self._rows, self._merchants, now)
@@ -146,6 +154,10 @@ class Ledger:
         """The newest minute that a stream has counted because its row or a later one was there."""
         return self._rows[stream].seen
 
+    def held(self, stream: Stream) -> frozenset[Minute]:
+        """The minutes or days of which a value is not counted yet."""
+        return frozenset(self._rows[stream].held)
+
     def plays(self, merchant_id: str) -> dict[str, Plays]:
         """What is known of the plays of all media, and with the id "" of the whole merchant's, by media id."""
         return dict(self._plays[merchant_id])
@@ -153,11 +165,12 @@ class Ledger:
     def to_ask(self, stream: Stream, now: float, longest: int | None = None) -> MinuteRange:
         """The range to ask for next, of at most `longest` minutes; without it, as long as the API is known to take."""
         row, merchant = self._rebased(stream, now)
+        held = row.held[0] if row.held else None
         if stream.target.by_day:
-            return days_to_ask(row.through, now, self._zone, self._poll)
+            return days_to_ask(row.through, now, self._zone, self._poll, held)
         believed = 0 <= now - merchant.longest_range_at < BELIEVE_RANGE
         longest = longest or (merchant.longest_range if believed else None)
-        return minutes_to_ask(row.through, row.seen, merchant.horizon, now, self._poll, longest)
+        return minutes_to_ask(row.through, row.seen, merchant.horizon, now, self._poll, longest, held)
 
     def enter(self, stream: Stream, asked: MinuteRange, rows: Rows, now: float) -> None:
         """Count an answer.
@@ -185,9 +198,11 @@ class Ledger:
                     books.write_merchant(db, stream.merchant_id, merchant_row)
             # Committed: from here on it may be shown.
             self._rows[stream], self._merchants[stream.merchant_id] = written, merchant_row
+            self._held[stream.merchant_id] += len(written.held) - len(row.held)
             new = tuple(label for label in entry.accounts if label not in book.accounts)
-            self._await_zeros(stream, new, now)
-            self._views[stream.merchant_id][stream] = StreamView(stream, entry.through, series)
+            self._await_zeros(stream, (*new, *entry.begun_again), now)
+            through = written.through if written.answered else None
+            self._views[stream.merchant_id][stream] = StreamView(stream, through, series)
             self._know_plays(stream, written, series)
             self._show(stream.merchant_id)
         if not stream.media_id and ahead > whole_minutes(self._poll.max_lag):
@@ -197,13 +212,7 @@ class Ledger:
                 merchant=stream.merchant_id,
                 minutes_ahead=ahead,
             )
-        if OTHER in new:
-            log.warning(
-                f"a stream has more label values than max_label_values; what comes later is counted as '{OTHER}'",
-                merchant=stream.merchant_id,
-                stream=str(stream),
-                max_label_values=self._poll.max_label_values,
-            )
+        self._tell(stream, entry)
         for revision in entry.revisions:
             self._on_revision(revision.age)
 
@@ -250,9 +259,39 @@ class Ledger:
             replace(merchant, horizon=rebase_horizon(merchant.horizon, complete, max_lag)),
         )
 
+    def _tell(self, stream: Stream, entry: Entry) -> None:
+        which = {"merchant": stream.merchant_id, "stream": str(stream)}
+        if entry.overflow and stream not in self._told_overflow:
+            self._told_overflow.add(stream)
+            log.warning(
+                f"a stream has more label values than max_label_values; what comes later is counted as '{OTHER}'",
+                **which,
+                max_label_values=self._poll.max_label_values,
+            )
+        if not entry.held:
+            self._told_given_up.discard(stream)
+        if entry.given_up and stream not in self._told_given_up:
+            self._told_given_up.add(stream)
+            log.warning(
+                "values of the API could not be used for so long that their minutes are lost; "
+                "correct the counter by the vendor's console where it matters",
+                **which,
+                minutes=entry.given_up,
+            )
+        if entry.begun_again:
+            log.warning(
+                "counters begin again at 0: the API took back more than came in a day since",
+                **which,
+                counters=len(entry.begun_again),
+                owed=from_units(sum(entry.begun_again.values())),
+            )
+
     def _know_plays(self, stream: Stream, row: StreamRow, series: tuple[SeriesView, ...]) -> None:
         if stream.target is Target.PLAY_COUNT and stream.group is Group.ALL and row.rate is not None:
-            self._plays[stream.merchant_id][stream.media_id] = Plays(row.rate, series[0].last or 0.0, row.through)
+            last = series[0].last
+            # Where the newest minute is not known, nothing is taken to have changed.
+            plays = Plays(row.rate, row.rate if last is None else last, row.through)
+            self._plays[stream.merchant_id][stream.media_id] = plays
 
     def _await_zeros(self, stream: Stream, labels: tuple[str, ...], now: float) -> None:
         if labels and stream.target.summable:
@@ -266,6 +305,8 @@ class Ledger:
             lost_minutes=row.lost_minutes,
             revisions_up=row.revisions_up,
             revisions_down=row.revisions_down,
+            series_resets=row.series_resets,
+            held_values=self._held[merchant_id],
             streams=MappingProxyType(dict(self._views[merchant_id])),
         )
         self._snapshot = Snapshot(MappingProxyType({**self._snapshot.merchants, merchant_id: view}))
@@ -285,4 +326,5 @@ def _after(merchant: MerchantRow, horizon: Minute | None, entry: Entry) -> Merch
         lost_minutes=merchant.lost_minutes + entry.lost,
         revisions_up=merchant.revisions_up + rises,
         revisions_down=merchant.revisions_down + len(entry.revisions) - rises,
+        series_resets=merchant.series_resets + len(entry.begun_again),
     )

@@ -138,7 +138,19 @@ REVISIONS = Family(
 LOST_MINUTES = Family(
     "smartstream_lost_minutes_total",
     "counter",
-    "Minutes, summed over the streams, that were too old to be caught up.",
+    "Minutes, summed over the streams, that were too old to be caught up, or without a value that could be used.",
+    ("merchant_id",),
+)
+SERIES_RESETS = Family(
+    "smartstream_series_resets_total",
+    "counter",
+    "Counters that began again at 0 because a correction of the API could not be paid within a day.",
+    ("merchant_id",),
+)
+HELD_VALUES = Family(
+    "smartstream_held_values",
+    "gauge",
+    "Values of the API that cannot be used, or are not plausible, and are not counted yet.",
     ("merchant_id",),
 )
 # The configured labels come after these.
@@ -224,6 +236,8 @@ _OTHERS: tuple[Family, ...] = (
     HORIZON,
     REVISIONS,
     LOST_MINUTES,
+    SERIES_RESETS,
+    HELD_VALUES,
     MEDIA_INFO,
     LIVE_EVENT_RUNNING,
     DROP_RATIO,
@@ -333,6 +347,8 @@ def _add_merchant(samples: _Samples, merchant: MerchantView) -> None:
     samples[REVISIONS].append(REVISIONS.sample(merchant.revisions_up, merchant_id, "up"))
     samples[REVISIONS].append(REVISIONS.sample(merchant.revisions_down, merchant_id, "down"))
     samples[LOST_MINUTES].append(LOST_MINUTES.sample(merchant.lost_minutes, merchant_id))
+    samples[SERIES_RESETS].append(SERIES_RESETS.sample(merchant.series_resets, merchant_id))
+    samples[HELD_VALUES].append(HELD_VALUES.sample(merchant.held_values, merchant_id))
 
 
 def _add_drops(samples: _Samples, merchant: MerchantView) -> None:

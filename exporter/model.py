@@ -88,6 +88,12 @@ class MinuteRange:
 Rows = Mapping[Minute, Mapping[str, float | None]]
 
 
+def total_of(values: Mapping[str, float | None]) -> float | None:
+    """The sum of a row over its label values, 0 where there are none; None where one of them is not known."""
+    known = [value for value in values.values() if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One answer as it was read.

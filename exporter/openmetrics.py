@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from exporter.metrics import Family
 from exporter.model import MINUTE, Minute, start_of
+from exporter.units import UNIT, from_units, to_units
 
 END = "# EOF\n"
 
@@ -39,12 +40,12 @@ def write_family(family: Family, series: Iterable[Series]) -> Iterator[str]:
 def _samples(name: str, series: Series) -> Iterator[str]:
     labels = ",".join(f'{label}="{_escape(value)}"' for label, value in series.labels.items())
     start = f"{name}{{{labels}}}"
-    instant, total = int(start_of(series.first)), 0.0
+    instant, total = int(start_of(series.first)), 0
     yield f"{start} 0 {instant}\n"
     for increase in series.increases:
-        total += increase
+        total += to_units(increase) or 0
         instant += int(MINUTE)
-        yield f"{start} {int(total) if total.is_integer() else total!r} {instant}\n"
+        yield f"{start} {total // UNIT if total % UNIT == 0 else from_units(total)!r} {instant}\n"
 
 
 def _escape(text: str) -> str:

@@ -20,7 +20,7 @@ from exporter.episodes import Episode
 from exporter.errors import InputError
 from exporter.fetch import MerchantPast, fetch, open_pasts
 from exporter.instants import format_instant
-from exporter.model import DAY_MINUTES, Group, Minute, MinuteRange, Stream, Target, minute_of, start_of
+from exporter.model import DAY_MINUTES, Group, Minute, MinuteRange, Stream, Target, minute_of, start_of, total_of
 from exporter.recording import Recording
 from exporter.rehearse import Rehearsal, rehearse
 from exporter.snapshot import Thresholds
@@ -112,7 +112,7 @@ def _can_be_replayed(media_id: str, past: MerchantPast) -> bool:
 
 
 def _fetch(past: MerchantPast, streams: Sequence[Stream], minutes: MinuteRange, clock: Clock) -> list[Recording]:
-    plays: dict[str, dict[Minute, float]] = {stream.media_id: {} for stream in streams}
+    plays: dict[str, dict[Minute, float | None]] = {stream.media_id: {} for stream in streams}
     for stream in streams:
         past.want(stream, minutes)
     with tqdm(
@@ -121,15 +121,20 @@ def _fetch(past: MerchantPast, streams: Sequence[Stream], minutes: MinuteRange, 
         for part in fetch([past], clock):
             for minute, values in (part.rows or {}).items():
                 if minute in part.minutes:
-                    plays[part.stream.media_id][minute] = sum(values.values())
+                    plays[part.stream.media_id][minute] = total_of(values)
             progress.update(len(part.minutes))
-    return [_recording(media_id, known, minutes.last) for media_id, known in plays.items() if known]
+    recordings = [_recording(media_id, shown, minutes.last) for media_id, shown in plays.items() if shown]
+    return [each for each in recordings if each.minutes]
 
 
-def _recording(media_id: str, known: Mapping[Minute, float], last: Minute) -> Recording:
-    """A minute without a row is one without plays, but for those before the first row: the media may be younger."""
-    minutes = array("q", range(min(known), last + 1))
-    return Recording(media_id, minutes, array("d", [known.get(minute, 0.0) for minute in minutes]))
+def _recording(media_id: str, shown: Mapping[Minute, float | None], last: Minute) -> Recording:
+    """A minute without a row is one without plays, but for those before the first row: the media may be younger.
+
+    A minute whose plays cannot be used is left out.
+    """
+    known = {minute: shown.get(minute, 0.0) for minute in range(min(shown), last + 1)}
+    plays = {minute: value for minute, value in known.items() if value is not None}
+    return Recording(media_id, array("q", plays), array("d", plays.values()))
 
 
 def _thresholds(settings: Settings | None, media_ids: Sequence[str]) -> Mapping[str, Thresholds | None]:

@@ -18,7 +18,7 @@ class SeriesView:
     Attributes:
         label: The label value; "" where the stream's group is `all`.
         total: What the counter shows, or None where the target does not add up.
-        last: The value in the stream's newest settled minute, or None where no gauge is to be shown.
+        last: The value in the stream's newest settled minute, or None where it is not known or no gauge is to be shown.
     """
 
     label: str
@@ -122,9 +122,12 @@ class MerchantView:
     Attributes:
         merchant_id: Which one.
         horizon: The newest minute of which an answer has shown a row, or None.
-        lost_minutes: Minutes, summed over the streams, that were too old to be caught up.
+        lost_minutes: Minutes, summed over the streams, that were too old to be caught up, or without a value that could
+            be used.
         revisions_up: How often a later answer raised a value that had been counted.
         revisions_down: How often it lowered one.
+        series_resets: Counters that began again at 0, as they could not pay for a day what they owed.
+        held_values: Values that are not counted yet, as they cannot be used or are not plausible.
         streams: Its streams, in the order of the configuration.
         media: Its media, in the order of the configuration.
         drop: What the drop detector says of all plays together, or None where it says nothing.
@@ -135,6 +138,8 @@ class MerchantView:
     lost_minutes: int = 0
     revisions_up: int = 0
     revisions_down: int = 0
+    series_resets: int = 0
+    held_values: int = 0
     streams: Mapping[Stream, StreamView] = field(default_factory=lambda: MappingProxyType({}))
     media: Mapping[str, MediaView] = field(default_factory=lambda: MappingProxyType({}))
     drop: DropView | None = None

@@ -27,6 +27,7 @@ CREATE TABLE merchants (
     lost_minutes INTEGER NOT NULL DEFAULT 0,
     revisions_up INTEGER NOT NULL DEFAULT 0,
     revisions_down INTEGER NOT NULL DEFAULT 0,
+    series_resets INTEGER NOT NULL DEFAULT 0,
     longest_range INTEGER,                   -- minutes that one request may ask for, where the API set a limit
     longest_range_at REAL,
     removed_at REAL
@@ -44,17 +45,20 @@ CREATE TABLE streams (
     kept_from INTEGER NOT NULL,              -- the oldest slot whose value can still be revised
     answered INTEGER NOT NULL DEFAULT 0,
     rate REAL,                               -- smoothed plays a minute, of streams that count plays
+    peak INTEGER NOT NULL DEFAULT 0,         -- the largest value of a slot that has been counted
     removed_at REAL,
     UNIQUE (merchant_id, media_id, target, grouping)
 );
 
+-- Values, totals and what is owed are whole millionths.
 CREATE TABLE series (
     stream_id INTEGER NOT NULL,
     place INTEGER NOT NULL,                  -- the order in which labels were first seen
     label TEXT NOT NULL,
-    total NUMERIC NOT NULL DEFAULT 0,
-    owed NUMERIC NOT NULL DEFAULT 0,
-    last NUMERIC NOT NULL DEFAULT 0,         -- the value in the minute `through`
+    total INTEGER NOT NULL DEFAULT 0,
+    owed INTEGER NOT NULL DEFAULT 0,
+    owed_since INTEGER,                      -- the newest minute counted when it last began to owe
+    last INTEGER DEFAULT 0,                  -- the value in the minute `through`, where it is known
     shown INTEGER NOT NULL DEFAULT 0,        -- whether its 0 has been on display for long enough
     PRIMARY KEY (stream_id, label)
 ) WITHOUT ROWID;
@@ -63,7 +67,16 @@ CREATE TABLE slots (                         -- values other than 0 that can sti
     stream_id INTEGER NOT NULL,
     slot INTEGER NOT NULL,                   -- the minute at which the row's minute or day starts
     label TEXT NOT NULL,
-    value NUMERIC NOT NULL,
+    value INTEGER NOT NULL,
+    PRIMARY KEY (stream_id, slot, label)
+) WITHOUT ROWID;
+
+CREATE TABLE held (                          -- values that the API shows and that are not counted yet
+    stream_id INTEGER NOT NULL,
+    slot INTEGER NOT NULL,
+    label TEXT NOT NULL,
+    value INTEGER,                           -- where it can be used
+    since INTEGER NOT NULL,                  -- the newest minute counted when it was first shown like that
     PRIMARY KEY (stream_id, slot, label)
 ) WITHOUT ROWID;
 

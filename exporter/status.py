@@ -128,7 +128,9 @@ class MerchantStatus:
         staleness_bound_minutes: What no schedule could be below.
         token_expiry: When the access token expires.
         horizon: The end of the newest minute of which the API has shown a row.
-        lost_minutes: Minutes, summed over the streams, that were too old to be caught up.
+        lost_minutes: Minutes, summed over the streams, that were too old to be caught up, or without a value that could
+            be used.
+        held_values: Values of the API that cannot be used, or are not plausible, and are not counted yet.
         last_success: When the last request succeeded.
         last_error: Why the newest request that failed did so, or "".
         last_error_at: When that was.
@@ -145,6 +147,7 @@ class MerchantStatus:
     token_expiry: float | None
     horizon: float | None
     lost_minutes: int
+    held_values: int
     last_success: float | None
     last_error: str
     last_error_at: float | None
@@ -242,6 +245,9 @@ def _health(merchants: Iterable[MerchantStatus], clock_offset: float) -> tuple[H
         return Health.WARNING, f"The API answers. Plays have dropped: {_some(fallen)}."
     if clock_offset:
         return Health.WARNING, clock_problem(clock_offset)
+    holding = [f"{each.merchant_id} ({each.held_values})" for each in merchants if each.held_values]
+    if holding:
+        return Health.WARNING, f"The API answers. Values that cannot be used are not counted yet: {_some(holding)}."
     media = sum(len(each.media) for each in merchants)
     streams = sum(each.streams for each in merchants)
     return Health.GOOD, f"The API answers. Merchants: {len(merchants)}, media: {media}, streams: {streams}."
@@ -285,6 +291,7 @@ def _merchant(
         link.token_expiry,
         None if view.horizon is None else end_of(view.horizon),
         view.lost_minutes,
+        view.held_values,
         link.last_success,
         link.last_error,
         link.last_error_at,

@@ -6,14 +6,14 @@ work: the next answers begin a revision window earlier than what was written.
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from exporter.catalog import Catalog
 from exporter.config import MerchantSettings, Settings
 from exporter.forecast import Together, Verdict, broad, judge, judge_live
 from exporter.history import History, Past, past_hours, past_minutes
-from exporter.model import DAY_MINUTES, MINUTE, Group, Minute, MinuteRange, Rows, Stream, Target, end_of
+from exporter.model import DAY_MINUTES, MINUTE, Group, Minute, MinuteRange, Rows, Stream, Target, end_of, total_of
 from exporter.snapshot import DropView, HourView, Thresholds
 from exporter.state import State
 from exporter.track import HELD, Look, Packed, Track
@@ -92,7 +92,15 @@ class Watch:
         self._saved_at = float("-inf")
         self._load()
 
-    def enter(self, stream: Stream, asked: MinuteRange, rows: Rows, seen: Minute, now: float) -> None:
+    def enter(
+        self,
+        stream: Stream,
+        asked: MinuteRange,
+        rows: Rows,
+        seen: Minute,
+        now: float,
+        held: Container[Minute] = frozenset(),
+    ) -> None:
         """Take the plays of an answer.
 
         Args:
@@ -102,16 +110,18 @@ class Watch:
             seen: The newest minute that is complete because its row or a later one was there. Later ones were at most
                 taken as empty, and do not tell of a drop.
             now: When it came (Unix seconds).
+            held: Minutes of which a value waits; here they are missing.
         """
         if not _counts_plays(stream):
             return
         minutes = range(asked.first, min(asked.last, seen) + 1)
         nothing: Mapping[str, float] = {}
+        plays = [None if minute in held else total_of(rows.get(minute, nothing)) for minute in minutes]
         with self._mutex:
             track = self._track(stream.media_id)
             if track.newest is not None and asked.first - track.newest > LONGEST_GAP:
                 self._past.want(stream)
-            looks = track.take(asked.first, [sum(rows.get(minute, nothing).values()) for minute in minutes])
+            looks = track.take(asked.first, plays)
             self._note(stream.media_id, looks, now)
 
     def judge(self, now: float) -> None:

@@ -29,6 +29,7 @@ def build() -> dashboard.Dashboard:
     page.with_panel(_oldest())
     page.with_row(dashboard.Row("Revisions and losses"))
     page.with_panel(_revisions()).with_panel(_ages()).with_panel(_lost())
+    page.with_panel(_held()).with_panel(_resets())
     page.with_row(dashboard.Row("Process"))
     for chart in _process():
         page.with_panel(chart)
@@ -213,13 +214,35 @@ def _ages() -> parts.Panel:
 def _lost() -> parts.Panel:
     return parts.graph(
         "Minutes lost",
-        "Minutes, summed over the streams, that were too old to be caught up (`max_catch_up`). Their plays are in no "
-        "counter. In a healthy system this stays at 0.",
+        "Minutes, summed over the streams, that were too old to be caught up (`max_catch_up`), or whose values could not "
+        "be used until they were. Their plays are in no counter. In a healthy system this stays at 0.",
         query(
             f"sum by (merchant_id) (increase(smartstream_lost_minutes_total{{{MERCHANTS}}}[$__rate_interval]))",
             "{{merchant_id}}",
         ),
         size=(8, 8),
+    )
+
+
+def _held() -> parts.Panel:
+    return parts.graph(
+        "Values not counted yet",
+        "Values of the API that cannot be used, such as -1 or N/A, or that are far beyond all that was counted before. "
+        "Each waits until the API shows another one, or has shown it for the revision window.",
+        query(f"max by (merchant_id) (smartstream_held_values{{{MERCHANTS}}})", "{{merchant_id}}"),
+        size=(12, 8),
+    )
+
+
+def _resets() -> parts.Panel:
+    return parts.graph(
+        "Counters that began again at 0",
+        "The API took back more than was played in the day after. `increase()` over the reset is right.",
+        query(
+            f"sum by (merchant_id) (increase(smartstream_series_resets_total{{{MERCHANTS}}}[$__rate_interval]))",
+            "{{merchant_id}}",
+        ),
+        size=(12, 8),
     )
 
 

@@ -21,10 +21,28 @@ from exporter.counting import (
     whole_minutes,
 )
 from exporter.model import DAY_MINUTES, Minute, MinuteRange, Target, end_of, start_of
+from exporter.units import UNIT
 
 POLL = PollSettings()
 NOON = 29_000_000  # a minute
 ALL = {"": Account()}
+
+
+def counted(total: float, owed: float = 0, since: Minute | None = None) -> Account:
+    """An account of so many plays."""
+    return Account(round(total * UNIT), round(owed * UNIT), since)
+
+
+def exact(slots: Mapping[Minute, Mapping[str, float]]) -> dict[Minute, dict[str, int]]:
+    """Values as the ledger keeps them."""
+    return {slot: {label: round(value * UNIT) for label, value in values.items()} for slot, values in slots.items()}
+
+
+def gauges(entry: Entry) -> dict[str, float | None] | None:
+    """What the newest minute has, as it is shown."""
+    if entry.last is None:
+        return None
+    return {label: None if value is None else value / UNIT for label, value in entry.last.items()}
 
 
 def after(minute: Minute, seconds: float = 0) -> float:
@@ -55,8 +73,11 @@ def enter(before: Book, entry: Entry) -> Book:
         entry.through,
         entry.seen,
         entry.kept_from,
-        answered=True,
+        answered=entry.answered,
+        rate=entry.rate,
+        peak=entry.peak,
         slots=slots,
+        held=entry.held,
         accounts={**before.accounts, **entry.accounts},
     )
 
@@ -98,10 +119,11 @@ def test_what_is_asked_for(through: Minute, seen: Minute, longest: int | None, e
 
 def test_an_increase_pays_what_is_owed_first() -> None:
     """A counter never falls: a decrease is owed, and later increases pay it."""
-    account = Account().changed(10).changed(-4)
-    assert account == Account(total=10, owed=4)
-    assert account.changed(3) == Account(total=10, owed=1)
-    assert account.changed(6) == Account(total=12, owed=0)
+    account = Account().changed(10, NOON).changed(-4, NOON + 1)
+    assert account == Account(total=10, owed=4, owed_since=NOON + 1)
+    assert account.changed(3, NOON + 2) == Account(total=10, owed=1, owed_since=NOON + 1)
+    assert account.changed(-1, NOON + 2) == Account(total=10, owed=5, owed_since=NOON + 1)
+    assert account.changed(6, NOON + 2) == Account(total=12)
 
 
 def test_minutes_below_the_horizon_without_a_row_are_zero() -> None:
@@ -109,8 +131,8 @@ def test_minutes_below_the_horizon_without_a_row_are_zero() -> None:
     asked = MinuteRange(NOON - 30, NOON + 4)
     entry = count_minutes(book(), {NOON + 1: {"": 5}, NOON + 3: {"": 2}}, asked, after(NOON + 4, 120), NOON + 4, POLL)
     assert entry.through == NOON + 4
-    assert entry.accounts == {"": Account(7)}
-    assert entry.last == {"": 0}
+    assert entry.accounts == {"": counted(7)}
+    assert gauges(entry) == {"": 0}
 
 
 def test_minutes_before_the_start_are_not_counted() -> None:
@@ -125,7 +147,7 @@ def test_minutes_before_the_start_are_not_counted() -> None:
         POLL,
     )
     assert entry.accounts == {"fr": Account(), "jp": Account(), "us": Account()}
-    assert entry.last == {"fr": 0, "jp": 5, "us": 1}
+    assert gauges(entry) == {"fr": 0, "jp": 5, "us": 1}
     assert not entry.revisions
 
 
@@ -133,38 +155,42 @@ def test_rows_above_the_newest_settled_minute_wait() -> None:
     """A row that is there before its minute has settled is not counted yet."""
     asked = MinuteRange(NOON - 30, NOON + 2)
     entry = count_minutes(book(), {NOON + 1: {"": 5}, NOON + 2: {"": 9}}, asked, after(NOON + 1, 120), NOON + 2, POLL)
-    assert (entry.through, entry.accounts) == (NOON + 1, {"": Account(5)})
+    assert (entry.through, entry.accounts) == (NOON + 1, {"": counted(5)})
 
 
 def test_a_revision_is_counted_with_its_age() -> None:
     """A later answer's other value changes the counter by the difference, and says how old the minute was."""
-    before = book(NOON + 1, kept_from=NOON - 29, start=NOON - 60, slots={NOON: {"": 5}}, accounts={"": Account(50)})
+    before = book(
+        NOON + 1, kept_from=NOON - 29, start=NOON - 60, slots=exact({NOON: {"": 5}}), accounts={"": counted(50)}
+    )
     entry = count_minutes(before, {NOON: {"": 8}}, MinuteRange(NOON - 29, NOON + 1), after(NOON, 300), NOON, POLL)
-    assert entry.accounts == {"": Account(53)}
+    assert entry.accounts == {"": counted(53)}
     assert [(revision.age, revision.up) for revision in entry.revisions] == [(300, True)]
 
 
 def test_a_row_that_vanishes_is_a_decrease() -> None:
     """The newest answer is believed: a value that is no longer there is owed."""
-    before = book(NOON + 1, kept_from=NOON - 29, start=NOON - 60, slots={NOON: {"": 5}}, accounts={"": Account(50)})
+    before = book(
+        NOON + 1, kept_from=NOON - 29, start=NOON - 60, slots=exact({NOON: {"": 5}}), accounts={"": counted(50)}
+    )
     entry = count_minutes(before, {}, MinuteRange(NOON - 29, NOON + 1), after(NOON + 1, 120), NOON + 1, POLL)
-    assert entry.accounts == {"": Account(50, owed=5)}
+    assert entry.accounts == {"": counted(50, owed=5, since=NOON + 1)}
     assert [revision.up for revision in entry.revisions] == [False]
 
 
 def test_what_no_longer_can_be_revised_is_not_counted_again() -> None:
     """An answer that reaches further back than the kept values does not count those minutes twice."""
-    before = book(NOON, kept_from=NOON - 5, start=NOON - 60, accounts={"": Account(50)})
+    before = book(NOON, kept_from=NOON - 5, start=NOON - 60, accounts={"": counted(50)})
     rows = {minute: {"": 1.0} for minute in range(NOON - 30, NOON + 1)}
     entry = count_minutes(before, rows, MinuteRange(NOON - 30, NOON), after(NOON, 120), NOON, POLL)
-    assert entry.accounts == {"": Account(56)}
+    assert entry.accounts == {"": counted(56)}
 
 
 def test_minutes_that_were_not_asked_for_are_lost() -> None:
     """Where the catch-up is shorter than the gap, the minutes between are counted as lost."""
     asked = MinuteRange(NOON + 101, NOON + 200)
     entry = count_minutes(book(), {NOON + 150: {"": 3}}, asked, after(NOON + 200, 120), NOON + 200, POLL)
-    assert (entry.lost, entry.accounts, entry.through) == (100, {"": Account(3)}, NOON + 200)
+    assert (entry.lost, entry.accounts, entry.through) == (100, {"": counted(3)}, NOON + 200)
 
 
 def test_label_values_beyond_the_limit_are_counted_as_other() -> None:
@@ -172,7 +198,7 @@ def test_label_values_beyond_the_limit_are_counted_as_other() -> None:
     poll = POLL.model_copy(update={"max_label_values": 2})
     rows: Mapping[Minute, Mapping[str, float]] = {NOON + 1: {"jp": 5, "us": 3, "fr": 2, "de": 1}}
     entry = count_minutes(book(accounts={}), rows, MinuteRange(NOON, NOON + 1), after(NOON + 1, 120), NOON + 1, poll)
-    assert entry.accounts == {"jp": Account(5), "us": Account(3), "other": Account(3)}
+    assert entry.accounts == {"jp": counted(5), "us": counted(3), "other": counted(3)}
 
 
 def test_averages_beyond_the_limit_are_left_out() -> None:
@@ -181,7 +207,7 @@ def test_averages_beyond_the_limit_are_left_out() -> None:
     before = book(accounts={}, target=Target.AVERAGE_PLAY_TIME)
     rows: Mapping[Minute, Mapping[str, float]] = {NOON + 1: {"jp": 61.5, "us": 30}}
     entry = count_minutes(before, rows, MinuteRange(NOON, NOON + 1), after(NOON + 1, 120), NOON + 1, poll)
-    assert entry.last == {"jp": 61.5}
+    assert gauges(entry) == {"jp": 61.5}
 
 
 def test_days_are_asked_for_from_yesterday_by_local_time() -> None:
@@ -199,12 +225,12 @@ def test_a_counter_by_day_grows_by_the_increases_of_the_days() -> None:
     asked = MinuteRange(today - DAY_MINUTES, tomorrow - 1)
     keys = book(NOON, Target.KEY_DELIVERY_COUNT, answered=False)
     keys = enter(keys, count_days(keys, {today - DAY_MINUTES: {"": 70}, today: {"": 5}}, asked, NOON, POLL))
-    assert keys.accounts == {"": Account(0)}
+    assert keys.accounts == {"": counted(0)}
     keys = enter(keys, count_days(keys, {today - DAY_MINUTES: {"": 72}, today: {"": 9}}, asked, NOON + 1, POLL))
-    assert keys.accounts == {"": Account(6)}
+    assert keys.accounts == {"": counted(6)}
     asked = days_to_ask(keys.through, start_of(tomorrow + 1), UTC, POLL)
     keys = enter(keys, count_days(keys, {today: {"": 20}, tomorrow: {"": 1}}, asked, tomorrow, POLL))
-    assert keys.accounts == {"": Account(18)}
+    assert keys.accounts == {"": counted(18)}
 
 
 labels = st.sampled_from(["jp", "us", "fr"])
@@ -248,8 +274,8 @@ def test_after_any_answers_the_counters_are_the_sum_of_the_newest_values(
     stream = enter(stream, count_minutes(stream, truth, asked, now, newest, POLL))
     for label in ("jp", "us", "fr"):
         account = stream.accounts.get(label, Account())
-        counted = sum(rows.get(label, 0) for minute, rows in truth.items() if minute > NOON)
-        assert account.total - account.owed == counted
+        played = sum(rows.get(label, 0) for minute, rows in truth.items() if minute > NOON)
+        assert account.total - account.owed == played * UNIT
 
 
 @given(st.floats(0, 4e9), st.floats(0, 3600))
@@ -277,7 +303,7 @@ def test_rows_that_come_hours_late_are_counted_by_each_stream() -> None:
     rows = {minute: {"": 1.0} for minute in range(asked.first, outage + 2)}
     # By now another stream's answer has shown that the rows are there.
     stream = enter(stream, count_minutes(stream, rows, asked, now, outage + 1, POLL))
-    assert stream.accounts == {"": Account(181)}
+    assert stream.accounts == {"": counted(181)}
 
 
 def test_rows_that_come_late_are_counted_in_pieces_where_the_range_is_limited() -> None:
@@ -293,7 +319,7 @@ def test_rows_that_come_late_are_counted_in_pieces_where_the_range_is_limited() 
             horizon = max(horizon, *rows, NOON)
             stream = enter(stream, count_minutes(stream, rows, asked, now, horizon, POLL))
     assert (stream.through, stream.seen) == (outage + 1, outage + 1)
-    assert stream.accounts == {"": Account(301)}
+    assert stream.accounts == {"": counted(301)}
 
 
 def test_rows_too_late_to_be_caught_up_do_not_hold_up_the_window() -> None:

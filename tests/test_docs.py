@@ -12,6 +12,7 @@ from exporter.config import Settings
 from exporter.ledger import Ledger
 from exporter.model import Group, Stream, Target, minute_of
 from exporter.state import open_state
+from exporter.units import from_units
 from tests.fakes import FakeClock
 
 ROOT = Path(__file__).parent.parent
@@ -98,5 +99,5 @@ def test_the_example_of_counting_is_what_the_ledger_does(tmp_path: Path) -> None
         [series] = ledger.snapshot.merchants["m"].streams[stream].series
         with state.read() as db:
             [[kept]] = db.execute("SELECT max(owed) FROM series").fetchall()
-        assert (series.total, kept) == (counter, owed), datetime.fromtimestamp(at, UTC)
+        assert (series.total, from_units(kept)) == (counter, owed), datetime.fromtimestamp(at, UTC)
     state.close()

@@ -32,6 +32,7 @@ from exporter.simulator.server import SimulatorServer
 from exporter.state import State, open_state
 from exporter.telemetry import Telemetry
 from exporter.transport import Watchdog, WatchedAdapter
+from exporter.units import from_units
 from tests.fakes import FakeClock
 
 PACKAGE = str(Path(exporter.__file__).parent)
@@ -269,11 +270,11 @@ class Story:
         """Of a stream by day, the first minute of the oldest day in the state file, and the sum of the days there."""
         with self.state.read() as db:
             first, value = db.execute(
-                "SELECT kept_from, total(value) FROM streams LEFT JOIN slots USING (stream_id) "
+                "SELECT kept_from, coalesce(sum(value), 0) FROM streams LEFT JOIN slots USING (stream_id) "
                 "WHERE media_id = ? AND target = ?",
                 (stream.media_id, stream.target),
             ).fetchone()
-        return first, float(value)
+        return first, from_units(value)
 
     def live(self, minutes: int) -> None:
         """So many minutes with faults that come and go, and kills."""
@@ -324,7 +325,7 @@ class Story:
         """By counter, what its final values add up to and what it owes, after it is made sure that it is exact."""
         with self.state.read() as db:
             accounts = {
-                (Stream(MERCHANT, media_id, Target(target), Group(group)), label): (total, owed)
+                (Stream(MERCHANT, media_id, Target(target), Group(group)), label): (from_units(total), from_units(owed))
                 for media_id, target, group, label, total, owed in db.execute(
                     "SELECT media_id, target, grouping, label, total, owed FROM series JOIN streams USING (stream_id)"
                 )

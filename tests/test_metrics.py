@@ -80,7 +80,7 @@ def of_streams(*views: StreamView, now: float = NOW) -> dict[str, float]:
     return {
         series: value
         for series, value in shown(snapshot_of(merchant_view(*views)), now=now).items()
-        if "timestamp" not in series and "revisions" not in series and "lost" not in series
+        if not any(word in series for word in ("timestamp", "revisions", "lost", "resets", "held"))
     }
 
 
@@ -210,6 +210,8 @@ def test_a_stream_without_an_answer_has_no_time_and_no_gauge() -> None:
         'smartstream_revisions_total{direction="up",merchant_id="acme"}': 0,
         'smartstream_revisions_total{direction="down",merchant_id="acme"}': 0,
         'smartstream_lost_minutes_total{merchant_id="acme"}': 0,
+        'smartstream_series_resets_total{merchant_id="acme"}': 0,
+        'smartstream_held_values{merchant_id="acme"}': 0,
     }
 
 
@@ -224,6 +226,8 @@ def test_what_is_said_about_the_data() -> None:
         lost_minutes=3,
         revisions_up=2,
         revisions_down=1,
+        series_resets=4,
+        held_values=5,
     )
     assert shown(snapshot_of(merchant)) == {
         'smartstream_data_timestamp_seconds{group="os",media_id="m1",merchant_id="acme",target="device_count"}': end_of(
@@ -236,6 +240,8 @@ def test_what_is_said_about_the_data() -> None:
         'smartstream_revisions_total{direction="up",merchant_id="acme"}': 2,
         'smartstream_revisions_total{direction="down",merchant_id="acme"}': 1,
         'smartstream_lost_minutes_total{merchant_id="acme"}': 3,
+        'smartstream_series_resets_total{merchant_id="acme"}': 4,
+        'smartstream_held_values{merchant_id="acme"}': 5,
     }
 
 
@@ -388,7 +394,7 @@ def test_a_scrape_asks_for_the_snapshot_once() -> None:
     collector = SnapshotCollector(newest, dict, Poll(), lambda: NOW)
     totals = [s.value for metric in collector.collect() for s in metric.samples if s.name.endswith("s_total")]
     assert asked == [0]
-    assert set(totals) == {0.0, 1.0}  # revisions and lost minutes are 0
+    assert set(totals) == {0.0, 1.0}  # revisions, lost minutes and resets are 0
 
 
 def test_promtool_accepts_the_whole_page(promtool_bin: Path) -> None:

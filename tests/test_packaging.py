@@ -22,6 +22,8 @@ LOCKS = ("requirements.lock", "requirements-dev.lock")
 # A module imports only modules to its left. A new module takes the place where its imports allow it.
 ORDER = (
     "model",
+    "units",
+    "holding",
     "errors",
     "snapshot",
     "requestlog",

@@ -84,6 +84,7 @@ def test_a_merchant_is_told_in_facts() -> None:
         "Token until": "2027-01-15 08:30:00 UTC",
         "Last success": "2 s ago",
         "Lost minutes": "0",
+        "Values not counted yet": "0",
         "Last error": "2 h 1 min ago: 503 from the API",
     }
 

@@ -41,7 +41,7 @@ def only_media(status: Status) -> MediaStatus:
 
 
 def test_a_merchant_has_what_its_link_and_its_ledger_know() -> None:
-    """Up, budget, staleness and its bound, token, horizon, lost minutes, last success and error are as they were."""
+    """Up, budget, staleness and its bound, token, horizon, lost minutes, values held, last success and error are as they were."""
     link = LinkView(
         "acme",
         up=True,
@@ -54,11 +54,12 @@ def test_a_merchant_has_what_its_link_and_its_ledger_know() -> None:
         last_error="503",
         last_error_at=NOW - 9,
     )
-    [merchant] = built(link=link, horizon=THROUGH, lost_minutes=12).merchants
+    [merchant] = built(link=link, horizon=THROUGH, lost_minutes=12, held_values=3).merchants
     assert isinstance(merchant, MerchantStatus)
     assert (merchant.merchant_id, merchant.up, merchant.budget, merchant.streams) == ("acme", True, 22.5, 7)
     assert (merchant.staleness_minutes, merchant.staleness_bound_minutes) == (1.5, 1.2)
     assert (merchant.token_expiry, merchant.horizon, merchant.lost_minutes) == (NOW + 60, end_of(THROUGH), 12)
+    assert merchant.held_values == 3
     assert (merchant.last_success, merchant.last_error, merchant.last_error_at) == (NOW - 1, "503", NOW - 9)
 
 
@@ -144,18 +145,27 @@ def test_errors_go_to_their_media() -> None:
 
 
 @pytest.mark.parametrize(
-    ("up", "ratio", "health", "summary"),
+    ("up", "ratio", "held", "health", "summary"),
     [
-        (True, 0.0, Health.GOOD, "The API answers. Merchants: 1, media: 1, streams: 4."),
-        (True, 0.9, Health.WARNING, "The API answers. Plays have dropped: News."),
-        (None, 0.9, Health.WARNING, "Waiting for the first answer of the API for acme."),
-        (False, 0.9, Health.BAD, "The last request to the API failed for acme."),
+        (True, 0.0, 0, Health.GOOD, "The API answers. Merchants: 1, media: 1, streams: 4."),
+        (
+            True,
+            0.0,
+            2,
+            Health.WARNING,
+            "The API answers. Values that cannot be used are not counted yet: acme (2).",
+        ),
+        (True, 0.9, 2, Health.WARNING, "The API answers. Plays have dropped: News."),
+        (None, 0.9, 2, Health.WARNING, "Waiting for the first answer of the API for acme."),
+        (False, 0.9, 2, Health.BAD, "The last request to the API failed for acme."),
     ],
 )
-def test_the_health_is_the_worst_of_all(up: bool | None, ratio: float, health: Health, summary: str) -> None:
-    """A failing API comes before a first answer that is waited for, and that before a drop."""
+def test_the_health_is_the_worst_of_all(up: bool | None, ratio: float, held: int, health: Health, summary: str) -> None:
+    """A failing API comes before a first answer that is waited for, that before a drop, and that before values that
+    are not counted yet.
+    """
     media = MediaView("m1", name="News", drop=DropView(THROUGH, ratio, 40, 9), thresholds=Thresholds(0.4, 0.6))
-    status = built(media=(media,), link=LinkView("acme", up=up, streams=4))
+    status = built(media=(media,), link=LinkView("acme", up=up, streams=4), held_values=held)
     assert (status.health, status.summary) == (health, summary)
 
 
