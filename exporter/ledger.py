@@ -254,10 +254,9 @@ class Ledger:
         """Where a stream and its merchant stand, without minutes that have not been yet at a moment (Unix seconds)."""
         complete, max_lag = ended_before(now, self._poll.settle), self._poll.max_lag
         merchant = self._merchants[stream.merchant_id]
-        return (
-            rebase_stream(self._rows[stream], stream.target, complete, max_lag),
-            replace(merchant, horizon=rebase_horizon(merchant.horizon, complete, max_lag)),
-        )
+        merchant = replace(merchant, horizon=rebase_horizon(merchant.horizon, complete, max_lag))
+        settled = newest_settled(now, merchant.horizon, self._poll)
+        return rebase_stream(self._rows[stream], stream.target, complete, settled), merchant
 
     def _tell(self, stream: Stream, entry: Entry) -> None:
         which = {"merchant": stream.merchant_id, "stream": str(stream)}

@@ -1,8 +1,7 @@
 """What is stored ahead of the API's time comes back to it. Pure.
 
 A wrong clock can let minutes be counted as empty before they have been, or let a stream begin in the future. Counting
-would then wait until that future has come. So a stream never stands beyond the newest complete minute, unless rows
-have shown that minute.
+would then wait until that future has come. So a stream never stands beyond the newest settled minute.
 """
 
 from dataclasses import replace
@@ -12,32 +11,38 @@ from exporter.counting import whole_minutes
 from exporter.model import Minute, Target
 
 
-def rebase_stream(row: StreamRow, target: Target, complete: Minute, max_lag: float) -> StreamRow:
+def rebase_stream(row: StreamRow, target: Target, complete: Minute, settled: Minute) -> StreamRow:
     """Where a stream stands once it lets go of minutes that have not been yet; the same row where there are none.
 
     Args:
         row: Where it stands.
         target: What it counts.
         complete: The newest complete minute, by the API's time.
-        max_lag: Seconds by which rows may be ahead of that: the two come from different machines of the API.
+        settled: The newest settled one.
     """
-    if row.through <= complete:
-        return row
     if row.start > complete:
         # Nothing before the start has been counted, so it is counted once from here.
         return replace(row, start=complete, through=complete, seen=complete, kept_from=complete + 1, answered=False)
     if target.by_day:
+        if row.through <= complete:
+            return row
         # Days after today have pushed today's value out. Where counting goes on is what the next answer says.
         return replace(row, through=complete, seen=complete, answered=row.answered and row.kept_from <= complete)
-    if row.seen > complete + whole_minutes(max_lag):
+    if row.kept_from > complete + 1:
         # What of the minutes before was counted is not known any more. None of them is counted twice.
         return replace(row, start=complete, through=complete, seen=complete, kept_from=complete + 1)
-    # Minutes after `seen` were taken as empty, no more: they are asked for again.
-    return replace(row, through=max(row.seen, complete))
+    # What was counted of later minutes is known: they are asked for again, and their differences count.
+    return replace(row, through=max(row.start, min(row.through, settled)), seen=max(row.start, min(row.seen, settled)))
 
 
 def rebase_horizon(horizon: Minute | None, complete: Minute, max_lag: float) -> Minute | None:
-    """The newest minute of which a row was seen, without rows of a future that a wrong clock has asked for."""
+    """The newest minute of which a row was seen, without rows of a future that a wrong clock has asked for.
+
+    Args:
+        horizon: The minute.
+        complete: The newest complete minute, by the API's time.
+        max_lag: Seconds by which rows may be ahead of that: the two come from different machines of the API.
+    """
     ahead = horizon is not None and horizon > complete + whole_minutes(max_lag)
     return complete if ahead else horizon
 
