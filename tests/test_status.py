@@ -160,9 +160,7 @@ def test_errors_go_to_their_media() -> None:
         (False, 0.9, 2, Health.BAD, "The last request to the API failed for acme."),
     ],
 )
-def test_the_health_is_the_worst_of_all(
-    up: bool | None, ratio: float, held: int, health: Health, summary: str
-) -> None:
+def test_the_health_is_the_worst_of_all(up: bool | None, ratio: float, held: int, health: Health, summary: str) -> None:
     """A failing API comes before a first answer that is waited for, that before a drop, and that before values that
     are not counted yet.
     """
