@@ -198,6 +198,9 @@ class Watch:
         self._unsaved.add(media_id)
         among_others = media_id and not self._catalog.is_live(media_id)
         for look in looks:
+            # A minute that is missing says nothing, and what the ones before it said stands.
+            if look.live is None:
+                continue
             self._looks[media_id].append(look)
             self._came[media_id] = now
             if among_others:

@@ -214,8 +214,8 @@ def _ages() -> parts.Panel:
 def _lost() -> parts.Panel:
     return parts.graph(
         "Minutes lost",
-        "Minutes, summed over the streams, that were too old to be caught up (`max_catch_up`), or whose values could not "
-        "be used until they were. Their plays are in no counter. In a healthy system this stays at 0.",
+        "Minutes, summed over the streams, that were too old to be caught up (`max_catch_up`), or whose values could "
+        "not be used until they were. Their plays are in no counter. In a healthy system this stays at 0.",
         query(
             f"sum by (merchant_id) (increase(smartstream_lost_minutes_total{{{MERCHANTS}}}[$__rate_interval]))",
             "{{merchant_id}}",

@@ -13,7 +13,7 @@ from exporter.history import (
     past_hours,
     past_minutes,
 )
-from exporter.model import Group, MinuteRange, Stream, Target
+from exporter.model import Group, MinuteRange, Rows, Stream, Target
 
 NOW = 1_780_000_000.0
 SETTLED = 29_666_650  # not the last of an hour
@@ -127,6 +127,15 @@ def test_minutes_without_a_row_are_zeros_after_the_first_row() -> None:
     """Before its first row a media was perhaps not there: that is not known, and no zero."""
     history = History(TWO, MinuteRange(100, 105), hourly=False)
     assert past_minutes(history, {102: {"": 5.0}, 104: {}, 90: {"": 7.0}}) == [None, None, 5.0, 0.0, 0.0, 0.0]
+
+
+def test_what_cannot_be_used_is_not_known() -> None:
+    """A minute or an hour with a value that cannot be used is neither a zero nor the sum of the others."""
+    minutes: Rows = {101: {"": None}, 102: {"": 5.0}, 103: {"jp": 1.0, "us": None}}
+    history = History(TWO, MinuteRange(100, 105), hourly=False)
+    assert past_minutes(history, minutes) == [None, None, 5.0, None, 0.0, 0.0]
+    hours: Rows = {600: {"": 9.0}, 660: {"": None}, 780: {"jp": 1.0, "us": 2.0}}
+    assert past_hours(History(TWO, MinuteRange(600, 839), hourly=True), hours) == {600: 9.0, 720: 0.0, 780: 3.0}
 
 
 def test_hours_that_are_not_whole_are_left_out() -> None:

@@ -543,6 +543,13 @@ def test_minutes_before_the_first_row_are_unknown() -> None:
     assert list(made.plays) == [5.0, 0.0, 1.0, 0.0]
 
 
+def test_minutes_that_cannot_be_used_are_left_out() -> None:
+    """A minute whose plays are not known is no zero."""
+    made = replay._recording("a", {FIRST + 3: 5.0, FIRST + 4: None, FIRST + 6: 1.0}, FIRST + 6)
+    assert list(made.minutes) == [FIRST + 3, FIRST + 5, FIRST + 6]
+    assert list(made.plays) == [5.0, 0.0, 1.0]
+
+
 def test_media_that_cannot_be_replayed(
     capsys: pytest.CaptureFixture[str], api: tuple[SimulatorApp, str], clock: FakeClock, tmp_path: Path
 ) -> None:

@@ -41,7 +41,7 @@ def only_media(status: Status) -> MediaStatus:
 
 
 def test_a_merchant_has_what_its_link_and_its_ledger_know() -> None:
-    """Up, budget, staleness and its bound, token, horizon, lost minutes, values held, last success and error are as they were."""
+    """Up, budget, staleness, token, horizon, lost minutes, values held, last success and error are as they were."""
     link = LinkView(
         "acme",
         up=True,

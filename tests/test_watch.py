@@ -49,7 +49,7 @@ class World:
         self.catalog = Catalog(state, self.settings.merchants[0])
         self.watch = Watch(state, self.settings, self.settings.merchants[0], self.catalog)
         self.minute = START
-        self.shown: dict[tuple[str, Minute], Mapping[str, float]] = {}
+        self.shown: dict[tuple[str, Minute], Mapping[str, float | None]] = {}
 
     @property
     def now(self) -> float:
@@ -93,7 +93,7 @@ def past_of(history: History) -> Rows:
     if not history.hourly:
         return minutes
     return {
-        hour: {"": sum(minutes[hour + minute][""] for minute in range(60))}
+        hour: {"": sum(minutes[hour + minute][""] or 0 for minute in range(60))}
         for hour in range(history.asked.first, history.asked.last, 60)
     }
 
@@ -186,6 +186,27 @@ def test_a_minute_without_a_row_is_zero(world: World) -> None:
     rows = rows_of("a", MinuteRange(asked.first, world.minute))
     world.watch.enter(stream_of("a"), asked, rows, asked.last, world.now)
     assert world.watch.hours()["a"].plays[-5:] == (PLAYS + world.minute % 3, 0.0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("value", "held"), [(None, False), (1e9, True)])
+def test_a_minute_whose_plays_are_not_known_is_missing(world: World, value: float | None, held: bool) -> None:
+    """A value that cannot be used or waits is neither a zero nor a spike: what was said of the media stands."""
+    world.pass_minutes(6, {"a": 0.1, "": 0.8})
+    before = world.ratio("a")
+    assert before is not None
+    assert before > 0.7
+    world.minute += 1
+    asked = MinuteRange(world.minute - 30, world.minute)
+    rows = {minute: world.shown["a", minute] for minute in range(asked.first, asked.last)}
+    waiting = frozenset({world.minute} if held else ())
+    world.watch.enter(stream_of("a"), asked, {**rows, world.minute: {"": value}}, world.minute, world.now, waiting)
+    world.watch.judge(world.now)
+    assert world.ratio("a") == before
+    assert world.watch.hours()["a"].plays[-2:] == (world.shown["a", world.minute - 1][""], None)
+    # When its plays are known, they are taken.
+    world.shown["a", world.minute] = {"": 5.0}
+    world.pass_minutes(1, {"a": 0.1, "": 0.8})
+    assert world.watch.hours()["a"].plays[-2] == 5.0
 
 
 def test_other_streams_are_no_matter(world: World) -> None:
