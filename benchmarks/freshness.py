@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import fmean
 from urllib.parse import parse_qs, urlsplit
 
-from benchmarks.audience import MERCHANT, Audience, know_past, media_ids, zipf
+from benchmarks.audience import MERCHANT, Audience, know_past, media_ids, stream_of, zipf
 from benchmarks.canned import listen, other_than_rows
 from benchmarks.prepared import Prepared
 from benchmarks.process import Running, running
@@ -30,11 +30,13 @@ from benchmarks.report import Cell, Table
 from exporter.catalog import MEDIA_EVERY, Catalog, Lookup
 from exporter.config import Settings, load
 from exporter.counting import ended_before, whole_minutes
+from exporter.history import MINUTES_BACK, History
 from exporter.ledger import Ledger
 from exporter.model import MINUTE, Minute, MinuteRange, Rows
 from exporter.parse import Media
 from exporter.plan import lower_bound
 from exporter.state import open_state
+from exporter.watch import Watch
 
 REQUESTS = 45
 
@@ -223,6 +225,10 @@ def _know_all(settings: Settings, audience: Audience, now: float) -> None:
             known_since = now - MEDIA_EVERY * place / len(audience.rates)
             known = Media(media_id=media_id, ref_id="", name="", live_event_id="", encode_type="file")
             catalog.enter_media(Lookup(media_id), known, known_since)
+        watch = Watch(state, settings, merchant, catalog)
+        day = MinuteRange(newest - MINUTES_BACK + 1, newest)
+        watch.enter_history(History(stream_of(""), day, hourly=False), audience.rows("", day))
+        watch.save(now)
         know_past(state, MERCHANT, ["", *audience.rates])
     finally:
         state.close()
