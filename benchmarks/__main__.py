@@ -8,23 +8,27 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import answers, drops, fleet, freshness, memory, replaying, scrape, startup
+from benchmarks import answers, drops, fleet, freshness, memory, replaying, scrape, simulation, startup
 from benchmarks.report import Table
 from exporter import __version__, logs
 
 # Each is given a folder for its files, which it shares with the others.
-BENCHMARKS: Mapping[str, Callable[[Path], Table]] = {
+BENCHMARKS: Mapping[str, Callable[..., Table]] = {
     "scrape": scrape.run,
     "answers": answers.run,
     "memory": memory.run,
     "startup": startup.run,
     "freshness": freshness.run,
-    "planning": freshness.run_planning,
+    "simulation": simulation.run,
+    "planning": simulation.run_planning,
     "fleet": fleet.run,
     "replay": replaying.run,
     "drops": drops.run,
     "drops-cost": drops.run_cost,
 }
+
+# These take some minutes of real time, as many as they are told.
+TIMED = ("freshness", "fleet")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all if none is given")
-    names = parser.parse_args(arguments).names
+    parser.add_argument("--minutes", type=float, help=f"how long to measure; for {', '.join(TIMED)} alone")
+    options = parser.parse_args(arguments)
+    names, more = options.names, {} if options.minutes is None else {"minutes": options.minutes}
+    if more and not set(names or BENCHMARKS) <= set(TIMED):
+        parser.error(f"--minutes is for {', '.join(TIMED)}")
     if unknown := set(names) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     # As in the daemon, what is not to be logged costs next to nothing.
@@ -47,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     with tempfile.TemporaryDirectory() as folder:
         for name in names or BENCHMARKS:
-            print(f"\n{BENCHMARKS[name](Path(folder))}", flush=True)
+            print(f"\n{BENCHMARKS[name](Path(folder), **more)}", flush=True)
     return 0
 
 

@@ -6,7 +6,7 @@ is told to, so a day takes seconds; the state file belongs on a disk of memory.
 
 import math
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from statistics import NormalDist
@@ -53,16 +53,19 @@ def zipf(media: Sequence[str], exponent: float, most: float) -> dict[str, float]
 class Audience:
     """How often each media is played in each minute: by chance (Poisson), about its rate, the same at every call."""
 
-    def __init__(self, rates: Mapping[str, float], seed: int = 1) -> None:
+    def __init__(self, rates: Mapping[str, float], seed: int = 1, wild: Collection[str] = ()) -> None:
         """Draw the plays.
 
         Args:
             rates: Plays a minute by media id.
             seed: The same seed draws the same plays.
+            wild: Media whose plays are anything between 0 and twice their rate in each minute.
         """
         rng = Random(seed)  # noqa: S311 - no secret
         self.rates = dict(rates)
-        self._draws = {media_id: _draws(rate, rng) for media_id, rate in rates.items()}
+        self._draws = {
+            media_id: (_wild_draws if media_id in wild else _draws)(rate, rng) for media_id, rate in rates.items()
+        }
         self._events: dict[str, list[tuple[Minute, float]]] = {}
         self._whole: dict[Minute, float] = {}
 
@@ -97,6 +100,12 @@ def _draws(rate: float, rng: Random) -> list[float]:
         draws = [float(max(0, round(normal.inv_cdf(level or 0.5)))) for level in levels]
     else:
         draws = [float(_poisson(rate, level)) for level in levels]
+    rng.shuffle(draws)
+    return draws
+
+
+def _wild_draws(rate: float, rng: Random) -> list[float]:
+    draws = [float(round(2 * rate * (place + rng.random()) / _DRAWS)) for place in range(_DRAWS)]
     rng.shuffle(draws)
     return draws
 

@@ -7,7 +7,7 @@ checks: it takes a tenth of the CPU time that the simulator would.
 import asyncio
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from functools import lru_cache
 from multiprocessing import get_context
@@ -44,15 +44,28 @@ def _serve(connection: Connection) -> None:
 
 
 async def _listen(connection: Connection) -> None:
-    server = await asyncio.get_running_loop().create_server(_Peer, "127.0.0.1", 0, backlog=4096)
+    server = await listen(_answer)
     connection.send(server.sockets[0].getsockname()[1])
     await server.serve_forever()
 
 
-class _Peer(asyncio.Protocol):
-    """One connection, kept for many requests."""
+async def listen(answer: Callable[[bytes], bytes], seconds: float = 0.0) -> asyncio.Server:
+    """Answer on a port of 127.0.0.1.
 
-    def __init__(self) -> None:
+    Args:
+        answer: Makes a body of a request's path and query.
+        seconds: How long each answer takes.
+    """
+    loop = asyncio.get_running_loop()
+    return await loop.create_server(lambda: _Peer(answer, seconds), "127.0.0.1", 0, backlog=4096)
+
+
+class _Peer(asyncio.Protocol):
+    """One connection, kept for many requests, one at a time."""
+
+    def __init__(self, answer: Callable[[bytes], bytes], seconds: float) -> None:
+        self._answer = answer
+        self._seconds = seconds
         self._read = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -69,15 +82,25 @@ class _Peer(asyncio.Protocol):
             if len(self._read) < end:
                 return
             self._read = self._read[end:]
-            body = _answer(head.split(b" ", 2)[1])
-            self._transport.write(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            body = self._answer(head.split(b" ", 2)[1])
+            answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+                len(body),
+                body,
             )
+            if self._seconds:
+                asyncio.get_running_loop().call_later(self._seconds, self._transport.write, answer)
+            else:
+                self._transport.write(answer)
 
 
 def _answer(target: bytes) -> bytes:
     if asked := _RANGE.search(target):
         return _rows(asked[1].decode(), asked[2].decode(), hourly=b"interval=hour" in target)
+    return other_than_rows(target)
+
+
+def other_than_rows(target: bytes) -> bytes:
+    """A media of the catalog, or a token."""
     if b"/medias/" in target:
         return _MEDIA % target.rpartition(b"/")[2]
     return _TOKEN

@@ -1,311 +1,326 @@
-"""How fresh the plays of many media are with 50 requests a minute.
+"""How fresh the daemon keeps the plays of a merchant: its own rounds over HTTP, by the API's log, in real time.
 
-A merchant's audience is played through the real poller, ledger and limiter; only the network and the time are stand-ins
-(`audience`). The state file is on a disk of memory where there is one.
+Each daemon is the real command, with all names, the past and the plays of the last half hour known. It has an API to
+itself, which notes when each request arrives. All run side by side.
 
-Staleness is looked at each minute right after the round: the settled minutes of each media that are not counted yet,
-the mean weighted by the media's true plays. The bound is that of the same weights and requests, and a longest wait
-where it can be held. Of 50 requests one is the whole merchant's, in the schedule, the bound and the rotation alike.
+Staleness is looked at at the end of each minute, before the next one settles: the settled minutes of each media that
+none of its requests has asked for, the mean weighted by the media's true plays. A request that has arrived by then, so
+early that its answer has left, has asked for the minutes up to the one that its range ends with. The bound is that of
+the same weights with all requests but one, which is the whole merchant's, and a longest wait where it can be held.
 """
 
-import math
+import asyncio
+import contextlib
+import json
+import re
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from statistics import fmean
-from unittest import mock
+from urllib.parse import parse_qs, urlsplit
 
-from benchmarks.audience import (
-    MERCHANT,
-    Audience,
-    HandTurnedClock,
-    Process,
-    folder_in_memory,
-    know_catalog,
-    media_ids,
-    settings_for,
-    stream_of,
-    zipf,
-)
-from benchmarks.picture import Line, draw
-from benchmarks.report import Cell, Table, figures
-from exporter.model import MINUTE, Minute, Stream
-from exporter.plan import Candidate, choose, lower_bound
-from exporter.staleness import Moment
-from exporter.state import State, open_state
-from exporter.turns import Round, Turns
+from benchmarks.audience import MERCHANT, Audience, know_past, media_ids, stream_of, zipf
+from benchmarks.canned import listen, other_than_rows
+from benchmarks.prepared import Prepared
+from benchmarks.process import Running, running
+from benchmarks.report import Cell, Table
+from exporter.catalog import MEDIA_EVERY, Catalog, Lookup
+from exporter.config import Settings, load
+from exporter.counting import ended_before, whole_minutes
+from exporter.history import MINUTES_BACK, History
+from exporter.ledger import Ledger
+from exporter.model import MINUTE, Minute, MinuteRange, Rows
+from exporter.parse import Media
+from exporter.plan import lower_bound
+from exporter.state import open_state
+from exporter.watch import Watch
 
-REQUESTS = 50
-
-# For the media; one request a minute is the whole merchant's.
-ROOM = REQUESTS - 1
+REQUESTS = 45
 
 LONGEST_WAIT = 30
 
 SETTLE = 120.0
 
+# A minute's rows are there so many seconds after its end.
+LAG = 60.0
+
 # Plays a minute of the media that is played most.
 MOST_PLAYS = 1000.0
 
-# An answer takes 0.2 s, and four are on the way at once.
-ANSWER_SECONDS = 0.05
-
-START = 1_780_000_000.0
-
-PICTURE = Path(__file__).parent.parent / "docs" / "images" / "staleness.svg"
-
-
-def run(
-    folder: Path,
-    *,
-    media: Sequence[int] = (100, 500, 1000, 5000),
-    exponents: Sequence[float] = (1.0, 0.8),
-    minutes: int = 120,
-    picture: Path = PICTURE,
-) -> Table:
-    """Measure merchants of so many media, whose plays fall off so fast, for at least so many minutes each."""
-    results = [_measure(folder, count, exponent, minutes) for exponent in exponents for count in media]
-    shown = [result for result in results if result.exponent == exponents[0]]
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    picture.write_text(_picture(shown), encoding="utf-8")
-    return Table(
-        "freshness",
-        f"minutes of staleness, weighted by plays, with {REQUESTS} requests a minute, as a ratio to the bound of any "
-        "schedule: with known weights, with an empty state file from its first minute on (no weight, name or past is "
-        "known), and in a fixed rotation. Beside the empty state, the ratio to the same minutes with these known",
-        (
-            "Zipf",
-            "media",
-            "staleness",
-            "bound",
-            "ratio",
-            "empty state",
-            "to known",
-            "rotation",
-            "minutes till seen",
-            "% seen in 2",
-            "slowest",
-        ),
-        tuple(_row(result) for result in results),
-    )
-
-
-def run_planning(folder: Path, *, streams: Sequence[int] = (500, 5000), rounds: int = 40) -> Table:
-    """Measure what it costs to plan so many rounds of so many streams."""
-    costs = [figures(_planning(folder, count, rounds)) for count in streams]
-    return Table(
-        "planning",
-        "CPU milliseconds to plan a round (staleness, weights, order), as a ratio to the least streams",
-        ("streams", "ms", "ratio"),
-        tuple((count, cost, cost.median / costs[0].median) for count, cost in zip(streams, costs, strict=True)),
-    )
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What was seen of a merchant's plays in some minutes.
-
-    Attributes:
-        staleness: The weighted mean, of each minute.
-        plays: How many plays were settled.
-        at_once: How many of them were counted within 2 minutes of their settling.
-        counted: How many plays were counted.
-        waited: How many minutes they had waited, all together.
-        slowest: The most minutes that an answer was behind.
-    """
-
-    staleness: list[float] = field(default_factory=list)
-    plays: float = 0.0
-    at_once: float = 0.0
-    counted: float = 0.0
-    waited: float = 0.0
-    slowest: int = 0
+_API_ZONE = timezone(timedelta(hours=9))
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
-    """How fresh a merchant's plays are.
+class Scenario:
+    """A merchant whose freshness is measured.
 
     Attributes:
-        media: How many media there are.
-        exponent: How fast their plays fall off.
-        bound: What no schedule could be below, in minutes.
-        rotation: The staleness of a fixed rotation.
-        empty: What was seen from the first minute of an empty state on.
-        empty_known: The mean staleness of the same minutes, had weights, names and the past been known.
-        warm: What was seen after a warm-up.
+        name: What is special about it.
+        media: How many media there are. Their plays fall off by Zipf's law.
+        seconds: How long the API takes to answer.
+        wild: Whether one media of them has a quarter of all plays, in each minute between none and twice as many.
     """
 
+    name: str
     media: int
-    exponent: float
-    bound: float
-    rotation: float
-    empty: _Seen
-    empty_known: float
-    warm: _Seen
+    seconds: float = 0.05
+    wild: bool = False
+
+    def audience(self) -> Audience:
+        """How often each media is played."""
+        media = media_ids(self.media)
+        if not self.wild:
+            return Audience(zipf(media, 1.0, MOST_PLAYS))
+        rates = zipf(media[1:], 1.0, MOST_PLAYS)
+        return Audience({media[0]: sum(rates.values()) / 3, **rates}, wild=media[:1])
 
 
-def _row(result: _Result) -> tuple[Cell, ...]:
-    warm, empty = fmean(result.warm.staleness), fmean(result.empty.staleness)
-    return (
-        result.exponent,
-        result.media,
-        warm,
-        result.bound,
-        warm / result.bound,
-        empty / result.bound,
-        empty / result.empty_known,
-        result.rotation / result.bound,
-        result.warm.waited / result.warm.counted,
-        100 * result.warm.at_once / result.warm.plays,
-        result.warm.slowest,
-    )
+SCENARIOS = (
+    Scenario("steady", 120),
+    Scenario("steady", 300),
+    Scenario("one media wild", 120, wild=True),
+    Scenario("slow API", 120, seconds=0.3),
+)
 
 
-def _measure(folder: Path, count: int, exponent: float, minutes: int) -> _Result:
-    media = media_ids(count)
-    rates = zipf(media, exponent, MOST_PLAYS)
-    weights = list(rates.values())
-    # Each stream has two turns, and as many again when it is warm.
-    minutes = max(minutes, 2 * math.ceil(count / ROOM))
-    clock = HandTurnedClock(START - START % MINUTE - 1)
-    with folder_in_memory(folder) as place:
-        state = open_state(Path(place) / "state.db", clock.now)
-        try:
-            empty = _watch(state, clock, Audience(rates), minutes)
-            know_catalog(state, media, clock)
-            warm = _watch(state, clock, Audience(rates), minutes, warm_up=minutes)
-        finally:
-            state.close()
-    return _Result(
-        media=count,
-        exponent=exponent,
-        bound=lower_bound(weights, ROOM, LONGEST_WAIT),
-        rotation=rotation(count, ROOM),
-        empty=empty,
-        empty_known=_from_the_start(weights, minutes),
-        warm=warm,
-    )
-
-
-def _watch(state: State, clock: HandTurnedClock, audience: Audience, minutes: int, warm_up: int = 0) -> _Seen:
-    """Start a process, let it run, and see what it knows when, in so many minutes after the warm-up."""
-    process = Process(state, settings_for(list(audience.rates), REQUESTS), clock, audience, seconds=ANSWER_SECONDS)
-    streams = {media_id: stream_of(media_id) for media_id in audience.rates}
-    through = {media_id: process.ledger.through(stream) for media_id, stream in streams.items()}
-    every = sum(audience.rates.values())
-    seen = _Seen()
-    for minute in range(warm_up + minutes):
-        if minute == warm_up:
-            seen = _Seen()
-        clock.to_next_minute()
-        process.client.answers.clear()
-        process.poller.round()
-        for stream, at, last in process.client.answers:
-            if stream.media_id:
-                _note(seen, audience.rates[stream.media_id], range(through[stream.media_id] + 1, last + 1), at)
-                through[stream.media_id] = last
-        settled = process.ledger.settled(MERCHANT, clock.now())
-        behind = sum(rate * (settled - through[media_id]) for media_id, rate in audience.rates.items())
-        seen.staleness.append(behind / every)
-        seen.plays += every
-    seen.slowest = max(seen.slowest, *(settled - minute for minute in through.values()))
-    return seen
-
-
-def _note(seen: _Seen, rate: float, counted: range, at: float) -> None:
-    """Note that a media's minutes were counted at a moment (Unix seconds)."""
-    waits = [at - (minute + 1) * MINUTE - SETTLE for minute in counted]
-    seen.counted += rate * len(waits)
-    seen.waited += rate * sum(waits) / MINUTE
-    seen.at_once += rate * sum(wait <= 2 * MINUTE for wait in waits)
-    seen.slowest = max(seen.slowest, len(waits))
-
-
-def _from_the_start(weights: Sequence[float], minutes: int) -> float:
-    """The mean staleness of the first minutes after a start in which none is stale, with weights that are known."""
-    asked_at: list[Minute] = [0] * len(weights)
-    total = 0.0
-    for minute in range(1, minutes + 1):
-        candidates = [Candidate(place, weight, minute - asked_at[place]) for place, weight in enumerate(weights)]
-        for place in choose(candidates, ROOM, len(weights), LONGEST_WAIT):
-            asked_at[place] = minute
-        total += sum(weight * (minute - asked) for weight, asked in zip(weights, asked_at, strict=True))
-    return total / sum(weights) / minutes
-
-
-def rotation(streams: int, room: int) -> float:
-    """The mean staleness where all streams take turns, whatever their weights, in minutes."""
-    if streams <= room:
-        return 0.0
-    turn = streams / room
-    # A stream waits for whole minutes, now one more and now one less.
-    short = math.floor(turn)
-    share = turn - short
-    return ((1 - share) * short**2 + share * (short + 1) ** 2) / turn / 2 - 0.5
-
-
-@contextmanager
-def _timed_plannings() -> Iterator[list[float]]:
-    """The CPU seconds of each planning meanwhile."""
-    plan = Turns.plan
-    seconds: list[float] = []
-
-    def timed(turns: Turns, going: Round, moment: Moment) -> list[Stream]:
-        began = time.process_time()
-        try:
-            return plan(turns, going, moment)
-        finally:
-            seconds.append(time.process_time() - began)
-
-    with mock.patch.object(Turns, "plan", timed):
-        yield seconds
-
-
-def _planning(folder: Path, count: int, rounds: int) -> Iterator[float]:
-    """CPU milliseconds for all planning of each round, of a merchant of so many streams."""
-    media = media_ids(count - 1)
-    audience = Audience(zipf(media, 1.0, MOST_PLAYS))
-    clock = HandTurnedClock(START - START % MINUTE - 1)
-    with folder_in_memory(folder) as place, _timed_plannings() as plannings:
-        state = open_state(Path(place) / "state.db", clock.now)
-        try:
-            know_catalog(state, media, clock)
-            process = Process(state, settings_for(media, REQUESTS), clock, audience, seconds=ANSWER_SECONDS)
-            for warm_up in (True, False):
-                for _ in range(rounds):
-                    plannings.clear()
-                    clock.to_next_minute()
-                    process.poller.round()
-                    if not warm_up:
-                        yield sum(plannings) * 1000
-        finally:
-            state.close()
-
-
-def _picture(results: Sequence[_Result]) -> str:
-    """Staleness by the number of media."""
-    most = max(result.media for result in results)
-    counts = [round(60 * (most / 60) ** (step / 40)) for step in range(41)]
-    exponent = results[0].exponent
-    bounds = [
-        (count, lower_bound(list(zipf(media_ids(count), exponent, MOST_PLAYS).values()), ROOM, LONGEST_WAIT))
-        for count in counts
-    ]
-    return draw(
-        title=f"Mean staleness of a play with {REQUESTS} requests a minute",
-        across="media",
-        up="minutes",
-        lines=(
-            Line("fixed rotation", [(count, rotation(count, ROOM)) for count in counts], "#b4690e", "6 4"),
-            Line(
-                "smartstream-exporter, measured",
-                [(result.media, fmean(result.warm.staleness)) for result in results],
-                "#0b62c4",
-                marks=True,
-            ),
-            Line("bound of any schedule", bounds, "#555555", "2 3"),
+def run(
+    folder: Path, *, scenarios: Sequence[Scenario] = SCENARIOS, minutes: float = 30.0, warm_up: float = 10.0
+) -> Table:
+    """Measure these merchants for so many minutes after a warm-up, at the end of each minute."""
+    with contextlib.ExitStack() as stack:
+        apis = [stack.enter_context(logging_api(each.audience(), each.seconds)) for each in scenarios]
+        daemons = [
+            stack.enter_context(running(prepare(folder / f"merchant-{place}", api, time.time())))
+            for place, api in enumerate(apis)
+        ]
+        began = time.time() + warm_up * MINUTE
+        if minutes >= 1:
+            began += -began % MINUTE
+        end = began + minutes * MINUTE
+        own = _watch(daemons, began, end)
+    rows = (_row(scenario, api, began, end, daemon) for scenario, api, daemon in zip(scenarios, apis, own, strict=True))
+    return Table(
+        "freshness",
+        f"minutes of staleness, weighted by plays, of daemons with {REQUESTS} requests a minute, by the API's log over "
+        f"{minutes:g} minutes of real time, as a ratio to the bound of any schedule; beside it what the daemon itself "
+        "says, of all streams and right after its rounds",
+        (
+            "plays",
+            "media",
+            "answers s",
+            "staleness",
+            "bound",
+            "ratio",
+            "own",
+            "own bound",
+            "requests/min",
+            "most in 60 s",
+            "seen after s",
         ),
+        tuple(rows),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request as the API saw it.
+
+    Attributes:
+        at: When (Unix seconds).
+        media_id: Whose plays it asked for, "" for the whole merchant; None where it asked for anything else.
+        last: The newest minute that it asked for.
+    """
+
+    at: float
+    media_id: str | None = None
+    last: Minute = -1
+
+
+@dataclass(slots=True)
+class LoggingApi:
+    """An API that notes what arrives.
+
+    Attributes:
+        url: Where it is.
+        audience: Whose plays it knows.
+        seconds: How long each answer takes.
+        arrivals: What has arrived, oldest first.
+    """
+
+    url: str
+    audience: Audience
+    seconds: float
+    arrivals: list[Arrival] = field(default_factory=list)
+
+    def answer(self, target: bytes) -> bytes:
+        """The body for a request's path and query."""
+        now = time.time()
+        query = {key: values[0] for key, values in parse_qs(urlsplit(target.decode()).query).items()}
+        if "from" not in query:
+            self.arrivals.append(Arrival(now))
+            return other_than_rows(target)
+        first, last = (_minute(query[key]) for key in ("from", "to"))
+        media_id = query.get("media_id", "")
+        self.arrivals.append(Arrival(now, media_id, last))
+        rows = self.audience.rows(media_id, MinuteRange(first, min(last, ended_before(now, LAG))))
+        return f"[{', '.join(_row_text(minute, plays) for minute, plays in _plays(rows))}]".encode()
+
+
+@contextlib.contextmanager
+def logging_api(audience: Audience, seconds: float) -> Iterator[LoggingApi]:
+    """An API on a thread of its own while the block runs."""
+    api = LoggingApi("", audience, seconds)
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(listen(api.answer, seconds))
+    api.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield api
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        server.close()
+        loop.close()
+
+
+def prepare(place: Path, api: LoggingApi, now: float) -> Prepared:
+    """Make a configuration and its state file, as a daemon leaves them that has run for a day until now."""
+    place.mkdir()
+    config = place / "config.yaml"
+    media = list(api.audience.rates)
+    merchant = {
+        "id": MERCHANT,
+        "api_key": "key",
+        "mail_address": "ops@example.com",
+        "password": "password",
+        "requests_per_minute": REQUESTS,
+        "collect": [{"target": "play_count"}],
+        "media": [{"id": media_id} for media_id in media],
+    }
+    written = {"api": {"url": api.url}, "merchants": [merchant], "storage": {"path": str(place / "state.db")}}
+    config.write_text(json.dumps(written), encoding="utf-8")
+    settings = load(config, {})
+    _know_all(settings, api.audience, now)
+    return Prepared(config, settings, 0)
+
+
+def _know_all(settings: Settings, audience: Audience, now: float) -> None:
+    (merchant,) = settings.merchants
+    window = whole_minutes(settings.poll.revision_window)
+    newest = ended_before(now, settings.poll.settle)
+    asked = MinuteRange(newest - window, newest)
+    state = open_state(settings.storage.path, lambda: now)
+    try:
+        ledger = Ledger(state, settings, lambda _: None)
+        ledger.sync(settings.merchants, now - (window + 1) * MINUTE)
+        for stream in merchant.streams():
+            ledger.enter(stream, asked, audience.rows(stream.media_id, asked), now)
+        catalog = Catalog(state, merchant)
+        for place, media_id in enumerate(audience.rates):
+            # Not all at once, or none of them would be due meanwhile.
+            known_since = now - MEDIA_EVERY * place / len(audience.rates)
+            known = Media(media_id=media_id, ref_id="", name="", live_event_id="", encode_type="file")
+            catalog.enter_media(Lookup(media_id), known, known_since)
+        watch = Watch(state, settings, merchant, catalog)
+        day = MinuteRange(newest - MINUTES_BACK + 1, newest)
+        watch.enter_history(History(stream_of(""), day, hourly=False), audience.rows("", day))
+        watch.save(now)
+        know_past(state, MERCHANT, ["", *audience.rates])
+    finally:
+        state.close()
+
+
+def _watch(daemons: Sequence[Running], began: float, end: float) -> list[tuple[float, float]]:
+    """The staleness and the bound that each daemon tells, the means over the minutes from a moment to another."""
+    told: list[list[tuple[float, float]]] = [[] for _ in daemons]
+    while True:
+        # Shortly before each minute's end.
+        moment = min(end, max(began, time.time() + 1) // MINUTE * MINUTE + MINUTE) - 1
+        time.sleep(max(0.0, moment - time.time()))
+        for daemon, values in zip(daemons, told, strict=True):
+            page = daemon.scrape().decode()
+            values.append((_value(page, "smartstream_staleness_minutes"), _value(page, "smartstream_staleness_bound")))
+        if moment >= end - 1:
+            time.sleep(max(0.0, end - time.time()))
+            return [(fmean(mine for mine, _ in values), values[-1][1]) for values in told]
+
+
+def _row(scenario: Scenario, api: LoggingApi, began: float, end: float, own: tuple[float, float]) -> tuple[Cell, ...]:
+    rates = api.audience.rates
+    ends = [min(end, began + place * MINUTE) for place in range(1, max(1, round((end - began) / MINUTE)) + 1)]
+    # Known when it was made ready.
+    seen = [staleness(api.arrivals, rates, moment, api.seconds) for moment in ends]
+    bound = lower_bound(list(rates.values()), REQUESTS - 1, LONGEST_WAIT)
+    arrivals = [arrival for arrival in api.arrivals if began <= arrival.at < end]
+    mean = fmean(seen)
+    return (
+        scenario.name,
+        scenario.media,
+        scenario.seconds,
+        mean,
+        bound,
+        mean / bound if bound else 1.0,
+        *own,
+        len(arrivals) / (end - began) * MINUTE,
+        most_in(60.0, [arrival.at for arrival in api.arrivals]),
+        _seconds_after(arrivals, rates),
+    )
+
+
+def staleness(arrivals: Sequence[Arrival], rates: Mapping[str, float], moment: float, seconds: float) -> float:
+    """The mean of the media's staleness (minutes) just before a moment, weighted by their plays.
+
+    Args:
+        arrivals: What has arrived at the API. A media that was never asked for counts as up to date at the first.
+        rates: Plays a minute by media id.
+        moment: Unix seconds. A minute that settles at that moment does not count.
+        seconds: How long an answer takes.
+    """
+    before = [each for each in arrivals if each.at + seconds < moment]
+    settled = ended_before(moment - 0.001, SETTLE)
+    start = ended_before(arrivals[0].at, SETTLE) - 1 if arrivals else settled
+    asked = dict.fromkeys(rates, start)
+    for each in before:
+        if each.media_id in asked:
+            asked[each.media_id] = max(asked[each.media_id], each.last)
+    behind = sum(rate * max(0, settled - asked[media_id]) for media_id, rate in rates.items())
+    return behind / sum(rates.values())
+
+
+def most_in(seconds: float, moments: Sequence[float]) -> int:
+    """The largest number of ascending moments that are less than so many seconds apart."""
+    most, first = 0, 0
+    for place, moment in enumerate(moments):
+        while moment - moments[first] >= seconds:
+            first += 1
+        most = max(most, place - first + 1)
+    return most
+
+
+def _seconds_after(arrivals: Sequence[Arrival], rates: Mapping[str, float]) -> float:
+    """How long after a minute's settling the requests arrive that are the first to ask for it, weighted by plays."""
+    waits = [(rates[each.media_id], each.at - (each.last + 1) * MINUTE - SETTLE) for each in arrivals if each.media_id]
+    return sum(rate * wait for rate, wait in waits) / sum(rate for rate, _ in waits) if waits else 0.0
+
+
+def _minute(local: str) -> Minute:
+    moment = datetime.strptime(local, "%Y%m%d%H%M%S").replace(tzinfo=_API_ZONE)
+    return int(moment.timestamp() // MINUTE)
+
+
+def _plays(rows: Rows) -> Iterator[tuple[Minute, float | None]]:
+    return ((minute, values[""]) for minute, values in rows.items())
+
+
+def _row_text(minute: Minute, plays: float | None) -> str:
+    local = datetime.fromtimestamp(minute * MINUTE, _API_ZONE)
+    return f'{{"date": "{local:%Y/%m/%d %H:%M}", "all": {plays}}}'
+
+
+def _value(page: str, family: str) -> float:
+    found = re.search(rf"^{family}\S* (\S+)", page, re.MULTILINE)
+    return float(found[1]) if found else 0.0

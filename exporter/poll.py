@@ -27,11 +27,6 @@ from exporter.watch import Watch
 
 log = structlog.get_logger("poll")
 
-# For so long after its start a round waits for the budget. A request's place is free again a minute after its answer,
-# so each is a little later in every round. What would be later than this is not sent: its place is free when the next
-# round begins.
-LONGEST_WAIT = 30.0
-
 # The bound on the staleness changes slowly, and takes a while to compute.
 BOUND_EVERY = 600.0
 
@@ -60,7 +55,7 @@ class MerchantPoller:
         self._client = client
         self._clock = clock
         self._faults = faults
-        self._staleness = Staleness(merchant, poll, ledger)
+        self._staleness = Staleness(merchant, poll, ledger, watch.noise)
         self._asking = Asking(client, ledger, self._staleness, catalog, watch, clock)
         self._stopped = threading.Event()
         self._running = threading.Lock()
@@ -94,7 +89,7 @@ class MerchantPoller:
     def round(self) -> None:
         """Ask for what is due, until nothing is, the budget is spent for this minute, or the API is down."""
         with self._running:
-            going = self._turns.begin(self._clock.monotonic() + LONGEST_WAIT)
+            going = self._turns.begin()
             if self._poll.concurrency == 1:
                 self._work(going)
             else:
@@ -146,7 +141,8 @@ class MerchantPoller:
 
     def _wait(self, seconds: float, going: Round) -> None:
         with self._mutex:
-            going.over |= self._clock.monotonic() + seconds > going.deadline
+            going.waited = True
+            going.over |= self._clock.monotonic() + seconds > self._turns.deadline(going)
         if not going.over:
             self._clock.sleep(seconds)
 

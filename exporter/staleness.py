@@ -1,6 +1,6 @@
 """How stale a merchant's streams are, and what that costs. It reads the ledger; the time is an argument."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from exporter.config import MerchantSettings, PollSettings
@@ -33,7 +33,18 @@ class Staleness:
         streams: How many streams there are.
     """
 
-    def __init__(self, merchant: MerchantSettings, poll: PollSettings, ledger: Ledger) -> None:
+    def __init__(
+        self, merchant: MerchantSettings, poll: PollSettings, ledger: Ledger, noise: Callable[[], float]
+    ) -> None:
+        """Nothing has been asked for.
+
+        Args:
+            merchant: Whose streams.
+            poll: When a minute counts, and what the freshness of a stream matters.
+            ledger: What is counted.
+            noise: Tells by how much the whole merchant's plays vary more than by independent viewers' chance.
+        """
+        self._noise = noise
         self._merchant_id = merchant.id
         self._settle = poll.settle
         self._ledger = ledger
@@ -71,7 +82,7 @@ class Staleness:
         """What a minute of each stream's staleness costs."""
         known = self._ledger.plays(self._merchant_id)
         whole = known.pop("")
-        plays = plays_weights(whole, known, moment.settled)
+        plays = plays_weights(whole, known, moment.settled, self._noise())
         plays[""] = max(FLOOR, whole.rate if whole.rate is not None else sum(plays.values()))
         return {stream: plays[stream.media_id] * factor for stream, factor in self._factors.items()}
 

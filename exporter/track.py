@@ -342,6 +342,11 @@ class Track:
         """The share of the history's steps that is known, 0 to 1."""
         return self._steps.known_share
 
+    @property
+    def noise(self) -> float:
+        """By how much the variance of the plays is more than that of independent viewers; 1 while it is not known."""
+        return self._noise.excess or 1.0
+
     def recent(self, minutes: int) -> list[tuple[Minute, float | None, float | None]]:
         """The newest minutes, oldest first, each with its plays and what was forecast.
 

@@ -22,16 +22,22 @@ ATTEMPTS = 2
 # Where the budget is short, one request in ten is for the catalog and the past, so that they come at all.
 REQUESTS_PER_LOOKUP = 9
 
+# A round that has to wait for the budget lets its first request leave until so many seconds after its start, and its
+# last until so many. A request's place is free again a minute after its answer, so without an end the whole round would
+# be a little later each time, until it is a minute late. What is not sent by then, the least worthy, leaves its places
+# free for the beginning of the next round. So a round moves back to its start by a few requests at a time.
+FIRST_UNTIL, LAST_UNTIL = 45.0, 30.0
+
 # Of a round's requests, live events that run have at most one in so many, before all but the whole merchant's plays.
 REQUESTS_PER_LIVE_EVENT = 4
 
 
 @dataclass(slots=True)
 class Round:
-    """One round: until when it may wait, what is left to ask for, and how it goes.
+    """One round: what is left to ask for, and how it goes.
 
     Attributes:
-        deadline: Until when it may wait (monotonic seconds).
+        started: When it began (monotonic seconds).
         live_left: Requests that are left for live events that run.
         queue: The streams to ask for, the first last.
         planned_for: The newest complete minute for which that was planned.
@@ -40,10 +46,12 @@ class Round:
         answered: Whether anything has been answered, so the API works.
         strikes: Failures before that.
         failed_asides: Requests for the catalog and the past that failed, but for the budget's sake.
+        sent: How many requests have left.
+        waited: Whether it had to wait for the budget.
         over: Whether nothing more is to be asked for.
     """
 
-    deadline: float
+    started: float
     live_left: int = 0
     queue: list[Stream] = field(default_factory=list)
     planned_for: Minute | None = None
@@ -52,6 +60,8 @@ class Round:
     answered: bool = False
     strikes: int = 0
     failed_asides: int = 0
+    sent: int = 0
+    waited: bool = False
     over: bool = False
 
 
@@ -89,9 +99,14 @@ class Turns:
         self._since_lookup = REQUESTS_PER_LOOKUP
         self._past_first = True
 
-    def begin(self, deadline: float) -> Round:
-        """A round that may wait until a moment (monotonic seconds)."""
-        return Round(deadline, live_left=int(self._limiter.allowed) // REQUESTS_PER_LIVE_EVENT)
+    def begin(self) -> Round:
+        """A round that begins now."""
+        return Round(self._clock.monotonic(), live_left=int(self._limiter.allowed) // REQUESTS_PER_LIVE_EVENT)
+
+    def deadline(self, going: Round) -> float:
+        """Until when a round that has to wait for the budget may let its next request leave (monotonic seconds)."""
+        share = min(1.0, going.sent / self._limiter.allowed)
+        return going.started + FIRST_UNTIL - (FIRST_UNTIL - LAST_UNTIL) * share
 
     def held_up(self, going: Round) -> bool:
         """Whether nothing may be taken now: the whole merchant's answer, on its way, shows which minutes are settled.
@@ -110,6 +125,7 @@ class Turns:
     def give_back(self, task: Task, going: Round, *, sent: bool) -> None:
         """What was taken is not under way any more. If it was not sent, it is still its turn."""
         going.under_way.discard(task)
+        going.sent += sent
         if sent or task == self._staleness.pace_maker:
             # The whole merchant's is next whenever it is due.
             return
@@ -143,9 +159,10 @@ class Turns:
         """The whole merchant's plays; then the streams as planned, and the catalog and the past when nothing else is
         due, or after they waited long.
         """
-        if going.over or going.strikes >= STRIKES:
-            return None
         moment = self._moment()
+        late = going.waited and moment.monotonic > self.deadline(going)
+        if going.over or late or going.strikes >= STRIKES:
+            return None
         if self._wait_so_far(self._staleness.pace_maker, going, moment):
             return self._staleness.pace_maker
         if going.live_left > 0:
@@ -164,7 +181,7 @@ class Turns:
                 return aside
         if moment.complete != going.planned_for or not going.queue:
             # To plan takes a while, too.
-            if moment.monotonic + self._limiter.wait() > going.deadline:
+            if moment.monotonic + self._limiter.wait() > self.deadline(going):
                 going.over = True
                 return None
             going.planned_for = moment.complete

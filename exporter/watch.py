@@ -155,6 +155,13 @@ class Watch:
             tracks = {media_id: self._track(media_id) for media_id in self._tracks}
             return {media_id: _hour(track) for media_id, track in tracks.items() if track.newest is not None}
 
+    def noise(self) -> float:
+        """By how much the variance of the whole merchant's plays is more than that of independent viewers; at least 1,
+        and 1 while it is not known.
+        """
+        with self._mutex:
+            return self._track("").noise
+
     # ---- the past ----
 
     def next_history(self, now: float, settled: Minute, under_way: Iterable[object]) -> History | None:

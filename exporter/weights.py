@@ -10,7 +10,7 @@ from exporter.model import Minute, Stream
 # Plays a minute that even a media which nobody plays is taken to have, so that it is asked for now and then.
 FLOOR = 0.1
 
-# A rise of the whole merchant's plays is more than chance from so many standard deviations of their number.
+# A rise of the whole merchant's plays is more than chance from so many of their standard deviations.
 SURPRISE = 4.0
 
 
@@ -29,7 +29,7 @@ class Plays:
     through: Minute = -1
 
 
-def plays_weights(whole: Plays, media: Mapping[str, Plays], settled: Minute) -> dict[str, float]:
+def plays_weights(whole: Plays, media: Mapping[str, Plays], settled: Minute, noise: float = 1.0) -> dict[str, float]:
     """The plays a minute to expect of each media.
 
     A media that was never asked for is taken to have its share of the plays that the known ones do not explain. When
@@ -40,13 +40,14 @@ def plays_weights(whole: Plays, media: Mapping[str, Plays], settled: Minute) -> 
         whole: The whole merchant's plays.
         media: By media id.
         settled: The newest settled minute. What is known of it is fresh.
+        noise: By how much the variance of the whole merchant's plays is more than that of independent viewers.
     """
     known = sum(plays.rate for plays in media.values() if plays.rate is not None)
     unknown = sum(plays.rate is None for plays in media.values())
     share = 1.0
     if whole.rate is not None and unknown:
         share = max(0.0, whole.rate - known) / unknown
-    hidden = _unexplained_rise(whole, media, settled)
+    hidden = _unexplained_rise(whole, media, settled, noise)
     return {
         media_id: max(
             FLOOR,
@@ -56,7 +57,7 @@ def plays_weights(whole: Plays, media: Mapping[str, Plays], settled: Minute) -> 
     }
 
 
-def _unexplained_rise(whole: Plays, media: Mapping[str, Plays], settled: Minute) -> float:
+def _unexplained_rise(whole: Plays, media: Mapping[str, Plays], settled: Minute, noise: float) -> float:
     """By how much the whole merchant's plays are more than those of the media just looked at let expect."""
     if whole.rate is None or whole.through < settled:
         return 0.0
@@ -66,7 +67,8 @@ def _unexplained_rise(whole: Plays, media: Mapping[str, Plays], settled: Minute)
     # In the evening all media rise together: the others as much as these.
     others = max(0.0, whole.rate - rates)
     rise = whole.last - last - others * (last / rates if rates else 1.0)
-    chance = math.sqrt(whole.rate + 1 + (others**2 / rates if rates else 0.0))
+    # Where one media with many plays varies, so do the whole merchant's: what is new must be more than that.
+    chance = math.sqrt(noise * (whole.rate + 1 + (others**2 / rates if rates else 0.0)))
     return rise if rise > SURPRISE * chance else 0.0
 
 

@@ -57,6 +57,17 @@ def test_a_rise_by_chance_or_that_is_explained_changes_nothing(last: float) -> N
     assert weights == {"a": 99.0, "b": 1.0}
 
 
+@pytest.mark.parametrize(("noise", "found"), [(1.0, True), (50.0, True), (60.0, False)])
+def test_a_rise_is_measured_against_how_much_the_whole_merchant_varies(noise: float, found: bool) -> None:
+    """Where a media of a quarter of all plays is played wildly, a rise is news from four of the whole merchant's own
+    standard deviations on, as it is where only chance is at work: then all not just seen gain it.
+    """
+    # 300 more than expected; the deviation of independent viewers is 10.05, and 7.07 or 7.75 times that.
+    media = {"a": Plays(100.0, 100.0, NOW), "b": Plays(0.0)}
+    weights = plays_weights(Plays(100.0, 400.0, NOW), media, NOW, noise)
+    assert weights == {"a": 100.0, "b": 300.0 if found else FLOOR}
+
+
 def test_the_settings_multiply() -> None:
     """A stream's factor is the media's priority, the entry's, the target's and the group's weight."""
     merchant = {
