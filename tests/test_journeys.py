@@ -370,8 +370,8 @@ def story(seed: int, tmp_path: Path) -> Iterator[Story]:
 
 
 def test_every_play_is_counted_once_and_the_budget_is_kept(story: Story) -> None:
-    """Through faults of every kind, kills between any two steps, outages of hours, and clocks that are set: exact counters, and never
-    more requests than the budget in any 60 seconds.
+    """Through faults of every kind, kills between any two steps, outages of hours, and clocks that are set: exact
+    counters, and never more requests than the budget in any 60 seconds.
     """
     story.live(120)
     story.recover(50)
