@@ -245,7 +245,8 @@ def count_minutes(
     if horizon is not None and asked.first <= reachable + 1:
         seen = max(seen, min(through, horizon, asked.last))
     window = whole_minutes(poll.revision_window)
-    kept_from = max(book.kept_from, seen - window)
+    revisable = seen - window
+    kept_from = max(book.kept_from, revisable)
     if not book.target.summable:
         last = _values_of(through, admitted.cells, admitted.accounts) if through <= upto else None
         return Entry(through, seen, kept_from, admitted.added(book), (), last, overflow=admitted.overflow, lost=lost)
@@ -255,7 +256,7 @@ def count_minutes(
     held, given_up = give_up(
         hold(book.held, doubted, countable),
         reach=through - whole_minutes(poll.max_catch_up) + 1,
-        window=seen - window,
+        window=revisable,
     )
     # What is held can still be counted, so all from there on can still be revised.
     kept_from = max(book.kept_from, oldest_held(held, default=kept_from))

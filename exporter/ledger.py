@@ -170,7 +170,7 @@ class Ledger:
             return days_to_ask(row.through, now, self._zone, self._poll, held)
         believed = 0 <= now - merchant.longest_range_at < BELIEVE_RANGE
         longest = longest or (merchant.longest_range if believed else None)
-        return minutes_to_ask(row.through, row.seen, merchant.horizon, now, self._poll, longest, held)
+        return minutes_to_ask(row.through, row.seen, merchant.horizon, now, self._poll, longest, held=held)
 
     def enter(self, stream: Stream, asked: MinuteRange, rows: Rows, now: float) -> None:
         """Count an answer.

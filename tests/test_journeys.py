@@ -32,7 +32,7 @@ from exporter.simulator.server import SimulatorServer
 from exporter.state import State, open_state
 from exporter.telemetry import Telemetry
 from exporter.transport import Watchdog, WatchedAdapter
-from exporter.units import from_units
+from exporter.units import UNIT, from_units
 from tests.fakes import FakeClock
 
 PACKAGE = str(Path(exporter.__file__).parent)
@@ -65,7 +65,12 @@ FAULTS: list[dict[str, Any]] = [
     {"rate_limit": 4, "retry_after": False},
     {"rate_limit": 3, "rate_window": "fixed"},
     {"max_range": 100},
+    {"bad_rate": 0.02},
+    {"bad_rate": 0.2, "revise_up": 0.3, "revise_down": 0.3},
 ]
+
+# The process is away for so many seconds at most in all: what is owed is not owed for a day.
+LONGEST_AWAY = 20 * 3600.0
 
 
 class Killed(BaseException):
@@ -190,9 +195,12 @@ class Story:
         self.settings = self._settings()
         self.budget = self.settings.merchants[0].requests_per_minute
         self.shown: dict[tuple[Stream, str], float] = {}
-        self.first_answers: dict[Stream, tuple[Minute, float]] = {}
+        self.first_answers: dict[Stream, tuple[Minute, int]] = {}
         self.first_start = self.clock.now()
         self.kills = 0
+        self.away = LONGEST_AWAY
+        self.healthy = {**HEALTHY, "decimals": self.rng.random() < 0.7}
+        self.switch.set(**self.healthy)
         self.departures: list[float] = []
         self.state: State
         self.polling: Polling
@@ -248,7 +256,9 @@ class Story:
                 self.kills += 1
                 self.close()
                 if self.rng.random() < 0.3:
-                    self.clock.advance(self.rng.random() * 5 * 3600)
+                    away = min(self.away, self.rng.random() * 5 * 3600)
+                    self.away -= away
+                    self.clock.advance(away)
                 self.open()
         else:
             poller.round()
@@ -266,7 +276,7 @@ class Story:
             if stream.target.by_day and view.through is not None:
                 self.first_answers.setdefault(stream, self.days_so_far(stream))
 
-    def days_so_far(self, stream: Stream) -> tuple[Minute, float]:
+    def days_so_far(self, stream: Stream) -> tuple[Minute, int]:
         """Of a stream by day, the first minute of the oldest day in the state file, and the sum of the days there."""
         with self.state.read() as db:
             first, value = db.execute(
@@ -274,14 +284,14 @@ class Story:
                 "WHERE media_id = ? AND target = ?",
                 (stream.media_id, stream.target),
             ).fetchone()
-        return first, from_units(value)
+        return first, value
 
     def live(self, minutes: int) -> None:
         """So many minutes with faults that come and go, and kills."""
         for _ in range(minutes):
             if self.rng.random() < 0.08:
                 chosen = self.rng.sample(FAULTS, self.rng.choice([0, 1, 1, 2]))
-                self.switch.set(**HEALTHY)
+                self.switch.set(**self.healthy)
                 for fault in chosen:
                     self.switch.set(**fault)
                 if not chosen and self.rng.random() < 0.5:
@@ -299,12 +309,12 @@ class Story:
 
     def recover(self, minutes: int) -> None:
         """So many minutes with nothing wrong."""
-        self.switch.set(**HEALTHY)
+        self.switch.set(**self.healthy)
         for _ in range(minutes):
             self.minute(may_be_killed=False)
 
-    def expected(self, stream: Stream) -> dict[str, float]:
-        """What the final values add up to, by label value as the exporter shows it."""
+    def expected(self, stream: Stream) -> dict[str, int]:
+        """What the final values add up to in millionths, by label value as the exporter shows it."""
         view = self.polling.ledger.snapshot.merchants[MERCHANT].streams[stream]
         assert view.through is not None
         start, through = ended_before(self.first_start, self.settings.poll.settle), view.through
@@ -312,20 +322,24 @@ class Story:
             # From the first day of its first answer; the last row is a minute newer than what is settled.
             start, through = self.first_answers[stream][0] - 1, through + 1
         known = {series.label for series in view.series}
-        sums = dict.fromkeys(known, 0.0)
+        sums = dict.fromkeys(known, 0)
+        # Of seconds with decimals there are a thousandth more.
+        one = UNIT * 1001 // 1000 if self.healthy["decimals"] and stream.target is Target.PLAY_TIME else UNIT
         for minute in range(start + 1, through + 1):
             for label, value in self.world.final(
                 MERCHANT, stream.media_id, stream.target, stream.group, minute
             ).items():
                 name = label if label in known else OTHER
-                sums[name] = sums.get(name, 0) + value
+                sums[name] = sums.get(name, 0) + value * one
         return {label: value for label, value in sums.items() if value or label in known}
 
-    def debts(self) -> dict[tuple[Stream, str], tuple[float, float]]:
-        """By counter, what its final values add up to and what it owes, after it is made sure that it is exact."""
+    def debts(self) -> dict[tuple[Stream, str], tuple[int, int]]:
+        """By counter, what its final values add up to and what it owes (millionths), after it is made sure that it is
+        exact.
+        """
         with self.state.read() as db:
             accounts = {
-                (Stream(MERCHANT, media_id, Target(target), Group(group)), label): (from_units(total), from_units(owed))
+                (Stream(MERCHANT, media_id, Target(target), Group(group)), label): (total, owed)
                 for media_id, target, group, label, total, owed in db.execute(
                     "SELECT media_id, target, grouping, label, total, owed FROM series JOIN streams USING (stream_id)"
                 )
@@ -343,7 +357,7 @@ class Story:
                 expected[""] -= self.first_answers[stream][1]
             assert {label: total - owed for label, (total, owed) in counted.items()} == expected, stream
             for label, (total, owed) in counted.items():
-                assert self.shown[stream, label] in (total, 0)
+                assert self.shown[stream, label] in (from_units(total), 0)
                 found[stream, label] = expected[label], owed
         return found
 
@@ -375,13 +389,14 @@ def test_every_play_is_counted_once_and_the_budget_is_kept(story: Story) -> None
     """
     story.live(120)
     story.recover(50)
-    assert story.polling.ledger.snapshot.merchants[MERCHANT].lost_minutes == 0
+    merchant = story.polling.ledger.snapshot.merchants[MERCHANT]
+    assert (merchant.lost_minutes, merchant.held_values, merchant.series_resets) == (0, 0, 0)
     before = story.debts()
     # All values were final when they were read last. From here on plays only come, and the first of them pay.
     story.recover(31)
     for counter, (expected, owed) in story.debts().items():
-        was_expected, was_owed = before.get(counter, (0.0, 0.0))
-        assert owed == max(0.0, was_owed - (expected - was_expected)), counter
+        was_expected, was_owed = before.get(counter, (0, 0))
+        assert owed == max(0, was_owed - (expected - was_expected)), counter
     assert len(story.departures) >= len(story.app.journal.newest()) > story.budget
     departures = sorted(story.departures)
     for first, over in zip(departures, departures[story.budget :], strict=False):

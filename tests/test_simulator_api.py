@@ -463,6 +463,35 @@ def test_zeros(api: Api) -> None:
     assert by_device(api) == [row | dict.fromkeys(zeros)]
 
 
+def test_seconds_with_decimals(api: Api) -> None:
+    """Seconds played are a thousandth more, to the thousandth; nothing else is."""
+    seconds, plays = ([row["all"] for row in api.rows(target=each).json()] for each in ("play_time", "play_count"))
+    api.faults.set(decimals=True)
+    assert [row["all"] for row in api.rows(target="play_time").json()] == [
+        round(value + value / 1000, 3) for value in seconds
+    ]
+    assert [row["all"] for row in api.rows(target="play_count").json()] == plays
+
+
+def test_bad_values(api: Api) -> None:
+    """Some values are no numbers, in each minute other ones; the rest is as it was."""
+    spoilt = []
+    for _ in range(2):
+        api.faults.set(bad_rate=0.0)
+        good = api.rows(group="device").json()
+        api.faults.set(bad_rate=0.2)
+        rows = api.rows(group="device").json()
+        cells = {(row["date"], name): value for row in rows for name, value in row.items() if name != "date"}
+        expected = {(row["date"], name): value for row in good for name, value in row.items() if name != "date"}
+        assert cells.keys() == expected.keys()
+        bad = {cell: value for cell, value in cells.items() if value != expected[cell]}
+        assert set(bad.values()) == {-1, "N/A"}
+        assert len(bad) < len(cells) / 2
+        spoilt.append(bad.keys())
+        api.now += 60
+    assert spoilt[0] != spoilt[1]
+
+
 def test_rows_of_zero(api: Api) -> None:
     """A minute without plays has no row, or one of 0."""
     quiet = api.media_id("shogi")

@@ -43,6 +43,7 @@ def test_every_fault_has_a_flag() -> None:
         *("--late-minutes=2", "--late-jitter=1", "--revise-up=0.1", "--revise-down=0.2", "--revise-minutes=3"),
         *("--stalled-since=5", "--gone=a", "--gone=b", "--drop=0.5", "--drop=c=0", "--no-omit-zero"),
         *("--form=braced", "--values=pairs", "--strings", "--nulls", "--total"),
+        *("--decimals", "--bad-rate=0.1"),
         *("--error-rate=0.1", "--error-status=503", "--hang-rate=0.1", "--hang-seconds=9", "--cut-rate=0.1"),
         *("--malformed-rate=0.1", "--html-rate=0.1", "--text-rate=0.1", "--token-life=60", "--token-refused"),
         *("--token-refusal-rate=0.1", "--expiry-field=expired_at", "--rate-limit=9", "--rate-window=fixed"),

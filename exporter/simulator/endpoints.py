@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from exporter.model import Group, Stream
+from exporter.model import Group, Stream, minute_of
 from exporter.simulator.content import event_fields, find, iso, media_fields
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.forms import rows_shown, write_rows
@@ -47,7 +47,7 @@ class Endpoints:
         if media_id and (media_id in faults.gone or media_id not in self._world.catalog(merchant_id)):
             raise not_found("MEDIA", "no such media")
         rows = rows_shown(self._reader.rows(query.stream, query.interval, query.minutes, now), faults)
-        body = write_rows(rows, query.stream.group, self._totals(query, now, faults), faults)
+        body = write_rows(rows, query.stream, self._totals(query, now, faults), faults, minute_of(now))
         return Reply(200, body.encode(), rows=len(rows))
 
     def media(self, merchant_id: str, reference: str, faults: Faults) -> Reply:

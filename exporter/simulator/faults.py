@@ -61,6 +61,12 @@ class Faults(BaseModel):
         description="a group's values beside the date, in an object, or as a list of value and count",
     )
     strings: bool = Field(default=False, description="numbers are written as strings")
+    decimals: bool = Field(
+        default=False, description="seconds played have three decimals: they are a thousandth more than they were"
+    )
+    bad_rate: Rate = Field(
+        default=0.0, description="share of the values that are written as -1 or N/A, other ones in each minute"
+    )
     nulls: bool = Field(default=False, description="a label's 0 is written as null")
     total: bool = Field(default=False, description="a group's row has the value of `all`, too")
 

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from exporter.model import Group
+from exporter.model import Group, Minute, Stream, Target
+from exporter.simulator.catalog import number
 from exporter.simulator.faults import Faults
 from exporter.simulator.rows import Row, labels
 
@@ -14,13 +15,12 @@ def rows_shown(rows: Sequence[Row], faults: Faults) -> list[Row]:
     return [row for row in rows if not (faults.omit_zero and row.empty)]
 
 
-def write_rows(rows: Sequence[Row], group: Group, totals: Mapping[str, int], faults: Faults) -> str:
-    """The body of an answer in the form that the faults ask for.
+def write_rows(rows: Sequence[Row], stream: Stream, totals: Mapping[str, int], faults: Faults, minute: Minute) -> str:
+    """The body of an answer in the form that the faults ask for, in a minute.
 
     `totals` has the value of `all` by date, and is empty where it is not to be shown.
     """
-    names = labels(group)
-    written = [_row(row, names, group, totals, faults) for row in rows]
+    written = [_row(row, stream, totals, faults, minute) for row in rows]
     if faults.form == "array":
         return _json(written)
     if faults.form == "object":
@@ -30,11 +30,22 @@ def write_rows(rows: Sequence[Row], group: Group, totals: Mapping[str, int], fau
     return f"{{\n  [\n{lines}\n  ]\n}}"
 
 
-def _row(row: Row, names: Sequence[str], group: Group, totals: Mapping[str, int], faults: Faults) -> dict[str, Any]:
+def _row(row: Row, stream: Stream, totals: Mapping[str, int], faults: Faults, minute: Minute) -> dict[str, Any]:
     keep_zero = faults.nulls or not faults.omit_zero
-    parts = {name: _number(value, faults) for name, value in zip(names, row.values, strict=True) if value or keep_zero}
-    total = {"all": _number(totals[row.date], faults)} if row.date in totals else {}
-    return {"date": row.date, **total, **_parts(parts, group, faults)}
+    values = zip(labels(stream.group), row.values, strict=True)
+    parts = {name: _number(value, stream.target, faults) for name, value in values if value or keep_zero}
+    if faults.bad_rate:
+        parts |= {name: bad for name in parts if (bad := _bad(faults.bad_rate, row.date, name, minute)) is not None}
+    total = {"all": _number(totals[row.date], stream.target, faults)} if row.date in totals else {}
+    return {"date": row.date, **total, **_parts(parts, stream.group, faults)}
+
+
+def _bad(rate: float, date: str, name: str, minute: Minute) -> int | str | None:
+    """What is written in place of a value, or None where that is as it should be."""
+    drawn = number(0, "bad", date, name, minute)
+    if drawn >= rate * 2**64:
+        return None
+    return "N/A" if drawn % 2 else -1
 
 
 def _parts(parts: dict[str, Any], group: Group, faults: Faults) -> dict[str, Any]:
@@ -45,10 +56,11 @@ def _parts(parts: dict[str, Any], group: Group, faults: Faults) -> dict[str, Any
     return {group.value: [{"value": name, "count": count} for name, count in parts.items()]}
 
 
-def _number(value: int, faults: Faults) -> int | str | None:
+def _number(value: int, target: Target, faults: Faults) -> float | str | None:
     if faults.nulls and not value:
         return None
-    return str(value) if faults.strings else value
+    written = round(value * 1.001, 3) if faults.decimals and target is Target.PLAY_TIME else value
+    return str(written) if faults.strings else written
 
 
 def _json(content: object) -> str:
