@@ -6,6 +6,7 @@ is told to, so a day takes seconds; the state file belongs on a disk of memory.
 
 import math
 import tempfile
+import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -121,7 +122,7 @@ def _poisson(rate: float, level: float) -> int:
 
 
 class HandTurnedClock:
-    """Time that passes only when it is told to, or slept away.
+    """Time that passes only when it is told to, or slept away; where several threads sleep, one after the other.
 
     Attributes:
         wall: Unix seconds.
@@ -131,6 +132,7 @@ class HandTurnedClock:
     def __init__(self, wall: float) -> None:
         self.wall = wall
         self.ticks = 1000.0
+        self._mutex = threading.Lock()
 
     def now(self) -> float:
         """Unix seconds."""
@@ -142,8 +144,9 @@ class HandTurnedClock:
 
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
-        self.wall += seconds
-        self.ticks += seconds
+        with self._mutex:
+            self.wall += seconds
+            self.ticks += seconds
 
     def to_next_minute(self) -> None:
         """Let time pass until the next minute begins."""
