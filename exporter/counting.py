@@ -7,11 +7,12 @@ the API has by day only, the local day.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, time, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from statistics import fmean
 from types import MappingProxyType
 
 from exporter.config import PollSettings
+from exporter.localtime import with_whole_repeat
 from exporter.model import MINUTE, OTHER, Minute, MinuteRange, Rows, Target, end_of, minute_of
 
 # A range of an hour or less is not made shorter when the API refuses it: what it refuses is something else.
@@ -140,6 +141,7 @@ def minutes_to_ask(
     now: float,
     poll: PollSettings,
     longest: int | None = None,
+    zone: tzinfo = UTC,
 ) -> MinuteRange:
     """The minutes to ask for next.
 
@@ -154,11 +156,13 @@ def minutes_to_ask(
         poll: The settings.
         longest: The longest range that the API takes, where it is known. The window then gives way, so that an
             answer always moves on.
+        zone: The API's. Where its local time is there twice, both passes are asked for, as rows do not tell which of
+            them they are of.
     """
     window = whole_minutes(poll.revision_window)
     newest = max(ended_before(now, poll.settle), through)
     earliest = newest - whole_minutes(poll.max_catch_up) + 1
-    first = max(min(through, seen) - window, earliest)
+    first = max(with_whole_repeat(min(through, seen) - window, zone), earliest)
     if longest is None or newest - first < longest:
         return MinuteRange(first, newest)
     # Where rows have come since for minutes taken as empty, those are read first.
@@ -176,7 +180,13 @@ def days_to_ask(through: Minute, now: float, zone: tzinfo, poll: PollSettings) -
 
 
 def count_minutes(
-    book: Book, rows: Rows, asked: MinuteRange, now: float, horizon: Minute | None, poll: PollSettings
+    book: Book,
+    rows: Rows,
+    asked: MinuteRange,
+    now: float,
+    horizon: Minute | None,
+    poll: PollSettings,
+    zone: tzinfo = UTC,
 ) -> Entry:
     """Enter the rows of an answer by minute.
 
@@ -187,6 +197,7 @@ def count_minutes(
         now: When the answer came.
         horizon: The merchant's, this answer included.
         poll: The settings.
+        zone: The API's. A local time that is there twice can be revised as long as a part of it can.
     """
     upto = min(newest_settled(now, horizon, poll), asked.last)
     lost = max(0, asked.first - (book.through + 1))
@@ -198,7 +209,7 @@ def count_minutes(
     # An answer that begins after minutes taken as empty says nothing of their rows, though its own are there.
     if horizon is not None and asked.first <= reachable + 1:
         seen = max(seen, min(through, horizon, asked.last))
-    kept_from = max(book.kept_from, seen - whole_minutes(poll.revision_window))
+    kept_from = max(book.kept_from, with_whole_repeat(seen - whole_minutes(poll.revision_window), zone))
     last = _values_of(through, rows, accounts) if through <= upto else None
     if not book.target.summable:
         return Entry(through, seen, kept_from, accounts, (), last, lost=lost)
