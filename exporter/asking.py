@@ -1,5 +1,7 @@
 """One request from the asking to the entering of its answer, wherever that belongs."""
 
+from collections.abc import Sequence
+
 import structlog
 
 from exporter.catalog import Catalog, Lookup
@@ -16,6 +18,9 @@ from exporter.watch import Watch
 
 log = structlog.get_logger("poll")
 
+# The fault of answers that hold what cannot be used, one for all streams: it is seldom in one of them only.
+UNUSABLE = "values that cannot be used"
+
 
 class Asking:
     """One merchant's requests. May be used by several threads, but not for the same task at once."""
@@ -31,6 +36,20 @@ class Asking:
         self._clock = clock
         # Lengths to try where the API refused a longer range.
         self._trials: dict[Stream, int] = {}
+        # What in the newest answers could not be used.
+        self._problems: dict[Task, str] = {}
+
+    @property
+    def faults(self) -> set[str]:
+        """The faults that have not ended: those of the newest answers of the streams."""
+        return {UNUSABLE} if any(isinstance(task, Stream) for task in list(self._problems)) else set()
+
+    def problem(self, task: Task) -> str:
+        """What in the newest answer could not be used, as one line; "" where there is nothing."""
+        if isinstance(task, Stream):
+            return self._problems.get(task, "")
+        # The past is asked for once only.
+        return self._problems.pop(task, "")
 
     def ask(self, task: Task) -> bool:
         """Ask once, and enter what is answered.
@@ -57,7 +76,7 @@ class Asking:
         trial = self._trials.get(stream)
         asked = self._ledger.to_ask(stream, now, trial)
         try:
-            rows = self._client.aggregations(stream, asked).rows
+            reading = self._client.aggregations(stream, asked)
         except BadRequest:
             if stream.target.by_day or len(asked) <= SHORTEST_RANGE:
                 self._trials.pop(stream, None)
@@ -69,6 +88,8 @@ class Asking:
         if asked.first > self._ledger.to_ask(stream, self._clock.now(), trial).first:
             # The first answers have shown that the clock was ahead: the range left out what is to be counted.
             return False
+        rows = reading.rows
+        self._note(stream, reading.problems)
         self._ledger.enter(stream, asked, rows, self._clock.now())
         seen, held = self._ledger.seen(stream), self._ledger.held(stream)
         self._watch.enter(stream, asked, rows, seen, self._clock.now(), held)
@@ -88,8 +109,14 @@ class Asking:
 
     def _look_back(self, history: History) -> None:
         try:
-            rows = self._client.aggregations(history.stream, history.asked, hourly=history.hourly).rows
+            reading = self._client.aggregations(history.stream, history.asked, hourly=history.hourly)
         except BadRequest:
             self._watch.refused(history)
         else:
-            self._watch.enter_history(history, rows)
+            self._note(history, reading.problems)
+            self._watch.enter_history(history, reading.rows)
+
+    def _note(self, task: Task, problems: Sequence[str]) -> None:
+        self._problems.pop(task, None)
+        if problems:
+            self._problems[task] = f"unknown until the API shows what can be used: {task}: {'; '.join(problems)}"

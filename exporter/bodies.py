@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from math import inf
 from typing import Any, NoReturn
 from urllib.parse import quote, quote_plus
 
@@ -17,6 +18,9 @@ LONGEST_ERROR = 200
 _ERROR_BYTES = 65536
 _PAGE_BYTES = 4096
 
+# A number of more digits is too large for whatever it counts, and costs too much to read.
+_MOST_DIGITS = 400
+
 _ERROR_KEY = re.compile(r"code|message|msg|error|detail|description|reason", re.IGNORECASE)
 _ERROR_CODE = re.compile(r"[A-Z_]*(?:ERROR|NOT_FOUND|BAD_REQUEST|UNAUTHORIZED|FORBIDDEN|TOO_MANY)[A-Z_]*")
 
@@ -25,21 +29,38 @@ class _NotPlainJson(ValueError):
     """JSON that Python reads, but that is not to be trusted."""
 
 
-def load(body: bytes, *, braced: bool = False) -> Any:
-    """The JSON of an answer.
+class Twice(tuple[Any, ...]):
+    """The values of a key that an object has more than once, where they differ."""
 
-    Args:
-        body: The answer.
-        braced: Whether a list in braces without a key is read as the list, too.
+    __slots__ = ()
+
+
+def load(body: bytes) -> Any:
+    """The JSON of an answer.
 
     Raises:
         MalformedAnswer: It is not JSON, or holds a number that is none, or a key twice with different values.
     """
+    return _load(body, lambda text: json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_strict))
+
+
+def load_rows(body: bytes) -> Any:
+    """The JSON of an answer whose values are each judged alone.
+
+    A list in braces without a key is read as the list. NaN, Infinity and numbers of hundreds of digits are floats that
+    are not finite, and what an object has twice with different values is a `Twice`.
+
+    Raises:
+        MalformedAnswer: It is not JSON.
+    """
+    return _load(body, lambda text: json.loads(_without_braces(text), parse_int=_integer, object_pairs_hook=_lenient))
+
+
+def _load(body: bytes, read: Callable[[str], Any]) -> Any:
     text = ""
     try:
         text = body.decode("utf-8-sig").strip(" \t\r\n")
-        written = _without_braces(text) if braced else text
-        return json.loads(written, parse_constant=_refuse_constant, object_pairs_hook=_object)
+        return read(text)
     except UnicodeDecodeError:
         problem = "not UTF-8"
     except RecursionError:
@@ -65,9 +86,26 @@ def _refuse_constant(name: str) -> NoReturn:
     raise _NotPlainJson(f"{name} is not a number")
 
 
-def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MOST_DIGITS else -inf if digits.startswith("-") else inf
+
+
+def _lenient(members: list[tuple[str, Any]]) -> dict[str, Any]:
     read = dict(members)
-    if len(read) != len(members) and any(read[key] != value for key, value in members):
+    if len(read) == len(members):
+        return read
+    found: dict[str, list[Any]] = {}
+    for key, value in members:
+        found.setdefault(key, []).append(value)
+    return {
+        key: Twice(values) if any(value != values[0] for value in values) else values[0]
+        for key, values in found.items()
+    }
+
+
+def _strict(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = _lenient(members)
+    if any(isinstance(value, Twice) for value in read.values()):
         raise _NotPlainJson("an object that has a key twice")
     return read
 

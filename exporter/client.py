@@ -9,8 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Generic, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
@@ -33,7 +32,8 @@ from exporter.errors import (
     Unauthorized,
 )
 from exporter.instants import parse_http_date
-from exporter.model import Minute, MinuteRange, Reading, Stream, start_of
+from exporter.localtime import local, whole_days, without_doubt
+from exporter.model import MinuteRange, Reading, Stream
 from exporter.requestlog import Exchange
 from exporter.transport import Answer, exchange, open_session
 
@@ -100,6 +100,7 @@ class _Request(Generic[_T]):
         account: What a request for a token sends, else None.
         asked: What it asks for, in words.
         media_id: The media that it is about, or "".
+        nothing: What 204, an answer without a body, says; None where it says nothing that can be used.
     """
 
     endpoint: str
@@ -109,6 +110,7 @@ class _Request(Generic[_T]):
     account: Mapping[str, str] | None = field(default=None, repr=False)
     asked: str = ""
     media_id: str = ""
+    nothing: _T | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,26 +208,29 @@ class Client:
             BudgetSpent: The request may not leave yet.
             ApiError: There is no answer that can be used.
         """
-        by_day = stream.target.by_day
+        by_day, zone = stream.target.by_day, self._api.timezone
+        sent = without_doubt(whole_days(asked, zone) if by_day else asked, zone)
         query = {
             "target": str(stream.target),
             "interval": "day" if by_day else "hour" if hourly else "minute",
             "group": str(stream.group),
-            "from": self._local(asked.first, "%Y%m%d000000" if by_day else "%Y%m%d%H%M00"),
-            "to": self._local(asked.last, "%Y%m%d235959" if by_day else "%Y%m%d%H%M59"),
+            "from": local(sent.first, zone).strftime("%Y%m%d%H%M00"),
+            "to": local(sent.last, zone).strftime("%Y%m%d%H%M59"),
         }
         if stream.media_id:
             query["media_id"] = stream.media_id
-        return self._get(
+        reading = self._get(
             _Request(
                 "aggregations",
                 "aggregations",
-                lambda body: parse.rows(body, stream, self._api.timezone, hourly=hourly),
+                lambda body: parse.rows(body, stream, zone, hourly=hourly),
                 query,
                 asked=f"{stream} by hour" if hourly else str(stream),
                 media_id=stream.media_id,
+                nothing=Reading({}),
             )
         )
+        return replace(reading, problems=tuple(self._hide(problem) for problem in reading.problems))
 
     def media(self, media_id: str) -> parse.Media:
         """What the catalog knows of a media. Raises as `aggregations` does."""
@@ -236,9 +241,6 @@ class Client:
         """Whether a live event runs. Raises as `aggregations` does."""
         path = f"live_events/{quote(live_event_id, safe='')}"
         return self._get(_Request("live_events", path, parse.live_event, asked=live_event_id))
-
-    def _local(self, minute: Minute, form: str) -> str:
-        return datetime.fromtimestamp(start_of(minute), self._api.timezone).strftime(form)
 
     def _get(self, request: _Request[_T]) -> _T:
         token = self._valid_token()
@@ -328,6 +330,8 @@ class Client:
         status = answer.status
         if not 200 <= status < 300:
             raise self._refused(request, answer)
+        if status == HTTPStatus.NO_CONTENT and request.nothing is not None:
+            return request.nothing
         try:
             return request.read(answer.body)
         except MalformedAnswer as error:

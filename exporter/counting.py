@@ -7,12 +7,13 @@ the API has by day only, the local day. Values, totals and what is owed are whol
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, time, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from statistics import fmean
 from types import MappingProxyType
 
 from exporter.config import PollSettings
 from exporter.holding import Cell, Cells, Held, doubt, give_up, hold, largest_plausible, oldest_held, without
+from exporter.localtime import with_whole_repeat
 from exporter.model import DAY_MINUTES, MINUTE, OTHER, Minute, MinuteRange, Rows, Target, end_of, minute_of, start_of
 from exporter.units import LARGEST, LARGEST_TOTAL, from_units, to_units
 
@@ -176,6 +177,7 @@ def minutes_to_ask(
     poll: PollSettings,
     longest: int | None = None,
     held: Minute | None = None,
+    zone: tzinfo = UTC,
 ) -> MinuteRange:
     """The minutes to ask for next.
 
@@ -192,11 +194,13 @@ def minutes_to_ask(
         longest: The longest range that the API takes, where it is known. The window then gives way, so that an
             answer always moves on.
         held: The oldest minute that holds a value which is not counted yet.
+        zone: The API's. Where its local time is there twice, both passes are asked for, as rows do not tell which of
+            them they are of.
     """
     window = whole_minutes(poll.revision_window)
     newest = max(ended_before(now, poll.settle), through)
     earliest = newest - whole_minutes(poll.max_catch_up) + 1
-    wanted = min(through, seen) - window
+    wanted = with_whole_repeat(min(through, seen) - window, zone)
     first = max(wanted if held is None else min(wanted, held), earliest)
     if longest is None or newest - first < longest:
         return MinuteRange(first, newest)
@@ -222,7 +226,13 @@ def days_to_ask(
 
 
 def count_minutes(
-    book: Book, rows: Rows, asked: MinuteRange, now: float, horizon: Minute | None, poll: PollSettings
+    book: Book,
+    rows: Rows,
+    asked: MinuteRange,
+    now: float,
+    horizon: Minute | None,
+    poll: PollSettings,
+    zone: tzinfo = UTC,
 ) -> Entry:
     """Enter the rows of an answer by minute.
 
@@ -233,6 +243,7 @@ def count_minutes(
         now: When the answer came.
         horizon: The merchant's, this answer included.
         poll: The settings.
+        zone: The API's. A local time that is there twice can be revised as long as a part of it can.
     """
     upto = min(newest_settled(now, horizon, poll), asked.last)
     lost = max(0, asked.first - (book.through + 1))
@@ -245,7 +256,7 @@ def count_minutes(
     if horizon is not None and asked.first <= reachable + 1:
         seen = max(seen, min(through, horizon, asked.last))
     window = whole_minutes(poll.revision_window)
-    revisable = seen - window
+    revisable = with_whole_repeat(seen - window, zone)
     kept_from = max(book.kept_from, revisable)
     if not book.target.summable:
         last = _values_of(through, admitted.cells, admitted.accounts) if through <= upto else None

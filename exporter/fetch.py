@@ -96,7 +96,7 @@ class MerchantPast:
         stream, left = self._queue[0]
         asked = MinuteRange(left.first, min(left.last, left.first + self._trial - 1))
         try:
-            rows = self.client.aggregations(stream, asked).rows
+            reading = self.client.aggregations(stream, asked)
         except BudgetSpent:
             return None
         except (BadRequest, NotFound) as error:
@@ -109,7 +109,9 @@ class MerchantPast:
         self._queue.popleft()
         if asked.last < left.last:
             self._queue.appendleft((stream, MinuteRange(asked.last + 1, left.last)))
-        return Part(stream, asked, rows)
+        if reading.problems:
+            log.warning(f"{stream}: left out: {'; '.join(reading.problems)}", merchant=stream.merchant_id)
+        return Part(stream, asked, reading.rows)
 
     def media(self, media_id: str) -> Media | None:
         """What the catalog knows of a media, None where it does not know it; waits for the budget. Raises as `ask`."""

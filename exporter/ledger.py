@@ -170,7 +170,9 @@ class Ledger:
             return days_to_ask(row.through, now, self._zone, self._poll, held)
         believed = 0 <= now - merchant.longest_range_at < BELIEVE_RANGE
         longest = longest or (merchant.longest_range if believed else None)
-        return minutes_to_ask(row.through, row.seen, merchant.horizon, now, self._poll, longest, held=held)
+        return minutes_to_ask(
+            row.through, row.seen, merchant.horizon, now, self._poll, longest, held=held, zone=self._zone
+        )
 
     def enter(self, stream: Stream, asked: MinuteRange, rows: Rows, now: float) -> None:
         """Count an answer.
@@ -190,7 +192,7 @@ class Ledger:
                     entry = count_days(book, rows, asked, ended_before(now, self._poll.settle), self._poll)
                 else:
                     horizon = _horizon(merchant.horizon, asked, rows)
-                    entry = count_minutes(book, rows, asked, now, horizon, self._poll)
+                    entry = count_minutes(book, rows, asked, now, horizon, self._poll, self._zone)
                 written = books.write_entry(db, row, book, entry)
                 series = books.read_series(db, stream, written)
                 merchant_row = _after(merchant, horizon, entry)

@@ -1,48 +1,52 @@
 """The API's answers as values. Pure: bytes in, values or `MalformedAnswer` out.
 
-The manual leaves the form of the answers open, so every plausible form is read. What reads in two ways, or would
-lose a play, is refused whole.
+The manual leaves the form of the answers open, so every plausible form is read. An answer whose form reads in two ways,
+or would lose a play, is refused whole. A single value that cannot be used is unknown, and the rest is read.
 """
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from exporter.bodies import error_text, excerpt, is_error, load, told
+from exporter.bodies import Twice, error_text, excerpt, is_error, load, load_rows, told
 from exporter.errors import MalformedAnswer
+from exporter.localtime import midnight
 from exporter.model import Group, Minute, Reading, Stream, minute_of
+from exporter.passes import Dated, placed
+from exporter.rowforms import NUMBER, TOTAL, Label, parts, single
 
 __all__ = ["LiveEvent", "Media", "error_text", "live_event", "media", "rows", "token"]
 
 # The label value of what the API counts, but does not attribute.
 UNKNOWN = "unknown"
 
-# A number in a group's row that is the sum of the others.
-TOTAL = "all"
-
 LONGEST_LABEL = 200
-# Beyond it a float no longer holds every whole number.
-LARGEST = 2**53
+# Counters hold millionths in 64 bits.
+LARGEST = 10**12
 
-# What is larger than this is not seconds since 1970, but milliseconds.
+# So many problems of an answer are told, and the number of the others.
+MOST_PROBLEMS = 3
+
+# What is larger than this is not seconds since 1970, but milliseconds. Beyond the other it is no time.
 _MILLISECONDS = 1e11
+_LATEST = 2**53
 
-# How the names of the members that hold a number are known, where label values come as pairs.
-_COUNTS = frozenset({"count", "counts", "total", "number", "amount", TOTAL})
+# Names under which an answer can say that it is one, with what it then says; and others that say nothing of its rows.
+_GOOD = frozenset({"ok", "success", "succeeded", "200"})
+_BAD = frozenset({"error", "fail", "failed", "failure"})
+_STATES = frozenset({"status", "code", "success", "ok", "result", "message", "msg"})
+_NUMBERS = frozenset({"count", "total", "size", "length"})
 
 _DATE = re.compile(
     r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})"
     r"(?:[ T](\d{1,2})(?::(\d{2})(?::[0-5]\d(?:\.\d+)?)?)? ?(Z|[+-]\d{2}:?\d{2})?)?",
     re.ASCII,
 )
-_NUMBER = re.compile(r"\d{1,30}(?:\.\d{1,30})?(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
-
-# A label value as the API writes it, None for null.
-_Label = str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,31 @@ class LiveEvent:
 # ---- aggregations --------------------------------------------------------------------------------------------
 
 
+class _Unusable(ValueError):
+    """A value, or the date of a row, that cannot be used. The message tells why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row that has been read.
+
+    Attributes:
+        place: Its place in the list, from 1.
+        written: The row as it is.
+        dated: When it is of.
+        values: Its numbers by label value; None for one that cannot be used.
+        problems: Why that is, by label value.
+        nested: Whether it has objects or lists that hold something in the place of all its numbers.
+    """
+
+    place: int
+    written: object
+    dated: Dated
+    values: Mapping[Label, float | None]
+    problems: Mapping[Label, str]
+    nested: bool
+
+
 def rows(body: bytes, stream: Stream, zone: ZoneInfo, *, hourly: bool = False) -> Reading:
     """The rows of an answer of `aggregations`.
 
@@ -91,173 +120,193 @@ def rows(body: bytes, stream: Stream, zone: ZoneInfo, *, hourly: bool = False) -
 
     Returns:
         Numbers by label value, by the minute at which the row's minute or hour starts, or the row's local day where
-        the target is by day. A row that has no number has no label value.
+        the target is by day. A row that has no number has no label value; a number that cannot be used is None.
 
     Raises:
         MalformedAnswer: The answer does not read as rows of the stream.
     """
-    read: dict[Minute, dict[_Label, float]] = {}
-    for place, row in enumerate(_row_list(load(body, braced=True)), 1):
+    listed = _row_list(load_rows(body))
+    read: list[_Row] = []
+    problems: dict[int, list[str]] = {}
+    for place, row in enumerate(listed, 1):
         try:
-            _read(row, read, stream, zone, hourly=hourly)
+            read.append(_read(place, row, stream, zone, hourly=hourly))
+        except _Unusable as error:
+            problems[place] = [_line(place, str(error), row)]
         except MalformedAnswer as error:
-            raise MalformedAnswer(f"row {place}: {error}, in {excerpt(row)}") from None
+            raise MalformedAnswer(_line(place, str(error), row)) from None
+    if listed and not read:
+        raise MalformedAnswer(problems[1][0])
+    valued = [row for row in read if row.values]
+    if valued and all(row.nested for row in valued):
+        raise MalformedAnswer(_line(valued[0].place, "an object or a list in the place of a number", valued[0].written))
+    return _reading(read, problems, stream, zone)
+
+
+def _line(place: int, problem: str, row: object) -> str:
+    return f"row {place}: {problem}, in {excerpt(row)}"
+
+
+def _reading(read: Sequence[_Row], problems: dict[int, list[str]], stream: Stream, zone: ZoneInfo) -> Reading:
+    """The rows under the minutes at which they start."""
+    found: dict[Minute, dict[Label, float | None]] = {}
+    unusable: list[tuple[_Row, Minute, Label, str]] = []
+    minutes = placed([row.dated for row in read], zone)
+    for row, minute in zip(read, minutes, strict=True):
+        known = found.setdefault(minute, {})
+        for label, value in row.values.items():
+            before = known.setdefault(label, value)
+            if label in row.problems:
+                unusable.append((row, minute, label, row.problems[label]))
+            elif before is not None and before != value:
+                unusable.append((row, minute, label, f"{value:.12g} where a row before has {before:.12g}"))
+            if before != value:
+                known[label] = None
     grouped = stream.group is not Group.ALL
-    return Reading({slot: _shown(values, grouped=grouped) for slot, values in read.items()})
+    for row, minute, label, problem in unusable:
+        # Where the parts are known, their sum does not matter.
+        if not grouped or label != TOTAL or len(found[minute]) == 1:
+            problems.setdefault(row.place, []).append(_line(row.place, problem, row.written))
+    lines = [line for place in sorted(problems) for line in problems[place]]
+    more = len(lines) - MOST_PROBLEMS
+    shown = (*lines[:MOST_PROBLEMS], f"and {more} more") if more > 0 else tuple(lines)
+    return Reading({minute: _shown(values, grouped=grouped) for minute, values in found.items()}, shown)
 
 
 def _row_list(answer: object) -> list[Any]:
+    """The rows: the answer itself, or the only list in its objects. There are none where it is null in plain words."""
     if isinstance(answer, list):
         return answer
+    if answer is None:
+        return []
     if not isinstance(answer, dict):
         raise MalformedAnswer(f"neither a list nor an object: {excerpt(answer)}")
-    lists = [value for value in answer.values() if isinstance(value, list)]
-    if len(lists) != 1 or is_error(answer):
-        problem = "an error" if is_error(answer) else "more than one list" if lists else "no list of rows"
-        raise MalformedAnswer(f"{problem}: {told(answer) or excerpt(answer)}")
-    return lists[0]
+    objects, leaves = [answer], list[tuple[str, Any]]()
+    problem = "no list of rows"
+    while objects:
+        if any(is_error(each) or _says_error(each) for each in objects):
+            problem = "an error"
+            break
+        members = [member for each in objects for member in each.items()]
+        lists = [value for _, value in members if isinstance(value, list)]
+        if len(lists) == 1:
+            return lists[0]
+        if lists:
+            problem = "more than one list"
+            break
+        objects = [value for _, value in members if isinstance(value, dict)]
+        leaves += [(key, value) for key, value in members if not isinstance(value, dict)]
+    else:
+        if all(_says_nothing(key, value) for key, value in leaves):
+            return []
+    raise MalformedAnswer(f"{problem}: {told(answer) or excerpt(answer)}")
 
 
-def _read(
-    row: object, read: dict[Minute, dict[_Label, float]], stream: Stream, zone: ZoneInfo, *, hourly: bool
-) -> None:
-    """Add a row to those that were read before."""
+def _says_error(answer: Mapping[str, Any]) -> bool:
+    for key, value in answer.items():
+        name = key.lower()
+        if name in _STATES and (value is False or (isinstance(value, str) and value.lower() in _BAD)):
+            return True
+    return False
+
+
+def _says_nothing(key: str, value: object) -> bool:
+    """Whether a member beside rows that are null lets them be none: it tells of no error, and of no row."""
+    if value is None:
+        return True
+    name, text = key.lower(), str(value).lower()
+    if name in _STATES:
+        return value is True or text in _GOOD or (name in ("status", "code") and text == "0")
+    return (name in _NUMBERS and text == "0") or (name in ("error", "errors") and not value)
+
+
+def _read(place: int, row: object, stream: Stream, zone: ZoneInfo, *, hourly: bool) -> _Row:
+    """A row, alone. Raises _Unusable where it has no date that can be used, and MalformedAnswer for its form."""
     if not isinstance(row, dict):
-        raise MalformedAnswer("not an object")
-    slots, values = _slots(row.get("date"), stream, zone, hourly=hourly), _values(row, stream)
-    # In the hour that is there twice when clocks are set back, the second row of a local minute is the later one.
-    free = (slot for slot in slots[:-1] if values.keys().isdisjoint(read.get(slot, ())))
-    known = read.setdefault(next(free, slots[-1]), {})
-    for label, value in values.items():
-        if known.setdefault(label, value) != value:
-            raise MalformedAnswer(f"{value:.12g} where a row before has {known[label]:.12g}")
+        raise _Unusable("not an object")
+    first, second = _slots(row.get("date"), stream, zone, hourly=hourly)
+    members = {key: value for key, value in row.items() if key != "date"}
+    values: dict[Label, float | None] = {}
+    problems: dict[Label, str] = {}
+    given = single(members) if stream.group is Group.ALL else parts(members, stream)
+    given = [(label, written) for label, written in given if written is not None]
+    for label, written in given:
+        value: float | None = None
+        try:
+            value = _number(written)
+        except _Unusable as error:
+            problems[label] = str(error)
+        if values.setdefault(label, value) != value:
+            values[label] = None
+            problems[label] = f"{excerpt(label)} is there twice"
+    nested = all(isinstance(written, dict | list) and written for _, written in given)
+    return _Row(place, row, Dated(first, second, values.keys()), values, problems, nested)
 
 
-def _slots(written: object, stream: Stream, zone: ZoneInfo, *, hourly: bool) -> tuple[Minute, ...]:
-    """The minutes that a row's date can mean, the one to prefer first."""
+def _slots(written: object, stream: Stream, zone: ZoneInfo, *, hourly: bool) -> tuple[Minute, Minute]:
+    """The minute that a row's date means; where its local time is there twice, those of both passes."""
     if written is None:
-        raise MalformedAnswer("no date")
+        raise _Unusable("no date")
     found = _DATE.fullmatch(written.strip()) if isinstance(written, str) else None
     if found is None:
-        raise MalformedAnswer("a date that cannot be read")
+        raise _Unusable("a date that cannot be read")
     year, month, day, hour, minute, offset = found.groups()
     try:
         named = datetime.strptime(offset, "%z").tzinfo if offset else zone
         moment = datetime(int(year), int(month), int(day), int(hour or 0), int(minute or 0), tzinfo=named)
         if stream.target.by_day:
-            return (_day(moment, zone, timed=hour is not None),)
-        if hour is None or (minute is None and not hourly):
-            raise MalformedAnswer("a date without a time")
-        if hourly and int(minute or 0):
-            raise MalformedAnswer("a time within the hour where whole hours were asked for")
+            start = _day(moment, zone, timed=hour is not None)
+            return start, start
         first, second = _minute(moment), _minute(moment.replace(fold=1))
     except (ValueError, OverflowError):
-        raise MalformedAnswer("a date that does not exist") from None
-    return (first, second) if first < second else (first,)
+        raise _Unusable("a date that does not exist") from None
+    if hour is None or (minute is None and not hourly):
+        raise MalformedAnswer("a date without a time")
+    if hourly and int(minute or 0):
+        raise MalformedAnswer("a time within the hour where whole hours were asked for")
+    return first, max(first, second)
 
 
 def _day(moment: datetime, zone: ZoneInfo, *, timed: bool) -> Minute:
-    midnight = _minute(datetime.combine(moment.astimezone(zone), time(), zone))
+    start = midnight(moment.astimezone(zone).date(), zone)
     # Several rows of one day would be taken for one.
-    if timed and _minute(moment) != midnight:
+    if timed and _minute(moment) != start:
         raise MalformedAnswer("a time within the day where whole days were asked for")
-    return midnight
+    return start
 
 
 def _minute(moment: datetime) -> Minute:
     return minute_of(moment.timestamp())
 
 
-def _values(row: Mapping[str, Any], stream: Stream) -> dict[_Label, float]:
-    members = {key: value for key, value in row.items() if key != "date"}
-    parts = _single(members) if stream.group is Group.ALL else _parts(members, stream)
-    values: dict[_Label, float] = {}
-    for label, written in parts:
-        if written is not None:
-            value = _number(written)
-            if values.setdefault(label, value) != value:
-                raise MalformedAnswer(f"{excerpt(label)} twice")
-    return values
-
-
-def _single(members: Mapping[str, Any]) -> list[tuple[_Label, Any]]:
-    if members.get(TOTAL) is not None:
-        return [("", members[TOTAL])]
-    values = [value for value in members.values() if value is not None]
-    if len(values) > 1:
-        raise MalformedAnswer(f"several values and no {excerpt(TOTAL)}")
-    return [("", value) for value in values]
-
-
-def _parts(members: Mapping[str, Any], stream: Stream) -> list[tuple[_Label, Any]]:
-    """The label values and what is written for them, from whatever form they are in."""
-    nested = [key for key, value in members.items() if isinstance(value, dict | list)]
-    if not nested:
-        return [_pair(members, stream)] if _is_pair(members, stream) else list(members.items())
-    if len(nested) > 1:
-        raise MalformedAnswer("more than one object or list")
-    inner = members[nested[0]]
-    beside = {key for key, value in members.items() if value is not None} - {nested[0], TOTAL}
-    if beside and nested[0] != stream.group:
-        raise MalformedAnswer("values both in and beside an object or list")
-    total: list[tuple[_Label, Any]] = [(TOTAL, members.get(TOTAL))]
-    if isinstance(inner, dict):
-        return total + list(inner.items())
-    return total + [_pair(pair, stream) for pair in inner]
-
-
-def _is_pair(members: Mapping[str, Any], stream: Stream) -> bool:
-    """Whether a row is one label value and its number, such as `{"country": "jp", "count": 10}`."""
-    if stream.group not in members or len(members) != 2:
-        return False
-    label = members[stream.group]
-    if label is None:
-        return not _counts(stream).isdisjoint(members)
-    return isinstance(label, str) and _NUMBER.fullmatch(label.strip()) is None
-
-
-def _pair(pair: object, stream: Stream) -> tuple[_Label, Any]:
-    if isinstance(pair, dict) and len(pair) == 1:
-        return next(iter(pair.items()))
-    if not isinstance(pair, dict) or len(pair) != 2:
-        raise MalformedAnswer("not pairs of a value and its count")
-    named = [key for key in pair if key != stream.group and (stream.group in pair or key in _counts(stream))]
-    typed = [key for key, value in pair.items() if type(value) in (int, float)]
-    written = [key for key, value in pair.items() if isinstance(value, str) and _NUMBER.fullmatch(value)]
-    count = next((keys[0] for keys in (named, typed, written) if len(keys) == 1), None)
-    if count is None:
-        raise MalformedAnswer("pairs in which the count cannot be told")
-    (label,) = (value for key, value in pair.items() if key != count)
-    if isinstance(label, bool | dict | list):
-        raise MalformedAnswer("pairs without a label value")
-    return None if label is None else str(label), pair[count]
-
-
-def _counts(stream: Stream) -> frozenset[str]:
-    return _COUNTS | {str(stream.target)}
-
-
 def _number(written: object) -> float:
+    """A number as it is counted. Raises _Unusable."""
+    if isinstance(written, Twice):
+        raise _Unusable("a value that is given twice")
     number = written
-    if isinstance(written, str) and _NUMBER.fullmatch(written.strip()):
+    if isinstance(written, str) and NUMBER.fullmatch(written.strip()):
         number = float(written)
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        raise MalformedAnswer(f"{excerpt(written)} is not a number")
-    if not 0 <= number <= LARGEST:
-        raise MalformedAnswer(f"{excerpt(written)} is negative or too large")
+    if isinstance(number, bool) or not isinstance(number, int | float) or math.isnan(number):
+        raise _Unusable(f"{excerpt(written)} is not a number")
+    if number < 0:
+        raise _Unusable(f"{excerpt(written)} is negative")
+    if number > LARGEST:
+        raise _Unusable(f"{excerpt(written)} is too large")
     return abs(float(number))  # -0.0 is 0
 
 
-def _shown(values: Mapping[_Label, float], *, grouped: bool) -> Mapping[str, float]:
+def _shown(values: Mapping[Label, float | None], *, grouped: bool) -> Mapping[str, float | None]:
     """The values of a row under the label values that the exporter shows."""
     if not grouped:
         return {label or "": value for label, value in values.items()}
-    shown: dict[str, float] = {}
+    shown: dict[str, float | None] = {}
     for label, value in values.items():
-        if label != TOTAL or (value and len(values) == 1):
+        if label != TOTAL or (value != 0 and len(values) == 1):
             # Label values that become the same are added: no play is lost.
             name = _whole(label or UNKNOWN)[:LONGEST_LABEL]
-            shown[name] = shown.get(name, 0) + value
+            before = shown.get(name, 0)
+            both = None if before is None or value is None else before + value
+            shown[name] = both if both is None or both <= LARGEST else None
     return shown
 
 
@@ -313,10 +362,10 @@ def token(body: bytes) -> tuple[str, float | None]:
 def _expiry(written: object) -> float | None:
     seconds: object = written
     if isinstance(written, str):
-        seconds = float(written) if _NUMBER.fullmatch(written) else _instant(written)
+        seconds = float(written) if NUMBER.fullmatch(written) else _instant(written)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         return None
-    seconds = seconds / 1000 if _MILLISECONDS < seconds <= LARGEST else seconds
+    seconds = seconds / 1000 if _MILLISECONDS < seconds <= _LATEST else seconds
     return float(seconds) if 0 < seconds <= _MILLISECONDS else None
 
 

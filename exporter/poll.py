@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from exporter.asking import Asking
+from exporter.asking import UNUSABLE, Asking
 from exporter.catalog import Catalog, Lookup
 from exporter.client import Client
 from exporter.clock import Clock
@@ -137,6 +137,8 @@ class MerchantPoller:
                 if done:
                     self._rests.answered(task)
                 self._link = replace(self._link, up=True, last_success=self._clock.now())
+                if problem := self._asking.problem(task):
+                    self._report(UNUSABLE, problem)
         return True
 
     def _wait(self, seconds: float, going: Round) -> None:
@@ -166,7 +168,7 @@ class MerchantPoller:
 
     def _sum_up(self) -> None:
         now = self._clock.now()
-        for event in self._faults.settle(now, self._rests.faults):
+        for event in self._faults.settle(now, self._rests.faults | self._asking.faults):
             self._tell(event)
         self._watch.judge(now)
         self._save()

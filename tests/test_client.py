@@ -415,7 +415,7 @@ def test_threads_renew_once(api: Api) -> None:
     results: list[object] = []
     with api.client() as client:
         work = [
-            threading.Thread(target=lambda: results.append(client.aggregations(PLAYS, ASKED)), daemon=True)
+            threading.Thread(target=lambda: results.append(client.aggregations(PLAYS, ASKED).rows), daemon=True)
             for _ in range(threads)
         ]
         for thread in work:
@@ -803,9 +803,11 @@ def test_an_echoed_secret_is_hidden(
     caplog.set_level(logging.DEBUG)
     api.answer = lambda _: echo(secret)
     with api.client() as client:
-        with pytest.raises(ApiError) as caught:
-            client.aggregations(PLAYS, ASKED)
-        told = everything_told(caught.value) + repr(client) + repr(vars(client)["_token"]) + caplog.text
+        try:
+            problem = str(client.aggregations(PLAYS, ASKED).problems)
+        except ApiError as error:
+            problem = everything_told(error)
+        told = problem + repr(client) + repr(vars(client)["_token"]) + caplog.text
     for hidden in (API_KEY, PASSWORD, "t0ken-1-0123456789"):
         assert hidden not in told
         assert json.dumps(hidden)[1:-1] not in told
