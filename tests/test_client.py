@@ -647,7 +647,7 @@ def test_answers_that_are_not_whole(api: Api, answer: bytes, told: str) -> None:
         assert fails(client, NoAnswer) == "aggregations: " + told.format(peer=api.peer.url[7:])
         assert api.observed[-1] == ("aggregations", "error")
         api.answer = lambda _: ROWS
-        assert client.aggregations(PLAYS, ASKED), "the next request works"
+        assert client.aggregations(PLAYS, ASKED).rows, "the next request works"
 
 
 def test_nobody_listens(api: Api, free_port: int) -> None:
