@@ -183,7 +183,7 @@ def minutes_to_ask(
 
     They begin a revision window before what is counted. Minutes that were taken as empty because `max_lag` had
     passed are no part of the window: their rows may yet come, so it begins before them. So it does before minutes
-    that hold a value which is not counted yet.
+    that hold a value which is not counted yet, however old they are.
 
     Args:
         through: The newest minute that the stream has counted.
@@ -200,8 +200,8 @@ def minutes_to_ask(
     window = whole_minutes(poll.revision_window)
     newest = max(ended_before(now, poll.settle), through)
     earliest = newest - whole_minutes(poll.max_catch_up) + 1
-    wanted = with_whole_repeat(min(through, seen) - window, zone)
-    first = max(wanted if held is None else min(wanted, held), earliest)
+    first = max(with_whole_repeat(min(through, seen) - window, zone), earliest)
+    first = first if held is None else min(first, held)
     if longest is None or newest - first < longest:
         return MinuteRange(first, newest)
     # Where rows have come since for minutes taken as empty, those are read first.
@@ -219,8 +219,8 @@ def days_to_ask(
     They begin earlier where `held`, the oldest day that holds a value which is not counted yet, does.
     """
     earliest = _local_day(now - poll.max_catch_up, zone)
-    wanted = _local_day(end_of(through), zone) - timedelta(days=1)
-    first = max(wanted if held is None else min(wanted, _local_day(start_of(held), zone)), earliest)
+    first = max(_local_day(end_of(through), zone) - timedelta(days=1), earliest)
+    first = first if held is None else min(first, _local_day(start_of(held), zone))
     after = _local_day(now, zone) + timedelta(days=1)
     return MinuteRange(_midnight(first, zone), _midnight(after, zone) - 1)
 
@@ -264,11 +264,8 @@ def count_minutes(
     countable = MinuteRange(max(asked.first, book.kept_from, book.start + 1), upto)
     doubted = doubt(admitted.cells, book.held, largest_plausible(book.target, book.peak), through, window)
     cells = without(admitted.cells, doubted)
-    held, given_up = give_up(
-        hold(book.held, doubted, countable),
-        reach=through - whole_minutes(poll.max_catch_up) + 1,
-        window=revisable,
-    )
+    held = hold(book.held, doubted, countable)
+    held, given_up = give_up(held, through, window, revisable, whole_minutes(poll.max_catch_up))
     # What is held can still be counted, so all from there on can still be revised.
     kept_from = max(book.kept_from, oldest_held(held, default=kept_from))
     changes, deltas, revisions = [], dict.fromkeys(admitted.accounts, 0), []
@@ -316,7 +313,10 @@ def count_days(book: Book, rows: Rows, asked: MinuteRange, through: Minute, poll
     cells = without(admitted.cells, doubted)
     kept_from = max(book.kept_from, asked.first) if book.answered else asked.first
     countable = MinuteRange(kept_from, asked.last)
-    held, given_up = give_up(hold(book.held, doubted, countable), reach=kept_from, window=kept_from)
+    held = hold(book.held, doubted, countable)
+    # Yesterday began less than this ago, and the day before it earlier, whatever the clocks of the zone do.
+    yesterday = asked.last - 5 * DAY_MINUTES // 2
+    held, given_up = give_up(held, through, window, yesterday, whole_minutes(poll.max_catch_up))
     if not book.answered and doubted:
         return Entry(through, through, kept_from, admitted.added(book), (), None, held=held, answered=False)
     changes, deltas = [], dict.fromkeys(admitted.accounts, 0)

@@ -24,8 +24,8 @@ IMPLAUSIBLE = 1000
 PLAYS = 100 * UNIT
 SECONDS_A_PLAY = 60
 
-# Minutes before the revision window that are asked for again for the sake of what they hold. More are hardly mended,
-# and each makes every answer longer.
+# Minutes before the revision window that are asked for again and again for the sake of what they hold. More are hardly
+# mended, and each makes every answer longer.
 MOST_HELD = 60
 
 
@@ -96,20 +96,33 @@ def hold(held: Mapping[Cell, Held], doubted: Mapping[Cell, Held], within: Minute
     return kept | {cell: each for cell, each in doubted.items() if cell[0] in within}
 
 
-def give_up(held: Mapping[Cell, Held], reach: Minute, window: Minute) -> tuple[dict[Cell, Held], int]:
-    """Let go of what has waited for too long.
+def give_up(
+    held: Mapping[Cell, Held], through: Minute, window: int, revisable: Minute, longest: int
+) -> tuple[dict[Cell, Held], int]:
+    """Let go of what has waited for too long, the oldest first: what is given up lies before all that is held.
 
     Args:
         held: What is held.
-        reach: The oldest minute that can still be asked for.
-        window: The oldest minute that is asked for in any case.
+        through: The newest minute counted, with this answer.
+        window: For how many minutes a value must have been asked for again, until it counts as one of many.
+        revisable: The oldest minute that is asked for in any case; from there on nothing is given up.
+        longest: For how many minutes a value may wait.
 
     Returns:
         What is left, and of how many minutes or days something is given up.
     """
-    slots = sorted({slot for slot, _ in held})
-    older = [slot for slot in slots if slot < window]
-    gone = {slot for slot in slots if slot < reach}.union(older[:-MOST_HELD])
+    ages: dict[Minute, int] = {}
+    for (slot, _), each in held.items():
+        if slot < revisable:
+            ages[slot] = max(ages.get(slot, 0), through - each.since)
+    many = sum(age >= window for age in ages.values()) - MOST_HELD
+    gone = set()
+    for slot in sorted(ages):
+        one_of_many = ages[slot] >= window and many > 0
+        if not one_of_many and ages[slot] < longest:
+            break
+        gone.add(slot)
+        many -= 1
     return {cell: each for cell, each in held.items() if cell[0] not in gone}, len(gone)
 
 

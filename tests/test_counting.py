@@ -430,25 +430,39 @@ def test_a_label_value_that_is_never_right_does_not_make_the_range_long(window: 
     poll = POLL.model_copy(update={"revision_window": window})
     minutes = int(window // 60)
     stream, lost = book(NOON, accounts={}), 0
-    for newest in [*range(NOON + 1, NOON + 200), NOON + 600, NOON + 601]:
+    end = NOON + 610 + minutes
+    for newest in [*range(NOON + 1, NOON + 200), *range(NOON + 600, end + 1)]:
         rows: dict[Minute, Mapping[str, float | None]] = {
             minute: {"bad": None, "jp": 1} for minute in range(NOON + 1, newest + 1)
         }
         entry = answered(stream, rows, newest, poll)
         lost += entry.lost
         stream = enter(stream, entry)
-    assert min(slot for slot, _ in stream.held) == NOON + 601 - minutes - MOST_HELD
-    assert (lost, len(stream.held)) == (600 - minutes - MOST_HELD, minutes + 1 + MOST_HELD)
+    assert min(slot for slot, _ in stream.held) == end - minutes - MOST_HELD
+    assert (lost, len(stream.held)) == (end - NOON - 1 - minutes - MOST_HELD, minutes + 1 + MOST_HELD)
     # What has never had a value has no series.
-    assert stream.accounts == {"jp": counted(601)}
+    assert stream.accounts == {"jp": counted(end - NOON)}
+
+
+def test_many_minutes_that_cannot_be_used_for_a_while_are_not_given_up() -> None:
+    """Hours that are caught up while the API has a bad moment wait for the revision window, all of them."""
+    stream = book(NOON)
+    bad: dict[Minute, Mapping[str, float | None]] = {minute: {"": None} for minute in range(NOON + 1, NOON + 601)}
+    for newest in range(NOON + 600, NOON + 630):
+        entry = answered(stream, bad, newest)
+        assert entry.lost == 0
+        stream = enter(stream, entry)
+    assert len(stream.held) == 600
+    entry = answered(stream, {minute: {"": 1} for minute in bad}, NOON + 630)
+    assert (entry.lost, entry.accounts, entry.held) == (0, {"": counted(600)}, {})
 
 
 def test_the_range_reaches_back_to_what_is_held() -> None:
-    """It begins at the oldest minute that is held, at most max_catch_up ago; a limit of the API cuts off its start."""
+    """It begins at the oldest minute that is held, however old; a limit of the API cuts off its start."""
     now = after(NOON, 120)
     cases = (None, NOON - 5), (None, NOON - 600), (None, NOON - 9999), (100, NOON - 600)
     asked = [minutes_to_ask(NOON - 1, NOON - 1, NOON, now, POLL, longest, held) for longest, held in cases]
-    assert [each.first for each in asked] == [NOON - 31, NOON - 600, NOON - DAY_MINUTES + 1, NOON - 99]
+    assert [each.first for each in asked] == [NOON - 31, NOON - 600, NOON - 9999, NOON - 99]
     assert {each.last for each in asked} == {NOON}
 
 

@@ -280,6 +280,34 @@ def test_a_day_that_cannot_be_used_keeps_its_old_value(api_of: Callable[..., Api
     assert (api.merchant.held_values, api.series[0].total) == (0, 30)
 
 
+def test_a_day_that_is_bad_once_before_midnight_is_not_lost(api_of: Callable[..., Api]) -> None:
+    """The day before yesterday is asked for until the API shows a number of it, a day long; then it is given up."""
+    api = api_of(KEYS)
+    api.play("", 100)
+    day = api.minute
+    while api.minute == day:
+        api.clock.advance(60)
+    # Of yesterday some keys are told late, and its value is bad in the last answer of today.
+    api.clock.advance((DAY_MINUTES - 10) * 60)
+    api.answer({day: {"": None}, api.minute: {"": 5}})
+    api.clock.advance(1200)
+    assert api.minute == day + 2 * DAY_MINUTES
+    assert api.answer({day: {"": None}, day + DAY_MINUTES: {"": 5}}).first == day
+    assert (api.merchant.held_values, api.merchant.lost_minutes) == (1, 0)
+    api.answer({day: {"": 103}, day + DAY_MINUTES: {"": 5}})
+    api.clock.advance(60)
+    api.scrape()
+    assert (api.series[0].total, api.merchant.held_values) == (8, 0)
+    # One that stays bad is lost after a day, once.
+    api.rows = {day + DAY_MINUTES: {"": None}}
+    api.answer(api.rows)
+    for hours in range(60):
+        api.clock.advance(3600)
+        api.answer(api.rows)
+        assert api.merchant.lost_minutes == (DAY_MINUTES if api.merchant.held_values == 0 else 0), hours
+    assert (api.merchant.held_values, api.series[0].total) == (0, 8)
+
+
 def test_keys_begin_with_an_answer_that_can_be_used(api_of: Callable[..., Api]) -> None:
     """What the day had before the first number is nobody's: it is not counted when the number comes."""
     api = api_of(KEYS)
