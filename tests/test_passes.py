@@ -24,7 +24,7 @@ from exporter.state import State
 from tests.fakes import FakeClock
 from tests.test_localtime import CHANGES, REPEATS
 
-PLAYS = Stream("m", "", Target.PLAY_COUNT, Group.ALL)
+PLAYS = Stream("m", "a", Target.PLAY_COUNT, Group.ALL)
 COUNTRIES = Stream("m", "", Target.PLAY_COUNT, Group.COUNTRY)
 KEYS = Stream("m", "", Target.KEY_DELIVERY_COUNT, Group.ALL)
 
@@ -263,18 +263,21 @@ def test_the_counter_is_right_after_the_clocks_were_set_back(
         "from the second pass": range(at + length // 3, at + 80),
     }[played]
     truth = {minute: {"all": minute % 5 + 1} for minute in minutes if minute % often == 0}
-    merchant = {"id": "m", "api_key": "k", "mail_address": "a@example.com", "password": "p", "whole_merchant": False}
-    settings = Settings.model_validate({"api": {"timezone": name}, "merchants": [{**merchant, "media": [{"id": "a"}]}]})
+    merchant = {"id": "m", "api_key": "k", "mail_address": "a@example.com", "password": "p", "media": [{"id": "a"}]}
+    settings = Settings.model_validate({"api": {"timezone": name}, "merchants": [merchant]})
     clock = FakeClock(end_of(at - 100))
-    api = LocalApi({}, ZoneInfo(name))
     ledger = Ledger(state, settings, on_revision=lambda age: None)
     ledger.sync(settings.merchants, clock.now())
-    stream = Stream("m", "a", Target.PLAY_COUNT, Group.ALL)
+    # The whole merchant has a row in each minute, so that a minute of the media without one is a zero.
+    everything = {minute: {"all": 9} for minute in range(at - 200, at + 140)}
+    played_of = {Stream("m", "", Target.PLAY_COUNT, Group.ALL): everything, PLAYS: truth}
+    api = LocalApi({}, ZoneInfo(name))
     while clock.now() < end_of(at + 130):
         clock.advance(60.0 * every)
         ledger.show_counted(clock.now())
-        asked = ledger.to_ask(stream, clock.now())
-        api.truth = {minute: values for minute, values in truth.items() if end_of(minute) <= clock.now()}
-        ledger.enter(stream, asked, api.ask(stream, asked), clock.now())
-    (series,) = ledger.snapshot.merchants["m"].streams[stream].series
+        for stream, played_then in played_of.items():
+            asked = ledger.to_ask(stream, clock.now())
+            api.truth = {minute: values for minute, values in played_then.items() if end_of(minute) <= clock.now()}
+            ledger.enter(stream, asked, api.ask(stream, asked), clock.now())
+    (series,) = ledger.snapshot.merchants["m"].streams[PLAYS].series
     assert series.total == sum(values["all"] for values in truth.values())
