@@ -95,7 +95,10 @@ def _oldest_first(rows: Sequence[_Row]) -> set[int] | None:
     begins = [place for place in range(1, len(rows)) if rows[place].told.first < rows[place - 1].told.first]
     if not begins:
         return _by_turns(rows)
-    return {row.place for row in rows[begins[0] :]} if len(begins) == 1 else None
+    first, second = rows[: begins[0]], rows[begins[0] :]
+    if len(begins) > 1 or _by_turns(first) or _by_turns(second):
+        return None
+    return {row.place for row in second}
 
 
 def _by_turns(rows: Sequence[_Row]) -> set[int]:

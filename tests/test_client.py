@@ -34,7 +34,7 @@ from exporter.errors import (
     ServerError,
     Unauthorized,
 )
-from exporter.model import Group, Minute, MinuteRange, Stream, Target, minute_of
+from exporter.model import Group, Minute, MinuteRange, Reading, Stream, Target, minute_of
 from exporter.requestlog import Exchange
 from exporter.transport import Watchdog
 from tests.fakes import FakeClock
@@ -142,7 +142,9 @@ class Api:
 
     @contextmanager
     def client(self, timeout: float = PATIENT, merchant_id: str = "m1", **options: Any) -> Iterator[Client]:
-        settings = ApiSettings(url=options.pop("url", f"{self.peer.url}/v1"), timezone=TOKYO, timeout=timeout)
+        settings = ApiSettings(
+            url=options.pop("url", f"{self.peer.url}/v1"), timezone=options.pop("timezone", TOKYO), timeout=timeout
+        )
         merchant = MerchantSettings(
             id=merchant_id,
             api_key=SecretStr(options.pop("api_key", API_KEY)),
@@ -237,6 +239,68 @@ def test_hours_are_asked_for_by_name(api: Api) -> None:
         assert client.aggregations(PLAYS, asked, hourly=True).rows == {at(2018, 12, 1, 14, 0): {"": 3}}
     query = api.calls[0].query
     assert (query["interval"], query["from"], query["to"]) == ("hour", "20181130140000", "20181201145959")
+
+
+def test_no_content_is_no_rows(api: Api) -> None:
+    """204 says that there are no rows; to a lookup or a request for a token it says nothing, as an empty 200 does."""
+    api.answer = lambda _: b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"
+    with api.client() as client:
+        assert client.aggregations(PLAYS, ASKED) == Reading({})
+        for lookup in (client.media, client.live_event):
+            with pytest.raises(MalformedAnswer, match="empty"):
+                lookup("x")
+        api.answer = lambda _: reply(200, b"")
+        assert fails(client, MalformedAnswer) == "aggregations: empty"
+    assert api.observed[:2] == [("auth-token", "200"), ("aggregations", "204")]
+    api.token = lambda _: b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"
+    with api.client() as client:
+        assert fails(client, MalformedAnswer).startswith("auth-token: no token")
+
+
+def test_what_cannot_be_used_is_told_without_secrets(api: Api) -> None:
+    """A value that cannot be used comes back as a problem, in which no secret can be read."""
+    api.answer = lambda _: reply(200, [{"date": "2018/12/01 14:34", "all": API_KEY}])
+    with api.client() as client:
+        reading = client.aggregations(PLAYS, ASKED)
+    assert reading.rows == {AT: {"": None}}
+    assert reading.problems == (
+        'row 1: "<secret>" is not a number, in {"date": "2018/12/01 14:34", "all": "<secret>"}',
+    )
+
+
+@pytest.mark.parametrize(
+    ("zone", "first", "last", "sent"),
+    [
+        # From the first pass of the hour to the second, whose local times are in the other order.
+        ("America/New_York", (2026, 11, 1, 5, 50), (2026, 11, 1, 6, 10), ("20261101005900", "20261101020059")),
+        ("America/New_York", (2026, 11, 1, 4, 50), (2026, 11, 1, 5, 10), ("20261101005000", "20261101020059")),
+        ("America/New_York", (2026, 11, 1, 6, 50), (2026, 11, 1, 7, 10), ("20261101005900", "20261101021059")),
+        ("America/New_York", (2026, 11, 1, 4, 50), (2026, 11, 1, 7, 10), ("20261101005000", "20261101021059")),
+        ("America/New_York", (2026, 3, 8, 6, 50), (2026, 3, 8, 7, 10), ("20260308015000", "20260308031059")),
+        ("Australia/Lord_Howe", (2026, 4, 4, 14, 40), (2026, 4, 4, 15, 10), ("20260405012900", "20260405020059")),
+    ],
+)
+def test_local_time_that_is_there_twice_is_asked_for_whole(
+    api: Api, zone: str, first: tuple[int, ...], last: tuple[int, ...], sent: tuple[str, str]
+) -> None:
+    """Where a range begins or ends in such a time, the request begins before it and ends after it."""
+    asked = MinuteRange(*(minute_of(datetime(*each, tzinfo=UTC).timestamp()) for each in (first, last)))  # type: ignore[misc, arg-type]
+    with api.client(timezone=ZoneInfo(zone)) as client:
+        client.aggregations(PLAYS, asked)
+    assert (api.calls[0].query["from"], api.calls[0].query["to"]) == sent
+
+
+def test_days_without_a_midnight_are_asked_for_from_their_first_minute(api: Api) -> None:
+    """A time that no clock shows is never sent; a day whose last hour is there twice is asked for past its end."""
+    api.answer = lambda _: reply(200, [])
+    with api.client(timezone=ZoneInfo("Asia/Beirut")) as client:
+        for day in (datetime(2026, 3, 29, 12, tzinfo=UTC), datetime(2026, 10, 24, 12, tzinfo=UTC)):
+            noon = minute_of(day.timestamp())
+            client.aggregations(Stream("m1", "x", Target.KEY_DELIVERY_COUNT, Group.ALL), MinuteRange(noon, noon))
+    assert [(call.query["from"], call.query["to"]) for call in api.calls] == [
+        ("20260329010000", "20260329235959"),
+        ("20261024000000", "20261025000059"),
+    ]
 
 
 def test_the_catalog_and_live_events(api: Api) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from exporter import parse
 from exporter.bodies import clean, error_text, excerpt, hide
 from exporter.errors import MalformedAnswer
-from exporter.model import DAY_MINUTES, Group, Minute, Rows, Stream, Target, minute_of, start_of
+from exporter.model import DAY_MINUTES, Group, Minute, Reading, Rows, Stream, Target, minute_of, start_of
 
 T = TypeVar("T")
 
@@ -120,11 +120,276 @@ def test_a_row_without_a_number_is_a_row(answer: object) -> None:
         pytest.param([row(**{"x" * 200 + "1": 3, "x" * 200 + "2": 4})], {"x" * 200: 7}, id="long ones that do"),
         pytest.param([row(**{chr(0xD800): 3, chr(0xDFFF): 4})], {"\ufffd": 7}, id="halves of characters"),
         pytest.param([row(日本=1)], {"日本": 1}, id="Japanese"),
+        pytest.param([row(id=10, to=2, us=1)], {"id": 10, "to": 2, "us": 1}, id="Indonesia and Tonga"),
+        pytest.param([row(country="jp", count=None)], {}, id="a long row whose count is null"),
+        pytest.param([row(country=None)], {}, id="a group that is null"),
+        pytest.param([row(country="jp", count=10, x=None)], {"jp": 10}, id="a long row with a null"),
+        pytest.param([row(country="jp", value=10)], {"jp": 10}, id="a long row with a value"),
+        pytest.param([row(x=[{"code": "4711", "value": 3}])], {"4711": 3}, id="code and value"),
+        pytest.param([row(x=[{"country_code": "jp", "count": 3}])], {"jp": 3}, id="the group's code and count"),
+        pytest.param([row(country={"jp": 1}, count=1)], {"jp": 1}, id="an object of the group, and its count"),
+        pytest.param([row(country="jp", count=10), row(us=2, fr=1)], {"jp": 10, "us": 2, "fr": 1}, id="mixed rows"),
     ],
 )
 def test_rows_of_a_group(answer: object, expected: Mapping[str, float]) -> None:
     """Every plausible form of a group's answer gives each label value once, and loses no play."""
     assert parse.rows(body(answer), COUNTRIES, TOKYO).rows == {AT: expected}
+
+
+PERCENTAGES = Stream("m", "", Target.PLAY_COUNT, Group.PERCENTAGE)
+PLAYERS = Stream("m", "", Target.PLAY_COUNT, Group.PLAYER)
+
+
+@pytest.mark.parametrize(
+    ("stream", "members", "expected"),
+    [
+        (PERCENTAGES, {"percentage": 25, "count": 10}, {"25": 10}),
+        (PERCENTAGES, {"percentage": 25.0, "count": 10}, {"25": 10}),
+        (PERCENTAGES, {"percentage": "25", "play_count": 10}, {"25": 10}),
+        (PERCENTAGES, {"percentage": 25, "plays": "10"}, {"25": 10}),
+        (PERCENTAGES, {"percentage": 25, "value": 10}, {"25": 10}),
+        (PERCENTAGES, {"percentage": 25, "all": 10}, {"25": 10}),
+        (PERCENTAGES, {"percentage": 12.5, "count": 10}, {"12.5": 10}),
+        (PERCENTAGES, {"percentage": [{"value": 25.0, "count": 10}]}, {"25": 10}),
+        (PERCENTAGES, {"25": 10, "50": 5}, {"25": 10, "50": 5}),
+        (PERCENTAGES, {"percentage": {"25": 10}}, {"25": 10}),
+        (PLAYERS, {"player": 4711, "count": 3}, {"4711": 3}),
+        (PLAYERS, {"player": "4711", "Play-Count": 3}, {"4711": 3}),
+        (PLAYERS, {"player": [{"player": 4711, "total": 3}]}, {"4711": 3}),
+        (PLAYERS, {"x": [{"id": 4711, "total": 3}]}, {"4711": 3}),
+        (PLAYERS, {"x": [{"4711": 3}, {"4712": 1}]}, {"4711": 3, "4712": 1}),
+        (PERCENTAGES, {"percentage": 25, "jp": 10}, None),
+        (PERCENTAGES, {"percentage": 25, "count": 10, "total": 40}, None),
+        (PERCENTAGES, {"percentage": 25, "count": 10, "50": 3}, None),
+        (PERCENTAGES, {"percentage": 25}, None),
+        (PERCENTAGES, {"percentage": 25, "50": None}, None),
+        (PERCENTAGES, {"Percentage": 25, "n": 10}, None),
+        (PERCENTAGES, {"value": 25, "count": 10}, None),
+        (PERCENTAGES, {"value": 25}, None),
+        (PERCENTAGES, {"count": 10}, None),
+        (PERCENTAGES, {"25": 10, "total": 10}, None),
+        (PLAYERS, {"name": "4711", "count": 3}, None),
+        (PLAYERS, {"id": 4711, "total": 3, "x": 1}, None),
+        (PLAYERS, {"id": 4711, "x": 1}, None),
+        (PLAYERS, {"player_id": 4711, "n": 3}, None),
+        (PLAYERS, {"playerId": 4711, "playerName": 12, "n": 3}, None),
+        (PLAYERS, {"media_id": 4711, "x": 1}, None),
+        (PLAYERS, {"play_count": 3}, None),
+        (PLAYERS, {"player": None, "x": 3}, None),
+        (PLAYERS, {"player": 4711, "id": 12}, None),
+        (PLAYERS, {"player": "A", "id": 12}, None),
+        (PLAYERS, {"player": "A"}, None),
+        (PLAYERS, {"player": {"id": 4711, "count": 3}}, None),
+        (PLAYERS, {"player": {"A": 3}, "B": 1}, None),
+        (PLAYERS, {"player": [{"id": 4711, "name": "Player A"}]}, None),
+        (PLAYERS, {"player": [{"player": 4711, "name": "Player A"}]}, None),
+        (PLAYERS, {"player": [{"player": 4711, "x": 3}]}, None),
+        (PLAYERS, {"player": [{"total": 4711, "count": 3}]}, None),
+        (PLAYERS, {"player": [{"x": 4711, "value": 3}]}, None),
+        (PLAYERS, {"player": [{"x": "A", "y": 3}]}, None),
+        (PLAYERS, {"player": [{"media_id": "A", "count": 3}]}, None),
+        (PLAYERS, {"player": [{"count": 3}]}, None),
+        (PLAYERS, {"player": [{"player": 3}]}, None),
+        (PLAYS, {"id": 4711}, None),
+        (PLAYS, {"percentage": 25}, None),
+        (PLAYS, {"values": {"all": 3}}, None),
+    ],
+)
+def test_names_tell_what_is_a_label_value_and_what_a_count(
+    stream: Stream, members: dict[str, object], expected: Mapping[str, float] | None
+) -> None:
+    """A number is read as what its name says; where that leaves two readings, the whole answer is refused."""
+    answer = body([row(**{"4712" if stream is PLAYERS else "50": 1}), {"date": "2018/12/01 14:35", **members}])
+    if stream is PLAYS:
+        answer = body([row(**members)])
+    if expected is not None:
+        assert parse.rows(answer, stream, TOKYO).rows[AT + 1] == expected
+        return
+    with pytest.raises(MalformedAnswer, match=r"^row [12]: ") as caught:
+        parse.rows(answer, stream, TOKYO)
+    assert str(caught.value).isprintable()
+
+
+def test_a_row_that_reads_in_two_ways_says_so() -> None:
+    """The line names the row, the member and what it may be."""
+    with pytest.raises(MalformedAnswer) as caught:
+        parse.rows(body([row(value=25, count=10)]), PERCENTAGES, TOKYO)
+    assert str(caught.value) == (
+        'row 1: reads in two ways: "value" may be a value of "percentage", or not, '
+        'in {"date": "2018/12/01 14:34", "value": 25, "count": 10}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("stream", "answer", "expected", "problem"),
+    [
+        (PLAYS, [row(all=-1)], {"": None}, "row 1: -1 is negative"),
+        (PLAYS, [row(all="-1")], {"": None}, 'row 1: "-1" is negative'),
+        (PLAYS, [row(all="N/A")], {"": None}, 'row 1: "N/A" is not a number'),
+        (PLAYS, [row(all="")], {"": None}, 'row 1: "" is not a number'),
+        (PLAYS, [row(all=True)], {"": None}, "row 1: true is not a number"),
+        (PLAYS, [row(all={})], {"": None}, "row 1: {} is not a number"),
+        (PLAYS, [row(all="1,000")], {"": None}, 'row 1: "1,000" is not a number'),
+        (PLAYS, [row(all="١٠")], {"": None}, 'row 1: "١٠" is not a number'),
+        (PLAYS, [row(all="Infinity")], {"": None}, 'row 1: "Infinity" is not a number'),
+        (PLAYS, [row(all="1e400")], {"": None}, 'row 1: "1e400" is too large'),
+        (PLAYS, [row(all=10**12 + 1)], {"": None}, "row 1: 1000000000001 is too large"),
+        (PLAYS, [row(all=10**400)], {"": None}, "row 1: Infinity is too large"),
+        (PLAYS, '[{"date": "2018/12/01 14:34", "all": 1e400}]', {"": None}, "row 1: Infinity is too large"),
+        (PLAYS, '[{"date": "2018/12/01 14:34", "all": NaN}]', {"": None}, "row 1: NaN is not a number"),
+        (PLAYS, '[{"date": "2018/12/01 14:34", "all": -Infinity}]', {"": None}, "row 1: -Infinity is negative"),
+        (PLAYS, '[{"date": "2018/12/01 14:34", "all": 1, "all": 2}]', {"": None}, "row 1: a value that is given twice"),
+        (PLAYS, [row(all=10), row(all=12)], {"": None}, "row 2: 12 where a row before has 10"),
+        (PLAYS, [row(all=10), row(all="x")], {"": None}, 'row 2: "x" is not a number'),
+        (PLAYS, [row(all="x"), row(all=10)], {"": None}, 'row 1: "x" is not a number'),
+        (COUNTRIES, [row(jp=True, us=1)], {"jp": None, "us": 1}, "row 1: true is not a number"),
+        (COUNTRIES, [row(jp="N/A", us=1, all=9)], {"jp": None, "us": 1}, 'row 1: "N/A" is not a number'),
+        (COUNTRIES, [row(country="jp", count=-1), row(us=1)], {"jp": None, "us": 1}, "row 1: -1 is negative"),
+        (COUNTRIES, [row(country={"jp": "x", "us": 1})], {"jp": None, "us": 1}, 'row 1: "x" is not a number'),
+        (COUNTRIES, [row(country={"jp": {"count": 1}, "us": 1})], {"jp": None, "us": 1}, None),
+        (
+            COUNTRIES,
+            [row(country=[{"value": "jp", "count": 2}, {"value": "jp", "count": 3}])],
+            {"jp": None},
+            'row 1: "jp" is there twice',
+        ),
+        (COUNTRIES, [row(jp=1), row(jp=2, us=3)], {"jp": None, "us": 3}, "row 2: 2 where a row before has 1"),
+        (COUNTRIES, [row(all="N/A")], {"all": None}, 'row 1: "N/A" is not a number'),
+        (COUNTRIES, [row(**{"": -1, "unknown": 4})], {"unknown": None}, "row 1: -1 is negative"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_unknown(
+    stream: Stream, answer: object, expected: Mapping[str, float | None], problem: str | None
+) -> None:
+    """One bad value of one minute and label value is unknown and told, and everything else is read."""
+    more = '[{"date": "2018/12/01 14:35", "%s": 7}, ' % ("all" if stream is PLAYS else "jp")
+    for text, at in ((body(answer).decode(), 1), (more + body(answer).decode()[1:], 2)):
+        reading = parse.rows(text.encode(), stream, TOKYO)
+        assert reading.rows[AT] == expected
+        assert at == 1 or list(reading.rows[AT + 1].values()) == [7]
+        assert len(reading.problems) == 1
+        if problem is not None and at == 1:
+            assert reading.problems[0].startswith(f"{problem}, in {{")
+
+
+@pytest.mark.parametrize("answer", [[row(jp=1, all=-1)], [row(all="N/A"), row(jp=1)], [row(jp=1, all=2), row(all=3)]])
+def test_a_total_that_cannot_be_used_does_not_matter_beside_its_parts(answer: object) -> None:
+    """Where the parts are known nobody needs their sum."""
+    assert parse.rows(body(answer), COUNTRIES, TOKYO) == Reading({AT: {"jp": 1}})
+
+
+def test_label_values_that_become_too_much_together_are_unknown() -> None:
+    """The sum of label values that become the same is as large as a number may be, or unknown."""
+    half = {"x" * 200 + "1": 10**12, "x" * 200 + "2": 1}
+    assert parse.rows(body([row(**half)]), COUNTRIES, TOKYO).rows == {AT: {"x" * 200: None}}
+
+
+@pytest.mark.parametrize(
+    ("bad", "problem"),
+    [
+        (7, "row 2: not an object, in 7"),
+        (None, "row 2: not an object, in null"),
+        ({"all": 2}, 'row 2: no date, in {"all": 2}'),
+        ({"date": "total", "all": 9}, 'row 2: a date that cannot be read, in {"date": "total", "all": 9}'),
+        ({"date": 20181201, "all": 2}, 'row 2: a date that cannot be read, in {"date": 20181201, "all": 2}'),
+        (
+            {"date": "2018/02/30 10:00", "all": 2},
+            'row 2: a date that does not exist, in {"date": "2018/02/30 10:00", "all": 2}',
+        ),
+    ],
+)
+def test_a_row_without_a_date_that_can_be_read_is_left_out(bad: object, problem: str) -> None:
+    """The other rows are read; where there is no other, the answer is refused."""
+    reading = parse.rows(body([row(all=1), bad, row(all=1)]), PLAYS, TOKYO)
+    assert reading == Reading({AT: {"": 1}}, (problem,))
+    with pytest.raises(MalformedAnswer):
+        parse.rows(body([bad, bad]), PLAYS, TOKYO)
+
+
+def test_problems_are_few() -> None:
+    """However much of an answer cannot be used, a few lines tell of it, in the order of the rows."""
+    answer = [{"date": f"2018/12/01 14:{minute}", "all": -1} for minute in range(10, 50)]
+    problems = parse.rows(body(answer), PLAYS, TOKYO).problems
+    assert [problem[:6] for problem in problems] == ["row 1:", "row 2:", "row 3:", "and 37"]
+    assert problems[-1] == "and 37 more"
+
+
+@pytest.mark.parametrize("answer", [[row(all={"count": 1})], [row(play_count=[1])]])
+def test_objects_in_the_place_of_all_numbers_are_another_form(answer: object) -> None:
+    """Objects everywhere are no bad value, but a form that nobody knows."""
+    with pytest.raises(MalformedAnswer, match="row 1: an object or a list in the place of a number"):
+        parse.rows(body(answer), PLAYS, TOKYO)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "null",
+        {},
+        "[]",
+        {"aggregations": None},
+        {"aggregations": None, "count": 0},
+        {"aggregations": {}},
+        {"aggregations": []},
+        {"data": {"aggregations": []}},
+        {"data": {"aggregations": None}, "code": 200, "message": "OK"},
+        {"data": None, "meta": {"total": 0}},
+        {"success": True, "result": None, "error": None},
+        {"status": "ok", "errors": {}, "data": None},
+        {"code": 0, "msg": "success", "data": {}},
+    ],
+)
+def test_no_rows_in_other_words(answer: object) -> None:
+    """What says in plain words that there are no rows is no rows, and no fault."""
+    for stream in (PLAYS, COUNTRIES, KEYS):
+        assert parse.rows(body(answer), stream, TOKYO) == Reading({})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "false",
+        "0",
+        '""',
+        {"aggregations": None, "count": 5},
+        {"aggregations": None, "message": "timeout"},
+        {"aggregations": False},
+        {"aggregations": ""},
+        {"success": False, "aggregations": None},
+        {"success": False, "aggregations": []},
+        {"status": "error", "data": []},
+        {"error": "no", "aggregations": None},
+        {"code": "SERVER_ERROR", "aggregations": None},
+        {"code": 500, "aggregations": None},
+        {"code": 7, "aggregations": None},
+        {"data": {"error": "no", "aggregations": []}},
+        {"data": {"code": "SERVER_ERROR"}},
+        {"result": {"fault": "no"}},
+        {"count": 3},
+    ],
+)
+def test_an_error_is_never_read_as_no_rows(answer: object) -> None:
+    """An answer that tells of an error, or of anything but no rows, is refused."""
+    with pytest.raises(MalformedAnswer):
+        parse.rows(body(answer), PLAYS, TOKYO)
+
+
+def test_rows_in_an_object_of_an_object() -> None:
+    """The only list of the outermost objects that have one is the rows."""
+    assert parse.rows(body({"data": {"aggregations": [row(all=3)]}, "meta": {"page": 1}}), PLAYS, TOKYO).rows == {
+        AT: {"": 3}
+    }
+    with pytest.raises(MalformedAnswer, match="more than one list"):
+        parse.rows(body({"data": {"a": [row(all=3)]}, "more": {"b": [row(all=3)]}}), PLAYS, TOKYO)
+
+
+@pytest.mark.parametrize("read", [parse.media, parse.live_event])
+@pytest.mark.parametrize("answer", ["null", "{}", '{"id": 1, "id": 2}', '{"id": NaN}', ""])
+def test_other_answers_stay_strict(read: Callable[[bytes], object], answer: str) -> None:
+    """What is no rows, or rows with a bad value, is no media and no live event."""
+    with pytest.raises(MalformedAnswer):
+        read(answer.encode())
 
 
 @pytest.mark.parametrize(
@@ -670,3 +935,38 @@ def test_every_form_of_the_same_numbers_gives_the_same_rows(
     written = data.draw(st.permutations(written))
     expected = {MIDNIGHT + offset: values for offset, values in counts.items()}
     assert parse.rows(json.dumps(written).encode(), COUNTRIES, TOKYO).rows == expected
+
+
+LABELS = st.sampled_from(["25", "50", "4711", "0", "jp", "Player A", "ios"])
+
+
+@given(
+    label=LABELS,
+    count=st.integers(0, 999),
+    group=st.sampled_from([group for group in Group if group is not Group.ALL]),
+    data=st.data(),
+)
+def test_a_label_value_and_its_count_are_read_or_refused(
+    label: str, count: int, group: Group, data: st.DataObject
+) -> None:
+    """Whatever the members of a row are called: the label value comes back with its count, or the row is refused.
+
+    No other label value is made up of the name of a member, or of an id beside it.
+    """
+    written: object = int(label) if label.isdigit() and data.draw(st.booleans()) else label
+    # Beside a country's rows "id" is Indonesia.
+    names = st.sampled_from(
+        [str(group), "name", "value", "label", "key", f"{group}_id", "code", *["id"][: group != Group.COUNTRY]]
+    )
+    counts = st.sampled_from(["count", "total", "plays", "play_count", "value", "all", "number"])
+    pair = {data.draw(names): written, data.draw(counts): count}
+    more = data.draw(st.sets(names | counts, max_size=1)) - pair.keys()
+    pair |= {name: data.draw(st.integers(0, 9)) for name in more}
+    items = data.draw(st.permutations(list(pair.items())))
+    date = {"date": "2018/12/01 14:34"}
+    answer = data.draw(
+        st.sampled_from([{**date, **dict(items)}, {**date, str(group): [dict(items)]}, {**date, "x": [dict(items)]}])
+    )
+    found, _ = attempt(lambda: parse.rows(body([answer]), Stream("m", "", Target.PLAY_COUNT, group), TOKYO))
+    for values in found.rows.values() if found else ():
+        assert (values, more) == ({label: count}, set())

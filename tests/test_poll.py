@@ -60,6 +60,8 @@ class FakeClient:
         self.all_asked: list[str] = []
         # Tells the newest minute that has a row, where not all have.
         self.newest: Callable[[], Minute] | None = None
+        # What of the answers of a media cannot be used.
+        self.problems: dict[str, tuple[str, ...]] = {}
 
     def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Reading:
         if hourly or len(asked) == MINUTES_BACK:
@@ -71,7 +73,8 @@ class FakeClient:
         self._fail(stream.media_id)
         plays = 1.0 if stream.media_id else float(len(MEDIA))
         newest = asked.last if self.newest is None else min(self.newest(), asked.last)
-        return Reading({minute: {"": plays} for minute in range(asked.first, newest + 1)})
+        rows = {minute: {"": plays} for minute in range(asked.first, newest + 1)}
+        return Reading(rows, self.problems.get(stream.media_id, ()))
 
     def _past(self, stream: Stream, asked: MinuteRange, *, hourly: bool) -> Reading:
         self._send(f"past of {stream.media_id or 'all'} by {'hour' if hourly else 'minute'}")
@@ -381,6 +384,33 @@ def test_faults_are_told_when_they_begin_and_end(build: Callable[..., World]) ->
     assert told[0] == "cannot resolve api.example"
     assert told[-1] == "over: cannot resolve api.example"
     assert len(told) <= 6
+
+
+def test_values_that_cannot_be_used_are_told_once(build: Callable[..., World]) -> None:
+    """However many streams have them, one line tells of it, with the first; a reminder comes seldom, and the end once.
+
+    A stream that is asked for seldom does not make it begin again and again.
+    """
+    world = build()
+    world.client.problems = dict.fromkeys(MEDIA, ('row 3: "N/A" is not a number, in {}', "and 4 more"))
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(20):
+            world.round()
+    first, second = (entry["event"] for entry in logs if entry["log_level"] == "warning")
+    assert first.startswith("unknown until the API shows what can be used: ")
+    assert first.endswith('/play_count/all: row 3: "N/A" is not a number, in {}; and 4 more')
+    assert second.startswith("still: unknown until ")
+    world.client.problems = {MEDIA[0]: ("row 1: -1 is negative, in {}",)}
+    world.round()
+    world.client.faults[MEDIA[0]] = NoAnswer("down")
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(10):
+            world.round()
+        assert not [entry for entry in logs if entry["event"].startswith("over: unknown")]
+        world.client.faults, world.client.problems = {}, {}
+        for _ in range(30):
+            world.round()
+    assert len([entry for entry in logs if entry["event"].startswith("over: unknown")]) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""Local time around changes of the clocks, and an API that knows no other time."""
+
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from exporter.localtime import local, midnight, repeat_of, whole_days, with_whole_repeat, without_doubt
+from exporter.model import DAY_MINUTES, Minute, MinuteRange, minute_of
+
+NEW_YORK = ZoneInfo("America/New_York")
+
+
+def utc(*when: int) -> Minute:
+    return minute_of(datetime(*when, tzinfo=UTC).timestamp())  # type: ignore[misc, arg-type]
+
+
+# Zone, the first minute that has its local time a second time, and how many minutes are there twice.
+REPEATS = [
+    ("America/New_York", utc(2026, 11, 1, 6, 0), 60),
+    ("Europe/Berlin", utc(2026, 10, 25, 1, 0), 60),
+    ("Australia/Lord_Howe", utc(2026, 4, 4, 15, 0), 30),
+    ("Asia/Beirut", utc(2026, 10, 24, 21, 0), 60),  # from midnight back to 23:00
+    ("Atlantic/Azores", utc(2026, 10, 25, 1, 0), 60),  # from 1:00 back to midnight
+]
+# Zone and the first minute after clocks were set forward.
+GAPS = [
+    ("America/New_York", utc(2026, 3, 8, 7, 0)),
+    ("Europe/Berlin", utc(2026, 3, 29, 1, 0)),
+    ("Australia/Lord_Howe", utc(2026, 10, 3, 15, 30)),
+    ("Asia/Beirut", utc(2026, 3, 28, 22, 0)),  # a day without a midnight
+]
+CHANGES = [(zone, change) for zone, change, _ in REPEATS] + GAPS
+
+
+@pytest.mark.parametrize(("name", "change", "length"), REPEATS)
+def test_a_repeat_is_both_passes_of_a_local_time(name: str, change: Minute, length: int) -> None:
+    """Every minute of either pass knows both passes, and the minutes around them are there once."""
+    zone, repeat = ZoneInfo(name), MinuteRange(change - length, change + length - 1)
+    for minute in range(repeat.first - 180, repeat.last + 181):
+        assert repeat_of(minute, zone) == (repeat if minute in repeat else None)
+        assert with_whole_repeat(minute, zone) == (repeat.first if minute in repeat else minute)
+
+
+@pytest.mark.parametrize("name", ["Asia/Tokyo", "UTC", "Asia/Kolkata"])
+def test_no_local_time_is_there_twice_without_daylight_saving(name: str) -> None:
+    """Where clocks are never set back, a range is sent as it is."""
+    start = utc(2026, 1, 1)
+    for minute in range(start, start + 370 * DAY_MINUTES, 45):
+        assert repeat_of(minute, ZoneInfo(name)) is None
+
+
+@pytest.mark.parametrize(("name", "change"), CHANGES)
+def test_what_is_sent_cannot_be_mistaken(name: str, change: Minute) -> None:
+    """Every range near a change is sent with ends that are there once in local time, in order, around the range."""
+    zone = ZoneInfo(name)
+    for first in range(change - 150, change + 151, 7):
+        for length in (1, 2, 31, 60, 90, 200):
+            asked = MinuteRange(first, first + length - 1)
+            for sent in (without_doubt(asked, zone), without_doubt(whole_days(asked, zone), zone)):
+                assert sent.first <= asked.first
+                assert asked.last <= sent.last
+                ends = [local(minute, zone).replace(tzinfo=None) for minute in (sent.first, sent.last)]
+                assert ends == sorted(ends)
+                for minute, end in zip((sent.first, sent.last), ends, strict=True):
+                    read = {minute_of(end.replace(tzinfo=zone, fold=fold).timestamp()) for fold in (0, 1)}
+                    assert read == {minute}
+
+
+def test_a_range_without_a_repeat_at_its_ends_is_sent_as_it_is() -> None:
+    """Only what begins or ends in a repeat is made wider; one inside a range is no matter."""
+    change = REPEATS[0][1]
+    for asked in (MinuteRange(change - 61, change + 60), MinuteRange(change - 500, change - 61)):
+        assert without_doubt(asked, NEW_YORK) == asked
+    assert without_doubt(MinuteRange(change - 10, change - 5), NEW_YORK) == MinuteRange(change - 61, change + 60)
+
+
+@pytest.mark.parametrize(
+    ("name", "day", "hours"),
+    [
+        ("Asia/Tokyo", (2026, 3, 29), 24),
+        ("Asia/Beirut", (2026, 3, 29), 23),
+        ("Asia/Beirut", (2026, 10, 24), 25),
+        ("Atlantic/Azores", (2026, 10, 25), 25),
+        ("Australia/Lord_Howe", (2026, 4, 5), 24.5),
+    ],
+)
+def test_days_are_whole(name: str, day: tuple[int, int, int], hours: float) -> None:
+    """A local day has all of its minutes, however many, and they are those that have its date."""
+    zone = ZoneInfo(name)
+    noon = minute_of(datetime(*day, 12, tzinfo=zone).timestamp())
+    whole = whole_days(MinuteRange(noon, noon + 1), zone)
+    assert whole.first == midnight(date(*day), zone)
+    assert len(whole) == 60 * hours
+    dates = {local(minute, zone).date() for minute in range(whole.first, whole.last + 1)}
+    assert dates == {date(*day)}
+    assert local(whole.first - 1, zone).date() == date(*day) - timedelta(days=1)
+    assert local(whole.last + 1, zone).date() == date(*day) + timedelta(days=1)
