@@ -130,6 +130,7 @@ def build_polling(
             merchant,
             limiter,
             clock=clock.now,
+            monotonic=clock.monotonic,
             adapter=adapter() if adapter else None,
             observe=_observer(telemetry, request_log),
         )

@@ -95,8 +95,9 @@ class FakeBudget:
     def take(self) -> FakeSlot:
         if self.left == len(self.slots):
             raise BudgetSpent(7.0)
-        self.slots.append(FakeSlot())
-        return self.slots[-1]
+        slot = FakeSlot()
+        self.slots.append(slot)
+        return slot
 
     def refused(self, retry_after: float | None) -> None:
         self.refusals.append(retry_after)

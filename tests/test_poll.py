@@ -50,6 +50,7 @@ class FakeClient:
     """
 
     token_expiry = None
+    renewals = 0
 
     def __init__(self, limiter: Limiter) -> None:
         self.limiter = limiter
