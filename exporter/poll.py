@@ -166,11 +166,9 @@ class MerchantPoller:
                 self._rests.token_renewed()
                 going.suspects = [each for each in going.suspects if not isinstance(each[1], Unauthorized)]
             going.witness = going.witness or task
-            self._rests.answered(task)
-            if not going.down:
+            if not going.down and task not in going.sent_before:
                 self._acquit(going)
-        else:
-            self._rests.answered(task)
+        self._rests.answered(task)
 
     def _note_failure(self, going: Round, task: Task, error: ApiError) -> None:
         now = self._clock.now()
@@ -187,6 +185,7 @@ class MerchantPoller:
         decides = going.in_doubt and task == going.witness
         going.suspects.append((task, error))
         going.strikes += strikes
+        going.sent_before = going.under_way - {task}
         if decides or isinstance(error, SignInFailed) or (going.witness is None and going.in_doubt):
             self._blame_api(going)
 

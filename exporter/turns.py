@@ -47,6 +47,7 @@ class Round:
         witness: The stream that was answered first, so the API worked; None before that.
         suspects: What failed since a stream was answered, of which is not known whether the API fails.
         strikes: How much they say against the API.
+        sent_before: What was on its way when the newest of them failed: its answer tells nothing of that.
         down: Whether the API has been found to fail.
         failed_asides: Requests for the catalog and the past that failed, but for the budget's sake.
         sent: How many requests have left.
@@ -63,6 +64,7 @@ class Round:
     witness: Stream | None = None
     suspects: list[tuple[Task, ApiError]] = field(default_factory=list)
     strikes: int = 0
+    sent_before: set[Task] = field(default_factory=set)
     down: bool = False
     failed_asides: int = 0
     sent: int = 0
@@ -138,6 +140,7 @@ class Turns:
     def give_back(self, task: Task, going: Round, *, sent: bool) -> None:
         """What was taken is not under way any more. If it was not sent, it is still its turn."""
         going.under_way.discard(task)
+        going.sent_before.discard(task)
         going.sent += sent
         if sent or task == self._staleness.pace_maker:
             # The whole merchant's is next whenever it is due.
