@@ -162,6 +162,7 @@ class StandIn:
     """
 
     token_expiry = None
+    renewals = 0
 
     def __init__(self, audience: Audience, limiter: Limiter, clock: HandTurnedClock, seconds: float) -> None:
         """Make a stand-in whose answers take so many seconds."""

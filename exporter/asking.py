@@ -36,13 +36,15 @@ class Asking:
         self._clock = clock
         # Lengths to try where the API refused a longer range.
         self._trials: dict[Stream, int] = {}
+        # Streams of which it refused the shortest, too: so the length was not what it refused.
+        self._refused: set[Stream] = set()
         # What in the newest answers could not be used.
         self._problems: dict[Task, str] = {}
 
     @property
-    def faults(self) -> set[str]:
-        """The faults that have not ended: those of the newest answers of the streams."""
-        return {UNUSABLE} if any(isinstance(task, Stream) for task in list(self._problems)) else set()
+    def faults(self) -> set[tuple[str, str]]:
+        """Kind and name of the faults that have not ended: those of the newest answers of the streams."""
+        return {(UNUSABLE, "")} if any(isinstance(task, Stream) for task in list(self._problems)) else set()
 
     def problem(self, task: Task) -> str:
         """What in the newest answer could not be used, as one line; "" where there is nothing."""
@@ -55,7 +57,8 @@ class Asking:
         """Ask once, and enter what is answered.
 
         Returns:
-            Whether that is done. It is not where the API refused a stream's range that half of it may do for.
+            Whether that is done. It is not where the API refused a stream's range that half of it may do for: that
+            tells neither that it works nor that it fails.
 
         Raises:
             BudgetSpent: The request may not leave yet.
@@ -73,17 +76,18 @@ class Asking:
 
     def _refresh(self, stream: Stream) -> bool:
         now = self._clock.now()
-        trial = self._trials.get(stream)
+        # Asked for in one request instead of by halves, for it would be refused again.
+        trial = SHORTEST_RANGE if stream in self._refused else self._trials.get(stream)
         asked = self._ledger.to_ask(stream, now, trial)
         try:
             reading = self._client.aggregations(stream, asked)
         except BadRequest:
             if stream.target.by_day or len(asked) <= SHORTEST_RANGE:
-                self._trials.pop(stream, None)
+                if self._trials.pop(stream, None) is not None:
+                    self._refused.add(stream)
                 raise
             # Perhaps the range was too long. What works is found by halves, and remembered.
             self._trials[stream] = max(SHORTEST_RANGE, len(asked) // 2)
-            log.info("the API refused a long range; asking for half of it", stream=str(stream), minutes=len(asked))
             return False
         if asked.first > self._ledger.to_ask(stream, self._clock.now(), trial).first:
             # The first answers have shown that the clock was ahead: the range left out what is to be counted.
@@ -93,9 +97,11 @@ class Asking:
         self._ledger.enter(stream, asked, rows, self._clock.now())
         seen, held = self._ledger.seen(stream), self._ledger.held(stream)
         self._watch.enter(stream, asked, rows, seen, self._clock.now(), held)
-        if trial is not None and len(asked) == trial:
+        if trial is not None and len(asked) == trial and stream not in self._refused:
             self._ledger.believe_range(stream.merchant_id, trial, now)
+            log.info("the API refuses longer ranges; asking for shorter ones", stream=str(stream), minutes=trial)
         self._trials.pop(stream, None)
+        self._refused.discard(stream)
         self._staleness.entered(stream, asked, now)
         return True
 
@@ -108,13 +114,9 @@ class Asking:
             self._catalog.enter_media(lookup, media, self._clock.now())
 
     def _look_back(self, history: History) -> None:
-        try:
-            reading = self._client.aggregations(history.stream, history.asked, hourly=history.hourly)
-        except BadRequest:
-            self._watch.refused(history)
-        else:
-            self._note(history, reading.problems)
-            self._watch.enter_history(history, reading.rows)
+        reading = self._client.aggregations(history.stream, history.asked, hourly=history.hourly)
+        self._note(history, reading.problems)
+        self._watch.enter_history(history, reading.rows)
 
     def _note(self, task: Task, problems: Sequence[str]) -> None:
         self._problems.pop(task, None)

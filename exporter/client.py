@@ -1,6 +1,7 @@
 """Requests to the API for one merchant: its budget, its token, its errors.
 
-Nothing is retried here, but for one request with a new token after a 401: the caller decides when to ask again.
+Nothing is retried here, but for one request with a new token after a 401: the caller decides when to ask again. Tokens
+are asked for sparingly, for too many attempts can lock an account.
 """
 
 import re
@@ -8,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Generic, Protocol, TypeVar
@@ -29,9 +29,10 @@ from exporter.errors import (
     RateLimited,
     RefusedError,
     ServerError,
+    SignInFailed,
     Unauthorized,
 )
-from exporter.instants import parse_http_date
+from exporter.instants import format_instant, parse_http_date
 from exporter.localtime import local, whole_days, without_doubt
 from exporter.model import MinuteRange, Reading, Stream
 from exporter.requestlog import Exchange
@@ -39,6 +40,11 @@ from exporter.transport import Answer, exchange, open_session
 
 # A token is renewed so long before it expires, or a tenth of its life where that is less.
 RENEW_BEFORE = 60.0
+
+# After a failed request for a token the next waits so many seconds, twice as long after each further failure, up to the
+# longest: where the account is refused, which can lock it, and where the API fails.
+REFUSED_WAIT, LONGEST_REFUSED_WAIT = 60.0, 900.0
+FAILED_WAIT, LONGEST_FAILED_WAIT = 15.0, 240.0
 
 # Of an error's body no more is looked at (bytes).
 LONGEST_ERROR_BODY = 65536
@@ -55,14 +61,14 @@ _HEADERS = {
 _KINDS: Mapping[int, type[RefusedError]] = {400: BadRequest, 401: Unauthorized, 404: NotFound}
 
 _MENDS = {
-    401: "check api_key, mail_address and password",
+    401: "check the account's permissions, api_key, mail_address and password",
     403: "check that the account has the permissions for media and analytics",
     404: "check the ids of the merchant and the media",
     429: "other tools of the merchant share the limit; lower requests_per_minute if this goes on",
 }
 
 # Where a token is asked for, these mean that the account is not accepted.
-_ACCOUNT_REFUSED = (400, 401, 403, 404)
+_ACCOUNT_REFUSED = ("400", "401", "403", "404")
 _ACCOUNT_MEND = "check the merchant's id, api_key, mail_address and password"
 
 _T = TypeVar("_T")
@@ -128,6 +134,78 @@ class _Token:
     renew_at: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class _SignInFailure:
+    """Why there is no token.
+
+    Attributes:
+        message: What the newest failed request said.
+        code: Its code.
+        refused: Whether the account was refused.
+        failures: How many such there were in a row.
+        until: Until when there is no other request (monotonic seconds).
+    """
+
+    message: str
+    code: str
+    refused: bool
+    failures: int
+    until: float
+
+
+class _Standing:
+    """How the newest token stands: what is answered with it, and what is refused all the same. Safe for threads."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._token = ""
+        self._got_at = 0.0
+        # How many tokens were got since one was answered.
+        self._unproven = 0
+        # What the newest has been answered for, and what has been refused with a new one, too.
+        self._answered: set[str] = set()
+        self._refused: set[str] = set()
+
+    def got(self, token: str, now: float) -> None:
+        """Note a new token, got at a moment (monotonic seconds)."""
+        with self._mutex:
+            self._token, self._got_at = token, now
+            self._unproven += 1
+            self._answered.clear()
+
+    def answered(self, what: str, token: str) -> None:
+        """Note what was answered with a token."""
+        with self._mutex:
+            self._refused.discard(what)
+            if token == self._token:
+                self._unproven = 0
+                self._answered.add(what)
+
+    def refused(self, what: str) -> None:
+        """Note what was refused with a new token, too."""
+        with self._mutex:
+            self._refused.add(what)
+
+    def worth_renewing(self, what: str, token: str, now: float) -> bool:
+        """Whether what was refused with a token is worth another try with another one.
+
+        Args:
+            what: What was refused.
+            token: With which token.
+            now: Monotonic seconds.
+        """
+        with self._mutex:
+            if token != self._token:
+                # Another thread has got the other one.
+                return True
+            if self._answered:
+                # It was good for this a moment ago; or nothing is known yet that the account may not see.
+                return what in self._answered or not self._refused
+            # A token can be revoked before its first use. Where one after the other is refused, it is not the token.
+            wait = _wait(self._unproven, REFUSED_WAIT, LONGEST_REFUSED_WAIT)
+            return (self._unproven <= 1 and not self._refused) or now >= self._got_at + wait
+
+
 class _Credentials(AuthBase):
     """What a request is signed with. As `auth`, so that `requests` looks for no other in ~/.netrc."""
 
@@ -170,7 +248,7 @@ class Client:
             observe: Told of every exchange.
             on_date: Told the `Date` of each answer that can be used (Unix seconds), and how many seconds it took.
             clock: Unix seconds, for the token's life.
-            monotonic: Seconds that never go back, for deadlines.
+            monotonic: Seconds that never go back, for the waits between requests for tokens.
             adapter: The transport, where it is not to be the usual one.
         """
         self._api = api
@@ -184,7 +262,15 @@ class Client:
         self._base = f"{api.url}/merchants/{quote(merchant.id, safe='')}"
         self._renewing = threading.Lock()
         self._token: _Token | None = None
-        self._tokens = deque[str](maxlen=_TOKENS_HIDDEN)
+        self._hidden = deque[str](maxlen=_TOKENS_HIDDEN)
+        self._standing = _Standing()
+        self._sign_in_failure: _SignInFailure | None = None
+        self._renewals = 0
+
+    @property
+    def renewals(self) -> int:
+        """How many tokens have been given up because they were refused."""
+        return self._renewals
 
     @property
     def token_expiry(self) -> float | None:
@@ -243,10 +329,24 @@ class Client:
         return self._get(_Request("live_events", path, parse.live_event, asked=live_event_id))
 
     def _get(self, request: _Request[_T]) -> _T:
+        what = f"{request.endpoint} {request.media_id or request.asked}"
         token = self._valid_token()
-        with suppress(Unauthorized):
-            return self._send(request, token)
-        return self._send(request, self._valid_token(refused=token))
+        try:
+            return self._send_signed(request, what, token)
+        except Unauthorized:
+            if not self._standing.worth_renewing(what, token, self._monotonic()):
+                raise
+        token = self._valid_token(refused=token)
+        try:
+            return self._send_signed(request, what, token)
+        except Unauthorized:
+            self._standing.refused(what)
+            raise
+
+    def _send_signed(self, request: _Request[_T], what: str, token: str) -> _T:
+        said = self._send(request, token)
+        self._standing.answered(what, token)
+        return said
 
     # ---- tokens ----
 
@@ -256,6 +356,7 @@ class Client:
         with self._renewing:
             token = self._token
             if token and (token.value == refused or (token.renew_at is not None and self._clock() >= token.renew_at)):
+                self._renewals += token.value == refused
                 token = self._token = None
             if token is None:
                 token = self._token = self._new_token()
@@ -266,13 +367,41 @@ class Client:
             "mail_address": self._merchant.mail_address,
             "password": self._merchant.password.get_secret_value(),
         }
-        value, expiry = self._send(_Request("auth-token", "auth-token/", parse.token, account=account), None)
-        self._tokens.append(value)
+        self._await_sign_in()
+        try:
+            value, expiry = self._send(_Request("auth-token", "auth-token/", parse.token, account=account), None)
+        except RateLimited:
+            raise
+        except ApiError as error:
+            raise self._sign_in_failed(error) from error.__cause__
+        self._sign_in_failure = None
+        self._hidden.append(value)
+        self._standing.got(value, self._monotonic())
         life = expiry - self._clock() if expiry is not None else 0.0
         if expiry is None or life <= 0:
             # A token that is new has not expired: the two clocks differ, so its expiry tells nothing.
             return _Token(value, None, None)
         return _Token(value, expiry, expiry - min(RENEW_BEFORE, life / 10))
+
+    def _await_sign_in(self) -> None:
+        """Raise what the newest request for a token failed with, while another may not leave."""
+        failure = self._sign_in_failure
+        wait = failure.until - self._monotonic() if failure is not None else 0.0
+        if failure is not None and wait > 0:
+            at = format_instant(self._clock() + wait)
+            message = f"{failure.message}; next attempt at {at}"
+            raise SignInFailed(message, code=failure.code, refused=failure.refused, wait=wait)
+
+    def _sign_in_failed(self, error: ApiError) -> SignInFailed:
+        """Note a failed request for a token."""
+        refused = error.code in _ACCOUNT_REFUSED
+        before = self._sign_in_failure
+        failures = before.failures + 1 if before is not None and before.refused == refused else 1
+        first, longest = (REFUSED_WAIT, LONGEST_REFUSED_WAIT) if refused else (FAILED_WAIT, LONGEST_FAILED_WAIT)
+        wait, message = _wait(failures, first, longest), str(error)
+        self._sign_in_failure = _SignInFailure(message, error.code, refused, failures, self._monotonic() + wait)
+        asked = error.retry_after if isinstance(error, RefusedError) else None
+        return SignInFailed(message, code=error.code, refused=refused, retry_after=asked, wait=wait)
 
     # ---- one exchange ----
 
@@ -280,14 +409,13 @@ class Client:
         """What a good answer says. Raises what another one means."""
         credentials = _Credentials(self._merchant.api_key.get_secret_value(), token)
         slot = self._budget.take()
-        began = self._monotonic()
+        began = time.monotonic()
         try:
             answer = exchange(
                 self._session,
                 "GET" if request.account is None else "POST",
                 f"{self._base}/{request.path}",
                 timeout=self._api.timeout,
-                monotonic=self._monotonic,
                 hide=self._hide,
                 headers=_HEADERS,
                 auth=credentials,
@@ -296,11 +424,11 @@ class Client:
             )
         except ApiError as error:
             problem = f"{request.endpoint}: {error}"
-            self._tell(request, error.code, self._monotonic() - began, problem)
+            self._tell(request, error.code, time.monotonic() - began, problem)
             raise type(error)(problem) from error.__cause__
         finally:
             slot.done()
-        seconds = self._monotonic() - began
+        seconds = time.monotonic() - began
         try:
             said = self._read(request, answer)
         except ApiError as error:
@@ -343,15 +471,18 @@ class Client:
         """What a status other than 2xx means."""
         status = answer.status
         problem = self._refusal(request.endpoint, answer)
-        if request.account is not None and status in _ACCOUNT_REFUSED:
-            return Unauthorized(f"{problem}; {_ACCOUNT_MEND}", status=status)
-        if status in _MENDS:
+        if request.account is not None and str(status) in _ACCOUNT_REFUSED:
+            problem += f"; {_ACCOUNT_MEND}"
+        elif status in _MENDS:
             problem += f"; {_MENDS[status]}"
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             wait = retry_after(answer.headers.get("Retry-After"), self._clock())
             self._budget.refused(wait)
             return RateLimited(problem, retry_after=wait)
-        return _KINDS.get(status, ServerError if status >= 500 else RefusedError)(problem, status=status)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            wait = retry_after(answer.headers.get("Retry-After"), self._clock())
+            return ServerError(problem, status=status, retry_after=wait)
+        return _KINDS.get(status, RefusedError)(problem, status=status)
 
     def _refusal(self, endpoint: str, answer: Answer) -> str:
         """What the API says of its refusal."""
@@ -367,7 +498,7 @@ class Client:
         """A text in which this merchant's secrets are unreadable."""
         merchant = self._merchant
         fixed = (merchant.api_key.get_secret_value(), merchant.password.get_secret_value())
-        return hide(text, (*fixed, *self._tokens))
+        return hide(text, (*fixed, *self._hidden))
 
 
 def retry_after(written: str | None, now: float) -> float | None:
@@ -391,6 +522,12 @@ def answer_date(headers: Mapping[str, str]) -> float | None:
     # A cache sends the Date of when it got the answer, and how many seconds ago that was.
     age = headers.get("Age", "0").strip()
     return made + int(age) if made is not None and re.fullmatch(r"\d{1,9}", age, re.ASCII) else made
+
+
+def _wait(failures: int, first: float, longest: float) -> float:
+    """Seconds to wait after so many failures in a row."""
+    # The exponent is bounded, for they go on for ever.
+    return min(first * 2.0 ** min(failures - 1, 20), longest)
 
 
 def _host(location: str) -> str:

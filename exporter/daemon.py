@@ -135,6 +135,7 @@ def build_polling(
             limiter,
             on_date=api_clock.answered,
             clock=api_clock.now,
+            monotonic=api_clock.monotonic,
             adapter=adapter() if adapter else None,
             observe=_observer(telemetry, request_log),
         )

@@ -12,6 +12,7 @@
     └── ApiError               a request did not bring an answer that can be used
         ├── NoAnswer           DNS, connection, timeout, cut body
         ├── MalformedAnswer    an answer that does not read as what was asked for
+        ├── SignInFailed       no token, whatever the reason
         └── RefusedError       a status other than 2xx
             ├── BadRequest     400
             ├── Unauthorized   401
@@ -99,12 +100,36 @@ class MalformedAnswer(ApiError):
     code = "200"
 
 
-class RefusedError(ApiError):
-    """The API answered with a status other than 2xx."""
+class SignInFailed(ApiError):
+    """No token: the request for one failed, or a new one may not leave yet after that. Nothing else can be asked for.
 
-    def __init__(self, message: str, *, status: int) -> None:
+    Attributes:
+        refused: Whether the API refuses the account, as opposed to an API that fails.
+        retry_after: As of a `RefusedError`.
+        wait: Seconds until the next request for a token may leave.
+    """
+
+    def __init__(
+        self, message: str, *, code: str, refused: bool, retry_after: float | None = None, wait: float = 0.0
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.refused = refused
+        self.retry_after = retry_after
+        self.wait = wait
+
+
+class RefusedError(ApiError):
+    """The API answered with a status other than 2xx.
+
+    Attributes:
+        retry_after: Seconds to wait as a 429 or a 5xx says, or None where it does not.
+    """
+
+    def __init__(self, message: str, *, status: int, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.code = str(status)
+        self.retry_after = retry_after
 
 
 class BadRequest(RefusedError):
@@ -112,7 +137,7 @@ class BadRequest(RefusedError):
 
 
 class Unauthorized(RefusedError):
-    """401: the token, the API key or the password is not accepted."""
+    """401: the token is not accepted, or not for this."""
 
 
 class NotFound(RefusedError):
@@ -120,15 +145,10 @@ class NotFound(RefusedError):
 
 
 class RateLimited(RefusedError):
-    """429.
-
-    Attributes:
-        retry_after: Seconds to wait as the API says, or None where it does not.
-    """
+    """429."""
 
     def __init__(self, message: str, *, status: int = 429, retry_after: float | None = None) -> None:
-        super().__init__(message, status=status)
-        self.retry_after = retry_after
+        super().__init__(message, status=status, retry_after=retry_after)
 
 
 class ServerError(RefusedError):

@@ -1,28 +1,32 @@
-"""Repeated faults told seldom: a line when one begins, a reminder while it goes on, a line when it has ended.
+"""Repeated faults told seldom: a line when one begins, a reminder ever more rarely, a line when it is resolved.
 
 Pure: the time is an argument, and what is to be logged is returned. Without this an API that is down, or that
-fails every other request, would fill the log with the same line.
+fails every other request, would fill the log with the same line, and so would many media that fail alike.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-REMIND_EVERY = 15 * 60.0
+# A reminder comes when a fault is twice as old as at the line before, but not sooner and not later than this.
+REMIND_FIRST, REMIND_LAST = 15 * 60.0, 6 * 3600.0
 
 # A fault that comes and goes within this time is one fault.
 QUIET_FOR = 3 * 60.0
 
+# Of many that fail alike, so many are named.
+NAMED = 3
+
 
 @dataclass(frozen=True, slots=True)
 class FaultEvent:
-    """Something to log about a fault.
+    """Something to log about a fault, or about all that are alike.
 
     Attributes:
-        kind: Whether it begins, goes on, or has ended.
-        key: Which fault.
-        message: What the newest report said.
-        since: When it began (Unix seconds).
+        kind: Whether it begins, goes on, or is resolved.
+        key: Which kind of fault.
+        message: What the newest report said, and what it is about.
+        since: When it began (Unix seconds), the first of them.
         count: How often it has been reported since.
     """
 
@@ -35,11 +39,20 @@ class FaultEvent:
 
 @dataclass(slots=True)
 class _Fault:
+    name: str
     message: str
     since: float
-    told: float
     newest: float
-    count: int
+    count: int = 1
+
+
+@dataclass(slots=True)
+class _Kind:
+    """The faults that are alike, by name, and when something of them was last told (Unix seconds)."""
+
+    since: float
+    told: float
+    faults: dict[str, _Fault]
 
 
 class Faults:
@@ -48,47 +61,63 @@ class Faults:
     A clock that was set back counts as time that has passed: better a line too many than an hour of silence.
     """
 
-    def __init__(self, *, remind_every: float = REMIND_EVERY, quiet_for: float = QUIET_FOR) -> None:
-        self._remind_every = remind_every
-        self._quiet_for = quiet_for
-        self._faults: dict[str, _Fault] = {}
+    def __init__(self) -> None:
+        self._kinds: dict[str, _Kind] = {}
 
-    def report(self, key: str, message: str, now: float) -> FaultEvent | None:
+    def report(self, key: str, message: str, now: float, *, name: str = "") -> FaultEvent | None:
         """Note that a fault has happened (again).
 
         Args:
-            key: What makes it the same fault.
+            key: What kind of fault it is. Those of one kind share their reminders.
             message: What happened this time.
             now: When, Unix seconds.
+            name: What it is about, where many can fail alike; with the kind it makes it the same fault.
 
         Returns:
-            What to log, or None where enough has been said.
+            What to log where it begins, else None.
         """
-        fault = self._faults.get(key)
-        if fault is None:
-            self._faults[key] = fault = _Fault(message, since=now, told=now, newest=now, count=1)
-            return _event("begin", key, fault)
-        fault.message, fault.newest = message, now
-        fault.count += 1
-        if 0 <= now - fault.told < self._remind_every:
+        kind = self._kinds.setdefault(key, _Kind(now, now, {}))
+        fault = kind.faults.get(name)
+        if fault is not None:
+            fault.message, fault.newest = message, now
+            fault.count += 1
             return None
-        fault.told = now
-        return _event("remind", key, fault)
+        kind.faults[name] = fault = _Fault(name, message, since=now, newest=now)
+        return _event("begin", key, [fault])
 
-    def settle(self, now: float, going_on: Container[str] = ()) -> list[FaultEvent]:
-        """The faults that have ended, oldest first: those not reported for a while. Ends a round.
+    def settle(self, now: float, going_on: Container[tuple[str, str]] = ()) -> list[FaultEvent]:
+        """What to log at the end of a round: for each kind what is resolved, and a reminder where it is time.
 
         Args:
             now: When, Unix seconds.
-            going_on: Faults that have not ended, though nothing may be reported: nobody looks at what fails for long.
+            going_on: Kind and name of faults that go on, though nothing may be reported: nobody looks at what fails
+                for long.
         """
-        ended = [
-            key
-            for key, fault in self._faults.items()
-            if key not in going_on and not 0 <= now - fault.newest < self._quiet_for
-        ]
-        return [_event("end", key, self._faults.pop(key)) for key in ended]
+        events = []
+        for key, kind in list(self._kinds.items()):
+            ended = [
+                fault
+                for name, fault in kind.faults.items()
+                if (key, name) not in going_on and not 0 <= now - fault.newest < QUIET_FOR
+            ]
+            for fault in ended:
+                del kind.faults[fault.name]
+            if ended:
+                events.append(_event("end", key, ended))
+            if not kind.faults:
+                del self._kinds[key]
+            elif not 0 <= now - kind.told < min(max(kind.told - kind.since, REMIND_FIRST), REMIND_LAST):
+                kind.told = now
+                events.append(_event("remind", key, list(kind.faults.values())))
+        return events
 
 
-def _event(kind: Literal["begin", "remind", "end"], key: str, fault: _Fault) -> FaultEvent:
-    return FaultEvent(kind, key, fault.message, fault.since, fault.count)
+def _event(kind: Literal["begin", "remind", "end"], key: str, faults: Sequence[_Fault]) -> FaultEvent:
+    """What to log of faults of one kind, the oldest first."""
+    message, names = faults[0].message, [fault.name for fault in faults]
+    if len(names) > 1:
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        message = f"{len(names)} streams or media ({', '.join(names[:NAMED])}{more}): {message}"
+    elif names[0]:
+        message = f"{names[0]}: {message}"
+    return FaultEvent(kind, key, message, faults[0].since, sum(fault.count for fault in faults))

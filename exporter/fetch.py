@@ -20,6 +20,7 @@ from exporter.errors import (
     BudgetSpent,
     HistoryError,
     NotFound,
+    SignInFailed,
     StateLocked,
     Unauthorized,
 )
@@ -139,12 +140,13 @@ class MerchantPast:
 
     def _failed(self, what: str, error: ApiError) -> None:
         self._strikes += 1
-        if isinstance(error, Unauthorized):
+        if isinstance(error, Unauthorized) or (isinstance(error, SignInFailed) and error.refused):
             raise HistoryError(str(error)) from error
         if self._strikes >= STRIKES:
             raise HistoryError(f"{self._strikes} requests in a row failed, the last with: {error}") from error
         log.warning(f"{what}: {error}")
-        self._paused_until = self._clock.monotonic() + PAUSE
+        pause = max(PAUSE, error.wait) if isinstance(error, SignInFailed) else PAUSE
+        self._paused_until = self._clock.monotonic() + pause
 
 
 @contextlib.contextmanager
@@ -170,7 +172,9 @@ def open_pasts(settings: Settings, clock: Clock) -> Iterator[Mapping[str, Mercha
             limiter = Limiter(
                 state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic, settings.api.timeout
             )
-            client = Client(settings.api, merchant, limiter, observe=_observe, clock=clock.now)
+            client = Client(
+                settings.api, merchant, limiter, observe=_observe, clock=clock.now, monotonic=clock.monotonic
+            )
             stack.callback(client.close)
             pasts[merchant.id] = MerchantPast(client, limiter, clock)
         yield pasts

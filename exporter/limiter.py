@@ -18,8 +18,8 @@ WINDOW = 60.1
 # much later as its timeout allowed.
 RESTART_MARGIN = 10.0
 
-# A Retry-After longer than this is not believed.
-LONGEST_WAIT = 24 * 3600.0
+# Of a longer Retry-After no more than this is believed.
+LONGEST_WAIT = 3600.0
 
 
 @dataclass(slots=True)
@@ -129,17 +129,29 @@ class Limiter:
             first_of_burst = now >= self._blocked_until
             window = self._window(now)
             wait = window[0] + WINDOW - now if retry_after is None and window else retry_after or 0.0
-            wait = min(wait, LONGEST_WAIT)
-            self._blocked_until = max(self._blocked_until, now + max(wait, 1.0))
+            self._block(now, wait)
             if first_of_burst:
                 self._allowed = max(1.0, self.allowed / 2)
             self._since = self._blocked_until
-            with self._state.transaction() as db:
-                ahead = self._clock() - now
-                db.execute(
-                    "INSERT OR REPLACE INTO budgets (merchant_id, allowed, since, blocked_until) VALUES (?, ?, ?, ?)",
-                    (self._merchant_id, self._allowed, self._since + ahead, self._blocked_until + ahead),
-                )
+            self._save(now)
+
+    def hold(self, seconds: float) -> None:
+        """Hold all requests for so long, with the budget as it is: the API is overloaded, not asked for too much."""
+        with self._mutex:
+            now = self._monotonic()
+            self._block(now, seconds)
+            self._save(now)
+
+    def _block(self, now: float, seconds: float) -> None:
+        self._blocked_until = max(self._blocked_until, now + min(max(seconds, 1.0), LONGEST_WAIT))
+
+    def _save(self, now: float) -> None:
+        ahead = self._clock() - now
+        with self._state.transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO budgets (merchant_id, allowed, since, blocked_until) VALUES (?, ?, ?, ?)",
+                (self._merchant_id, self._allowed, self._since + ahead, self._blocked_until + ahead),
+            )
 
     def _wait(self, now: float) -> float:
         window = self._window(now)

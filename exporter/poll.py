@@ -12,14 +12,22 @@ from exporter.catalog import Catalog, Lookup
 from exporter.client import Client
 from exporter.clock import Clock
 from exporter.config import MerchantSettings, PollSettings
-from exporter.errors import ApiError, BudgetSpent, StateWriteFailed
+from exporter.errors import (
+    ApiError,
+    BadRequest,
+    BudgetSpent,
+    RateLimited,
+    SignInFailed,
+    StateWriteFailed,
+    Unauthorized,
+)
 from exporter.faults import FaultEvent, Faults
 from exporter.history import History
 from exporter.ledger import Ledger
 from exporter.limiter import Limiter
-from exporter.model import MINUTE
+from exporter.model import MINUTE, Stream
 from exporter.plan import lower_bound
-from exporter.rests import Rests, Task
+from exporter.rests import Failure, Rests, Task, retry_after
 from exporter.snapshot import LinkView
 from exporter.staleness import Staleness
 from exporter.turns import Round, Turns
@@ -65,6 +73,8 @@ class MerchantPoller:
         self._given_back = threading.Condition(self._mutex)
         self._rests = Rests(self._staleness.pace_maker)
         self._turns = Turns(self._staleness, self._rests, catalog, watch, limiter, clock, poll.max_staleness)
+        # How many refused tokens had been replaced at the newest answer.
+        self._renewals = client.renewals
         self._bound_due = 0.0
         self._link = LinkView(merchant.id, budget=limiter.allowed, streams=self._staleness.streams)
 
@@ -97,6 +107,10 @@ class MerchantPoller:
                     workers = [pool.submit(self._work, going) for _ in range(self._poll.concurrency)]
                 for worker in workers:
                     worker.result()
+            if going.suspects and going.witness is not None and not going.down:
+                self._acquit(going)
+            elif going.suspects:
+                self._blame_api(going)
             self._sum_up()
 
     def _work(self, going: Round) -> None:
@@ -126,19 +140,17 @@ class MerchantPoller:
         except StateWriteFailed as error:
             with self._mutex:
                 going.over = True
-                self._report("state file", str(error))
+                self._report(Failure("state file", "", str(error)))
         except ApiError as error:
             with self._mutex:
                 self._note_failure(going, task, error)
         else:
             with self._mutex:
-                going.answered, going.strikes = True, 0
                 self._turns.answered(task)
                 if done:
-                    self._rests.answered(task)
-                self._link = replace(self._link, up=True, last_success=self._clock.now())
+                    self._note_answer(going, task)
                 if problem := self._asking.problem(task):
-                    self._report(UNUSABLE, problem)
+                    self._report(Failure(UNUSABLE, "", problem))
         return True
 
     def _wait(self, seconds: float, going: Round) -> None:
@@ -148,21 +160,77 @@ class MerchantPoller:
         if not going.over:
             self._clock.sleep(seconds)
 
+    def _note_answer(self, going: Round, task: Task) -> None:
+        self._link = replace(self._link, up=True, last_success=self._clock.now())
+        if isinstance(task, Stream):
+            if self._renewals != self._client.renewals:
+                self._renewals = self._client.renewals
+                self._rests.token_renewed()
+                going.suspects = [each for each in going.suspects if not isinstance(each[1], Unauthorized)]
+            going.witness = going.witness or task
+            if not going.down and task not in going.sent_before:
+                self._acquit(going)
+        self._rests.answered(task)
+
     def _note_failure(self, going: Round, task: Task, error: ApiError) -> None:
         now = self._clock.now()
         going.failures[task] += 1
         self._link = replace(self._link, up=False, last_error=str(error), last_error_at=now)
-        failure = self._rests.failed(task, error, self._clock.monotonic(), api_works=going.answered)
-        self._report(failure.fault, failure.message)
+        if isinstance(error, RateLimited):
+            self._report(self._rests.limited(error))
+            self._put_off(task)
+            return
+        strikes = self._rests.strikes(task, error, answered=going.witness is not None)
+        if not strikes:
+            self._blame(going, task, error)
+            return
+        decides = going.in_doubt and task == going.witness
+        going.suspects.append((task, error))
+        going.strikes += strikes
+        going.sent_before = going.under_way - {task}
+        if decides or isinstance(error, SignInFailed) or (going.witness is None and going.in_doubt):
+            self._blame_api(going)
+
+    def _acquit(self, going: Round) -> None:
+        """The API works: what failed did so by itself."""
+        for task, error in going.suspects:
+            self._blame(going, task, error)
+        going.suspects, going.strikes = [], 0
+
+    def _blame(self, going: Round, task: Task, error: ApiError) -> None:
+        """Leave alone what failed by itself."""
+        if isinstance(task, History) and isinstance(error, BadRequest) and going.witness is not None:
+            # Perhaps the range was too long.
+            self._watch.refused(task)
+            return
+        failure = self._rests.failed(task, error, self._clock.monotonic())
+        self._report(failure)
+        if not isinstance(task, Stream):
+            going.failed_asides += failure.strikes
+            self._turns.rest_asides(retry_after(error) or 0.0)
+            self._put_off(task)
+
+    def _blame_api(self, going: Round) -> None:
+        """End the round: the API is down."""
+        going.over = going.down = True
+        for failure in self._rests.api_failed(going.suspects):
+            self._report(failure)
+        wait = max(retry_after(error) or 0.0 for _, error in going.suspects)
+        going.suspects, going.strikes = [], 0
+        if wait:
+            try:
+                self._limiter.hold(wait)
+            except StateWriteFailed as error:
+                self._report(Failure("state file", "", str(error)))
+
+    def _put_off(self, task: Task) -> None:
         match task:
             case Lookup():
-                self._catalog.failed(task, now)
-                going.failed_asides += failure.strikes
+                self._catalog.failed(task, self._clock.now())
             case History():
-                self._watch.failed(task, now)
-                going.failed_asides += failure.strikes
+                self._watch.failed(task, self._clock.now())
             case _:
-                going.strikes += failure.strikes
+                pass
 
     # ---- what is told, and how fresh it all is ----
 
@@ -184,18 +252,18 @@ class MerchantPoller:
         try:
             self._watch.save_now_and_then(self._clock.now())
         except StateWriteFailed as error:
-            self._report("state file", str(error))
+            self._report(Failure("state file", "", str(error)))
 
-    def _report(self, key: str, message: str) -> None:
-        event = self._faults.report(key, message, self._clock.now())
+    def _report(self, failure: Failure) -> None:
+        event = self._faults.report(failure.key, failure.message, self._clock.now(), name=failure.name)
         if event is not None:
             self._tell(event)
 
     def _tell(self, event: FaultEvent) -> None:
         since = datetime.fromtimestamp(event.since, UTC).isoformat(timespec="seconds")
         if event.kind == "end":
-            log.info(f"over: {event.message}", merchant=self.merchant_id, since=since, times=event.count)
+            log.info(f"resolved: {event.message}", merchant=self.merchant_id, since=since, times=event.count)
         elif event.kind == "remind":
-            log.warning(f"still: {event.message}", merchant=self.merchant_id, since=since, times=event.count)
+            log.warning(f"still failing: {event.message}", merchant=self.merchant_id, since=since, times=event.count)
         else:
             log.warning(event.message, merchant=self.merchant_id)

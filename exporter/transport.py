@@ -9,6 +9,7 @@ import http.client
 import socket
 import ssl
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -170,7 +171,6 @@ def exchange(
     url: str,
     *,
     timeout: float,
-    monotonic: Callable[[], float],
     hide: Callable[[str], str],
     **options: Any,
 ) -> Answer:
@@ -181,7 +181,6 @@ def exchange(
         method: The HTTP method.
         url: The address.
         timeout: Seconds until the answer must be whole.
-        monotonic: Seconds that never go back.
         hide: Makes secrets in a text unreadable.
         options: What else `requests` takes.
 
@@ -189,7 +188,7 @@ def exchange(
         NoAnswer: No whole answer came in time.
         MalformedAnswer: A good answer is larger than an answer can be.
     """
-    deadline = monotonic() + timeout
+    deadline = time.monotonic() + timeout
     watchdog = Watchdog(timeout)
     failure: Exception
     try:
@@ -197,7 +196,7 @@ def exchange(
             watchdog,
             session.request(method, url, timeout=timeout, allow_redirects=False, stream=True, **options) as response,
         ):
-            body = _read(response, deadline, monotonic)
+            body = _read(response, deadline)
             if not watchdog.bitten:
                 return Answer(response.status_code, response.headers, body)
         failure = TimeoutError()
@@ -211,12 +210,12 @@ def exchange(
     raise NoAnswer(reason) from (failure if hide(told) == told else None)
 
 
-def _read(response: requests.Response, deadline: float, monotonic: Callable[[], float]) -> bytes:
+def _read(response: requests.Response, deadline: float) -> bytes:
     good = 200 <= response.status_code < 300
     body = bytearray()
     for chunk in response.iter_content(_CHUNK):
         body += chunk
-        if monotonic() > deadline:
+        if time.monotonic() > deadline:
             raise TimeoutError
         if good and len(body) > LARGEST_BODY:
             raise MalformedAnswer(f"the answer is larger than {LARGEST_BODY // 1024 // 1024} MiB")

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from exporter.catalog import Catalog, Lookup
 from exporter.clock import Clock
+from exporter.errors import ApiError
 from exporter.history import History
-from exporter.limiter import Limiter
+from exporter.limiter import LONGEST_WAIT, Limiter
 from exporter.model import MINUTE, Minute, Stream
 from exporter.plan import Candidate, can_hold, choose
 from exporter.rests import STRIKES, Rests, Task
@@ -43,8 +44,11 @@ class Round:
         planned_for: The newest complete minute for which that was planned.
         under_way: What is being asked for.
         failures: How often each request has failed.
-        answered: Whether anything has been answered, so the API works.
-        strikes: Failures before that.
+        witness: The stream that was answered first, so the API worked; None before that.
+        suspects: What failed since a stream was answered, of which is not known whether the API fails.
+        strikes: How much they say against the API.
+        sent_before: What was on its way when the newest of them failed: its answer tells nothing of that.
+        down: Whether the API has been found to fail.
         failed_asides: Requests for the catalog and the past that failed, but for the budget's sake.
         sent: How many requests have left.
         waited: Whether it had to wait for the budget.
@@ -57,12 +61,20 @@ class Round:
     planned_for: Minute | None = None
     under_way: set[Task] = field(default_factory=set)
     failures: Counter[Task] = field(default_factory=Counter)
-    answered: bool = False
+    witness: Stream | None = None
+    suspects: list[tuple[Task, ApiError]] = field(default_factory=list)
     strikes: int = 0
+    sent_before: set[Task] = field(default_factory=set)
+    down: bool = False
     failed_asides: int = 0
     sent: int = 0
     waited: bool = False
     over: bool = False
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether so much has failed that the API may be down: what was answered first is asked for once more."""
+        return self.strikes >= STRIKES
 
 
 class Turns:
@@ -98,6 +110,8 @@ class Turns:
         self._longest_wait = int(max_staleness // MINUTE)
         self._since_lookup = REQUESTS_PER_LOOKUP
         self._past_first = True
+        # Until when neither the catalog nor the past may be asked for (monotonic seconds).
+        self._asides_rest_until = 0.0
 
     def begin(self) -> Round:
         """A round that begins now."""
@@ -111,9 +125,10 @@ class Turns:
     def held_up(self, going: Round) -> bool:
         """Whether nothing may be taken now: the whole merchant's answer, on its way, shows which minutes are settled.
 
-        Without it, what was asked for a minute ago would look fresh.
+        Without it, what was asked for a minute ago would look fresh. And while it is in doubt whether the API works,
+        nothing but the answer to that is waited for.
         """
-        return self._staleness.pace_maker in going.under_way
+        return self._staleness.pace_maker in going.under_way or (going.in_doubt and going.witness in going.under_way)
 
     def take(self, going: Round) -> Task | None:
         """What to ask for next, if anything. It is under way until it is given back."""
@@ -125,6 +140,7 @@ class Turns:
     def give_back(self, task: Task, going: Round, *, sent: bool) -> None:
         """What was taken is not under way any more. If it was not sent, it is still its turn."""
         going.under_way.discard(task)
+        going.sent_before.discard(task)
         going.sent += sent
         if sent or task == self._staleness.pace_maker:
             # The whole merchant's is next whenever it is due.
@@ -135,18 +151,20 @@ class Turns:
         else:
             self._since_lookup = REQUESTS_PER_LOOKUP
 
+    def rest_asides(self, seconds: float) -> None:
+        """Ask for nothing of the catalog and the past for so long."""
+        until = self._clock.monotonic() + min(seconds, LONGEST_WAIT)
+        self._asides_rest_until = max(self._asides_rest_until, until)
+
     def answered(self, task: Task) -> None:
         """Count towards the turn of the catalog and the past."""
         self._since_lookup = self._since_lookup + 1 if isinstance(task, Stream) else 0
 
     def plan(self, going: Round, moment: Moment) -> list[Stream]:
         """The streams to ask for in this minute, the first last."""
-        # Only numbers are looked up for each stream: there may be thousands.
-        candidates = [
-            Candidate(stream, weight, wait)
-            for stream, weight in self._staleness.weights(moment).items()
-            if (wait := self._wait_so_far(stream, going, moment))
-        ]
+        candidates = self._candidates(going, moment)
+        if not candidates and self._rests.take_back():
+            candidates = self._candidates(going, moment)
         streams = self._staleness.streams
         # One place in a minute is the whole merchant's.
         room = max(1, int(self._limiter.allowed) - 1)
@@ -155,16 +173,25 @@ class Turns:
         chosen = choose(candidates, room, streams, self._longest_wait - 1 if spare else self._longest_wait)
         return sorted(chosen, key=lambda stream: going.failures[stream])[::-1]
 
+    def _candidates(self, going: Round, moment: Moment) -> list[Candidate[Stream]]:
+        # Only numbers are looked up for each stream: there may be thousands.
+        return [
+            Candidate(stream, weight, wait)
+            for stream, weight in self._staleness.weights(moment).items()
+            if (wait := self._wait_so_far(stream, going, moment))
+        ]
+
     def _next(self, going: Round) -> Task | None:
         """The whole merchant's plays; then the streams as planned, and the catalog and the past when nothing else is
         due, or after they waited long.
         """
         moment = self._moment()
         late = going.waited and moment.monotonic > self.deadline(going)
-        if going.over or late or going.strikes >= STRIKES:
+        if going.over or late:
             return None
-        if self._wait_so_far(self._staleness.pace_maker, going, moment):
-            return self._staleness.pace_maker
+        first = going.witness if going.in_doubt else self._pace_maker(going, moment)
+        if first is not None:
+            return first
         if going.live_left > 0:
             going.live_left -= 1
             event = self._next_lookup(going, running_only=True)
@@ -188,6 +215,12 @@ class Turns:
             going.queue = self.plan(going, moment)
         return self._next_planned(going, moment) or self._next_aside(going)
 
+    def _pace_maker(self, going: Round, moment: Moment) -> Stream | None:
+        """The whole merchant's plays where they are due; once more when they failed, but not where they always do."""
+        stream = self._staleness.pace_maker
+        again = going.failures[stream] > 0 and self._rests.pace_maker_fails
+        return stream if not again and self._wait_so_far(stream, going, moment) else None
+
     def _next_planned(self, going: Round, moment: Moment) -> Stream | None:
         while going.queue:
             stream = going.queue.pop()
@@ -200,14 +233,18 @@ class Turns:
         return self._next_lookup(going) or self._next_past(going)
 
     def _next_lookup(self, going: Round, *, running_only: bool = False) -> Lookup | None:
-        if going.strikes or going.failed_asides >= STRIKES:
+        if self._asides_rest(going):
             return None
         return self._catalog.next_lookup(self._clock.now(), going.under_way, running_only=running_only)
 
     def _next_past(self, going: Round) -> History | None:
-        if going.strikes or going.failed_asides >= STRIKES:
+        if self._asides_rest(going):
             return None
         return self._watch.next_history(self._clock.now(), self._moment().settled, going.under_way)
+
+    def _asides_rest(self, going: Round) -> bool:
+        rest = self._clock.monotonic() < self._asides_rest_until
+        return rest or bool(going.strikes) or going.failed_asides >= STRIKES
 
     def _wait_so_far(self, stream: Stream, going: Round, moment: Moment) -> int:
         """A stream's staleness where it is due, at least 1; else 0."""

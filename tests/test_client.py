@@ -6,7 +6,7 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from exporter.errors import (
     RateLimited,
     RefusedError,
     ServerError,
+    SignInFailed,
     Unauthorized,
 )
 from exporter.model import Group, Minute, MinuteRange, Reading, Stream, Target, minute_of
@@ -95,8 +96,9 @@ class FakeBudget:
     def take(self) -> FakeSlot:
         if self.left == len(self.slots):
             raise BudgetSpent(7.0)
-        self.slots.append(FakeSlot())
-        return self.slots[-1]
+        slot = FakeSlot()
+        self.slots.append(slot)
+        return slot
 
     def refused(self, retry_after: float | None) -> None:
         self.refusals.append(retry_after)
@@ -139,6 +141,10 @@ class Api:
     def calls(self) -> list[Request]:
         """The requests other than those for tokens."""
         return [request for request in self.peer.requests if not request.path.endswith("/auth-token/")]
+
+    def patient_client(self) -> AbstractContextManager[Client]:
+        """A client whose waits between requests for tokens pass by the clock of both sides."""
+        return self.client(monotonic=self.clock.monotonic)
 
     @contextmanager
     def client(self, timeout: float = PATIENT, merchant_id: str = "m1", **options: Any) -> Iterator[Client]:
@@ -359,7 +365,7 @@ def test_no_proxy_holds_a_thread(api: Api, monkeypatch: pytest.MonkeyPatch) -> N
     api.token = lambda _: drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n")
     monkeypatch.setenv("http_proxy", api.peer.url)
     with api.client(timeout=HASTY, url="http://api.invalid/v1") as client:
-        assert fails(client, NoAnswer) == "auth-token: timed out after 0.2 s"
+        assert fails(client, SignInFailed) == "auth-token: timed out after 0.2 s"
 
 
 # ---- tokens ----
@@ -422,46 +428,190 @@ def test_a_refused_token_is_renewed_once(api: Api) -> None:
 
 
 def test_a_second_refusal_is_told(api: Api) -> None:
-    """When the new token is refused, too, that is the end of it; the next call renews once again."""
+    """When the new token is refused, too, that is the end of it. Where one token after the other is refused from the
+    first use on, the next is asked for ever more rarely, and each request is made once meanwhile.
+    """
     api.answer = good_tokens()
-    with api.client() as client:
+    with api.patient_client() as client:
         assert fails(client, Unauthorized) == (
-            "aggregations: 401 UNAUTHORIZED: the token is not good; check api_key, mail_address and password"
+            "aggregations: 401 UNAUTHORIZED: the token is not good; "
+            "check the account's permissions, api_key, mail_address and password"
         )
         assert [code for _, code in api.observed] == ["200", "401", "200", "401"]
-        fails(client, Unauthorized)
-        assert [code for _, code in api.observed[4:]] == ["401", "200", "401"]
+        for _ in range(3):
+            fails(client, Unauthorized)
+        assert [code for _, code in api.observed[4:]] == ["401"] * 3
+        bought = []
+        for minute in range(120):
+            tokens = api.tokens
+            fails(client, Unauthorized)
+            bought += [minute] * (api.tokens - tokens)
+            api.clock.advance(60)
+    assert bought == [2, 6, 14, 29, 44, 59, 74, 89, 104, 119]
+
+
+ALLOWED, REFUSED = (Stream("m1", media_id, Target.PLAY_COUNT, Group.ALL) for media_id in ("allowed", "refused-0"))
+
+
+def only(*allowed: str) -> Callable[[Request], Answer]:
+    """The whole merchant's and these media's rows, with any token; 401 for all others."""
+
+    def answer(request: Request) -> Answer:
+        asked = request.query.get("media_id", "") if request.query else request.path
+        return ROWS if asked in ("", *allowed) else reply(401, {"code": "NO"})
+
+    return answer
+
+
+def test_media_that_the_account_may_not_see_cost_one_token(api: Api) -> None:
+    """A token that is good for others is renewed once for the first media that it is refused for, and not for the next
+    89; nor for the same media again, nor for a lookup of the catalog.
+    """
+    api.answer = only("allowed")
+    refused = [Stream("m1", f"refused-{number}", Target.PLAY_COUNT, Group.ALL) for number in range(90)]
+    with api.patient_client() as client:
+        for _ in range(3):
+            client.aggregations(PLAYS, ASKED)
+            client.aggregations(ALLOWED, ASKED)
+            for stream in refused:
+                with pytest.raises(Unauthorized):
+                    client.aggregations(stream, ASKED)
+            with pytest.raises(Unauthorized):
+                client.media("x")
+            api.clock.advance(60)
+        assert api.tokens == 2
+        assert len(api.calls) == 3 * 93 + 1
+        assert client.renewals == 1
+
+
+def test_a_whole_merchant_that_is_refused_costs_one_token(api: Api) -> None:
+    """Where the account sees its media but not the whole merchant, that is no reason to renew the token each minute."""
+    api.answer = lambda request: ROWS if "media_id" in request.query else reply(401, {"code": "NO"})
+    with api.patient_client() as client:
+        for _ in range(60):
+            fails(client, Unauthorized)
+            assert client.aggregations(ALLOWED, ASKED).rows
+            api.clock.advance(30)
+    assert api.tokens == 2
+
+
+def test_a_revoked_token_is_found_by_what_it_was_good_for(api: Api) -> None:
+    """While some media are known to be refused, a token is renewed when it is refused for what it was good for."""
+    api.answer = only("allowed")
+    with api.patient_client() as client:
+        client.aggregations(PLAYS, ASKED)
+        with pytest.raises(Unauthorized):
+            client.aggregations(REFUSED, ASKED)
+        client.aggregations(ALLOWED, ASKED)
+        assert api.tokens == 2
+        api.answer = good_tokens("t0ken-3-0123456789")
+        with pytest.raises(Unauthorized):
+            client.aggregations(REFUSED, ASKED)
+        assert (api.tokens, client.renewals) == (2, 1)
+        assert client.aggregations(ALLOWED, ASKED).rows
+        assert (api.tokens, client.renewals) == (3, 2)
+        assert client.aggregations(REFUSED, ASKED).rows
+
+
+# ---- a token that does not come ----
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 def test_a_password_that_is_refused(api: Api, status: int) -> None:
-    """A request for a token that is refused says what to check, sends nothing else, and is not repeated."""
+    """A request for a token that is refused says what to check, and sends nothing else. The next is sent 1, 2, 4, 8
+    and then every 15 minutes later: too many could lock the account. Meanwhile the error tells the same, and when.
+    """
     api.token = lambda _: reply(status, {"code": "NO", "message": "no"})
-    with api.client() as client:
-        for calls in (1, 2):
-            told = fails(client, Unauthorized)
-            assert told == (f"auth-token: {status} NO: no; check the merchant's id, api_key, mail_address and password")
-            assert api.observed == [("auth-token", str(status))] * calls
+    message = f"auth-token: {status} NO: no; check the merchant's id, api_key, mail_address and password"
+    sent = []
+    with api.patient_client() as client:
+        assert fails(client, SignInFailed) == message
+        assert fails(client, SignInFailed) == f"{message}; next attempt at 2025-06-15T15:07:40+00:00"
+        for minute in range(61):
+            before = api.tokens
+            with pytest.raises(SignInFailed) as caught:
+                client.media("x")
+            assert (caught.value.code, caught.value.refused) == (str(status), True)
+            assert 0 < caught.value.wait <= 900
+            sent += [minute] * (api.tokens - before)
+            api.clock.advance(60)
+    assert sent == [1, 3, 7, 15, 30, 45, 60]
+    assert api.observed == [("auth-token", str(status))] * 8
     assert api.calls == []
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "told"),
+    ("answer", "code", "told"),
     [
-        (reply(200, {"tokens": "t0ken-1-0123456789"}), MalformedAnswer, "no token that an HTTP header can carry"),
-        (reply(200, {"token": "t0ken-1\r\nX: y"}), MalformedAnswer, "no token that an HTTP header can carry"),
-        (reply(429, "slow down", Retry_After="9"), RateLimited, "429 slow down; other tools"),
-        (reply(503, "later"), ServerError, "503 later"),
-        (reply(302, "", Location="http://other.invalid/"), RefusedError, "302, a redirect to other.invalid"),
+        (reply(200, {"tokens": "t0ken-1-0123456789"}), "200", "no token that an HTTP header can carry"),
+        (reply(200, {"token": "t0ken-1\r\nX: y"}), "200", "no token that an HTTP header can carry"),
+        (reply(200, b"<html>Please wait"), "200", "no token that an HTTP header can carry"),
+        (reply(503, "later"), "503", "503 later"),
+        (reply(302, "", Location="http://other.invalid/"), "302", "302, a redirect to other.invalid"),
+        (b"", "error", "127.0.0.1:"),
     ],
 )
-def test_a_token_that_does_not_come(api: Api, answer: bytes, kind: type[ApiError], told: str) -> None:
-    """Other faults of the request for a token are what they are with every request."""
-    api.token = lambda _: answer
-    with api.client() as client:
-        assert fails(client, kind).startswith(f"auth-token: {told}")
+def test_a_token_that_does_not_come(api: Api, answer: bytes, code: str, told: str) -> None:
+    """Whatever else comes in its place, there is no token, nothing else is sent, and the next request for one waits: 15
+    seconds, then twice as long each time, up to 4 minutes.
+    """
+    api.token = lambda _: answer or (lambda connection: connection.sendall(b""))
+    sent = []
+    with api.patient_client() as client:
+        for second in range(0, 1200, 5):
+            before = api.tokens
+            with pytest.raises(SignInFailed, match=f"^auth-token: {told}") as caught:
+                client.aggregations(PLAYS, ASKED)
+            assert (caught.value.code, caught.value.refused) == (code, False)
+            sent += [second] * (api.tokens - before)
+            api.clock.advance(5)
         assert client.token_expiry is None
+    assert sent == [0, 15, 45, 105, 225, 465, 705, 945, 1185]
     assert api.calls == []
+
+
+def test_a_token_that_comes_forgets_that_it_did_not(api: Api) -> None:
+    """After a success the next failure waits as long as the first."""
+    waits = []
+    with api.patient_client() as client:
+        for failures in (3, 1):
+            good, api.token = api.token, lambda _: reply(500, "no")
+            for _ in range(failures):
+                with pytest.raises(SignInFailed) as caught:
+                    client.aggregations(PLAYS, ASKED)
+                api.clock.advance(caught.value.wait)
+            waits.append(caught.value.wait)
+            api.token = good
+            assert client.aggregations(PLAYS, ASKED).rows
+            api.clock.advance(4000)
+    assert waits == [60, 15]
+
+
+@pytest.mark.parametrize("threads", [8])
+def test_threads_do_not_ask_for_a_token_that_does_not_come(api: Api, threads: int) -> None:
+    """When several threads want a token and it is refused, that was one request."""
+    api.token = lambda _: reply(401, "no")
+    errors: list[str] = []
+    with api.client() as client:
+        work = [
+            threading.Thread(target=lambda: errors.append(fails(client, SignInFailed)), daemon=True)
+            for _ in range(threads)
+        ]
+        for thread in work:
+            thread.start()
+        for thread in work:
+            thread.join(PATIENT)
+    assert len(errors) == threads
+    assert api.observed == [("auth-token", "401")]
+
+
+def test_too_many_requests_for_a_token(api: Api) -> None:
+    """A 429 for a token is what it is with every request: the budget waits for it, and nothing else."""
+    api.token = lambda _: reply(429, "slow down", Retry_After="9")
+    with api.client() as client:
+        for _ in range(2):
+            assert fails(client, RateLimited).startswith("auth-token: 429 slow down; other tools")
+    assert api.budget.refusals == [9.0, 9.0]
 
 
 def test_threads_renew_once(api: Api) -> None:
@@ -547,6 +697,26 @@ def test_a_429_is_told_to_the_budget(api: Api, headers: dict[str, str], wait: fl
         client.aggregations(PLAYS, ASKED)
     assert caught.value.retry_after == wait
     assert (caught.value.code, api.budget.refusals) == ("429", [wait])
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+@pytest.mark.parametrize(
+    ("headers", "wait"), [({"Retry_After": "30"}, 30.0), ({"Retry_After": "soon"}, None), ({}, None)]
+)
+def test_the_wait_of_a_5xx_is_told(api: Api, status: int, headers: dict[str, str], wait: float | None) -> None:
+    """The caller learns how long the API wants to be left alone, for a token, too; the budget does not."""
+    busy = reply(status, {"code": "BUSY"}, **headers)
+    api.answer = lambda _: busy
+    with api.client() as client:
+        with pytest.raises(ServerError) as caught:
+            client.aggregations(PLAYS, ASKED)
+        assert caught.value.retry_after == wait
+    api.token = lambda _: busy
+    with api.client() as client:
+        with pytest.raises(SignInFailed) as failed:
+            client.aggregations(PLAYS, ASKED)
+        assert failed.value.retry_after == wait
+    assert api.budget.refusals == []
 
 
 # ---- refusals ----
@@ -688,7 +858,7 @@ def test_no_peer_holds_a_thread(api: Api, script: Script) -> None:
     """A peer that is silent, or drips for ever, is hung up on when the time is over, at whatever stage."""
     api.token = lambda _: script
     with api.client(timeout=HASTY) as client:
-        assert fails(client, NoAnswer) == "auth-token: timed out after 0.2 s"
+        assert fails(client, SignInFailed) == "auth-token: timed out after 0.2 s"
     assert api.observed == [("auth-token", "error")]
 
 
@@ -717,7 +887,7 @@ def test_answers_that_are_not_whole(api: Api, answer: bytes, told: str) -> None:
 def test_nobody_listens(api: Api, free_port: int) -> None:
     """A connection that is refused is no answer."""
     with api.client(url=f"http://127.0.0.1:{free_port}/v1") as client:
-        assert fails(client, NoAnswer) == f"auth-token: 127.0.0.1:{free_port} refused the connection"
+        assert fails(client, SignInFailed) == f"auth-token: 127.0.0.1:{free_port} refused the connection"
 
 
 def test_a_name_that_does_not_resolve(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -728,14 +898,14 @@ def test_a_name_that_does_not_resolve(api: Api, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     with api.client(url="http://api.invalid/v1") as client:
-        assert fails(client, NoAnswer) == "auth-token: cannot resolve api.invalid"
+        assert fails(client, SignInFailed) == "auth-token: cannot resolve api.invalid"
 
 
 def test_a_certificate_that_nobody_vouches_for() -> None:
     """A peer whose certificate is not trusted learns nothing, and what is wrong with it is told."""
     api = Api(tls=True)
     with api.peer, api.client() as client:
-        told = fails(client, NoAnswer)
+        told = fails(client, SignInFailed)
     host = api.peer.url[8:]
     assert told == f"auth-token: the TLS certificate of {host} is not valid: self-signed certificate"
     assert api.peer.requests == []
@@ -758,7 +928,7 @@ def test_no_peer_with_tls_holds_a_thread(monkeypatch: pytest.MonkeyPatch, script
             assert client.aggregations(PLAYS, ASKED).rows
         api.token = lambda _: script
         with api.client(timeout=1.0) as client:
-            assert fails(client, NoAnswer) == "auth-token: timed out after 1 s"
+            assert fails(client, SignInFailed) == "auth-token: timed out after 1 s"
 
 
 def test_a_peer_without_tls(api: Api) -> None:
@@ -778,7 +948,7 @@ def test_a_peer_without_tls(api: Api) -> None:
         thread.start()
         host = f"127.0.0.1:{listener.getsockname()[1]}"
         with api.client(url=f"https://{host}/v1") as client:
-            assert fails(client, NoAnswer).startswith(f"auth-token: TLS with {host} failed: ")
+            assert fails(client, SignInFailed).startswith(f"auth-token: TLS with {host} failed: ")
         thread.join(PATIENT)
         assert not thread.is_alive()
 
@@ -809,9 +979,9 @@ class FailingAdapter(BaseAdapter):
     ],
 )
 def test_errors_of_the_libraries(api: Api, error: Exception, told: str) -> None:
-    """Every error of the libraries below is `NoAnswer` with a short message of our own, and is its cause."""
+    """Every error of the libraries below is one of the tree with a short message of our own, and is its cause."""
     with api.client(url="https://a.invalid/v1", adapter=FailingAdapter(error)) as client:
-        with pytest.raises(NoAnswer) as caught:
+        with pytest.raises(SignInFailed) as caught:
             client.aggregations(PLAYS, ASKED)
         assert str(caught.value) == f"auth-token: {told}"
         assert caught.value.__cause__ is error
@@ -821,7 +991,7 @@ def test_an_adapter_without_a_watchdog(api: Api) -> None:
     """A transport that is handed in keeps the deadline, too, while the body comes."""
     api.token = lambda _: drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n")
     with api.client(timeout=HASTY, adapter=HTTPAdapter()) as client:
-        assert fails(client, NoAnswer) == "auth-token: timed out after 0.2 s"
+        assert fails(client, SignInFailed) == "auth-token: timed out after 0.2 s"
 
 
 def test_a_watchdog_bites_only_its_own() -> None:
@@ -882,7 +1052,7 @@ def test_an_api_key_that_no_header_can_carry(api: Api) -> None:
     """The library that refuses such a key quotes it; that does not come through."""
     for key in (f"{API_KEY}\n", f"{API_KEY}☃"):
         with api.client(api_key=key) as client:
-            with pytest.raises(NoAnswer) as caught:
+            with pytest.raises(SignInFailed) as caught:
                 client.aggregations(PLAYS, ASKED)
             assert API_KEY not in everything_told(caught.value)
     assert api.peer.requests == []

@@ -23,15 +23,48 @@ def test_a_fault_is_told_when_it_begins_and_when_it_has_ended() -> None:
     ]
 
 
-def test_a_fault_that_goes_on_is_told_every_15_minutes() -> None:
-    """In an hour of failures there are four lines, with the newest message and the count so far."""
-    told = events(Faults(), {minute: f"failure {minute}" for minute in range(60)}, 60)
+def test_a_fault_that_goes_on_is_told_ever_more_rarely() -> None:
+    """In a day of failures there are nine lines: reminders come after 15 and 30 minutes, 1, 2, 4 and 8 hours, and then
+    every 6 hours, with the newest message and the count so far.
+    """
+    told = events(Faults(), {minute: f"failure {minute}" for minute in range(24 * 60)}, 24 * 60)
+    reminders = [15, 30, 60, 120, 240, 480, 840, 1200]
     assert told == [
         FaultEvent("begin", "down", "failure 0", since=0, count=1),
-        FaultEvent("remind", "down", "failure 15", since=0, count=16),
-        FaultEvent("remind", "down", "failure 30", since=0, count=31),
-        FaultEvent("remind", "down", "failure 45", since=0, count=46),
+        *(FaultEvent("remind", "down", f"failure {at}", since=0, count=at + 1) for at in reminders),
     ]
+
+
+def test_many_that_fail_alike_are_reminded_of_in_one_line() -> None:
+    """Each media has its line when it begins; one line reminds of all, and one tells that some are resolved."""
+    faults = Faults()
+    names = [f"media {number}" for number in range(90)]
+    for at, name in enumerate(names):
+        assert faults.report("gone", "404", at, name=name) == FaultEvent("begin", "gone", f"{name}: 404", at, 1)
+    going_on = {("gone", name) for name in names}
+    assert faults.settle(899, going_on) == []
+    many = "90 streams or media (media 0, media 1, media 2 and 87 more): 404"
+    assert faults.settle(900, going_on) == [FaultEvent("remind", "gone", many, since=0, count=90)]
+    two = "2 streams or media (media 0, media 1): 404"
+    assert faults.settle(1000, going_on - {("gone", "media 0"), ("gone", "media 1")}) == [
+        FaultEvent("end", "gone", two, since=0, count=2)
+    ]
+    assert faults.settle(1800, {("gone", "media 7")}) == [
+        FaultEvent("end", "gone", "87 streams or media (media 2, media 3, media 4 and 84 more): 404", 2, 87),
+        FaultEvent("remind", "gone", "media 7: 404", since=7, count=1),
+    ]
+
+
+def test_a_day_of_90_media_that_fail_is_below_a_hundred_lines() -> None:
+    """Also where they begin at different times, and are asked for once in a while."""
+    faults = Faults()
+    lines = 0
+    names = [f"media {number}" for number in range(90)]
+    for minute in range(24 * 60):
+        for name in names[minute % 30 :: 30]:
+            lines += faults.report("refused", "403", minute * MINUTE, name=name) is not None
+        lines += len(faults.settle(minute * MINUTE, {("refused", name) for name in names}))
+    assert 90 < lines < 100
 
 
 def test_a_flapping_fault_is_one_fault() -> None:
@@ -71,7 +104,5 @@ def test_a_clock_set_back_silences_nothing() -> None:
     faults = Faults()
     faults.report("goes on", "a", 7200)
     faults.report("stops", "b", 7200)
-    event = faults.report("goes on", "a", 3600)
-    assert event is not None
-    assert event.kind == "remind"
-    assert [ended.key for ended in faults.settle(3660)] == ["stops"]
+    faults.report("goes on", "a", 3600)
+    assert [(event.kind, event.key) for event in faults.settle(3660)] == [("remind", "goes on"), ("end", "stops")]

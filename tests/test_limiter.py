@@ -144,6 +144,35 @@ def test_what_was_refused_is_remembered(state: State, clock: FakeClock) -> None:
     assert again.allowed == pytest.approx(4)
 
 
+def test_a_hold_leaves_the_budget_as_it_is(state: State, clock: FakeClock) -> None:
+    """An API that is overloaded is left alone for as long as it asks, also after a restart; then all may be sent."""
+    budget = limiter(state, clock, limit=8)
+    budget.hold(300)
+    budget.hold(20)
+    assert wait_of(budget) == pytest.approx(300)
+    clock.advance(100)
+    again = limiter(state, clock, limit=8)
+    assert wait_of(again) == pytest.approx(200)
+    clock.advance(200)
+    assert (budget.allowed, again.allowed) == (8, 8)
+    spend(again, 8)
+
+
+@pytest.mark.parametrize("seconds", [3600.0, 3601.0, 10 * 365 * 86400.0])
+def test_an_hour_is_the_longest_wait(state: State, clock: FakeClock, seconds: float) -> None:
+    """Whatever the API asks for, and whatever the state file says after the clock was set, is waited for an hour."""
+    for ask in (Limiter.hold, Limiter.refused):
+        budget = limiter(state, clock)
+        ask(budget, seconds)
+        assert wait_of(budget) == pytest.approx(3600)
+        clock.wall -= 86400
+        assert wait_of(limiter(state, clock)) == pytest.approx(3600)
+        clock.wall += 86400
+        clock.advance(3600)
+        spend(budget)
+        clock.advance(WINDOW)
+
+
 @settings(deadline=None, max_examples=30)
 @given(
     st.lists(

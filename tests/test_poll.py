@@ -24,6 +24,7 @@ from exporter.errors import (
     RateLimited,
     RefusedError,
     ServerError,
+    SignInFailed,
     Unauthorized,
 )
 from exporter.faults import Faults
@@ -50,6 +51,7 @@ class FakeClient:
     """
 
     token_expiry = None
+    renewals = 0
 
     def __init__(self, limiter: Limiter) -> None:
         self.limiter = limiter
@@ -208,10 +210,22 @@ def test_the_stalest_come_first_where_the_budget_is_short(build: Callable[..., W
     assert {flat.count("a/play_count"), flat.count("b/play_count")} <= {4, 5}
 
 
+# A proxy without its API behind it can answer anything.
+OUTAGES = [
+    NoAnswer("no route"),
+    ServerError("internal", status=500),
+    NotFound("default backend", status=404),
+    BadRequest("bad request", status=400),
+    MalformedAnswer("<html>"),
+    Unauthorized("not accepted", status=401),
+    RefusedError("forbidden", status=403),
+]
+
+
 def test_an_api_that_is_down_is_asked_three_times_a_round(build: Callable[..., World]) -> None:
     """The budget is not spent on an API that does not answer, and the next round tries again."""
     world = build()
-    for fault in (NoAnswer("no route"), ServerError("internal", status=500)):
+    for fault in OUTAGES:
         world.client.faults = {"*": fault}
         assert len(world.round()) == 3
         assert world.poller.link.up is False
@@ -223,9 +237,11 @@ def test_an_api_that_is_down_is_asked_three_times_a_round(build: Callable[..., W
 def test_a_refused_password_ends_the_round(build: Callable[..., World]) -> None:
     """One request is enough to know; the merchant is asked again a minute later."""
     world = build()
-    world.client.faults = {"*": Unauthorized("check the password", status=401)}
+    world.client.faults = {"*": SignInFailed("check the password", code="401", refused=True)}
     assert len(world.round()) == 1
     assert len(world.round()) == 1
+    assert world.poller.link.up is False
+    assert world.poller.link.last_error == "check the password"
 
 
 @pytest.mark.parametrize("fault", [MalformedAnswer("not JSON"), NotFound("no such media", status=404)])
@@ -382,7 +398,7 @@ def test_faults_are_told_when_they_begin_and_end(build: Callable[..., World]) ->
             world.round()
     told = [line["event"] for line in lines if "cannot resolve" in line["event"]]
     assert told[0] == "cannot resolve api.example"
-    assert told[-1] == "over: cannot resolve api.example"
+    assert told[-1] == "resolved: cannot resolve api.example"
     assert len(told) <= 6
 
 
@@ -433,14 +449,14 @@ def test_what_goes_on_is_not_told_to_be_over(build: Callable[..., World], fault:
         for _ in range(8 * 60):
             world.round()
         told = [line["event"] for line in lines if str(fault) in line["event"]]
-        assert not told[0].startswith("still: ")
-        assert all(event.startswith("still: ") for event in told[1:])
+        assert not told[0].startswith("still failing: ")
+        assert all(event.startswith("still failing: ") for event in told[1:])
         world.client.faults = {}
         for _ in range(7 * 60):
             world.round()
     told = [line["event"] for line in lines if str(fault) in line["event"]]
-    assert sum(event.startswith("over: ") for event in told) == 1
-    assert told[-1].startswith("over: ")
+    assert sum(event.startswith("resolved: ") for event in told) == 1
+    assert told[-1].startswith("resolved: ")
 
 
 def test_a_round_waits_for_the_budget_but_not_past_its_minute(build: Callable[..., World]) -> None:
