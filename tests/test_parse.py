@@ -234,6 +234,8 @@ def test_a_row_that_reads_in_two_ways_says_so() -> None:
         (PLAYS, [row(all="Infinity")], {"": None}, 'row 1: "Infinity" is not a number'),
         (PLAYS, [row(all="1e400")], {"": None}, 'row 1: "1e400" is too large'),
         (PLAYS, [row(all=10**12 + 1)], {"": None}, "row 1: 1000000000001 is too large"),
+        (PLAYS, [row(all=10**320)], {"": None}, "row 1: Infinity is too large"),
+        (PLAYS, [row(all=10**299)], {"": None}, None),
         (PLAYS, [row(all=10**400)], {"": None}, "row 1: Infinity is too large"),
         (PLAYS, '[{"date": "2018/12/01 14:34", "all": 1e400}]', {"": None}, "row 1: Infinity is too large"),
         (PLAYS, '[{"date": "2018/12/01 14:34", "all": NaN}]', {"": None}, "row 1: NaN is not a number"),
