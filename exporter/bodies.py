@@ -18,8 +18,8 @@ LONGEST_ERROR = 200
 _ERROR_BYTES = 65536
 _PAGE_BYTES = 4096
 
-# A number of more digits is too large for whatever it counts, and costs too much to read.
-_MOST_DIGITS = 400
+# A number of more digits may be larger than any float, and costs much to read.
+_MOST_DIGITS = 300
 
 _ERROR_KEY = re.compile(r"code|message|msg|error|detail|description|reason", re.IGNORECASE)
 _ERROR_CODE = re.compile(r"[A-Z_]*(?:ERROR|NOT_FOUND|BAD_REQUEST|UNAUTHORIZED|FORBIDDEN|TOO_MANY)[A-Z_]*")
