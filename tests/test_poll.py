@@ -415,7 +415,7 @@ def test_values_that_cannot_be_used_are_told_once(build: Callable[..., World]) -
     first, second = (entry["event"] for entry in logs if entry["log_level"] == "warning")
     assert first.startswith("unknown until the API shows what can be used: ")
     assert first.endswith('/play_count/all: row 3: "N/A" is not a number, in {}; and 4 more')
-    assert second.startswith("still: unknown until ")
+    assert second.startswith("still failing: unknown until ")
     world.client.problems = {MEDIA[0]: ("row 1: -1 is negative, in {}",)}
     world.round()
     world.client.faults[MEDIA[0]] = NoAnswer("down")
