@@ -168,8 +168,10 @@ class MerchantPoller:
                 self._rests.token_renewed()
                 going.suspects = [each for each in going.suspects if not isinstance(each[1], Unauthorized)]
             going.witness = going.witness or task
-            if not going.down and task not in going.sent_before:
-                self._acquit(going)
+        # The catalog's answer says something of the catalog.
+        speaks = isinstance(task, Stream) or not going.streams_suspected
+        if speaks and not going.down and task not in going.sent_before:
+            self._acquit(going)
         self._rests.answered(task)
 
     def _note_failure(self, going: Round, task: Task, error: ApiError) -> None:
@@ -182,6 +184,7 @@ class MerchantPoller:
             return
         strikes = self._rests.strikes(task, error, answered=going.witness is not None)
         if not strikes:
+            going.failed_again += isinstance(task, Stream)
             self._blame(going, task, error)
             return
         decides = going.in_doubt and task == going.witness

@@ -129,6 +129,10 @@ class Rests:
         rests = (self._rests.get(stream), self._rests.get(stream.media_id))
         return any(rest is not None and now < rest.until for rest in rests)
 
+    def failing(self, stream: Stream) -> bool:
+        """Whether a stream has failed by itself when it was asked for last, or its media is gone."""
+        return stream in self._rests or stream.media_id in self._rests
+
     def take_back(self) -> bool:
         """Ask again for what was set aside, when nothing else is left; whether that was anything."""
         found = bool(self._set_aside)
@@ -179,9 +183,10 @@ class Rests:
         urgent = retry_after(error) is not None and not self._pace_maker_fails
         if not isinstance(task, Stream):
             # A refused range can change for good what is known of the past.
-            lasting = isinstance(task, History) and isinstance(error, BadRequest)
-            return STRIKES if answered and (urgent or lasting) else 0
-        if answered and (task in self._rests or task.media_id in self._rests):
+            urgent |= isinstance(task, History) and isinstance(error, BadRequest)
+            if not answered or (_key(task) in self._faulty and not urgent):
+                return 0
+        elif answered and self.failing(task):
             return 0
         return STRIKES if urgent else 1
 

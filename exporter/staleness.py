@@ -66,10 +66,13 @@ class Staleness:
         if asked.last >= self._ledger.settled(self._merchant_id, now):
             self._asked[stream] = ended_before(now, self._settle)
 
-    def due(self, stream: Stream, moment: Moment) -> int:
-        """A stream's staleness where an answer could show something new, at least 1; else 0."""
+    def due(self, stream: Stream, moment: Moment, *, paced: bool = True) -> int:
+        """A stream's staleness where an answer could show something new, at least 1; else 0.
+
+        Without a pace maker that is answered, any stream may be the one to show that a minute is settled.
+        """
         through = self._ledger.through(stream)
-        staleness = self._newest(stream, moment) - through
+        staleness = (self._newest(stream, moment) if paced else moment.complete) - through
         asked = self._asked.get(stream)
         # What one answer has not shown of a minute, another in the same minute would hardly show.
         due = asked != moment.complete and (

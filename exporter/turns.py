@@ -23,6 +23,9 @@ ATTEMPTS = 2
 # Where the budget is short, one request in ten is for the catalog and the past, so that they come at all.
 REQUESTS_PER_LOOKUP = 9
 
+# When many streams are due again that failed before, so many failures in a round's requests are enough.
+REQUESTS_PER_FAILURE = 10
+
 # A round that has to wait for the budget lets its first request leave until so many seconds after its start, and its
 # last until so many. A request's place is free again a minute after its answer, so without an end the whole round would
 # be a little later each time, until it is a minute late. What is not sent by then, the least worthy, leaves its places
@@ -49,6 +52,7 @@ class Round:
         strikes: How much they say against the API.
         sent_before: What was on its way when the newest of them failed: its answer tells nothing of that.
         down: Whether the API has been found to fail.
+        failed_again: How many streams failed that had failed when they were asked for before.
         failed_asides: Requests for the catalog and the past that failed, but for the budget's sake.
         sent: How many requests have left.
         waited: Whether it had to wait for the budget.
@@ -66,6 +70,7 @@ class Round:
     strikes: int = 0
     sent_before: set[Task] = field(default_factory=set)
     down: bool = False
+    failed_again: int = 0
     failed_asides: int = 0
     sent: int = 0
     waited: bool = False
@@ -75,6 +80,16 @@ class Round:
     def in_doubt(self) -> bool:
         """Whether so much has failed that the API may be down: what was answered first is asked for once more."""
         return self.strikes >= STRIKES
+
+    @property
+    def unanswered(self) -> set[Task]:
+        """What is under way, or has failed and is not judged."""
+        return self.under_way | {task for task, _ in self.suspects}
+
+    @property
+    def streams_suspected(self) -> bool:
+        """Whether the catalog and the past have to wait for the answer of a stream."""
+        return any(isinstance(task, Stream) for task, _ in self.suspects)
 
 
 class Turns:
@@ -225,7 +240,7 @@ class Turns:
         while going.queue:
             stream = going.queue.pop()
             # One of its media's streams may just have heard that the media is gone.
-            if not self._rests.rests(stream, moment.monotonic):
+            if not self._left_alone(stream, going, moment):
                 return stream
         return None
 
@@ -235,22 +250,28 @@ class Turns:
     def _next_lookup(self, going: Round, *, running_only: bool = False) -> Lookup | None:
         if self._asides_rest(going):
             return None
-        return self._catalog.next_lookup(self._clock.now(), going.under_way, running_only=running_only)
+        return self._catalog.next_lookup(self._clock.now(), going.unanswered, running_only=running_only)
 
     def _next_past(self, going: Round) -> History | None:
         if self._asides_rest(going):
             return None
-        return self._watch.next_history(self._clock.now(), self._moment().settled, going.under_way)
+        return self._watch.next_history(self._clock.now(), self._moment().settled, going.unanswered)
 
     def _asides_rest(self, going: Round) -> bool:
         rest = self._clock.monotonic() < self._asides_rest_until
-        return rest or bool(going.strikes) or going.failed_asides >= STRIKES
+        return rest or going.streams_suspected or going.failed_asides >= STRIKES
 
     def _wait_so_far(self, stream: Stream, going: Round, moment: Moment) -> int:
         """A stream's staleness where it is due, at least 1; else 0."""
         if stream in going.under_way or (going.failures and going.failures[stream] >= ATTEMPTS):
             return 0
-        return 0 if self._rests.rests(stream, moment.monotonic) else self._staleness.due(stream, moment)
+        if self._left_alone(stream, going, moment):
+            return 0
+        return self._staleness.due(stream, moment, paced=not self._rests.pace_maker_fails)
+
+    def _left_alone(self, stream: Stream, going: Round, moment: Moment) -> bool:
+        enough = going.failed_again * REQUESTS_PER_FAILURE >= self._limiter.allowed
+        return self._rests.rests(stream, moment.monotonic) or (enough and self._rests.failing(stream))
 
     def _moment(self) -> Moment:
         return self._staleness.moment(self._clock.now(), self._clock.monotonic())

@@ -3,7 +3,7 @@
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -457,6 +457,282 @@ def test_what_goes_on_is_not_told_to_be_over(build: Callable[..., World], fault:
     told = [line["event"] for line in lines if str(fault) in line["event"]]
     assert sum(event.startswith("resolved: ") for event in told) == 1
     assert told[-1].startswith("resolved: ")
+
+
+def behind(world: World, media: Sequence[str] | None = None) -> list[int]:
+    """How many settled minutes each stream has not counted, of these media or of all and the whole merchant."""
+    settled = world.ledger.settled("m", world.clock.now())
+    streams = world.settings.merchants[0].streams()
+    return [settled - world.ledger.through(each) for each in streams if media is None or each.media_id in media]
+
+
+def told(lines: Sequence[Mapping[str, object]]) -> list[str]:
+    """What was logged at the level of warnings, and what is resolved."""
+    events = [(str(line["event"]), line["log_level"]) for line in lines]
+    return [event for event, level in events if level == "warning" or event.startswith("resolved: ")]
+
+
+TWENTY = [f"media-{number}" for number in range(20)]
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("fault", OUTAGES)
+def test_after_hours_without_an_api_all_is_fresh_in_minutes(
+    build: Callable[..., World], fault: ApiError, concurrency: int
+) -> None:
+    """Whatever the whole API answers for two hours: a few requests a minute, six lines, and no stream rests for it."""
+    world = build(media=TWENTY, concurrency=concurrency)
+    for _ in range(3):
+        world.round()
+    world.client.faults = {"*": fault}
+    with structlog.testing.capture_logs() as lines:
+        asked = [len(world.round()) for _ in range(120)]
+        assert world.poller.link.up is False
+        world.client.faults = {}
+        for _ in range(2):
+            world.round()
+        assert set(behind(world)) == {0}
+        for _ in range(4):
+            world.round()
+    # A refused range is tried by halves once for each stream.
+    assert sum(asked) / len(asked) <= (3 if concurrency == 1 else 6) + 2 * isinstance(fault, BadRequest)
+    assert told(lines) == [str(fault), *[f"still failing: {fault}"] * 4, f"resolved: {fault}"]
+    assert world.poller.link.up is True
+
+
+def fails_after(world: World, requests: int, fault: ApiError) -> None:
+    """Let the API answer so many requests more, and then only with a failure."""
+    original = world.client._send
+    sent = itertools.count(1)
+
+    def send(what: str) -> None:
+        original(what)
+        if next(sent) == requests + 1:
+            world.client.faults = {"*": fault}
+
+    world.client._send = send  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("fault", OUTAGES)
+def test_an_api_that_fails_in_the_middle_of_a_round(
+    build: Callable[..., World], fault: ApiError, concurrency: int
+) -> None:
+    """After three failures the whole merchant's plays are asked for once more; when those fail, too, the round is over,
+    and nothing rests for it: all is fresh with the first round after.
+    """
+    world = build(media=TWENTY, concurrency=concurrency)
+    for _ in range(3):
+        world.round()
+    with structlog.testing.capture_logs() as lines:
+        fails_after(world, 6, fault)
+        asked = world.round()
+        assert len(asked) <= 6 + (4 if concurrency == 1 else 10)
+        assert asked.count("/play_count") == 2
+        for _ in range(10):
+            world.round()
+        world.client.faults = {}
+        world.round()
+    assert set(behind(world)) == {0}
+    assert told(lines) == [str(fault)]
+
+
+def test_an_outage_of_some_media_only_is_theirs(build: Callable[..., World]) -> None:
+    """Three media in a row that fail end no round: the whole merchant's plays are answered, so all others are asked."""
+    world = build(media=TWENTY)
+    for _ in range(3):
+        world.round()
+    bad, good = TWENTY[:10], TWENTY[10:]
+    world.client.faults = dict.fromkeys(bad, NotFound("no such media", status=404))
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(10):
+            asked = world.round()
+            assert set(behind(world, good)) == {0}
+    assert sum(each.startswith("media media-") for each in told(lines)) == 10
+    assert len(told(lines)) == 10
+    assert asked.count("/play_count") == 1
+
+
+@pytest.mark.parametrize("fault", OUTAGES)
+def test_a_whole_merchant_that_always_fails_starves_no_media(build: Callable[..., World], fault: ApiError) -> None:
+    """An account that may see its media but not the whole merchant, nor some of the media: those that it may see are
+    asked for every minute, and what it may not see takes two requests a minute and a little.
+    """
+    world = build(media=TWENTY)
+    bad, good = TWENTY[:12], TWENTY[12:]
+    world.client.faults = dict.fromkeys(["", *bad], fault)
+    for _ in range(60):
+        world.round()
+    world.client.all_asked = []
+    # Nobody shows what is settled, so a media is counted when its own rows have come.
+    for _ in range(60):
+        world.round()
+        assert max(behind(world, good)) <= 1
+    asked = Counter(what.partition("/")[0] for what in world.client.all_asked)
+    assert asked[""] <= 2 * 60
+    assert sum(asked[media_id] for media_id in bad) <= 90
+
+
+def test_media_that_all_fail_cost_a_request_a_minute_and_are_back_in_minutes(build: Callable[..., World]) -> None:
+    """While the whole merchant is answered, media that fail for hours take a request a minute together; when it has
+    ended for one, the others are asked for at once.
+    """
+    world = build(media=TWENTY)
+    world.client.faults = dict.fromkeys(TWENTY, RefusedError("no permission", status=403))
+    for _ in range(3 * 60):
+        world.round()
+    world.client.all_asked = []
+    for _ in range(60):
+        assert "/play_count" in world.round()
+    assert sum(what.startswith("media-") for what in world.client.all_asked) <= 60
+    world.client.faults = {}
+    for _ in range(5):
+        world.round()
+    assert set(behind(world)) == {0}
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("fault", [Unauthorized("no permission", status=401), RefusedError("no", status=403)])
+def test_90_refused_media_of_120_leave_the_others_fresh(
+    build: Callable[..., World], fault: ApiError, concurrency: int
+) -> None:
+    """The 30 that the account may see fit into the budget easily, and have it. Each of the 90 has one line."""
+    media = [f"media-{number}" for number in range(120)]
+    bad, good = media[:90], media[90:]
+    world = build(media=media, concurrency=concurrency)
+    world.client.faults = dict.fromkeys(bad, fault)
+    with structlog.testing.capture_logs() as lines:
+        for minute in range(120):
+            world.round()
+            assert minute < 15 or max(behind(world, good)) <= 2
+    assert 90 <= len(told(lines)) <= 95
+
+
+def test_a_token_that_does_not_come_for_hours(build: Callable[..., World]) -> None:
+    """Nothing can be asked for: one attempt in each round, and one incident until there is a token again."""
+    world = build(media=TWENTY, concurrency=4)
+    for _ in range(3):
+        world.round()
+    failed = SignInFailed("auth-token: not JSON", code="200", refused=False)
+    world.client.faults = {"*": failed}
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(120):
+            assert world.round() == ["/play_count"]
+        assert world.poller.link.up is False
+        assert world.poller.link.last_error == "auth-token: not JSON"
+        world.client.faults = {}
+        for _ in range(5):
+            world.round()
+    assert set(behind(world)) == {0}
+    assert told(lines) == [str(failed), *[f"still failing: {failed}"] * 4, f"resolved: {failed}"]
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_revoked_token_makes_nothing_rest(build: Callable[..., World], concurrency: int) -> None:
+    """What was refused in the round in which the token was renewed is asked for again in that round."""
+    world = build(media=TWENTY, concurrency=concurrency)
+    for _ in range(3):
+        world.round()
+    refused = Unauthorized("not accepted", status=401)
+    fails_after(world, 6, refused)
+    original = world.client._fail
+
+    def fail(key: str) -> None:
+        # The client renews it when it is refused for what it was good for.
+        if world.client.faults and key == "":
+            world.client.renewals += 1
+            world.client.faults = {}
+        original(key)
+
+    world.client._fail = fail  # type: ignore[method-assign]
+    with structlog.testing.capture_logs() as lines:
+        world.round()
+    assert world.client.renewals == 1
+    assert set(behind(world)) == {0}
+    assert told(lines) == []
+
+
+def busy(seconds: float) -> ServerError:
+    return ServerError("busy", status=503, retry_after=seconds)
+
+
+def test_retry_after_of_the_whole_merchant_holds_all(build: Callable[..., World]) -> None:
+    """One 503 is enough: nothing leaves until then, also from a new process; then the whole budget may be used."""
+    world = build(media=TWENTY)
+    world.round()
+    world.client.faults = {"*": busy(600)}
+    assert world.round() == ["/play_count"]
+    world.client.faults = {}
+    assert Limiter(world.state, "m", 45, world.clock.now, world.clock.monotonic).wait() == pytest.approx(600)
+    assert [len(world.round()) for _ in range(9)] == [0] * 9
+    assert world.poller.link.up is False
+    assert len(world.round()) >= 21
+    assert world.limiter.allowed == 45
+    assert set(behind(world)) == {0}
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_retry_after_in_the_middle_of_a_round(build: Callable[..., World], concurrency: int) -> None:
+    """A stream's 503 is enough to ask for the whole merchant's plays once more, and theirs holds all."""
+    world = build(media=TWENTY, concurrency=concurrency)
+    world.round()
+    fails_after(world, 6, busy(600))
+    asked = world.round()
+    assert len(asked) <= 6 + (2 if concurrency == 1 else 5)
+    assert asked.count("/play_count") == 2
+    world.client.faults = {}
+    assert [len(world.round()) for _ in range(9)] == [0] * 9
+    world.round()
+    assert set(behind(world)) == {0}
+
+
+def test_retry_after_of_one_media_is_its_own(build: Callable[..., World]) -> None:
+    """While the whole merchant's plays are answered, only the media that answers so is left alone, for as long."""
+    world = build(media=TWENTY)
+    world.round()
+    world.client.faults = {"media-3": busy(900)}
+    asked = world.round()
+    assert "media-3/play_count" in asked
+    for _ in range(14):
+        assert "media-3/play_count" not in world.round()
+        assert set(behind(world, [each for each in TWENTY if each != "media-3"])) == {0}
+    assert "media-3/play_count" in world.round()
+
+
+def test_retry_after_of_a_whole_merchant_that_always_fails(build: Callable[..., World]) -> None:
+    """Where it answers so for ever, because it is too much for the API, its media are asked for all the same."""
+    world = build(media=TWENTY)
+    world.round()
+    world.client.faults = {"": busy(90)}
+    for _ in range(10):
+        world.round()
+    for _ in range(10):
+        world.round()
+        assert max(behind(world, TWENTY)) <= 1
+
+
+def test_retry_after_of_the_catalog_is_the_catalogs(build: Callable[..., World]) -> None:
+    """Neither names nor live events are asked for until then, and the streams go on."""
+    world = build()
+    world.client.faults = {"media a": busy(900)}
+    world.round()
+    world.client.faults = {}
+    for _ in range(14):
+        assert sorted(world.round()) == PLAYS
+    assert "media a" in world.round()
+
+
+def test_a_proxy_that_refuses_all_does_not_make_an_end_of_the_past(build: Callable[..., World]) -> None:
+    """A 400 for the past is a range that is too long only if the whole merchant's plays are answered after it. If not,
+    the same range is asked for when those are.
+    """
+    world = build(past_known=False)
+    fails_after(world, len(PLAYS + CATALOG), BadRequest("bad request", status=400))
+    assert world.round()[-2:] == ["past of all by minute", "/play_count"]
+    for _ in range(20):
+        assert not any(what.startswith("past") for what in world.round())
+    world.client.faults = {}
+    assert set(PAST) <= set(world.round())
 
 
 def test_a_round_waits_for_the_budget_but_not_past_its_minute(build: Callable[..., World]) -> None:

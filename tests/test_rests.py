@@ -175,21 +175,25 @@ def test_some_failures_raise_the_question_at_once() -> None:
 @pytest.mark.parametrize(
     ("task", "error", "answered", "strikes"),
     [
-        (LOOKUP, DOWN, True, 0),
-        (LOOKUP, REFUSED, True, 0),
-        (LOOKUP, GONE, True, 0),
+        (LOOKUP, DOWN, True, 1),
+        (LOOKUP, DOWN, False, 0),
+        (LOOKUP, GONE, True, 1),
         (LOOKUP, BUSY, True, STRIKES),
         (LOOKUP, BUSY, False, 0),
-        (past(1), DOWN, True, 0),
+        (past(1), DOWN, True, 1),
         (past(1), BAD, True, STRIKES),
         (past(1), BAD, False, 0),
     ],
 )
 def test_a_lookup_and_the_past_are_on_their_own(task: Task, error: ApiError, answered: bool, strikes: int) -> None:
-    """The catalog and the past can be closed to the account while the counting goes on. Only Retry-After, and a 400 by
-    which the past would be given up, are worth a question to the pace maker.
+    """The catalog and the past can be closed to the account while the counting goes on: they say something only while
+    streams are answered, and only the first time. Retry-After, and a 400 by which the past would be given up, raise the
+    question at once.
     """
-    assert Rests(ALL).strikes(task, error, answered=answered) == strikes
+    rests = Rests(ALL)
+    assert rests.strikes(task, error, answered=answered) == strikes
+    rests.failed(task, error, 0)
+    assert rests.strikes(task, error, answered=answered) == (strikes if strikes == STRIKES else 0)
 
 
 @pytest.mark.parametrize("task", [LOOKUP, past(1)])
