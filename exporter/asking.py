@@ -42,9 +42,14 @@ class Asking:
         self._problems: dict[Task, str] = {}
 
     @property
+    def unusable(self) -> str:
+        """What in the newest answer of a stream cannot be used, as one line; "" where there is nothing."""
+        return next((problem for task, problem in list(self._problems.items()) if isinstance(task, Stream)), "")
+
+    @property
     def faults(self) -> set[tuple[str, str]]:
         """Kind and name of the faults that have not ended: those of the newest answers of the streams."""
-        return {(UNUSABLE, "")} if any(isinstance(task, Stream) for task in list(self._problems)) else set()
+        return {(UNUSABLE, "")} if self.unusable else set()
 
     def problem(self, task: Task) -> str:
         """What in the newest answer could not be used, as one line; "" where there is nothing."""

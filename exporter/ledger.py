@@ -24,7 +24,8 @@ from exporter.counting import (
     newest_settled,
     whole_minutes,
 )
-from exporter.model import DAY_MINUTES, MINUTE, OTHER, Group, Minute, MinuteRange, Rows, Stream, Target
+from exporter.instants import format_instant
+from exporter.model import DAY_MINUTES, MINUTE, OTHER, Group, Minute, MinuteRange, Rows, Stream, Target, start_of
 from exporter.rebase import rebase_horizon, rebase_stream, shift_start
 from exporter.snapshot import MerchantView, SeriesView, Snapshot, StreamView
 from exporter.state import State
@@ -77,6 +78,7 @@ class Ledger:
         # What was told of a stream, and is not told again: in this process, and while it holds values.
         self._told_overflow: set[Stream] = set()
         self._told_given_up: set[Stream] = set()
+        self._told_implausible: set[Stream] = set()
         self._zeros: list[_Zeros] = []
         self._snapshot = Snapshot()
 
@@ -269,8 +271,20 @@ class Ledger:
                 **which,
                 max_label_values=self._poll.max_label_values,
             )
+        implausible = {cell: each.value for cell, each in entry.held.items() if each.value is not None}
+        if implausible and stream not in self._told_implausible:
+            self._told_implausible.add(stream)
+            (slot, label), value = min(implausible.items())
+            log.warning(
+                "a value is implausible: it is counted when the API has shown it for poll.revision_window",
+                **which,
+                label=label,
+                minute=format_instant(start_of(slot)),
+                value=from_units(value),
+            )
         if not entry.held:
             self._told_given_up.discard(stream)
+            self._told_implausible.discard(stream)
         if entry.given_up and stream not in self._told_given_up:
             self._told_given_up.add(stream)
             log.warning(

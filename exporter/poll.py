@@ -81,7 +81,12 @@ class MerchantPoller:
     @property
     def link(self) -> LinkView:
         """How the connection to the API does."""
-        return replace(self._link, budget=self._limiter.allowed, token_expiry=self._client.token_expiry)
+        return replace(
+            self._link,
+            budget=self._limiter.allowed,
+            token_expiry=self._client.token_expiry,
+            unusable=self._asking.unusable,
+        )
 
     def stop(self) -> None:
         """End the round that runs before its next request, and begin no other."""

@@ -160,6 +160,7 @@ class LinkView:
         last_success: When the last request succeeded (Unix seconds), or None.
         last_error: The newest failure's text, or "".
         last_error_at: When it came (Unix seconds), or None.
+        unusable: What in the newest answers cannot be used, or "".
     """
 
     merchant_id: str
@@ -172,6 +173,7 @@ class LinkView:
     last_success: float | None = None
     last_error: str = ""
     last_error_at: float | None = None
+    unusable: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,7 @@ class MerchantStatus:
         lost_minutes: Minutes, summed over the streams, that were too old to be caught up, or without a value that could
             be used.
         held_values: Values of the API that cannot be used, or are not plausible, and are not counted yet.
+        unusable: What in the newest answers cannot be used, or "".
         last_success: When the last request succeeded.
         last_error: Why the newest request that failed did so, or "".
         last_error_at: When that was.
@@ -148,6 +149,7 @@ class MerchantStatus:
     horizon: float | None
     lost_minutes: int
     held_values: int
+    unusable: str
     last_success: float | None
     last_error: str
     last_error_at: float | None
@@ -245,7 +247,11 @@ def _health(merchants: Iterable[MerchantStatus], clock_offset: float) -> tuple[H
         return Health.WARNING, f"The API answers. Plays have dropped: {_some(fallen)}."
     if clock_offset:
         return Health.WARNING, clock_problem(clock_offset)
-    holding = [f"{each.merchant_id} ({each.held_values})" for each in merchants if each.held_values]
+    holding = [
+        f"{each.merchant_id} ({each.held_values or each.unusable})"
+        for each in merchants
+        if each.held_values or each.unusable
+    ]
     if holding:
         return Health.WARNING, f"The API answers. Values that cannot be used are not counted yet: {_some(holding)}."
     media = sum(len(each.media) for each in merchants)
@@ -292,6 +298,7 @@ def _merchant(
         None if view.horizon is None else end_of(view.horizon),
         view.lost_minutes,
         view.held_values,
+        link.unusable,
         link.last_success,
         link.last_error,
         link.last_error_at,

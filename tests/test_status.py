@@ -53,13 +53,14 @@ def test_a_merchant_has_what_its_link_and_its_ledger_know() -> None:
         last_success=NOW - 1,
         last_error="503",
         last_error_at=NOW - 9,
+        unusable='row 3: "N/A" is not a number',
     )
     [merchant] = built(link=link, horizon=THROUGH, lost_minutes=12, held_values=3).merchants
     assert isinstance(merchant, MerchantStatus)
     assert (merchant.merchant_id, merchant.up, merchant.budget, merchant.streams) == ("acme", True, 22.5, 7)
     assert (merchant.staleness_minutes, merchant.staleness_bound_minutes) == (1.5, 1.2)
     assert (merchant.token_expiry, merchant.horizon, merchant.lost_minutes) == (NOW + 60, end_of(THROUGH), 12)
-    assert merchant.held_values == 3
+    assert (merchant.held_values, merchant.unusable) == (3, 'row 3: "N/A" is not a number')
     assert (merchant.last_success, merchant.last_error, merchant.last_error_at) == (NOW - 1, "503", NOW - 9)
 
 
@@ -167,6 +168,24 @@ def test_the_health_is_the_worst_of_all(up: bool | None, ratio: float, held: int
     media = MediaView("m1", name="News", drop=DropView(THROUGH, ratio, 40, 9), thresholds=Thresholds(0.4, 0.6))
     status = built(media=(media,), link=LinkView("acme", up=up, streams=4), held_values=held)
     assert (status.health, status.summary) == (health, summary)
+
+
+def test_a_wrong_clock_and_answers_that_cannot_be_used_are_no_good_health() -> None:
+    """Each is a warning that says what is wrong; of both the clock comes first. The same for one merchant's part."""
+    link = LinkView("acme", up=True, unusable='row 3: "N/A" is not a number')
+    merchants = MappingProxyType({"acme": MerchantView("acme")})
+    for offset, said in [
+        (0.0, 'not counted yet: acme (row 3: "N/A" is not a number).'),
+        (10_803.0, "The clock of this machine is 3h ahead of the API's (Date header)."),
+        (-95.0, "The clock of this machine is 1m35s behind the API's (Date header)."),
+    ]:
+        status = build(Snapshot(merchants, offset), {"acme": link}, {}, RequestsView(), NOW, "1.2.3")
+        part = only(status, "acme")
+        assert part is not None
+        for each in (status, part):
+            assert each.health is Health.WARNING
+            assert said in each.summary
+            assert each.clock_offset_seconds == offset
 
 
 def test_the_summary_stays_short() -> None:

@@ -167,6 +167,20 @@ def test_a_wrong_value_that_is_corrected_in_time_reaches_no_counter(
     assert (api.merchant.series_resets, api.merchant.lost_minutes) == (0, 0)
 
 
+def test_a_wrong_value_is_logged_once_while_it_waits(api_of: Callable[..., Api]) -> None:
+    """One warning says which minute has which value and what becomes of it; another begins anew after that."""
+    api = api_of(ALL)
+    for _ in range(2):
+        api.play("")
+        with structlog.testing.capture_logs() as logs:
+            api.shown_wrong("", 1e9, 4)
+            api.play("")
+        (line,) = [each for each in logs if "implausible" in each["event"]]
+        assert (line["log_level"], line["stream"], line["value"]) == ("warning", str(ALL), 1e9)
+        assert "revision_window" in line["event"]
+        assert line["minute"].endswith(":00Z")
+
+
 @pytest.mark.parametrize("stream", [ALL, WHOLE])
 def test_a_real_beginning_is_counted_at_once(api_of: Callable[..., Api], stream: Stream) -> None:
     """A live event that has 50,000 plays in its first minute after none is no wrong value."""
