@@ -43,11 +43,13 @@ class Account:
 
     def changed(self, delta: int, through: Minute) -> "Account":
         """The account after the sum of its values changed by `delta`, in an answer that counts up to `through`."""
+        # Minutes that a wrong clock let be counted may have been taken back since.
+        since = through if self.owed_since is None else min(self.owed_since, through)
         if delta < 0:
-            return Account(self.total, self.owed - delta, through if self.owed_since is None else self.owed_since)
+            return Account(self.total, self.owed - delta, since)
         paid = min(delta, self.owed)
         owed = self.owed - paid
-        return Account(self.total + delta - paid, owed, self.owed_since if owed else None)
+        return Account(self.total + delta - paid, owed, since if owed else None)
 
     def begun_again(self, delta: int, through: Minute) -> "Account | None":
         """The account that takes the place of this one, which changed by `delta` last; None where it can go on.

@@ -74,7 +74,8 @@ def doubt(cells: Cells, held: Mapping[Cell, Held], largest: int, through: Minute
                 continue
             before = held.get((slot, label))
             goes_on = before is not None and (before.value is None) is (value is None)
-            since = before.since if before is not None and goes_on else through
+            # Minutes that a wrong clock let be counted may have been taken back since.
+            since = min(before.since, through) if before is not None and goes_on else through
             if value is None or through - since < window:
                 doubted[slot, label] = Held(value, since)
     return doubted

@@ -138,6 +138,14 @@ def test_an_increase_pays_what_is_owed_first() -> None:
     assert account.changed(6, NOON + 2) == Account(total=12)
 
 
+def test_what_began_in_a_future_that_was_taken_back_begins_now() -> None:
+    """Where a stream stands earlier than when something was held or owed first, a day or a window is no longer."""
+    assert Account(10, 4, NOON + 1560).changed(1, NOON) == Account(10, 3, NOON)
+    assert Account(10, 4, NOON + 1560).changed(-1, NOON) == Account(10, 5, NOON)
+    stream = book(NOON, held={(NOON + 1, ""): Held(10**9 * UNIT, NOON + 1560)})
+    assert answered(stream, {NOON + 1: {"": 1e9}}, NOON + 1).held == {(NOON + 1, ""): Held(10**9 * UNIT, NOON + 1)}
+
+
 def test_minutes_below_the_horizon_without_a_row_are_zero() -> None:
     """Minutes without a row count as 0, and the newest minute's gauge with them."""
     asked = MinuteRange(NOON - 30, NOON + 4)
