@@ -130,6 +130,8 @@ def move_stream(db: sqlite3.Connection, row: StreamRow) -> None:
         "UPDATE streams SET start = ?, through = ?, seen = ?, kept_from = ?, answered = ? WHERE stream_id = ?",
         (row.start, row.through, row.seen, row.kept_from, row.answered, row.stream_id),
     )
+    if not row.held:
+        db.execute("DELETE FROM held WHERE stream_id = ?", (row.stream_id,))
 
 
 def mark_removed(db: sqlite3.Connection, streams: Iterable[Stream], merchant_ids: Iterable[str], now: float) -> None:

@@ -6,9 +6,9 @@ the API has by day only, the local day. Values, totals and what is owed are whol
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
-from statistics import fmean
+from statistics import fmean, median_low
 from types import MappingProxyType
 
 from exporter.config import PollSettings
@@ -22,6 +22,9 @@ SHORTEST_RANGE = 60
 
 # A rise of the plays is half believed after 14 minutes.
 RATE_MINUTES = 20
+
+# From so many rows on, the middle one of a first answer says what is usual.
+FEW_ROWS = 10
 
 # What is owed for longer ends: the counter begins again at 0.
 LONGEST_OWED = DAY_MINUTES
@@ -263,6 +266,8 @@ def count_minutes(
     if not book.target.summable:
         last = _values_of(through, admitted.cells, admitted.accounts) if through <= upto else None
         return Entry(through, seen, kept_from, admitted.added(book), (), last, overflow=admitted.overflow, lost=lost)
+    if not book.answered:
+        book = replace(book, peak=_usual(admitted.cells))
     countable = MinuteRange(max(asked.first, book.kept_from, book.start + 1), upto)
     doubted = doubt(admitted.cells, book.held, largest_plausible(book.target, book.peak), through, window)
     cells = without(admitted.cells, doubted)
@@ -442,6 +447,14 @@ def _changed(
         if label not in before or after != account:
             changed[label] = after
     return changed, begun_again
+
+
+def _usual(cells: Cells) -> int:
+    """What a minute usually has, by an answer that is the first: its past is all that is known of the stream."""
+    known = ([value for value in values.values() if value is not None] for values in cells.values())
+    largest = [max(values) for values in known if values]
+    # Of a few rows, a wrong one could be the middle one.
+    return median_low(largest) if len(largest) >= FEW_ROWS else 0
 
 
 def _peak(book: Book, changes: Iterable[Change], cells: Cells, *, anew: bool) -> int:

@@ -30,7 +30,7 @@ def rebase_stream(row: StreamRow, target: Target, complete: Minute, settled: Min
         return replace(row, through=complete, seen=complete, answered=row.answered and row.kept_from <= complete)
     if row.kept_from > complete + 1:
         # What of the minutes before was counted is not known any more. None of them is counted twice.
-        return replace(row, start=complete, through=complete, seen=complete, kept_from=complete + 1)
+        return replace(row, start=complete, through=complete, seen=complete, kept_from=complete + 1, held=())
     # What was counted of later minutes is known: they are asked for again, and their differences count.
     return replace(row, through=max(row.start, min(row.through, settled)), seen=max(row.start, min(row.seen, settled)))
 

@@ -191,6 +191,21 @@ def test_a_real_beginning_is_counted_at_once(api_of: Callable[..., Api], stream:
     assert (api.merchant.held_values, api.series[0].total) == (0, 50_000)
 
 
+@pytest.mark.parametrize("stream", [ALL, COUNTRY, WHOLE])
+def test_a_large_merchant_is_believed_from_the_first_answer_on(api_of: Callable[..., Api], stream: Stream) -> None:
+    """300,000 plays a minute in the half hour before the first start are usual, one wrong row among them is not."""
+    api = api_of(stream)
+    label = "jp" if stream is COUNTRY else ""
+    for minute in range(api.minute - 30, api.minute):
+        api.rows[minute] = {label: 3e5}
+    api.rows[api.minute - 9] = {label: 1e12}
+    api.play(label, 3e5)
+    api.play(label, 3e5)
+    assert (api.merchant.held_values, api.series[0].total) == (0, 6e5)
+    api.shown_wrong(label, 1e9, 3)
+    assert api.merchant.held_values == 1
+
+
 def test_a_wrong_value_that_stays_is_counted_when_it_has_been_shown_for_the_window(api_of: Callable[..., Api]) -> None:
     """10^9 shown for longer than the revision window is counted, once, also when the process is another by then."""
     api = api_of(ALL)
