@@ -6,6 +6,7 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -511,6 +512,38 @@ def test_a_revoked_token_is_found_by_what_it_was_good_for(api: Api) -> None:
         assert client.aggregations(ALLOWED, ASKED).rows
         assert (api.tokens, client.renewals) == (3, 2)
         assert client.aggregations(REFUSED, ASKED).rows
+
+
+def test_threads_renew_a_revoked_token_once(api: Api) -> None:
+    """When threads ask for different media and the token is revoked, that is one new token, whether or not some media
+    are known to be refused.
+    """
+    threads = 8
+    streams = [Stream("m1", f"allowed-{number}", Target.PLAY_COUNT, Group.ALL) for number in range(threads)]
+    together = threading.Barrier(threads, timeout=PATIENT)
+    allowed = only(*(stream.media_id for stream in streams))
+
+    def revoked(request: Request) -> Answer:
+        if not request.headers["authorization"].endswith(last):
+            together.wait()
+            return reply(401, {"code": "NO"})
+        return allowed(request)
+
+    with api.client() as client:
+        for refused in ([], [REFUSED]):
+            api.answer = allowed
+            client.aggregations(PLAYS, ASKED)
+            for stream in refused:
+                with pytest.raises(Unauthorized):
+                    client.aggregations(stream, ASKED)
+            for stream in streams:
+                client.aggregations(stream, ASKED)
+            before, last = client.renewals, f"t0ken-{api.tokens + 1}-0123456789"
+            api.answer = revoked
+            with ThreadPoolExecutor(threads) as pool:
+                readings = list(pool.map(lambda stream: client.aggregations(stream, ASKED), streams))
+            assert all(reading.rows for reading in readings)
+            assert client.renewals == before + 1
 
 
 # ---- a token that does not come ----
