@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.prepared import Prepared
 
-STOP_SECONDS = 15.0
+STOP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
