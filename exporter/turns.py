@@ -30,7 +30,7 @@ REQUESTS_PER_FAILURE = 10
 # last until so many. A request's place is free again a minute after its answer, so without an end the whole round would
 # be a little later each time, until it is a minute late. What is not sent by then, the least worthy, leaves its places
 # free for the beginning of the next round. So a round moves back to its start by a few requests at a time.
-FIRST_UNTIL, LAST_UNTIL = 45.0, 30.0
+FIRST_UNTIL, LAST_UNTIL = 50.0, 40.0
 
 # Of a round's requests, live events that run have at most one in so many, before all but the whole merchant's plays.
 REQUESTS_PER_LIVE_EVENT = 4
