@@ -86,10 +86,12 @@ class ApiFails(Outage):
 
 @pytest.mark.parametrize("kind", [NothingListens, TokenRefused, ApiFails])
 def test_starts_while_the_api_is_down_and_recovers_when_it_is_back(kind: Any, tmp_path: Path) -> None:
-    """An API that is down is one line and `smartstream_up 0`; the round after its return brings plays."""
+    """An API that is down is one line and `smartstream_up 0`; the first round after its return that may ask for a token
+    brings plays.
+    """
     with contextlib.ExitStack() as stack:
         outage = kind(stack)
-        config = configuration(outage.url, poll={"settle": soon(15)})
+        config = configuration(outage.url, poll={"settle": soon(20)})
         daemon = stack.enter_context(Daemon(tmp_path, config))
         daemon.wait_ready()
         assert daemon.values("smartstream_up") == {("broadcaster",): 0}
