@@ -260,7 +260,10 @@ class Ledger:
         merchant = self._merchants[stream.merchant_id]
         merchant = replace(merchant, horizon=rebase_horizon(merchant.horizon, complete, max_lag))
         settled = newest_settled(now, merchant.horizon, self._poll)
-        return rebase_stream(self._rows[stream], stream.target, complete, settled), merchant
+        row = rebase_stream(
+            self._rows[stream], stream.target, complete, settled, self._merchants[stream.merchant_id].horizon, max_lag
+        )
+        return row, merchant
 
     def _tell(self, stream: Stream, entry: Entry) -> None:
         which = {"merchant": stream.merchant_id, "stream": str(stream)}

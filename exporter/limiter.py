@@ -86,6 +86,11 @@ class Limiter:
         grown = max(0.0, self._monotonic() - self._since) / 60
         return min(float(self._limit), self._allowed + grown)
 
+    @property
+    def held(self) -> bool:
+        """Whether the API has asked to be left alone, and that goes on."""
+        return self._monotonic() < self._blocked_until
+
     def wait(self) -> float:
         """Seconds until a request may leave, 0 or less if one may."""
         with self._mutex:

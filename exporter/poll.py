@@ -166,7 +166,8 @@ class MerchantPoller:
             self._clock.sleep(seconds)
 
     def _note_answer(self, going: Round, task: Task) -> None:
-        self._link = replace(self._link, up=True, last_success=self._clock.now())
+        # While the API wants to be left alone, the late answer of a request that was on its way says nothing.
+        self._link = replace(self._link, up=not self._limiter.held, last_success=self._clock.now())
         if isinstance(task, Stream):
             if self._renewals != self._client.renewals:
                 self._renewals = self._client.renewals
@@ -244,8 +245,10 @@ class MerchantPoller:
 
     def _sum_up(self) -> None:
         now = self._clock.now()
-        for event in self._faults.settle(now, self._rests.faults | self._asking.faults):
-            self._tell(event)
+        if not self._limiter.held:
+            # Until then nothing is asked for, so nothing shows that a failure has ended.
+            for event in self._faults.settle(now, self._rests.faults | self._asking.faults):
+                self._tell(event)
         self._watch.judge(now)
         self._save()
         moment = self._staleness.moment(self._clock.now(), self._clock.monotonic())

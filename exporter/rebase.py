@@ -11,26 +11,30 @@ from exporter.counting import whole_minutes
 from exporter.model import Minute, Target
 
 
-def rebase_stream(row: StreamRow, target: Target, complete: Minute, settled: Minute) -> StreamRow:
+def rebase_stream(
+    row: StreamRow, target: Target, complete: Minute, settled: Minute, horizon: Minute | None, max_lag: float
+) -> StreamRow:
     """Where a stream stands once it lets go of minutes that have not been yet; the same row where there are none.
+
+    Rows are believed more than a clock: where they have shown later minutes, the clock is behind now, and what was
+    counted stays as it is.
 
     Args:
         row: Where it stands.
         target: What it counts.
         complete: The newest complete minute, by the API's time.
         settled: The newest settled one.
+        horizon: The newest minute of which the merchant has shown a row.
+        max_lag: Seconds by which rows come late, or may be ahead of the API's time.
     """
-    if row.start > complete:
-        # Nothing before the start has been counted, so it is counted once from here.
+    lag = whole_minutes(max_lag)
+    if row.start > complete and row.seen == row.start and (horizon is None or row.start - horizon > lag):
+        # Nothing has been counted, so all is counted once from here.
         return replace(row, start=complete, through=complete, seen=complete, kept_from=complete + 1, answered=False)
     if target.by_day:
-        if row.through <= complete:
-            return row
-        # Days after today have pushed today's value out. Where counting goes on is what the next answer says.
-        return replace(row, through=complete, seen=complete, answered=row.answered and row.kept_from <= complete)
-    if row.kept_from > complete + 1:
-        # What of the minutes before was counted is not known any more. None of them is counted twice.
-        return replace(row, start=complete, through=complete, seen=complete, kept_from=complete + 1, held=())
+        return replace(row, through=min(row.through, complete), seen=min(row.seen, complete))
+    if row.seen > settled + lag:
+        return replace(row, through=row.seen)
     # What was counted of later minutes is known: they are asked for again, and their differences count.
     return replace(row, through=max(row.start, min(row.through, settled)), seen=max(row.start, min(row.seen, settled)))
 

@@ -276,4 +276,12 @@ def _process() -> list[parts.Panel]:
             query(collections, "generation {{generation}}"),
             size=size,
         ),
+        parts.graph(
+            "Clock ahead of the API's",
+            "By how much the clock of the exporter's machine differs from the API's (Date header), 0 within 30 s. "
+            "Minutes are counted by the API's clock.",
+            query(f"smartstream_clock_offset_seconds{{{JOB}}}", "{{instance}}"),
+            unit="s",
+            size=(24, 6),
+        ),
     ]

@@ -216,25 +216,6 @@ def test_a_stream_that_begins_in_the_future_begins_now(machine: Machine, ahead: 
     assert machine.counted() == machine.played(begun + 1, machine.complete)
 
 
-def test_rows_of_the_future_are_let_go(machine: Machine) -> None:
-    """A horizon and rows hours ahead of the API's time, which a wrong clock had asked for: plays count from now on."""
-    machine.live(15)
-    counted = machine.counted()
-    with machine.state.transaction() as db:
-        db.execute(
-            "UPDATE streams SET through = through + 600, seen = seen + 600, kept_from = kept_from + 600 "
-            "WHERE target = ?",
-            (Target.PLAY_COUNT,),
-        )
-        db.execute("UPDATE merchants SET horizon = horizon + 600")
-    machine.restart()
-    machine.live(1)
-    begun = machine.through()
-    assert begun == machine.complete
-    machine.live(30)
-    assert machine.counted() - counted == machine.played(begun + 1, machine.complete)
-
-
 @pytest.mark.parametrize("machine", [3 * HOUR, -3 * HOUR], indirect=True)
 def test_a_wrong_clock_is_reported(machine: Machine) -> None:
     """The snapshot says by how much, and the problem says which way and what to do; both go when it is set right."""

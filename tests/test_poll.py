@@ -475,7 +475,7 @@ def told(lines: Sequence[Mapping[str, object]]) -> list[str]:
 TWENTY = [f"media-{number}" for number in range(20)]
 
 
-@pytest.mark.parametrize(("fault", "concurrency"), zip(OUTAGES, itertools.cycle([1, 4]), strict=False))
+@pytest.mark.parametrize(("fault", "concurrency"), list(zip(OUTAGES, itertools.cycle([1, 4]), strict=False)))
 def test_after_hours_without_an_api_all_is_fresh_in_minutes(
     build: Callable[..., World], fault: ApiError, concurrency: int
 ) -> None:
@@ -831,6 +831,37 @@ def test_the_link_tells_how_fresh_it_all_is(build: Callable[..., World]) -> None
     world = build()
     world.round()
     assert (world.poller.link.streams, world.poller.link.staleness, world.poller.link.staleness_bound) == (3, 0, 0)
+
+
+def test_while_the_api_wants_to_be_left_alone_it_does_not_look_well(
+    build: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The late answer of a request that was on its way ends neither the failure nor its report."""
+    world = build()
+    world.round()
+    fail = world.client._fail
+
+    def answer_late(key: str) -> None:
+        fail(key)
+        if key == "b":
+            # Meanwhile another request was answered 429.
+            world.limiter.refused(1800.0)
+
+    monkeypatch.setattr(world.client, "_fail", answer_late)
+    world.client.faults = {"a": RateLimited("slow down", retry_after=1800.0)}
+    with structlog.testing.capture_logs() as logs:
+        asked = world.round()
+        assert asked.index("a/play_count") < asked.index("b/play_count")
+        monkeypatch.undo()
+        world.client.faults = {}
+        for _ in range(29):
+            assert world.round() == []
+            assert world.poller.link.up is False
+        assert [line["event"] for line in logs if "resolved" in line["event"]] == []
+        for _ in range(5):
+            world.round()
+    assert world.poller.link.up
+    assert [line["event"] for line in logs if "resolved" in line["event"]] == ["resolved: slow down"]
 
 
 def test_after_the_clock_was_ahead_nothing_is_skipped(build: Callable[..., World]) -> None:
