@@ -445,7 +445,7 @@ def told(lines: Sequence[Mapping[str, object]]) -> list[str]:
 TWENTY = [f"media-{number}" for number in range(20)]
 
 
-@pytest.mark.parametrize(("fault", "concurrency"), zip(OUTAGES, itertools.cycle([1, 4]), strict=False))
+@pytest.mark.parametrize(("fault", "concurrency"), list(zip(OUTAGES, itertools.cycle([1, 4]), strict=False)))
 def test_after_hours_without_an_api_all_is_fresh_in_minutes(
     build: Callable[..., World], fault: ApiError, concurrency: int
 ) -> None:
