@@ -270,8 +270,12 @@ class Turns:
         return self._staleness.due(stream, moment, paced=not self._rests.pace_maker_fails)
 
     def _left_alone(self, stream: Stream, going: Round, moment: Moment) -> bool:
-        enough = going.failed_again * REQUESTS_PER_FAILURE >= self._limiter.allowed
-        return self._rests.rests(stream, moment.monotonic) or (enough and self._rests.failing(stream))
+        if self._rests.rests(stream, moment.monotonic):
+            return True
+        if not self._rests.failing(stream):
+            return False
+        failing = sum(isinstance(task, Stream) and self._rests.failing(task) for task in going.under_way)
+        return (going.failed_again + failing) * REQUESTS_PER_FAILURE >= self._limiter.allowed
 
     def _moment(self) -> Moment:
         return self._staleness.moment(self._clock.now(), self._clock.monotonic())
