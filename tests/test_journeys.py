@@ -39,9 +39,6 @@ PACKAGE = str(Path(exporter.__file__).parent)
 MERCHANT = "broadcaster"
 HEALTHY: dict[str, Any] = Faults().model_dump(exclude={"drop"})
 
-# Seconds by which the clock of the exporter's machine can be wrong; mostly it is right.
-WRONG_CLOCKS = (0.0, 0.0, 0.0, 20.0, 3 * 3600.0, -3 * 3600.0, 26 * 3600.0, -26 * 3600.0, 3 * 86400.0, -3 * 86400.0)
-
 # Each fault as the story can meet it. A value is final at most 18 minutes after its row could first be there, which
 # the revision window of 30 minutes covers.
 FAULTS: list[dict[str, Any]] = [
@@ -94,27 +91,6 @@ class SharedClock(FakeClock):
                     return
             time.sleep(0.001)
         raise AssertionError("a request is on its way for ever")
-
-
-class OwnClock:
-    """The clock of the exporter's machine: it goes as the API's does, but can be set wrong.
-
-    Attributes:
-        wrong: Seconds by which it is ahead.
-    """
-
-    def __init__(self, clock: SharedClock, wrong: float) -> None:
-        self._clock = clock
-        self.wrong = wrong
-
-    def now(self) -> float:
-        return self._clock.now() + self.wrong
-
-    def monotonic(self) -> float:
-        return self._clock.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        self._clock.sleep(seconds)
 
 
 class SlowAdapter(WatchedAdapter):
@@ -185,7 +161,6 @@ class Story:
     def __init__(self, seed: int, path: Path) -> None:
         self.rng = random.Random(seed)
         self.clock = SharedClock(1_780_000_000.0 + self.rng.randrange(7 * 86400))
-        self.own = OwnClock(self.clock, self.rng.choice(WRONG_CLOCKS))
         # Where the API limits ranges, what it shows wrongly for longer than a range cannot be asked for again.
         spared = self.rng.choice(["bad_rate", "max_range"])
         self.faults = [fault for fault in FAULTS if spared not in fault]
@@ -239,9 +214,9 @@ class Story:
 
     def open(self) -> None:
         """Start the process."""
-        self.state = open_state(self.path, self.own.now)
+        self.state = open_state(self.path, self.clock.now)
         adapter = SlowAdapter(self.clock, self.rng, self.departures)
-        self.polling = build_polling(self.settings, self.state, Telemetry(), self.own, lambda: adapter)
+        self.polling = build_polling(self.settings, self.state, Telemetry(), self.clock, lambda: adapter)
         self.clock.limiter = self.polling.pollers[MERCHANT]._limiter
 
     def close(self) -> None:
@@ -300,15 +275,7 @@ class Story:
                 if not chosen and self.rng.random() < 0.5:
                     # Rows stop coming, for longer than max_lag; then they all come.
                     self.switch.set(stalled_since=self.clock.now())
-            if self.rng.random() < 0.03 and self.all_answered:
-                self.own.wrong = self.rng.choice(WRONG_CLOCKS)
             self.minute(may_be_killed=True)
-
-    @property
-    def all_answered(self) -> bool:
-        """Whether each stream has been asked for: until then all that is known of its start is what a clock said."""
-        streams = self.polling.ledger.snapshot.merchants[MERCHANT].streams
-        return all(view.through is not None for view in streams.values())
 
     def recover(self, minutes: int) -> None:
         """So many minutes with nothing wrong."""
@@ -387,7 +354,7 @@ def story(seed: int, tmp_path: Path) -> Iterator[Story]:
 
 
 def test_every_play_is_counted_once_and_the_budget_is_kept(story: Story) -> None:
-    """Through faults of every kind, kills between any two steps, outages of hours, and clocks that are set: exact
+    """Through faults of every kind, kills between any two steps, outages of hours: exact
     counters, and never more requests than the budget in any 60 seconds.
     """
     story.live(120)

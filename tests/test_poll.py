@@ -422,11 +422,11 @@ def test_values_that_cannot_be_used_are_told_once(build: Callable[..., World]) -
     with structlog.testing.capture_logs() as logs:
         for _ in range(10):
             world.round()
-        assert not [entry for entry in logs if entry["event"].startswith("over: unknown")]
+        assert not [entry for entry in logs if entry["event"].startswith("resolved: unknown")]
         world.client.faults, world.client.problems = {}, {}
         for _ in range(30):
             world.round()
-    assert len([entry for entry in logs if entry["event"].startswith("over: unknown")]) == 1
+    assert len([entry for entry in logs if entry["event"].startswith("resolved: unknown")]) == 1
 
 
 @pytest.mark.parametrize(
