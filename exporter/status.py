@@ -4,7 +4,7 @@ Instants are Unix seconds; what is not known is None. The names are the keys of 
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -214,9 +214,7 @@ def build(
         for merchant_id, view in snapshot.merchants.items()
     )
     health, summary = _health(merchants, snapshot.problems)
-    return Status(
-        version, now, health, summary, snapshot.clock_offset, merchants, requests.newest, snapshot.problems
-    )
+    return Status(version, now, health, summary, snapshot.clock_offset, merchants, requests.newest, snapshot.problems)
 
 
 def only(status: Status, merchant_id: str) -> Status | None:
@@ -244,42 +242,43 @@ def _fields(node: Any) -> dict[str, object]:
 def _health(merchants: Iterable[MerchantStatus], problems: Sequence[ProblemView]) -> tuple[Health, str]:
     """The worst that there is to say, and how much there is of what."""
     merchants = list(merchants)
+    media = sum(len(each.media) for each in merchants)
+    streams = sum(each.streams for each in merchants)
+    good = f"The API answers. Merchants: {len(merchants)}, media: {media}, streams: {streams}."
+    return next(_causes(merchants, problems), (Health.GOOD, good))
+
+
+def _causes(merchants: Sequence[MerchantStatus], problems: Sequence[ProblemView]) -> Iterator[tuple[Health, str]]:
+    """What keeps all from being good, the worst first."""
     worst = [each.message for each in problems if each.bad]
     if worst:
-        return Health.BAD, _sentences(worst)
+        yield Health.BAD, _sentences(worst)
     failing = [each.merchant_id for each in merchants if each.up is False]
     if failing:
-        return Health.BAD, f"The API fails for {_some(failing)}."
+        yield Health.BAD, f"The API fails for {_some(failing)}."
     waiting = [each.merchant_id for each in merchants if each.up is None]
     if waiting:
-        return Health.WARNING, f"Waiting for the first answer of the API for {_some(waiting)}."
-    fallen = [
-        _name(media)
-        for each in merchants
-        for media in each.media
-        if media.drop.state in (DropState.WARNING, DropState.CRITICAL)
-    ]
+        yield Health.WARNING, f"Waiting for the first answer of the API for {_some(waiting)}."
+    media = [each for merchant in merchants for each in merchant.media]
+    fallen = [_name(each) for each in media if each.drop.state in (DropState.WARNING, DropState.CRITICAL)]
     if fallen:
-        return Health.WARNING, f"The API answers. Plays have dropped: {_some(fallen)}."
+        yield Health.WARNING, f"The API answers. Plays have dropped: {_some(fallen)}."
     if problems:
-        return Health.WARNING, _sentences(each.message for each in problems)
-    gone = [_name(media) for each in merchants for media in each.media if media.gone]
-    sick = [_name(media) for each in merchants for media in each.media if media.failing_streams and not media.gone]
+        yield Health.WARNING, _sentences(each.message for each in problems)
+    sick = [_name(each) for each in media if each.failing_streams and not each.gone]
     sick += [f"all media of {each.merchant_id}" for each in merchants if each.whole.failing_streams]
-    if gone or sick:
+    gone = [_name(each) for each in media if each.gone]
+    if sick or gone:
         causes = [f"Requests fail for {_some(sick)}."] if sick else []
         causes += [f"The API does not know {_some(gone)} (404)."] if gone else []
-        return Health.WARNING, f"The API answers. {' '.join(causes)}"
+        yield Health.WARNING, f"The API answers. {' '.join(causes)}"
     holding = [
         f"{each.merchant_id} ({each.held_values or each.unusable})"
         for each in merchants
         if each.held_values or each.unusable
     ]
     if holding:
-        return Health.WARNING, f"The API answers. Values that cannot be used are not counted yet: {_some(holding)}."
-    media = sum(len(each.media) for each in merchants)
-    streams = sum(each.streams for each in merchants)
-    return Health.GOOD, f"The API answers. Merchants: {len(merchants)}, media: {media}, streams: {streams}."
+        yield Health.WARNING, f"The API answers. Values that cannot be used are not counted yet: {_some(holding)}."
 
 
 def _name(media: MediaStatus) -> str:
