@@ -44,7 +44,7 @@ class Asking:
     @property
     def unusable(self) -> str:
         """What in the newest answer of a stream cannot be used, as one line; "" where there is nothing."""
-        return next((problem for task, problem in list(self._problems.items()) if isinstance(task, Stream)), "")
+        return next((problem for task, problem in self._problems.copy().items() if isinstance(task, Stream)), "")
 
     @property
     def faults(self) -> set[tuple[str, str]]:

@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import metadata
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from wsgiref.types import WSGIApplication
 import requests
 import structlog
 
-from exporter import __version__, page, status
+from exporter import __version__, logs, page, status
 from exporter.catalog import Catalog
 from exporter.client import Client
 from exporter.clock import ApiClock, Clock, SystemClock
@@ -28,9 +28,9 @@ from exporter.model import MINUTE
 from exporter.plan import can_hold
 from exporter.poll import MerchantPoller
 from exporter.requestlog import Exchange, RequestLog
-from exporter.schedule import LONGEST_PAUSE, Schedule
+from exporter.schedule import Schedule
 from exporter.server import Address, Server, create_app
-from exporter.snapshot import HourView, LinkView, MerchantView, Snapshot
+from exporter.snapshot import HourView, LinkView, MerchantView, ProblemView, Snapshot, Subject
 from exporter.state import State, open_state
 from exporter.telemetry import Telemetry
 from exporter.watch import Watch
@@ -76,10 +76,16 @@ class Polling:
         )
 
     def _whole(self, merchant: MerchantView, now: float) -> MerchantView:
-        watch = self.watches[merchant.merchant_id]
+        watch, link = self.watches[merchant.merchant_id], self.pollers[merchant.merchant_id].link
         drops = watch.drops(now)
         media = {
-            media_id: replace(view, drop=drops.get(media_id), thresholds=watch.thresholds[media_id])
+            media_id: replace(
+                view,
+                drop=drops.get(media_id),
+                thresholds=watch.thresholds[media_id],
+                failing_streams=link.failing.get(media_id, 0),
+                gone=media_id in link.gone,
+            )
             for media_id, view in self.catalogs[merchant.merchant_id].views(now).items()
         }
         return replace(merchant, media=MappingProxyType(media), drop=drops.get(""))
@@ -122,6 +128,7 @@ def build_polling(
     ledger = Ledger(state, settings, telemetry.observe_revision)
     ledger.sync(settings.merchants, api_clock.now())
     api_clock.on_correction = ledger.correct_start
+    telemetry.expect(merchant.id for merchant in settings.merchants)
     telemetry.watch_clock(lambda: api_clock.offset)
     catalogs, watches, pollers, clients = {}, {}, {}, {}
     request_log = RequestLog()
@@ -176,14 +183,16 @@ def run(settings: Settings, listen: Address) -> int:
         telemetry = Telemetry()
         polling = build_polling(settings, state, telemetry, clock)
         rounds = {merchant_id: poller.round for merchant_id, poller in polling.pollers.items()}
-        schedule = Schedule(clock, _beat(polling), rounds)
-        server = Server(_app(settings, polling, schedule, telemetry), listen)
+        schedule = Schedule(clock, rounds)
+        health = ProcessHealth(polling, state, schedule)
+        telemetry.watch_process(state_writable=lambda: state.problem is None, dropped_log_lines=logs.dropped)
+        server = Server(_app(settings, polling, health, schedule, telemetry), listen)
     except BaseException:
         state.close()
         raise
     telemetry.reloaded(ok=True, at=clock.now())
     server.start()
-    schedule.start(second=math.ceil(settings.poll.settle) % 60)
+    schedule.start(math.ceil(settings.poll.settle) % 60, health.beat)
     log.info(
         "started",
         open=f"http://{server.address}/",
@@ -217,33 +226,63 @@ def run(settings: Settings, listen: Address) -> int:
     os._exit(0)
 
 
-def _beat(polling: Polling) -> Callable[[], None]:
-    """What is done every few seconds."""
-    problems = Faults()
+class ProcessHealth:
+    """What is wrong with the process itself, and the line in the log when that begins and ends."""
 
-    def beat() -> None:
-        now, offset = polling.clock.monotonic(), polling.clock.offset
-        begun = problems.report("clock", status.clock_problem(offset), now) if offset else None
-        if begun is not None:
-            log.warning(begun.message)
-        for ended in problems.settle(now):
-            log.info(f"resolved: {ended.message}")
-        polling.ledger.show_counted(polling.clock.now())
+    def __init__(self, polling: Polling, state: State, schedule: Schedule) -> None:
+        self._polling = polling
+        self._state = state
+        self._schedule = schedule
+        self._faults = Faults()
 
-    return beat
+    def problems(self) -> tuple[ProblemView, ...]:
+        """What is wrong now, the worst first."""
+        return tuple(self._find())
+
+    def snapshot(self) -> Snapshot:
+        """What is counted, with what is wrong with the process."""
+        return replace(self._polling.snapshot(), problems=self.problems())
+
+    def beat(self) -> None:
+        """Do what is done every few seconds."""
+        self._state.probe()
+        now = self._polling.clock.monotonic()
+        problems = self.problems()
+        for problem in problems:
+            begun = self._faults.report(problem.subject, problem.message, now)
+            if begun is not None:
+                log.warning(begun.message)
+        for event in self._faults.settle(now, {(problem.subject, "") for problem in problems}):
+            if event.kind == "end":
+                log.info(f"resolved: {event.message}")
+            else:
+                log.warning(f"still failing: {event.message}")
+        self._polling.ledger.show_counted(self._polling.clock.now())
+
+    def _find(self) -> Iterator[ProblemView]:
+        writing = self._state.problem
+        if writing is not None:
+            yield ProblemView(Subject.STATE_FILE, writing.message, writing.since, bad=True)
+        stopped = self._schedule.problem()
+        if stopped is not None:
+            yield ProblemView(Subject.POLLING, stopped, bad=True)
+        offset = self._polling.clock.offset
+        if offset:
+            yield ProblemView(Subject.CLOCK, status.clock_problem(offset))
+        unread = logs.problem()
+        if unread is not None:
+            yield ProblemView(Subject.LOG, unread)
 
 
-def _app(settings: Settings, polling: Polling, schedule: Schedule, telemetry: Telemetry) -> WSGIApplication:
-    collector = SnapshotCollector(polling.snapshot, polling.links, settings.poll, polling.clock.now)
-
-    def healthy() -> str | None:
-        pause = schedule.pause()
-        return f"no heartbeat for {pause:.0f} s" if pause > LONGEST_PAUSE else None
+def _app(
+    settings: Settings, polling: Polling, health: ProcessHealth, schedule: Schedule, telemetry: Telemetry
+) -> WSGIApplication:
+    collector = SnapshotCollector(health.snapshot, polling.links, settings.poll, polling.clock.now)
 
     def shown(render: Callable[[status.Status], str]) -> Callable[[str], str | None]:
         def of_merchant(merchant_id: str) -> str | None:
             whole = status.build(
-                polling.snapshot(),
+                health.snapshot(),
                 polling.links(),
                 polling.hours(),
                 polling.requests.view(),
@@ -261,7 +300,7 @@ def _app(settings: Settings, polling: Polling, schedule: Schedule, telemetry: Te
 
     return create_app(
         build_registry(telemetry, collector),
-        healthy=healthy,
+        healthy=schedule.problem,
         ready=ready,
         page=shown(page.page),
         status_json=shown(status.as_json),

@@ -203,7 +203,42 @@ MERCHANT_EXPECTED = Family(
     "Plays of the whole merchant that were to be expected in the newest settled minute (API target play_count).",
     ("merchant_id",),
 )
-UP = Family("smartstream_up", "gauge", "Whether the last request to the API succeeded.", ("merchant_id",))
+FAILING_STREAMS = Family(
+    "smartstream_failing_streams",
+    "gauge",
+    "Streams of a media whose last request failed while the API answered others.",
+    ("merchant_id", "media_id"),
+)
+MERCHANT_FAILING_STREAMS = Family(
+    "smartstream_merchant_failing_streams",
+    "gauge",
+    "Streams of the whole merchant whose last request failed while the API answered others.",
+    ("merchant_id",),
+)
+MEDIA_GONE = Family(
+    "smartstream_media_gone",
+    "gauge",
+    "Whether the API answers requests for a media with 404.",
+    ("merchant_id", "media_id"),
+)
+FAILING_LOOKUPS = Family(
+    "smartstream_failing_lookups",
+    "gauge",
+    "Requests for the catalog, live events and the history that failed when they were sent last.",
+    ("merchant_id",),
+)
+ROUND_TIMESTAMP = Family(
+    "smartstream_round_timestamp_seconds",
+    "gauge",
+    "When the last round of requests ended; there is one a minute.",
+    ("merchant_id",),
+)
+UP = Family(
+    "smartstream_up",
+    "gauge",
+    "Whether the API answers. 0 while it fails as a whole, asks to be left alone, or no request can leave.",
+    ("merchant_id",),
+)
 BUDGET = Family(
     "smartstream_api_budget_requests_per_minute",
     "gauge",
@@ -246,6 +281,11 @@ _OTHERS: tuple[Family, ...] = (
     DROP_THRESHOLD,
     MERCHANT_DROP_RATIO,
     MERCHANT_EXPECTED,
+    FAILING_STREAMS,
+    MERCHANT_FAILING_STREAMS,
+    MEDIA_GONE,
+    FAILING_LOOKUPS,
+    ROUND_TIMESTAMP,
     UP,
     BUDGET,
     STREAMS,
@@ -358,6 +398,8 @@ def _add_drops(samples: _Samples, merchant: MerchantView) -> None:
         samples[MERCHANT_EXPECTED].append(MERCHANT_EXPECTED.sample(merchant.drop.expected, merchant_id))
     for media in merchant.media.values():
         which = (merchant_id, media.media_id)
+        samples[FAILING_STREAMS].append(FAILING_STREAMS.sample(media.failing_streams, *which))
+        samples[MEDIA_GONE].append(MEDIA_GONE.sample(float(media.gone), *which))
         if media.drop is not None:
             samples[DROP_RATIO].append(DROP_RATIO.sample(media.drop.ratio, *which))
             samples[DROP_EVIDENCE].append(DROP_EVIDENCE.sample(media.drop.evidence, *which))
@@ -399,6 +441,11 @@ def _add_link(samples: _Samples, link: LinkView) -> None:
         samples[STALENESS].append(STALENESS.sample(link.staleness, link.merchant_id))
     if link.staleness_bound is not None:
         samples[STALENESS_BOUND].append(STALENESS_BOUND.sample(link.staleness_bound, link.merchant_id))
+    merchant_failing = link.failing.get("", 0)
+    samples[MERCHANT_FAILING_STREAMS].append(MERCHANT_FAILING_STREAMS.sample(merchant_failing, link.merchant_id))
+    samples[FAILING_LOOKUPS].append(FAILING_LOOKUPS.sample(link.failing_lookups, link.merchant_id))
+    if link.round_ended is not None:
+        samples[ROUND_TIMESTAMP].append(ROUND_TIMESTAMP.sample(link.round_ended, link.merchant_id))
     if link.token_expiry is not None:
         samples[TOKEN_EXPIRY].append(TOKEN_EXPIRY.sample(link.token_expiry, link.merchant_id))
 

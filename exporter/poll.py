@@ -1,5 +1,6 @@
 """The polling: rounds of requests, one after each minute's settling, for each merchant apart from the others."""
 
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -116,7 +117,7 @@ class MerchantPoller:
                 self._acquit(going)
             elif going.suspects:
                 self._blame_api(going)
-            self._sum_up()
+            self._sum_up(going)
 
     def _work(self, going: Round) -> None:
         while (task := self._take(going)) is not None:
@@ -144,8 +145,10 @@ class MerchantPoller:
             return False
         except StateWriteFailed as error:
             with self._mutex:
-                going.over = True
-                self._report(Failure("state file", "", str(error)))
+                # Without a note of each request the limit could be broken after a restart, so none can leave. The
+                # process reports it once, for all merchants.
+                going.over = going.unwritable = True
+                self._down(str(error))
         except ApiError as error:
             with self._mutex:
                 self._note_failure(going, task, error)
@@ -166,9 +169,10 @@ class MerchantPoller:
             self._clock.sleep(seconds)
 
     def _note_answer(self, going: Round, task: Task) -> None:
-        # While the API wants to be left alone, the late answer of a request that was on its way says nothing.
-        self._link = replace(self._link, up=not self._limiter.held, last_success=self._clock.now())
+        self._link = replace(self._link, last_success=self._clock.now())
         if isinstance(task, Stream):
+            # While the API wants to be left alone, the late answer of a request that was on its way says nothing.
+            self._link = replace(self._link, up=not self._limiter.held)
             if self._renewals != self._client.renewals:
                 self._renewals = self._client.renewals
                 self._rests.token_renewed()
@@ -181,9 +185,10 @@ class MerchantPoller:
         self._rests.answered(task)
 
     def _note_failure(self, going: Round, task: Task, error: ApiError) -> None:
-        now = self._clock.now()
         going.failures[task] += 1
-        self._link = replace(self._link, up=False, last_error=str(error), last_error_at=now)
+        self._link = replace(self._link, last_error=str(error), last_error_at=self._clock.now())
+        if isinstance(error, RateLimited) or self._link.up is None:
+            self._down()
         if isinstance(error, RateLimited):
             self._report(self._rests.limited(error))
             self._put_off(task)
@@ -222,15 +227,21 @@ class MerchantPoller:
     def _blame_api(self, going: Round) -> None:
         """End the round: the API is down."""
         going.over = going.down = True
+        self._down()
         for failure in self._rests.api_failed(going.suspects):
             self._report(failure)
         wait = max(retry_after(error) or 0.0 for _, error in going.suspects)
         going.suspects, going.strikes = [], 0
         if wait:
-            try:
+            # Where it cannot be written, no request leaves in any case.
+            with contextlib.suppress(StateWriteFailed):
                 self._limiter.hold(wait)
-            except StateWriteFailed as error:
-                self._report(Failure("state file", "", str(error)))
+
+    def _down(self, error: str = "") -> None:
+        """Note that the API as a whole fails, or that no request can leave, and why where that is not noted yet."""
+        self._link = replace(self._link, up=False)
+        if error:
+            self._link = replace(self._link, last_error=error, last_error_at=self._clock.now())
 
     def _put_off(self, task: Task) -> None:
         match task:
@@ -243,14 +254,15 @@ class MerchantPoller:
 
     # ---- what is told, and how fresh it all is ----
 
-    def _sum_up(self) -> None:
+    def _sum_up(self, going: Round) -> None:
         now = self._clock.now()
         if not self._limiter.held:
             # Until then nothing is asked for, so nothing shows that a failure has ended.
             for event in self._faults.settle(now, self._rests.faults | self._asking.faults):
                 self._tell(event)
         self._watch.judge(now)
-        self._save()
+        if not going.unwritable:
+            self._save()
         moment = self._staleness.moment(self._clock.now(), self._clock.monotonic())
         weights = self._staleness.weights(moment)
         self._link = replace(self._link, staleness=self._staleness.mean(weights, moment))
@@ -258,6 +270,13 @@ class MerchantPoller:
             self._bound_due = self._clock.monotonic() + BOUND_EVERY
             bound = lower_bound(list(weights.values()), self._limit, int(self._poll.max_staleness // MINUTE))
             self._link = replace(self._link, staleness_bound=bound)
+        self._link = replace(
+            self._link,
+            failing=self._rests.failing_streams,
+            gone=self._rests.gone,
+            failing_lookups=self._rests.failing_lookups,
+            round_ended=self._clock.now(),
+        )
 
     def _save(self) -> None:
         try:

@@ -5,7 +5,8 @@ so that it takes nothing from the others. No status tells which of both it is: a
 What else is answered in the same round does.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from exporter.catalog import Lookup
@@ -132,6 +133,21 @@ class Rests:
     def failing(self, stream: Stream) -> bool:
         """Whether a stream has failed by itself when it was asked for last, or its media is gone."""
         return stream in self._rests or stream.media_id in self._rests
+
+    @property
+    def failing_streams(self) -> Mapping[str, int]:
+        """By media id, "" for the whole merchant, how many streams have failed by themselves when asked for last."""
+        return Counter(what.media_id for what in self._rests if isinstance(what, Stream))
+
+    @property
+    def gone(self) -> frozenset[str]:
+        """The media that the API does not know any more."""
+        return frozenset(what for what in self._rests if isinstance(what, str))
+
+    @property
+    def failing_lookups(self) -> int:
+        """How many requests for the catalog and the past have failed when sent last."""
+        return sum(not isinstance(what, Stream) and what not in self._rests for what in self._faulty)
 
     def take_back(self) -> bool:
         """Ask again for what was set aside, when nothing else is left; whether that was anything."""

@@ -29,6 +29,13 @@ SPREAD = 45
 # Without a beat for so long, the process does not work.
 LONGEST_PAUSE = 120.0
 
+# A round ends after a minute at the latest, but for the requests that are on their way. The rest is room for a machine
+# that is slow.
+LONGEST_ROUND = 240.0
+
+# Of many merchants, so many are named.
+NAMED = 3
+
 # By so much wall and monotonic time may come apart before the clock is taken to have been set.
 JUMP = 2.0
 
@@ -40,35 +47,43 @@ class Schedule:
         last_beat: When the heartbeat last ran (monotonic seconds).
     """
 
-    def __init__(self, clock: Clock, beat: Callable[[], None], rounds: Mapping[str, Callable[[], None]]) -> None:
+    def __init__(self, clock: Clock, rounds: Mapping[str, Callable[[], None]]) -> None:
         """Plan the jobs; `start` begins them.
 
         Args:
             clock: The clock.
-            beat: Called every few seconds.
             rounds: By merchant, what is called each minute.
         """
         self._clock = clock
-        self._beat = beat
         self._rounds = rounds
         self._offset = self._drift()
+        # Heartbeats since a round of each merchant ended well. Not seconds: while the process is frozen, none passes.
+        self._beats = dict.fromkeys(rounds, 0)
         self._scheduler: BackgroundScheduler | None = None
         self.last_beat = clock.monotonic()
 
-    def start(self, second: int) -> None:
-        """Begin a first round of each merchant now, and from then on one each minute, at this second or soon after."""
+    def start(self, second: int, beat: Callable[[], None]) -> None:
+        """Begin a first round of each merchant now, and from then on one each minute.
+
+        Args:
+            second: Of each minute; the rounds begin then or soon after.
+            beat: Called every few seconds.
+        """
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": ThreadPoolExecutor(len(self._rounds) + 1)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         self._scheduler.add_listener(_log_event, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
-        self._scheduler.add_job(self._run_beat, CronTrigger(second=f"*/{BEAT}", timezone=UTC), id="heartbeat")
+        self._scheduler.add_job(
+            self._run_beat, CronTrigger(second=f"*/{BEAT}", timezone=UTC), args=(beat,), id="heartbeat"
+        )
         for place, (merchant_id, job) in enumerate(self._rounds.items()):
             later = place * SPREAD // max(len(self._rounds), SPREAD * ROUNDS_A_SECOND)
             self._scheduler.add_job(
-                job,
+                self._run_round,
                 CronTrigger(second=(second + later) % 60, timezone=UTC),
+                args=(merchant_id, job),
                 id=f"round {merchant_id}",
                 next_run_time=datetime.now(UTC),
             )
@@ -88,16 +103,32 @@ class Schedule:
                 job.reschedule(job.trigger)
         self._offset = offset
 
-    def pause(self) -> float:
-        """Seconds since the last heartbeat."""
-        return self._clock.monotonic() - self.last_beat
+    def problem(self) -> str | None:
+        """Why nothing is polled, or of which merchants no round has ended well for too long; None where all is well."""
+        pause = self._clock.monotonic() - self.last_beat
+        if pause > LONGEST_PAUSE:
+            return f"no heartbeat for {pause:.0f} s; restart the exporter if this goes on"
+        stuck = [merchant_id for merchant_id, beats in self._beats.copy().items() if beats * BEAT > LONGEST_ROUND]
+        if not stuck:
+            return None
+        more = f" and {len(stuck) - NAMED} more" if len(stuck) > NAMED else ""
+        return (
+            f"no round of requests has ended for {LONGEST_ROUND / 60:g} minutes for {', '.join(stuck[:NAMED])}{more}; "
+            "the log shows why; restart the exporter if this goes on"
+        )
 
     def _drift(self) -> float:
         return self._clock.now() - self._clock.monotonic()
 
-    def _run_beat(self) -> None:
+    def _run_beat(self, beat: Callable[[], None]) -> None:
         self.last_beat = self._clock.monotonic()
-        self._beat()
+        for merchant_id in self._beats:
+            self._beats[merchant_id] += 1
+        beat()
+
+    def _run_round(self, merchant_id: str, job: Callable[[], None]) -> None:
+        job()
+        self._beats[merchant_id] = 0
 
 
 def _log_event(event: JobEvent) -> None:

@@ -6,6 +6,7 @@ consistent state.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from types import MappingProxyType
 
 from exporter.model import Minute, Stream
@@ -103,6 +104,8 @@ class MediaView:
         live_event_running: Whether its live event runs, or None where it has none or that is not known.
         drop: What the drop detector says, or None where it says nothing.
         thresholds: From where on its drop is worth an alert, or None where it is left out.
+        failing_streams: How many of its streams fail while the API answers others.
+        gone: Whether the API does not know it any more (404).
     """
 
     media_id: str
@@ -113,6 +116,8 @@ class MediaView:
     live_event_running: bool | None = None
     drop: DropView | None = None
     thresholds: Thresholds | None = None
+    failing_streams: int = 0
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +156,8 @@ class LinkView:
 
     Attributes:
         merchant_id: Which one.
-        up: Whether the last request succeeded; None before the first.
+        up: Whether the API answers: False while it fails as a whole, asks to be left alone, or no request can leave;
+            None before the first request.
         budget: Requests a minute that the exporter allows itself now.
         streams: How many streams share it.
         staleness: The mean of the streams' staleness, weighted by what it costs (minutes), or None before a round.
@@ -161,6 +167,10 @@ class LinkView:
         last_error: The newest failure's text, or "".
         last_error_at: When it came (Unix seconds), or None.
         unusable: What in the newest answers cannot be used, or "".
+        failing: By media id, "" for the whole merchant, how many streams fail while the API answers others.
+        gone: The media that the API does not know any more (404).
+        failing_lookups: Requests for the catalog, live events and the history that fail.
+        round_ended: When the last round of requests ended (Unix seconds), or None.
     """
 
     merchant_id: str
@@ -174,6 +184,36 @@ class LinkView:
     last_error: str = ""
     last_error_at: float | None = None
     unusable: str = ""
+    failing: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    gone: frozenset[str] = frozenset()
+    failing_lookups: int = 0
+    round_ended: float | None = None
+
+
+class Subject(StrEnum):
+    """What of the process itself can have a problem."""
+
+    STATE_FILE = "state file"
+    POLLING = "polling"
+    CLOCK = "clock"
+    LOG = "log"
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemView:
+    """Something that is wrong with the process itself.
+
+    Attributes:
+        subject: What has the problem.
+        message: What is wrong and how to fix it, in a sentence or two.
+        since: When it began (Unix seconds), or None where that is not known.
+        bad: Whether nothing is counted, or something can be lost, while it lasts.
+    """
+
+    subject: Subject
+    message: str
+    since: float | None = None
+    bad: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +223,9 @@ class Snapshot:
     Attributes:
         merchants: By merchant id.
         clock_offset: Seconds by which this machine's clock is ahead of the API's, 0 where they agree.
+        problems: What is wrong with the process itself.
     """
 
     merchants: Mapping[str, MerchantView] = field(default_factory=lambda: MappingProxyType({}))
     clock_offset: float = 0.0
+    problems: tuple[ProblemView, ...] = ()

@@ -4,7 +4,7 @@ Instants are Unix seconds; what is not known is None. The names are the keys of 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -19,6 +19,7 @@ from exporter.snapshot import (
     LinkView,
     MediaView,
     MerchantView,
+    ProblemView,
     Snapshot,
     StreamView,
     Thresholds,
@@ -99,6 +100,8 @@ class MediaStatus:
         hour: The newest hour of its plays.
         last_error: Why the newest request about it that failed did so, or "".
         last_error_at: When that was.
+        failing_streams: How many of its streams fail while the API answers others.
+        gone: Whether the API does not know it any more (404).
     """
 
     media_id: str
@@ -113,6 +116,8 @@ class MediaStatus:
     hour: Hour | None
     last_error: str
     last_error_at: float | None
+    failing_streams: int = 0
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,7 @@ class MerchantStatus:
 
     Attributes:
         merchant_id: Which one.
-        up: Whether the last request succeeded.
+        up: Whether the API answers; false while it fails as a whole, asks to be left alone, or no request can leave.
         budget: Requests a minute that the exporter allows itself now.
         streams: How many streams share them.
         staleness_minutes: Settled minutes not fetched yet: the mean over the streams, weighted by plays.
@@ -137,6 +142,8 @@ class MerchantStatus:
         last_error_at: When that was.
         whole: All media together.
         media: The media, in the order of the configuration.
+        failing_lookups: Requests for the catalog, live events and the history that fail.
+        round_timestamp: When the last round of requests ended.
     """
 
     merchant_id: str
@@ -155,6 +162,8 @@ class MerchantStatus:
     last_error_at: float | None
     whole: MediaStatus
     media: tuple[MediaStatus, ...]
+    failing_lookups: int = 0
+    round_timestamp: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +178,7 @@ class Status:
         clock_offset_seconds: By how much this machine's clock is ahead of the API's, 0 where they agree.
         merchants: The merchants, in the order of the configuration.
         requests: The newest requests to the API, and the newest that failed; the newest first.
+        problems: What is wrong with the process itself: its state file, its log, its clock, its polling.
     """
 
     version: str
@@ -178,6 +188,7 @@ class Status:
     clock_offset_seconds: float = 0.0
     merchants: tuple[MerchantStatus, ...] = ()
     requests: tuple[Exchange, ...] = ()
+    problems: tuple[ProblemView, ...] = ()
 
 
 def build(
@@ -202,8 +213,8 @@ def build(
         _merchant(view, links.get(merchant_id, LinkView(merchant_id)), hours.get(merchant_id, {}), requests)
         for merchant_id, view in snapshot.merchants.items()
     )
-    health, summary = _health(merchants, snapshot.clock_offset)
-    return Status(version, now, health, summary, snapshot.clock_offset, merchants, requests.newest)
+    health, summary = _health(merchants, snapshot.problems)
+    return Status(version, now, health, summary, snapshot.clock_offset, merchants, requests.newest, snapshot.problems)
 
 
 def only(status: Status, merchant_id: str) -> Status | None:
@@ -213,7 +224,7 @@ def only(status: Status, merchant_id: str) -> Status | None:
     merchants = tuple(each for each in status.merchants if each.merchant_id == merchant_id)
     if not merchants:
         return None
-    health, summary = _health(merchants, status.clock_offset_seconds)
+    health, summary = _health(merchants, status.problems)
     requests = tuple(each for each in status.requests if each.merchant_id == merchant_id)
     return replace(status, health=health, summary=summary, merchants=merchants, requests=requests)
 
@@ -228,35 +239,50 @@ def _fields(node: Any) -> dict[str, object]:
     return {field.name: getattr(node, field.name) for field in fields(node)}
 
 
-def _health(merchants: Iterable[MerchantStatus], clock_offset: float) -> tuple[Health, str]:
+def _health(merchants: Iterable[MerchantStatus], problems: Sequence[ProblemView]) -> tuple[Health, str]:
     """The worst that there is to say, and how much there is of what."""
     merchants = list(merchants)
+    media = sum(len(each.media) for each in merchants)
+    streams = sum(each.streams for each in merchants)
+    good = f"The API answers. Merchants: {len(merchants)}, media: {media}, streams: {streams}."
+    return next(_causes(merchants, problems), (Health.GOOD, good))
+
+
+def _causes(merchants: Sequence[MerchantStatus], problems: Sequence[ProblemView]) -> Iterator[tuple[Health, str]]:
+    """What keeps all from being good, the worst first."""
+    worst = [each.message for each in problems if each.bad]
+    if worst:
+        yield Health.BAD, _sentences(worst)
     failing = [each.merchant_id for each in merchants if each.up is False]
     if failing:
-        return Health.BAD, f"The last request to the API failed for {_some(failing)}."
+        yield Health.BAD, f"The API fails for {_some(failing)}."
     waiting = [each.merchant_id for each in merchants if each.up is None]
     if waiting:
-        return Health.WARNING, f"Waiting for the first answer of the API for {_some(waiting)}."
-    fallen = [
-        media.name or media.media_id
-        for each in merchants
-        for media in each.media
-        if media.drop.state in (DropState.WARNING, DropState.CRITICAL)
-    ]
+        yield Health.WARNING, f"Waiting for the first answer of the API for {_some(waiting)}."
+    media = [each for merchant in merchants for each in merchant.media]
+    fallen = [_name(each) for each in media if each.drop.state in (DropState.WARNING, DropState.CRITICAL)]
     if fallen:
-        return Health.WARNING, f"The API answers. Plays have dropped: {_some(fallen)}."
-    if clock_offset:
-        return Health.WARNING, clock_problem(clock_offset)
+        yield Health.WARNING, f"The API answers. Plays have dropped: {_some(fallen)}."
+    if problems:
+        yield Health.WARNING, _sentences(each.message for each in problems)
+    sick = [_name(each) for each in media if each.failing_streams and not each.gone]
+    sick += [f"all media of {each.merchant_id}" for each in merchants if each.whole.failing_streams]
+    gone = [_name(each) for each in media if each.gone]
+    if sick or gone:
+        causes = [f"Requests fail for {_some(sick)}."] if sick else []
+        causes += [f"The API does not know {_some(gone)} (404)."] if gone else []
+        yield Health.WARNING, f"The API answers. {' '.join(causes)}"
     holding = [
         f"{each.merchant_id} ({each.held_values or each.unusable})"
         for each in merchants
         if each.held_values or each.unusable
     ]
     if holding:
-        return Health.WARNING, f"The API answers. Values that cannot be used are not counted yet: {_some(holding)}."
-    media = sum(len(each.media) for each in merchants)
-    streams = sum(each.streams for each in merchants)
-    return Health.GOOD, f"The API answers. Merchants: {len(merchants)}, media: {media}, streams: {streams}."
+        yield Health.WARNING, f"The API answers. Values that cannot be used are not counted yet: {_some(holding)}."
+
+
+def _name(media: MediaStatus) -> str:
+    return media.name or media.media_id
 
 
 def clock_problem(offset: float) -> str:
@@ -266,6 +292,10 @@ def clock_problem(offset: float) -> str:
         f"The clock of this machine is {wrong} {'ahead of' if offset > 0 else 'behind'} the API's (Date header). "
         "Minutes are counted by the API's clock. Set this machine's clock, for example with NTP."
     )
+
+
+def _sentences(messages: Iterable[str]) -> str:
+    return " ".join(f"{message[0].upper()}{message[1:].rstrip('.')}." for message in messages)
 
 
 def _some(names: list[str], most: int = 5) -> str:
@@ -302,8 +332,18 @@ def _merchant(
         link.last_success,
         link.last_error,
         link.last_error_at,
-        media_status(MediaView("", name="All media", drop=view.drop, thresholds=WHOLE_MERCHANT)),
+        media_status(
+            MediaView(
+                "",
+                name="All media",
+                drop=view.drop,
+                thresholds=WHOLE_MERCHANT,
+                failing_streams=link.failing.get("", 0),
+            )
+        ),
         tuple(media_status(media) for media in view.media.values()),
+        link.failing_lookups,
+        link.round_ended,
     )
 
 
@@ -333,6 +373,8 @@ def _media(
         hour=None if hour is None else Hour(start_of(hour.first), hour.plays, hour.expected),
         last_error=failure.error if failure else "",
         last_error_at=failure.at if failure else None,
+        failing_streams=media.failing_streams,
+        gone=media.gone,
     )
 
 

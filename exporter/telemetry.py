@@ -1,7 +1,7 @@
 """What the exporter measures of itself while it runs: requests, revisions, reloads, the process."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import (
     CollectorRegistry,
@@ -10,17 +10,39 @@ from prometheus_client import (
     GCCollector,
     Histogram,
     Info,
+    Metric,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
 )
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from exporter import __version__
 
 REQUEST_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
+# The API's endpoints, and the codes that its manual names or that proxies answer with. They are shown as 0 before the
+# first such answer, so that `increase()` sees it.
+ENDPOINTS = ("aggregations", "auth-token", "live_events", "medias")
+CODES = ("200", "400", "401", "403", "404", "429", "500", "502", "503", "504", "error")
+
 # From 1 minute to 8 hours: finer where `settle` is likely to be, coarser around the revision window.
 REVISION_AGES = (60, 120, 180, 240, 300, 450, 600, 900, 1200, 1800, 3600, 7200, 14400, 28800)
+
+
+class _DroppedLogLines(Collector):
+    """A counter of what the log counts itself."""
+
+    def __init__(self) -> None:
+        self.count: Callable[[], int] = lambda: 0
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "smartstream_log_lines_dropped",
+            "Log lines that were dropped because nobody read the log, or because it could not be written.",
+            value=self.count(),
+        )
 
 
 class Telemetry:
@@ -68,11 +90,28 @@ class Telemetry:
             "Seconds by which the clock of the exporter's machine is ahead of the API's (Date header), 0 within 30 s.",
             registry=registry,
         )
+        self._state_writable = Gauge(
+            "smartstream_state_writable",
+            "Whether the state file can be written. While it cannot, no request leaves and nothing is counted.",
+            registry=registry,
+        )
+        self._state_writable.set(1)
+        self._dropped = _DroppedLogLines()
+        registry.register(self._dropped)
         build = Info("smartstream_build", "The running release.", registry=registry)
         build.info({"version": version, "python": platform.python_version()})
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
+
+    def expect(self, merchant_ids: Iterable[str]) -> None:
+        """Show the requests of these merchants from the start, as 0."""
+        for merchant_id in merchant_ids:
+            for endpoint in ENDPOINTS:
+                for code in CODES:
+                    self._requests.labels(merchant_id, endpoint, code)
+        for endpoint in ENDPOINTS:
+            self._seconds.labels(endpoint)
 
     def observe_request(self, merchant_id: str, endpoint: str, code: str, seconds: float) -> None:
         """Note a request that has ended.
@@ -93,6 +132,16 @@ class Telemetry:
     def watch_clock(self, offset: Callable[[], float]) -> None:
         """Ask this function at each scrape for the seconds by which the clock is ahead of the API's."""
         self._clock_offset.set_function(offset)
+
+    def watch_process(self, *, state_writable: Callable[[], bool], dropped_log_lines: Callable[[], int]) -> None:
+        """Ask these functions at each scrape.
+
+        Args:
+            state_writable: Whether the state file can be written.
+            dropped_log_lines: Lines that the log did not take since the start.
+        """
+        self._state_writable.set_function(lambda: float(state_writable()))
+        self._dropped.count = dropped_log_lines
 
     def reloaded(self, *, ok: bool, at: float) -> None:
         """Note that the configuration was read, at start too, at `at` (Unix seconds)."""

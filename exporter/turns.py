@@ -57,6 +57,7 @@ class Round:
         sent: How many requests have left.
         waited: Whether it had to wait for the budget.
         over: Whether nothing more is to be asked for.
+        unwritable: Whether the state file could not be written.
     """
 
     started: float
@@ -75,6 +76,7 @@ class Round:
     sent: int = 0
     waited: bool = False
     over: bool = False
+    unwritable: bool = False
 
     @property
     def in_doubt(self) -> bool:

@@ -85,7 +85,8 @@ class Watch:
         self._looks: dict[str, deque[Look]] = {media_id: deque(maxlen=LASTING) for media_id in self._tracks}
         self._came: dict[str, float] = {}
         self._together = Together()
-        self._standing: dict[str, _Standing] = {}
+        # Scrapes read it without the mutex, so it is never changed: a new one takes its place.
+        self._standing: Mapping[str, _Standing] = {}
         self._unsaved: set[str] = set()
         # Those of which all days are to be written.
         self._unsaved_whole: set[str] = set()
@@ -126,8 +127,8 @@ class Watch:
 
     def judge(self, now: float) -> None:
         """Say anew of all media what their newest minutes show, after more of them have come."""
+        standing: dict[str, _Standing] = {}
         with self._mutex:
-            self._standing = {}
             for media_id, looks in self._looks.items():
                 verdicts = [self._verdict(media_id, look, now) for look in looks]
                 newest = verdicts[-1] if verdicts else None
@@ -135,7 +136,8 @@ class Watch:
                     continue
                 ratios = [verdict.ratio for verdict in verdicts if verdict is not None]
                 lasting = min(ratios) if len(ratios) == LASTING else 0.0
-                self._standing[media_id] = _Standing(newest, lasting, self._came[media_id])
+                standing[media_id] = _Standing(newest, lasting, self._came[media_id])
+            self._standing = standing
 
     def drops(self, now: float) -> Mapping[str, DropView]:
         """What is to be shown at a moment (Unix seconds), by media id, "" for the whole merchant."""

@@ -24,6 +24,7 @@ def build() -> dashboard.Dashboard:
     page.with_row(dashboard.Row("Requests"))
     page.with_panel(_budget()).with_panel(_codes())
     page.with_panel(_latency()).with_panel(_endpoints())
+    page.with_panel(_failing()).with_panel(_lookups())
     page.with_row(dashboard.Row("Freshness"))
     page.with_panel(_staleness()).with_panel(_horizon())
     page.with_panel(_oldest())
@@ -48,15 +49,24 @@ def _numbers() -> list[parts.Panel]:
             "Scraped",
             "Whether Prometheus reaches the exporter. While it does not, every other figure is old or missing.",
             now(f"min(up{{{JOB}}})"),
+            width=2,
             texts=YES_NO,
             empty="not scraped",
         ),
         parts.number(
             "API answers",
-            "Whether the last request of every chosen merchant succeeded.",
+            "Whether the API answers for every chosen merchant. No also while no request can leave.",
             now(f"min(smartstream_up{{{MERCHANTS}}})"),
+            width=2,
             texts=YES_NO,
             empty="no request yet",
+        ),
+        parts.number(
+            "State file",
+            "Whether the state file can be written. While it cannot, no request leaves and nothing is counted.",
+            now(f"min(smartstream_state_writable{{{JOB}}})"),
+            width=2,
+            texts=YES_NO,
         ),
         parts.number(
             "Configuration taken",
@@ -106,7 +116,7 @@ def _budget() -> parts.Panel:
 
 
 def _codes() -> parts.Panel:
-    codes = f"sum by (code) (rate(smartstream_api_requests_total{{{MERCHANTS}}}[$__rate_interval])) * 60"
+    codes = f"sum by (code) (rate(smartstream_api_requests_total{{{MERCHANTS}}}[$__rate_interval])) * 60 > 0"
     panel = parts.graph(
         "Requests a minute by status",
         "200 is an answer; 401 a refused token, renewed once; 404 a media that is gone; 429 the limit; 5xx a fault of "
@@ -116,6 +126,35 @@ def _codes() -> parts.Panel:
     )
     panel.override_by_name("200", [fields.coloured(GREEN)]).override_by_name("429", [fields.coloured(ORANGE)])
     return panel.override_by_regexp("/^(5|error)/", [fields.coloured(RED)])
+
+
+def _failing() -> parts.Panel:
+    return parts.graph(
+        "Streams that fail",
+        "Streams whose last request failed while the API answered others, of media that it does not know (404), too. "
+        "Their plays are not counted meanwhile.",
+        query(f"sum by (merchant_id) (smartstream_failing_streams{{{MERCHANTS}}})", "of media, {{merchant_id}}"),
+        query(
+            f"sum by (merchant_id) (smartstream_merchant_failing_streams{{{MERCHANTS}}}) > 0",
+            "of the whole merchant, {{merchant_id}}",
+        ),
+        query(f"sum by (merchant_id) (smartstream_media_gone{{{MERCHANTS}}}) > 0", "media gone, {{merchant_id}}"),
+        size=(12, 8),
+    )
+
+
+def _lookups() -> parts.Panel:
+    return parts.graph(
+        "Lookups that fail, and the age of the last round",
+        "Requests for the catalog, live events and the history that failed when they were sent last. A round of "
+        "requests ends every minute: its age in minutes stays near 1.",
+        query(f"max by (merchant_id) (smartstream_failing_lookups{{{MERCHANTS}}})", "lookups, {{merchant_id}}"),
+        query(
+            f"(time() - max by (merchant_id) (smartstream_round_timestamp_seconds{{{MERCHANTS}}})) / 60",
+            "minutes since the last round, {{merchant_id}}",
+        ),
+        size=(12, 8),
+    )
 
 
 def _latency() -> parts.Panel:
@@ -277,11 +316,17 @@ def _process() -> list[parts.Panel]:
             size=size,
         ),
         parts.graph(
+            "Log lines dropped a minute",
+            "Lines that were dropped because nobody read the log, or because it could not be written.",
+            query(f"rate(smartstream_log_lines_dropped_total{{{JOB}}}[$__rate_interval]) * 60", "{{instance}}"),
+            size=(12, 6),
+        ),
+        parts.graph(
             "Clock ahead of the API's",
             "By how much the clock of the exporter's machine differs from the API's (Date header), 0 within 30 s. "
             "Minutes are counted by the API's clock.",
             query(f"smartstream_clock_offset_seconds{{{JOB}}}", "{{instance}}"),
             unit="s",
-            size=(24, 6),
+            size=(12, 6),
         ),
     ]

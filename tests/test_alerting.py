@@ -107,8 +107,9 @@ class Studio:
             # Names and weeks of the past are asked for when all else is done. Nobody looks yet, so no time is taken.
             self.clock.advance(60)
             self._round()
-        schedule = Schedule(self.clock, lambda: None, {})
-        server = Server(daemon._app(settings, self._polling, schedule, telemetry), Address("127.0.0.1", 0))
+        schedule = Schedule(self.clock, {})
+        health = daemon.ProcessHealth(self._polling, state, schedule)
+        server = Server(daemon._app(settings, self._polling, health, schedule, telemetry), Address("127.0.0.1", 0))
         server.start()
         stack.callback(server.stop)
         self.webhook = stack.enter_context(Webhook())

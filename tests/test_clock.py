@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 from exporter.clock import CLOCKS_AGREE, ApiClock
 from exporter.config import Settings
 from exporter.counting import ended_before
-from exporter.daemon import Polling, _beat, build_polling
+from exporter.daemon import Polling, ProcessHealth, build_polling
 from exporter.model import Group, Minute, Stream, Target
+from exporter.schedule import Schedule
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import FaultSwitch
 from exporter.simulator.series import World
@@ -256,13 +257,14 @@ def test_a_monotonic_clock_that_leaps_moves_nothing(machine: Machine, leap: floa
 
 def test_a_wrong_clock_is_logged_when_it_is_noticed_and_when_it_is_right(machine: Machine) -> None:
     """One warning, no matter how often it is looked at, and one line when it is resolved."""
-    beat = _beat(machine.polling)
+    schedule = Schedule(machine.wall, {})
+    health = ProcessHealth(machine.polling, machine.state, schedule)
     machine.live(1)
     with capture_logs() as logs:
         for wrong in (0.0, 3 * HOUR, 0.0):
             machine.wall.wall = machine.true.wall + wrong
             for _ in range(60):
-                beat()
+                schedule._run_beat(health.beat)
                 machine.pass_time(5)
     assert [line["log_level"] for line in logs] == ["warning", "info"]
     assert "is 3h ahead of the API's (Date header)" in logs[0]["event"]

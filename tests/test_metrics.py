@@ -111,7 +111,7 @@ def everything() -> tuple[Snapshot, dict[str, LinkView]]:
                 drop=DropView(THROUGH, 0.8, 12.5, 40.0),
                 thresholds=Thresholds(0.4, 0.6),
             ),
-            MediaView("m2"),
+            MediaView("m2", failing_streams=1, gone=True),
         )
         merchants.append(
             replace(
@@ -123,7 +123,7 @@ def everything() -> tuple[Snapshot, dict[str, LinkView]]:
                 drop=DropView(THROUGH, 0.5, 30.0, 400.0),
             )
         )
-    links = {m.merchant_id: LinkView(m.merchant_id, True, 45, 6, 1.5, 1.25, NOW) for m in merchants}
+    links = {m.merchant_id: LinkView(m.merchant_id, True, 45, 6, 1.5, 1.25, NOW, round_ended=NOW) for m in merchants}
     return snapshot_of(*merchants), links
 
 
@@ -288,11 +288,25 @@ def test_what_is_said_about_the_connection() -> None:
     """`up`, the token's expiry and the staleness are shown once they are known; the budget and the streams always."""
     fresh = LinkView("acme", budget=45, streams=6)
     known = LinkView(
-        "büro", up=False, budget=22.5, streams=90, staleness=1.5, staleness_bound=1.25, token_expiry=NOW + 60
+        "büro",
+        up=False,
+        budget=22.5,
+        streams=90,
+        staleness=1.5,
+        staleness_bound=1.25,
+        token_expiry=NOW + 60,
+        failing=MappingProxyType({"": 2, "m1": 1}),
+        failing_lookups=3,
+        round_ended=NOW - 7,
     )
     assert shown(Snapshot(), fresh, known) == {
         'smartstream_api_budget_requests_per_minute{merchant_id="acme"}': 45,
         'smartstream_streams{merchant_id="acme"}': 6,
+        'smartstream_merchant_failing_streams{merchant_id="acme"}': 0,
+        'smartstream_failing_lookups{merchant_id="acme"}': 0,
+        'smartstream_merchant_failing_streams{merchant_id="büro"}': 2,
+        'smartstream_failing_lookups{merchant_id="büro"}': 3,
+        'smartstream_round_timestamp_seconds{merchant_id="büro"}': NOW - 7,
         'smartstream_streams{merchant_id="büro"}': 90,
         'smartstream_staleness_minutes{merchant_id="büro"}': 1.5,
         'smartstream_staleness_bound_minutes{merchant_id="büro"}': 1.25,
@@ -301,6 +315,40 @@ def test_what_is_said_about_the_connection() -> None:
         'smartstream_api_token_expiry_timestamp_seconds{merchant_id="büro"}': NOW + 60,
     }
     assert shown(Snapshot(), replace(known, up=True))['smartstream_up{merchant_id="büro"}'] == 1
+
+
+def test_media_that_fail_or_are_gone_are_shown() -> None:
+    """Every media has both, so that an alert sees them end."""
+    media = (MediaView("m1", failing_streams=2), MediaView("m2", failing_streams=1, gone=True), MediaView("m3"))
+    found = shown(snapshot_of(merchant_view(media=media)))
+    for media_id, failing, gone in (("m1", 2, 0), ("m2", 1, 1), ("m3", 0, 0)):
+        labels = f'{{media_id="{media_id}",merchant_id="acme"}}'
+        assert found[f"smartstream_failing_streams{labels}"] == failing
+        assert found[f"smartstream_media_gone{labels}"] == gone
+
+
+def test_requests_are_shown_before_the_first() -> None:
+    """Each known code of each endpoint is 0 at the start, so that `increase()` sees the first answer of its kind."""
+    telemetry = Telemetry()
+    telemetry.expect(["acme"])
+    for endpoint in ("aggregations", "auth-token", "live_events", "medias"):
+        for code in ("200", "400", "401", "404", "429", "500", "error"):
+            names = {"merchant_id": "acme", "endpoint": endpoint, "code": code}
+            assert telemetry.registry.get_sample_value("smartstream_api_requests_total", names) == 0
+
+
+def test_the_state_file_and_the_log_are_asked_at_each_scrape() -> None:
+    """Until somebody says how they do, nothing is wrong with them."""
+    telemetry = Telemetry()
+    value = telemetry.registry.get_sample_value
+    assert value("smartstream_state_writable") == 1
+    assert value("smartstream_log_lines_dropped_total") == 0
+    lines = [7]
+    telemetry.watch_process(state_writable=lambda: False, dropped_log_lines=lambda: lines[0])
+    assert value("smartstream_state_writable") == 0
+    assert value("smartstream_log_lines_dropped_total") == 7
+    lines[0] = 9
+    assert value("smartstream_log_lines_dropped_total") == 9
 
 
 def test_drops_are_shown_with_their_thresholds() -> None:

@@ -85,6 +85,8 @@ def test_a_merchant_is_told_in_facts() -> None:
         "Last success": "2 s ago",
         "Lost minutes": "0",
         "Values not counted yet": "0",
+        "Failing streams": "0",
+        "Last round": "–",
         "Last error": "2 h 1 min ago: 503 from the API",
     }
 
@@ -97,6 +99,19 @@ def test_a_media_is_one_row() -> None:
     assert rows[3] == ["Media 2 m2", "", "3 of 15", "critical −80 %", "2 min counted up to 4 min ago", "–", "–"]
     assert rows[4][5] == "live"
     assert rows[5][6] == "1 min 10 s ago: 503 SERVER_ERROR"
+
+
+def test_a_media_that_fails_or_is_gone_says_so() -> None:
+    """In its row, with the error that came last; the merchant's facts count the streams, and the lookups that fail."""
+    status = many(6)
+    media = list(status.merchants[0].media)
+    media[3] = replace(media[3], gone=True, failing_streams=1)
+    media[4] = replace(media[4], failing_streams=1)
+    reader = Reader(page(changed(status, media=tuple(media), failing_lookups=3, round_timestamp=NOW - 12)))
+    assert reader.cells[4][6] == "gone (404) –"
+    assert reader.cells[5][6] == "1 of 1 streams fail 1 min 10 s ago: 503 SERVER_ERROR"
+    assert " ".join(reader.facts["Failing streams"].split()) == "2 and 3 lookups"
+    assert " ".join(reader.facts["Last round"].split()) == "12 s ago"
 
 
 def test_what_is_not_known_is_a_dash() -> None:

@@ -234,6 +234,41 @@ def test_an_api_that_is_down_is_asked_three_times_a_round(build: Callable[..., W
     assert world.poller.link.up is True
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_what_fails_by_itself_is_shown_as_such(build: Callable[..., World], concurrency: int) -> None:
+    """While the API answers others it is up, whichever request came last; the media that fails, or that is gone, is
+    named until it is answered again, and lookups that fail are counted.
+    """
+    world = build(concurrency=concurrency, collect=("play_count", "play_time"))
+    ups = []
+    send = world.client._send
+
+    def noted(what: str) -> None:
+        ups.append(world.poller.link.up)
+        send(what)
+
+    world.client._send = noted  # type: ignore[method-assign]
+    world.client.faults = {
+        "a": ServerError("internal", status=500),
+        "b": NotFound("no such media", status=404),
+        "media a": RefusedError("forbidden", status=403),
+    }
+    for _ in range(5):
+        world.round()
+    link = world.poller.link
+    assert set(ups) <= {None, True}
+    assert link.up is True
+    assert dict(link.failing) == {"a": 2}
+    assert link.gone == {"b"}
+    assert link.failing_lookups == 1
+    assert link.round_ended == pytest.approx(world.clock.now(), abs=60)
+    world.client.faults = {}
+    for _ in range(40):
+        world.round()
+    link = world.poller.link
+    assert sum(link.failing.values()) == len(link.gone) == link.failing_lookups == 0
+
+
 def test_a_refused_password_ends_the_round(build: Callable[..., World]) -> None:
     """One request is enough to know; the merchant is asked again a minute later."""
     world = build()
@@ -381,9 +416,12 @@ def test_a_full_disk_ends_the_round_and_nothing_is_lost(build: Callable[..., Wor
     with world.ledger._state.read() as db:
         db.execute("CREATE TRIGGER full BEFORE INSERT ON sends BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
     assert world.round() == []
+    assert world.poller.link.up is False
+    assert "disk is full" in world.poller.link.last_error
     with world.ledger._state.read() as db:
         db.execute("DROP TRIGGER full")
     assert set(PLAYS) <= set(world.round())
+    assert world.poller.link.up is True
 
 
 def test_faults_are_told_when_they_begin_and_end(build: Callable[..., World]) -> None:

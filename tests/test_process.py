@@ -112,7 +112,7 @@ def test_starts_where_the_name_of_the_api_does_not_resolve(tmp_path: Path) -> No
     with Daemon(tmp_path, configuration("http://api.invalid/v1")) as daemon:
         daemon.wait_ready()
         assert daemon.values("smartstream_up") == {("broadcaster",): 0}
-        assert set(daemon.values("smartstream_api_requests_total")) == {("error", "auth-token", "broadcaster")}
+        assert asked_for(daemon) == {("error", "auth-token", "broadcaster")}
         assert len(daemon.lines) == 2
         assert "api.invalid" in daemon.lines[1]
         assert terminated(daemon) == 0
@@ -268,9 +268,19 @@ def test_a_disk_that_fills_up_is_one_line_and_no_end(tmp_path: Path) -> None:
             told = daemon.line(r"level=warning .*state\.db: writing failed")
             assert "nothing is lost" in told.string
             assert daemon.get("/-/healthy").status_code == 200
-            assert set(daemon.values("smartstream_api_requests_total")) == {("200", "auth-token", "broadcaster")}
+            assert asked_for(daemon) == {("200", "auth-token", "broadcaster")}
+            wait_until("a metric says so", lambda: daemon.values("smartstream_state_writable") == {(): 0})
+            wait_until("nothing looks up", lambda: daemon.values("smartstream_up") == {("broadcaster",): 0})
+            status = daemon.get("/api/v1/status").json()
+            assert status["health"] == "bad"
+            assert "state.db: " in status["summary"]
+            assert [problem["subject"] for problem in status["problems"]] == ["state file"]
+            assert "state.db: " in daemon.get("/").text
             resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (soft, hard))
             wait_until("plays are shown", lambda: bool(daemon.values("smartstream_merchant_last_minute_plays")))
+            assert daemon.values("smartstream_state_writable") == {(): 1}
+            assert daemon.values("smartstream_up") == {("broadcaster",): 1}
+            assert daemon.get("/api/v1/status").json()["problems"] == []
             assert len(daemon.lines) == 2
             assert terminated(daemon) == 0
 
@@ -288,6 +298,11 @@ def test_the_budget_outlives_the_process(tmp_path: Path) -> None:
                 wait_until("the budget is spent", lambda: sum(app.journal.counts().values()) >= budget)
                 daemon.kill()
     assert app.journal.busiest("broadcaster") == budget
+
+
+def asked_for(daemon: Daemon) -> set[tuple[str, ...]]:
+    """Code, endpoint and merchant of the requests that were sent."""
+    return {labels for labels, count in daemon.values("smartstream_api_requests_total").items() if count}
 
 
 def terminated(daemon: Daemon, number: signal.Signals = signal.SIGTERM) -> int:

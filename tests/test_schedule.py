@@ -31,9 +31,9 @@ def start() -> Iterator[Start]:
     def begin(
         rounds: dict[str, Callable[[], None]], beat: Callable[[], None] = nothing, clock: Any = None, second: int = 30
     ) -> Schedule:
-        schedule = Schedule(clock or SystemClock(), beat, rounds)
+        schedule = Schedule(clock or SystemClock(), rounds)
         started.append(schedule)
-        schedule.start(second)
+        schedule.start(second, beat)
         return schedule
 
     yield begin
@@ -101,14 +101,45 @@ def test_the_rounds_of_many_merchants_begin_one_after_the_other(start: Start, me
 
 
 def test_the_pause_grows_until_the_heart_beats(start: Start) -> None:
-    """Without a beat the seconds add up, and a beat ends them; one that is late by a few is no cause for alarm."""
+    """Without a beat for too long there is a problem, and a beat ends it; one that is late by a few is none."""
     clock = FakeClock()
-    silent = Schedule(clock, nothing, {})
+    silent = Schedule(clock, {})
     schedule = start({}, clock=clock)
-    clock.advance(10)
-    assert silent.pause() == 10
-    wait_until(lambda: schedule.pause() == 0)
-    assert LONGEST_PAUSE > 5 * BEAT
+    clock.advance(10 * BEAT)
+    assert silent.problem() is None
+    clock.advance(LONGEST_PAUSE)
+    assert str(silent.problem()).startswith(f"no heartbeat for {10 * BEAT + LONGEST_PAUSE:.0f} s; ")
+    wait_until(lambda: schedule.problem() is None)
+
+
+@pytest.mark.parametrize("way", ["hangs", "fails"])
+def test_a_round_that_does_not_end_is_a_problem(
+    start: Start, gate: threading.Event, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """A round that hangs, or that ends with an error each time, is named after a while. When one has ended well, or
+    while another merchant's rounds do, nothing is wrong.
+    """
+    monkeypatch.setattr("exporter.schedule.LONGEST_ROUND", 3.0 * BEAT)
+    begun = threading.Event()
+
+    def sick() -> None:
+        begun.set()
+        if way == "fails" and not gate.is_set():
+            raise RuntimeError("a defect")
+        assert gate.wait(PATIENCE)
+
+    schedule = start({"sick": sick, "well": nothing})
+    assert begun.wait(PATIENCE)
+    for _ in range(4):
+        schedule._run_round("well", nothing)
+        schedule._run_beat(nothing)
+    problem = schedule.problem()
+    assert problem is not None
+    assert problem.startswith("no round of requests has ended for 0.25 minutes for sick; ")
+    gate.set()
+    if way == "fails":
+        schedule._run_round("sick", sick)
+    wait_until(lambda: schedule.problem() is None)
 
 
 def test_a_heartbeat_that_fails_is_a_heartbeat(start: Start) -> None:
@@ -124,7 +155,7 @@ def test_a_heartbeat_that_fails_is_a_heartbeat(start: Start) -> None:
         assert beaten.wait(PATIENCE)
         told = wait_for_log(logs, "a job failed")
     assert told["job"] == "heartbeat"
-    assert schedule.pause() < PATIENCE
+    assert schedule.problem() is None
 
 
 def test_a_job_that_fails_is_told_of_and_tried_again(start: Start) -> None:
@@ -243,7 +274,7 @@ def test_a_stop_does_not_wait(start: Start, gate: threading.Event) -> None:
 def test_a_schedule_that_was_not_started_can_be_stopped_and_watched() -> None:
     """Neither needs a scheduler."""
     clock = FakeClock()
-    schedule = Schedule(clock, nothing, {})
+    schedule = Schedule(clock, {})
     clock.wall += 3600
     schedule.watch_clock()
     schedule.stop()

@@ -8,8 +8,19 @@ import pytest
 
 from exporter.model import Target, end_of, start_of
 from exporter.requestlog import Exchange, RequestsView
-from exporter.snapshot import DropView, HourView, LinkView, MediaView, MerchantView, Snapshot, StreamView, Thresholds
-from exporter.status import Drop, Health, MediaStatus, MerchantStatus, Status, as_json, build, only
+from exporter.snapshot import (
+    DropView,
+    HourView,
+    LinkView,
+    MediaView,
+    MerchantView,
+    ProblemView,
+    Snapshot,
+    StreamView,
+    Subject,
+    Thresholds,
+)
+from exporter.status import Drop, Health, MediaStatus, MerchantStatus, Status, as_json, build, clock_problem, only
 from tests.statuses import NOW, THROUGH, many, stream_view
 
 
@@ -158,7 +169,7 @@ def test_errors_go_to_their_media() -> None:
         ),
         (True, 0.9, 2, Health.WARNING, "The API answers. Plays have dropped: News."),
         (None, 0.9, 2, Health.WARNING, "Waiting for the first answer of the API for acme."),
-        (False, 0.9, 2, Health.BAD, "The last request to the API failed for acme."),
+        (False, 0.9, 2, Health.BAD, "The API fails for acme."),
     ],
 )
 def test_the_health_is_the_worst_of_all(up: bool | None, ratio: float, held: int, health: Health, summary: str) -> None:
@@ -179,7 +190,8 @@ def test_a_wrong_clock_and_answers_that_cannot_be_used_are_no_good_health() -> N
         (10_803.0, "The clock of this machine is 3h ahead of the API's (Date header)."),
         (-95.0, "The clock of this machine is 1m35s behind the API's (Date header)."),
     ]:
-        status = build(Snapshot(merchants, offset), {"acme": link}, {}, RequestsView(), NOW, "1.2.3")
+        problems = (ProblemView(Subject.CLOCK, clock_problem(offset)),) if offset else ()
+        status = build(Snapshot(merchants, offset, problems), {"acme": link}, {}, RequestsView(), NOW, "1.2.3")
         part = only(status, "acme")
         assert part is not None
         for each in (status, part):
@@ -188,12 +200,50 @@ def test_a_wrong_clock_and_answers_that_cannot_be_used_are_no_good_health() -> N
             assert each.clock_offset_seconds == offset
 
 
+def test_what_is_wrong_with_the_process_is_said_first() -> None:
+    """Where nothing is counted, that is worse than anything that the API says; all of it is said, a sentence each."""
+    merchants = MappingProxyType({"acme": MerchantView("acme")})
+    problems = (
+        ProblemView(Subject.STATE_FILE, "state.db: the disk is full; free some space", NOW - 60, bad=True),
+        ProblemView(Subject.POLLING, "no heartbeat for 130 s", bad=True),
+        ProblemView(Subject.LOG, "the log has not taken a line for 90 s"),
+    )
+    for up in (True, False):
+        links = {"acme": LinkView("acme", up=up)}
+        status = build(Snapshot(merchants, problems=problems), links, {}, RequestsView(), NOW, "1.2.3")
+        assert (status.health, status.summary) == (
+            Health.BAD,
+            "State.db: the disk is full; free some space. No heartbeat for 130 s.",
+        )
+        assert status.problems == problems
+    log_only = Snapshot(merchants, problems=problems[2:])
+    status = build(log_only, {"acme": LinkView("acme", up=True)}, {}, RequestsView(), NOW, "1.2.3")
+    assert (status.health, status.summary) == (Health.WARNING, "The log has not taken a line for 90 s.")
+
+
+def test_media_that_fail_are_named() -> None:
+    """While the API answers others: those that fail, those that it does not know, and the whole merchant's streams."""
+    media = (
+        MediaView("m1", "News", failing_streams=2),
+        MediaView("m2", failing_streams=1, gone=True),
+        MediaView("m3"),
+    )
+    status = built(media=media, link=LinkView("acme", up=True, streams=4, failing=MappingProxyType({"": 1})))
+    assert (status.health, status.summary) == (
+        Health.WARNING,
+        "The API answers. Requests fail for News, all media of acme. The API does not know m2 (404).",
+    )
+    [merchant] = status.merchants
+    assert [(each.failing_streams, each.gone) for each in merchant.media] == [(2, False), (1, True), (0, False)]
+    assert merchant.whole.failing_streams == 1
+
+
 def test_the_summary_stays_short() -> None:
     """Of many merchants it names five, and the number of the others."""
     merchants = {f"m{n}": MerchantView(f"m{n}") for n in range(8)}
     links = {name: LinkView(name, up=False) for name in merchants}
     status = build(Snapshot(MappingProxyType(merchants)), links, {}, RequestsView(), NOW, "1.2.3")
-    assert status.summary == "The last request to the API failed for m0, m1, m2, m3, m4 and 3 more."
+    assert status.summary == "The API fails for m0, m1, m2, m3, m4 and 3 more."
 
 
 def test_a_part_is_about_one_merchant() -> None:

@@ -1,5 +1,7 @@
 """The drop detector at work: fed by answers, judged in rounds, kept in the state file."""
 
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -207,6 +209,37 @@ def test_a_minute_whose_plays_are_not_known_is_missing(world: World, value: floa
     world.shown["a", world.minute] = {"": 5.0}
     world.pass_minutes(1, {"a": 0.1, "": 0.8})
     assert world.watch.hours()["a"].plays[-2] == 5.0
+
+
+def test_drops_can_be_read_while_they_are_judged(world: World) -> None:
+    """Scrapes read on threads of their own: each sees all media, or none before the first judgement."""
+    world.pass_minutes(10)
+    errors: list[Exception] = []
+    sizes: set[int] = set()
+    done = threading.Event()
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                sizes.add(len(world.watch.drops(world.now)))
+        except RuntimeError as error:
+            errors.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        readers = [threading.Thread(target=read) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        for _ in range(2000):
+            world.watch.judge(world.now)
+        done.set()
+        for reader in readers:
+            reader.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert errors == []
+    assert sizes == {len(world.watch.drops(world.now))}
 
 
 def test_other_streams_are_no_matter(world: World) -> None:

@@ -5,6 +5,7 @@ from typing import Any, get_type_hints
 
 from exporter import status
 from exporter.requestlog import Exchange
+from exporter.snapshot import ProblemView
 from reference.markdown import MADE, attributes, code, table
 
 _INTRODUCTION = """# The status page and its JSON
@@ -33,6 +34,7 @@ _PARTS: tuple[tuple[type, str], ...] = (
     (status.Drop, "`drop`"),
     (status.Hour, "`hour`"),
     (Exchange, "`requests[]`"),
+    (ProblemView, "`problems[]`"),
 )
 
 _WORDS = {"str": "text", "float": "number", "int": "whole number", "bool": "true or false", "None": "null"}
