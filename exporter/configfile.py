@@ -10,6 +10,7 @@ Messages never quote what YAML could not read, because it may be a secret.
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,11 @@ from exporter.errors import ConfigError
 Loc = tuple[str | int, ...]
 
 _SHOWN = 60
+
+_LINE_END = re.compile(r"\r\n|[\r\n\x85\u2028\u2029]")
+
+# Spaces that are none for YAML, and the colon of Japanese keyboards.
+_LOOKALIKES = re.compile("[\u00a0\u2000-\u200d\u202f\u205f\u2060\u3000\ufeff\uff1a]")
 
 # Bytes. A fleet of 25,000 media takes 3 MiB; a wrong path can name a log file.
 LARGEST_FILE = 10 * 1024 * 1024
@@ -98,7 +104,7 @@ def place_of(loc: Loc) -> str:
 def _shown_key(key: str) -> str:
     """A key for a message. What follows its first word is cut: `password:secret` without a space is a key."""
     shown = re.sub(r"[^\w-].*", "", key, flags=re.DOTALL)[:_SHOWN]
-    return shown if shown == key else f"{shown}…"
+    return (shown or '""') if shown == key else f"{shown}…"
 
 
 def _shown_path(path: Path) -> str:
@@ -318,9 +324,12 @@ def _parse(path: Path, text: str) -> ConfigFile | str:
 def _syntax_fault(error: yaml.YAMLError, text: str) -> str:
     """`line:column: what is wrong; how to fix it`."""
     if isinstance(error, yaml.reader.ReaderError):
-        before = re.split(r"\r\n|[\r\n\x85\u2028\u2029]", text[: error.position])
-        return f"{len(before)}:{len(before[-1]) + 1}: not valid YAML: a control character; remove it"
-    assert isinstance(error, yaml.MarkedYAMLError)
+        before = _LINE_END.split(text[: error.position])
+        fix = "save the file as UTF-8 text" if error.character == 0 else "remove it"
+        where = f"{len(before)}:{len(before[-1]) + 1}:"
+        return f"{where} not valid YAML: the control character U+{error.character:04X}; {fix}"
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return f" not valid YAML: {_OTHER_SYNTAX}"
     # Of a piece that began somewhere and never ended, the operator wants the beginning.
     began = (error.context or "").startswith("while scanning") and error.context_mark
     mark = began or error.problem_mark or error.context_mark
@@ -329,7 +338,17 @@ def _syntax_fault(error: yaml.YAMLError, text: str) -> str:
         return f"{where} {error.problem}"
     problem = error.problem or ""
     told = next((told for start, told in _SYNTAX.items() if problem.startswith(start)), _OTHER_SYNTAX)
-    return f"{where} not valid YAML: {told}"
+    return f"{where} not valid YAML: {told}{_suspect(text, mark.line + 1) if mark else ''}"
+
+
+def _suspect(text: str, line: int) -> str:
+    """What looks like a space, a colon or nothing in a line or the two before it, and is something else for YAML."""
+    lines = _LINE_END.split(text)
+    for number in range(max(line - 2, 1), line + 1):
+        if found := _LOOKALIKES.search(lines[number - 1]):
+            name = f"U+{ord(found[0]):04X} {unicodedata.name(found[0])}"
+            return f"; {name} in line {number} may be the cause: replace it with a plain character"
+    return ""
 
 
 class _Scan:

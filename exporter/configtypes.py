@@ -105,6 +105,8 @@ def _url(text: str) -> str:
     try:
         parts = urlsplit(text)
         has_host = bool(parts.hostname) and parts.port != 0
+        # As the DNS has it; else no request could leave.
+        has_host = has_host and all(0 < len(each) < 64 for each in (parts.hostname or "").rstrip(".").split("."))
     except ValueError:
         raise fault(f"is not an address; {mend}") from None
     if "@" in text:
@@ -124,8 +126,9 @@ def _zone(value: object) -> object:
     try:
         return ZoneInfo(value)
     except (OSError, LookupError, ValueError):
-        close = difflib.get_close_matches(value, sorted(available_timezones()), 1) or ["Asia/Tokyo"]
-    raise fault(f"there is no time zone {{value}}; write one such as {close[0]}")
+        # Names such as MST are close to JST, and wrong for who means Tokyo.
+        close = difflib.get_close_matches(value, sorted(each for each in available_timezones() if "/" in each), 1)
+    raise fault(f"there is no time zone {{value}}; write one such as {(close or ['Asia/Tokyo'])[0]}")
 
 
 def _spelled(pattern: str, message: str) -> AfterValidator:

@@ -108,6 +108,13 @@ class _Connection(HTTPConnection):
 
 
 class _TlsConnection(HTTPSConnection):
+    def _tunnel(self) -> None:
+        try:
+            super()._tunnel()
+        except (OSError, http.client.HTTPException) as error:
+            # Until the tunnel is open, only the proxy has answered.
+            raise urllib3.exceptions.ProxyError("no tunnel", error) from error
+
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 itself
         _watch(self.sock)
         return super().getresponse()
@@ -284,9 +291,9 @@ def _reason(error: Exception, url: str, timeout: float, route: Route) -> str:
         if isinstance(cause, OSError) and (refusal := _NO_TUNNEL.match(str(cause))):
             return _refused_by(proxy, int(refusal[1]), url)
     # Without TLS there is only the connection to the proxy.
-    if urlsplit(url).scheme == "http" or any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
-        return f"{_told(causes, str(proxy), timeout, route)}; check the proxy and the variable"
-    return f"{_told(causes, urlsplit(url).netloc, timeout, route)}, through {proxy}"
+    to_proxy = urlsplit(url).scheme == "http" or any(isinstance(each, urllib3.exceptions.ProxyError) for each in causes)
+    told = _told(causes, str(proxy) if to_proxy else urlsplit(url).netloc, timeout, route)
+    return f"{told}; check the proxy and the variable" if str(proxy) in told else f"{told}, through {proxy}"
 
 
 def _told(causes: Sequence[BaseException], peer: str, timeout: float, route: Route) -> str:
@@ -304,8 +311,8 @@ def _told(causes: Sequence[BaseException], peer: str, timeout: float, route: Rou
 def _refused_by(proxy: Proxy, status: int, url: str) -> str:
     host = urlsplit(url).netloc
     if status == _PROXY_WANTS_ACCOUNT:
-        fix = f"write its user and password into {proxy.variable}, as http://user:password@host:port"
-        return f"{proxy} refuses the request (407): it wants a user and a password, or others; {fix}"
+        fix = f"write both into {proxy.variable}, as http://user:password@host:port"
+        return f"{proxy} refuses the request (407): its user or password is missing or wrong; {fix}"
     if status == http.HTTPStatus.FORBIDDEN:
         return f"{proxy} does not allow connections to {host} (403); allow them in the proxy"
     return f"{proxy} does not connect to {host} ({status}); check the proxy and the variable"
