@@ -27,8 +27,8 @@ _SHOWN = 60
 
 _LINE_END = re.compile(r"\r\n|[\r\n\x85\u2028\u2029]")
 
-# Spaces that are none for YAML, and the colon of Japanese keyboards.
-_LOOKALIKES = re.compile("[\u00a0\u2000-\u200d\u202f\u205f\u2060\u3000\ufeff\uff1a]")
+# Spaces that are none for YAML, and the colon of Japanese keyboards after a key.
+_LOOKALIKES = re.compile(r"[\u00a0\u2000-\u200d\u202f\u205f\u2060\u3000\ufeff]|^[ -]*\w+\uff1a")
 
 # Bytes. A fleet of 25,000 media takes 3 MiB; a wrong path can name a log file.
 LARGEST_FILE = 10 * 1024 * 1024
@@ -346,7 +346,7 @@ def _suspect(text: str, line: int) -> str:
     lines = _LINE_END.split(text)
     for number in range(max(line - 2, 1), line + 1):
         if found := _LOOKALIKES.search(lines[number - 1]):
-            name = f"U+{ord(found[0]):04X} {unicodedata.name(found[0])}"
+            name = f"U+{ord(found[0][-1]):04X} {unicodedata.name(found[0][-1])}"
             return f"; {name} in line {number} may be the cause: replace it with a plain character"
     return ""
 
