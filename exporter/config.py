@@ -1,6 +1,6 @@
 """The configuration: its shape, its defaults, how it is read and written.
 
-Every fault of a file is told at once, one line each: `place: what is wrong; how to mend it`. Code that builds
+The errors of a file are listed at once, one line each: `place: what is wrong; how to fix it`. Code that builds
 these models itself gives seconds, `SecretStr` and `ZoneInfo`; the forms that only a file has (`2m`,
 `api_key_file`) are read by `load` alone.
 """

@@ -11,6 +11,7 @@ import ssl
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -165,8 +166,14 @@ def _unlike_certificates(path: Path) -> str | None:
         return "is not a regular file"
     if not status.st_size:
         return "is empty"
+    return None if _is_bundle(path, (status.st_ino, status.st_mtime_ns, status.st_size)) else "holds no CA certificate"
+
+
+@lru_cache(maxsize=8)
+def _is_bundle(path: Path, _: tuple[int, ...]) -> bool:
+    """Whether a file, as it was at that time, holds certificates. Reading it anew for each merchant takes seconds."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError:
-        return "holds no CA certificate"
-    return None
+        return False
+    return True
