@@ -498,7 +498,7 @@ class Client:
         """A text in which this merchant's secrets are unreadable."""
         merchant = self._merchant
         fixed = (merchant.api_key.get_secret_value(), merchant.password.get_secret_value())
-        return hide(text, (*fixed, *self._hidden))
+        return hide(text, (*fixed, *self._session.secrets, *self._hidden))
 
 
 def retry_after(written: str | None, now: float) -> float | None:

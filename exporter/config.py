@@ -1,6 +1,6 @@
 """The configuration: its shape, its defaults, how it is read and written.
 
-Every fault of a file is told at once, one line each: `place: what is wrong; how to mend it`. Code that builds
+The errors of a file are listed at once, one line each: `place: what is wrong; how to fix it`. Code that builds
 these models itself gives seconds, `SecretStr` and `ZoneInfo`; the forms that only a file has (`2m`,
 `api_key_file`) are read by `load` alone.
 """
@@ -19,7 +19,6 @@ from pydantic import (
     Field,
     PlainSerializer,
     StrictBool,
-    StrictStr,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -38,6 +37,7 @@ from exporter.configtypes import (
     MailAddress,
     Share,
     StatePath,
+    Text,
     Url,
     Weight,
     Weights,
@@ -51,7 +51,11 @@ from exporter.configtypes import (
 )
 from exporter.errors import ConfigError
 from exporter.model import Group, Stream, Target
+from exporter.route import find_route
 from exporter.snapshot import Thresholds
+
+# More lines than this are one mistake made again and again; they would push the first ones off the screen.
+MOST_LISTED = 50
 
 # From which share of the expected plays missing on a drop is worth an alert, unless configured.
 DEFAULT_THRESHOLDS = Thresholds(warning=0.4, critical=0.6)
@@ -152,7 +156,7 @@ class MediaSettings(_Section):
     """
 
     id: Identifier
-    name: StrictStr | None = None
+    name: Text | None = None
     priority: Weight = 1.0
     drop: Drop | None = None
     labels: Labels = Field(default={}, validate_default=True)
@@ -297,20 +301,25 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
 
     Args:
         path: The file; the secret files that it names are relative to its folder.
-        environ: The variables that it may name.
+        environ: The environment variables: those that it may name, and those of proxies and CA certificates.
 
     Raises:
-        ConfigError: It cannot be used; all its faults.
+        ConfigError: It, or the way to the API, cannot be used; one line an error, the first ones of many.
     """
     file = configfile.read(path)
-    faults = list(file.faults)
+    lines, unlisted = list(file.faults[:MOST_LISTED]), len(file.faults[MOST_LISTED:])
     try:
         settings = Settings.model_validate(file.data, context=Origin(path.parent, environ))
     except ValidationError as error:
-        faults += [told(inner, file, _KEYS) for inner in error.errors(include_url=False)]
+        listed = error.errors(include_url=False)[: MOST_LISTED - len(lines)]
+        lines += [told(inner, file, _KEYS) for inner in listed]
+        unlisted += error.error_count() - len(listed)
     # Raised here, and not above, so that no traceback leads to the library's error, which knows the values.
-    if faults:
-        raise ConfigError(faults)
+    if unlisted:
+        lines.append(f"and {unlisted} more error{'s' * (unlisted > 1)}")
+    if lines:
+        raise ConfigError(lines)
+    find_route(settings.api.url, environ)
     return settings
 
 

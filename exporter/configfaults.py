@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from exporter.configfile import ConfigFile, Loc, kind_of, place_of
+from exporter.invisible import escape_invisible, find_invisible
 
 # The settings that are secrets; each can also be given as `…_file` and `…_env`.
 SECRETS = ("api_key", "password")
@@ -21,8 +22,8 @@ _MESSAGES = {
     "string_type": NOT_TEXT,
     "path_type": NOT_TEXT,
     "bool_type": "expected true or false, found {found}; write one of them without quotes",
-    "int_type": "expected a whole number, found {found}; write one without quotes, such as 45",
-    "float_type": "expected a number, found {found}; write one without quotes, such as 5",
+    "int_type": "expected a whole number, found {found}; write one such as 45, without quotes",
+    "float_type": "expected a number, found {found}; write one such as 5, without quotes",
     "finite_number": "{value} is not finite; write a number such as 5",
     "greater_than": "{value} is too small; write more than {bound}",
     "greater_than_equal": "{value} is too small; write {bound} or more",
@@ -70,7 +71,7 @@ def told(error: ErrorDetails, file: ConfigFile, sections: Mapping[str, Sequence[
         message = "has no value; write one, or remove the line"
     kind = kind_of(value)
     written = "" if loc[-1:] in [(name,) for name in SECRETS] else file.written.get(loc, "")
-    shown = f"`{written}`" if written else kind
+    shown = f"`{escape_invisible(written)}`" if written else kind
     details = {
         "kind": kind,
         "value": shown,
@@ -87,5 +88,7 @@ def told(error: ErrorDetails, file: ConfigFile, sections: Mapping[str, Sequence[
 def _hint(loc: Loc, sections: Mapping[str, Sequence[str]]) -> str:
     """What an unknown key may have been meant to be."""
     section = next((step for step in reversed(loc[:-1]) if isinstance(step, str)), "")
+    if found := find_invisible(str(loc[-1])):
+        return f"it contains {found}, remove it"
     close = difflib.get_close_matches(str(loc[-1]), sections[section], 1)
     return f"did you mean {close[0]}?" if close else f"known here are {', '.join(sections[section])}"

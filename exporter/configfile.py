@@ -1,12 +1,16 @@
 """A YAML file as plain data that still knows how each value was written.
 
-Stricter than YAML where YAML surprises: a key given twice is a fault instead of the last one winning, and a
-key is text whatever it looks like. Sets, bytes and dates do not exist here: a date is text.
+Stricter than YAML where YAML surprises: a key given twice is an error instead of the last one winning, and a
+key is text whatever it looks like. Sets, bytes and dates do not exist here: a date is text. What one version of
+YAML reads as a number and another reads otherwise (`1:30`, `017`, `1_000`) is no number, and no text either.
 
 Messages never quote what YAML could not read, because it may be a secret.
 """
 
+import os
 import re
+import stat
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +24,17 @@ from exporter.errors import ConfigError
 Loc = tuple[str | int, ...]
 
 _SHOWN = 60
+
+_LINE_END = re.compile(r"\r\n|[\r\n\x85\u2028\u2029]")
+
+# Spaces that are none for YAML, and the colon of Japanese keyboards after a key.
+_LOOKALIKES = re.compile(r"[\u00a0\u2000-\u200d\u202f\u205f\u2060\u3000\ufeff]|^[ -]*\w+\uff1a")
+
+# Bytes. A fleet of 25,000 media takes 3 MiB; a wrong path can name a log file.
+LARGEST_FILE = 10 * 1024 * 1024
+
+# Values in a file, with what an alias repeats counted each time: a few lines of aliases can stand for billions.
+MOST_VALUES = 500_000
 
 _TAG = "tag:yaml.org,2002:"
 
@@ -89,28 +104,70 @@ def place_of(loc: Loc) -> str:
 def _shown_key(key: str) -> str:
     """A key for a message. What follows its first word is cut: `password:secret` without a space is a key."""
     shown = re.sub(r"[^\w-].*", "", key, flags=re.DOTALL)[:_SHOWN]
-    return shown if shown == key else f"{shown}…"
+    return (shown or '""') if shown == key else f"{shown}…"
+
+
+def _shown_path(path: Path) -> str:
+    """A path for a message, which must be one line."""
+    return str(path) if str(path).isprintable() else ascii(str(path))
 
 
 def kind_of(value: object) -> str:
     """What a value is, in the words of someone who writes YAML."""
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return "true or false in YAML"
-        case int() | float():
-            return "a number"
-        case str():
-            return "text"
-        case list():
-            return "a list"
-        case _:
-            return "keys with values"
+    return next((words for kind, words in _KINDS if isinstance(value, kind)), "keys with values")
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """What some YAML programs read as a number, and others as text or as another number.
+
+    Attributes:
+        text: As it is written.
+    """
+
+    text: str
+
+
+# A bool is an int, too.
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (type(None), "nothing"),
+    (bool, "true or false in YAML"),
+    ((int, float), "a number"),
+    (Unclear, "a number in some versions of YAML"),
+    (str, "text"),
+    (list, "a list"),
+)
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """Valid YAML, but nothing that a configuration needs. The problem is for the operator."""
 
 
 class _Loader(yaml.SafeLoader):
     """Reads text, numbers, booleans, lists and mappings; every failure is a YAMLError with a place."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._nodes = 0
+        # Node -> how many values it stands for, aliases followed. The nodes live as long as the loader.
+        self._values: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Count while the nodes are made, so that a small file cannot become billions of values."""
+        is_alias: bool = self.check_event(yaml.AliasEvent)
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # nobody has typed PyYAML's parser
+        node = super().compose_node(parent, index)
+        if node is None:
+            return None
+        if is_alias and id(node) not in self._values:
+            raise _Refused(None, None, "an alias inside of what it repeats; write the value itself", mark)
+        if not is_alias:
+            self._nodes += 1
+            self._values[id(node)] = 1 + sum(self._values[id(child)] for child in _inside(node))
+        if max(self._nodes, self._values[id(node)]) > MOST_VALUES:
+            problem = f"more than {MOST_VALUES:,} values, counting what aliases repeat; no configuration needs that"
+            raise _Refused(None, None, problem, mark)
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 - PyYAML's own
         try:
@@ -122,6 +179,19 @@ class _Loader(yaml.SafeLoader):
         else:
             return value
         raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """A number in decimal or hexadecimal digits, which all versions of YAML read alike."""
+        text = self.construct_scalar(node)
+        if _WHOLE.fullmatch(text):
+            return int(text, 16 if "x" in text else 10)
+        if _FRACTION.fullmatch(text):
+            return float(text.replace(".", "") if text[-1] in "fFnN" else text)
+        raise ValueError
+
+    def construct_unclear(self, node: yaml.ScalarNode) -> Unclear:
+        """What is no number for all."""
+        return Unclear(self.construct_scalar(node))
 
     def construct_text(self, node: yaml.ScalarNode) -> str:
         """What YAML has a type of its own for, but is text here."""
@@ -140,64 +210,145 @@ class _Dumper(yaml.SafeDumper):
         return self.represent_scalar(_TAG + "str", text, style=None if text.isprintable() else '"')
 
 
+def _inside(node: yaml.Node) -> Iterator[yaml.Node]:
+    """The values in a list, or the keys and values in a mapping."""
+    if isinstance(node, yaml.SequenceNode):
+        yield from node.value
+    elif isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            yield from pair
+
+
+# The numbers that YAML 1.1 and 1.2 read alike. PyYAML knows only 1.1.
+_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)\Z")
+_FRACTION = re.compile(
+    r"[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF))\Z|\.(nan|NaN|NAN)\Z"
+)
+# Of a leading zero only 1.1 makes octal digits, of 0o only 1.2. What else 1.1 knows (binary digits, digits in groups,
+# base 60) is in PyYAML's own patterns.
+_OCTAL = re.compile(r"([-+]?0[0-9]+|0o[0-7]+)\Z")
+_UNCLEAR = "!unclear"
+
+_NUMBERS = [(_TAG + "int", _WHOLE), (_TAG + "float", _FRACTION), (_UNCLEAR, _OCTAL)]
+_RESOLVERS = {
+    first: [
+        *(_NUMBERS if first in "-+.0123456789" else ()),
+        *((_UNCLEAR if tag in (_TAG + "int", _TAG + "float") else tag, pattern) for tag, pattern in theirs),
+    ]
+    for first, theirs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(_TAG + _tag, _Loader.construct_number)
+_Loader.add_constructor(_UNCLEAR, _Loader.construct_unclear)
 for _tag in ("timestamp", "value", "merge"):
     _Loader.add_constructor(_TAG + _tag, _Loader.construct_text)
 for _tag in ("binary", "omap", "pairs", "set"):
     _Loader.add_constructor(_TAG + _tag, _Loader.construct_unknown)
 _Dumper.add_representer(str, _Dumper.represent_text)
 for _class in (_Loader, _Dumper):
-    # PyYAML takes 1e5 for text, other YAML programs for a number: see it as they do.
-    _class.add_implicit_resolver(_TAG + "float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
+    _class.yaml_implicit_resolvers = _RESOLVERS
+
+
+def read_bytes(path: Path, largest: int) -> bytes:
+    """The content of a regular file, or its beginning: one byte more than the largest size, where it is larger.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is a pipe or a device, which may never end, or the path is none. The message says so.
+    """
+    # Without waiting, as opening a pipe waits for a writer.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise ValueError("is a pipe" if stat.S_ISFIFO(mode) else "is a device")
+        return file.read(largest + 1)
+
+
+def decode(content: bytes) -> str:
+    """The text of a file, without a byte order mark.
+
+    Raises:
+        ValueError: It is not UTF-8. The message says so.
+    """
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("is UTF-16 text")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8 text") from None
 
 
 def _text(path: Path) -> str:
     """The file's text."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        fault = "is not UTF-8 text; save it as UTF-8"
+        content = read_bytes(path, LARGEST_FILE)
     except FileNotFoundError:
         fault = "there is no such file; create it, or name another one"
     except IsADirectoryError:
         fault = "is a directory; name the file in it"
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        fault = f"cannot be read: {reason}; check the file and its permissions"
-    raise ConfigError([f"{path}: {fault}"])
+    except OSError as error:
+        fault = f"cannot be read: {error.strerror}; check the file and its permissions"
+    except ValueError as error:
+        fault = f"{error}; name a regular file" if "\0" not in str(path) else "is not a path; name a file"
+    else:
+        fault = f"is larger than {LARGEST_FILE // 1024 // 1024} MiB; check that it is the configuration"
+        if len(content) <= LARGEST_FILE:
+            try:
+                return decode(content)
+            except ValueError as error:
+                fault = f"{error}; save it as UTF-8"
+    raise ConfigError([f"{_shown_path(path)}: {fault}"])
 
 
 def _parse(path: Path, text: str) -> ConfigFile | str:
-    """The file's content, or the fault that keeps it from being read."""
+    """The file's content, or the error that keeps it from being read."""
+    shown = _shown_path(path)
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
-            return f"{path}: is empty; list at least one merchant under `merchants`"
+            return f"{shown}: is empty; list at least one merchant under `merchants`"
         scan = _Scan(text)
         scan.walk(node, ())
         data = loader.construct_document(node)
-    except yaml.reader.ReaderError as error:
-        before = text[: error.position]
-        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        return f"{path}:{line}:{column}: not valid YAML: a control character; remove it"
-    except yaml.MarkedYAMLError as error:
-        return f"{path}:{_syntax_fault(error)}"
+    except yaml.YAMLError as error:
+        return f"{shown}:{_syntax_fault(error, text)}"
     except RecursionError:
-        return f"{path}: is nested too deeply; no setting needs that"
+        return f"{shown}: is nested too deeply; no setting needs that"
     if not isinstance(data, dict):
-        return f"{path}: expected keys with values, found {kind_of(data)}; begin with `merchants:`"
+        return f"{shown}: expected keys with values, found {kind_of(data)}; begin with `merchants:`"
     return ConfigFile(data, scan.written, tuple(scan.faults))
 
 
-def _syntax_fault(error: yaml.MarkedYAMLError) -> str:
-    """`line:column: what is wrong; how to mend it`."""
+def _syntax_fault(error: yaml.YAMLError, text: str) -> str:
+    """`line:column: what is wrong; how to fix it`."""
+    if isinstance(error, yaml.reader.ReaderError):
+        before = _LINE_END.split(text[: error.position])
+        fix = "save the file as UTF-8 text" if error.character == 0 else "remove it"
+        where = f"{len(before)}:{len(before[-1]) + 1}:"
+        return f"{where} not valid YAML: the control character U+{error.character:04X}; {fix}"
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return f" not valid YAML: {_OTHER_SYNTAX}"
     # Of a piece that began somewhere and never ended, the operator wants the beginning.
     began = (error.context or "").startswith("while scanning") and error.context_mark
     mark = began or error.problem_mark or error.context_mark
+    where = f"{mark.line + 1}:{mark.column + 1}:" if mark else ""
+    if isinstance(error, _Refused):
+        return f"{where} {error.problem}"
     problem = error.problem or ""
     told = next((told for start, told in _SYNTAX.items() if problem.startswith(start)), _OTHER_SYNTAX)
-    where = f"{mark.line + 1}:{mark.column + 1}:" if mark else ""
-    return f"{where} not valid YAML: {told}"
+    return f"{where} not valid YAML: {told}{_suspect(text, mark.line + 1) if mark else ''}"
+
+
+def _suspect(text: str, line: int) -> str:
+    """What looks like a space, a colon or nothing in a line or the two before it, and is something else for YAML."""
+    lines = _LINE_END.split(text)
+    for number in range(max(line - 2, 1), line + 1):
+        if found := _LOOKALIKES.search(lines[number - 1]):
+            name = f"U+{ord(found[0][-1]):04X} {unicodedata.name(found[0][-1])}"
+            return f"; {name} in line {number} may be the cause: replace it with a plain character"
+    return ""
 
 
 class _Scan:
@@ -242,7 +393,11 @@ class _Scan:
                 continue
             if key.tag != _TAG + "merge":
                 key.tag = _TAG + "str"
-            if key.value in keys:
+            if key.value in keys and key.tag == _TAG + "merge":
+                where = place_of(loc) or "top level"
+                told = f"`<<` is given twice, the second time in line {line}; write one with a list of both"
+                self.faults.append(f"{where}: {told}")
+            elif key.value in keys:
                 told = f"is given twice, the second time in line {line}; keep one"
                 self.faults.append(f"{place_of((*loc, key.value))}: {told}")
             keys.add(key.value)

@@ -1,6 +1,6 @@
 """Secrets by value, file or environment variable.
 
-A fault names the file or the variable, never what is in it.
+An error names the file or the variable, and of what is in it nothing that can be seen.
 """
 
 import re
@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, SecretStr, ValidationInfo
 
 from exporter.configfaults import SECRETS, fault
-from exporter.configfile import kind_of
+from exporter.configfile import decode, kind_of, read_bytes
+from exporter.invisible import find_invisible
 
 HIDDEN = "<secret>"
 
@@ -70,33 +71,38 @@ def _read(value: object, info: ValidationInfo) -> object:
     if source is None:
         raise fault("has no value; write one", key)
     if not isinstance(source, str):
-        raise fault(f"expected text, found {kind_of(source)}; put it in quotes", key)
+        fix = "write a single value" if isinstance(source, list | dict) else "put it in quotes"
+        raise fault(f"expected text, found {kind_of(source)}; {fix}", key)
     origin: Any = info.context
+    holder, secret = "", source
+    if key != value.name and (found := find_invisible(source)):
+        raise fault(f"contains {found}; remove it", key)
     if key.endswith("_file"):
-        secret = _from_file(origin.folder / source, key)
+        path = origin.folder / source
+        holder, secret = f"the file {path} ", _from_file(path, key)
     elif key.endswith("_env"):
-        secret = _from_environ(origin.environ, source, key)
-    else:
-        secret = source
-    _check(secret, value.name, key)
+        holder, secret = f"the environment variable {source} ", _from_environ(origin.environ, source, key)
+    if problem := _problem(secret, value.name):
+        raise fault(holder + problem, key)
     return SecretStr(secret)
 
 
 def _from_file(path: Path, key: str) -> str:
-    """The secret in a file, without the line end."""
-    name = str(path) if str(path).isprintable() else ascii(str(path))
+    """The secret in a file, without a byte order mark and the line end."""
     try:
-        with path.open("rb") as file:
-            secret = file.read(_LONGEST + 1).decode().rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise fault(f"the file {name} is not UTF-8 text; save it as UTF-8", key) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a path"
-        raise fault(f"cannot read the file {name}: {reason}; check its name and permissions", key) from None
+        content = read_bytes(path, _LONGEST)
+    except OSError as error:
+        raise fault(f"cannot read the file {path}: {error.strerror}; check its name and permissions", key) from None
+    except ValueError as error:
+        raise fault(f"the file {path} {error}; name a regular file", key) from None
+    if len(content) > _LONGEST:
+        raise fault(f"the file {path} is too long for a secret; check its name", key)
+    try:
+        secret = decode(content).rstrip("\r\n")
+    except ValueError as error:
+        raise fault(f"the file {path} {error}; save it as UTF-8", key) from None
     if not secret:
-        raise fault(f"the file {name} is empty; write the secret into it", key)
-    if len(secret) > _LONGEST:
-        raise fault(f"the file {name} is too long for a secret; check its name", key)
+        raise fault(f"the file {path} is empty; write the secret into it", key)
     return secret
 
 
@@ -113,14 +119,24 @@ def _from_environ(environ: Mapping[str, str], variable: str, key: str) -> str:
     return secret
 
 
-def _check(secret: str, name: str, key: str) -> None:
-    """Refuse what cannot be sent: the API key goes into a header, the password into JSON."""
+def _problem(secret: str, name: str) -> str | None:
+    """Why a secret cannot be sent, or cannot be meant. The API key goes into a header, the password into JSON.
+
+    Of a character that can be seen only the place is named, as it is a part of the secret.
+    """
     if not secret:
-        raise fault("is empty; write the secret", key)
-    if re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", secret):
-        raise fault("holds a control character; give the bare secret in one line", key)
-    if name == "api_key" and not re.fullmatch(r"[\x21-\x7e\xa1-\xff]+", secret):
-        raise fault("holds a space or a character that an HTTP header cannot carry; check the key", key)
+        return "is empty; write the secret"
+    if found := find_invisible(secret):
+        one_line = "write the secret alone, in one line" if re.search(r"[\r\n]", secret) else "remove it"
+        return f"contains {found}; {one_line}"
+    if name != "api_key":
+        return None
+    if space := re.search(" ", secret):
+        return f"contains a space at position {space.start() + 1}; write the key without spaces"
+    if wrong := re.search(r"[^\x21-\x7e\xa1-\xff]", secret):
+        place = wrong.start() + 1
+        return f"contains a character at position {place} that an HTTP header cannot carry; copy the key again"
+    return None
 
 
 Secret = Annotated[SecretStr, BeforeValidator(_read), PlainSerializer(lambda _: HIDDEN)]

@@ -25,6 +25,7 @@ from pydantic_core import InitErrorDetails
 from exporter.configfaults import NOT_TEXT, fault, raised_again
 from exporter.configfile import Loc
 from exporter.durations import format_duration, parse_duration
+from exporter.invisible import find_garbling, find_invisible
 from exporter.model import Group, Target
 
 # The labels that `smartstream_media_info` has of its own.
@@ -83,19 +84,36 @@ def not_below(other: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _without(find: Callable[[str], str | None]) -> AfterValidator:
+    """That a text has none of the characters that `find` finds."""
+
+    def check(text: str) -> str:
+        # The text is not shown: it would look right, or turn the message around.
+        if found := find(text):
+            raise fault(f"contains {found}; remove it")
+        return text
+
+    return AfterValidator(check)
+
+
+_visible = _without(find_invisible)
+
+
 def _url(text: str) -> str:
     # The value is never shown: it may hold a password.
     mend = "write one such as https://api.example.com/v1"
     try:
         parts = urlsplit(text)
         has_host = bool(parts.hostname) and parts.port != 0
+        # As the DNS has it; else no request could leave.
+        has_host = has_host and all(0 < len(each) < 64 for each in (parts.hostname or "").rstrip(".").split("."))
     except ValueError:
         raise fault(f"is not an address; {mend}") from None
     if "@" in text:
         raise fault("must not hold a user or a password; give the account under merchants")
     if "?" in text or "#" in text:
         raise fault("must not hold a query or a fragment; end it with the path")
-    if parts.scheme not in ("http", "https") or not has_host or re.search(r"[\s\x00-\x1f\x7f]", text):
+    if parts.scheme not in ("http", "https") or not has_host or " " in text:
         raise fault(f"is not an http or https address; {mend}")
     return text.rstrip("/")
 
@@ -108,8 +126,9 @@ def _zone(value: object) -> object:
     try:
         return ZoneInfo(value)
     except (OSError, LookupError, ValueError):
-        close = difflib.get_close_matches(value, sorted(available_timezones()), 1) or ["Asia/Tokyo"]
-    raise fault(f"there is no time zone {{value}}; write one such as {close[0]}")
+        # Names such as MST are close to JST, and wrong for who means Tokyo.
+        close = difflib.get_close_matches(value, sorted(each for each in available_timezones() if "/" in each), 1)
+    raise fault(f"there is no time zone {{value}}; write one such as {(close or ['Asia/Tokyo'])[0]}")
 
 
 def _spelled(pattern: str, message: str) -> AfterValidator:
@@ -130,8 +149,10 @@ def _not_reserved(name: str) -> str:
 
 
 def _state_path(value: object) -> object:
-    if value == "" or (isinstance(value, str) and "\0" in value):
+    if value == "":
         raise fault("{value} is not a path; write one such as state.db")
+    if isinstance(value, str) and (found := find_invisible(value)):
+        raise fault(f"contains {found}; remove it")
     return value
 
 
@@ -185,18 +206,17 @@ def _some(items: list[Any], _: Mapping[str, Any]) -> Iterator[_Finding]:
 at_least_one = listed(_some)
 
 Duration = Annotated[float, BeforeValidator(_seconds), PlainSerializer(format_duration)]
-Url = Annotated[StrictStr, AfterValidator(_url)]
+Url = Annotated[StrictStr, _visible, AfterValidator(_url)]
 Zone = Annotated[ZoneInfo, BeforeValidator(_zone), PlainSerializer(str)]
 Identifier = Annotated[
     StrictStr,
-    _spelled(
-        r"(?!\.\.?$)[^\s/\x00-\x1f\x7f-\x9f]+",
-        "{value} is not an id; write it without spaces, control characters and /",
-    ),
+    _visible,
+    _spelled(r"(?!\.\.?$)[^ /]+", "{value} is not an id; write it without spaces and /"),
 ]
 MailAddress = Annotated[
     StrictStr,
-    _spelled(r"[^\s\x00-\x1f\x7f-\x9f]+", "{value} is not a mail address; write it without spaces"),
+    _visible,
+    _spelled(r"[^ ]+", "{value} is not a mail address; write it without spaces"),
 ]
 LabelName = Annotated[
     StrictStr,
@@ -206,7 +226,9 @@ LabelName = Annotated[
     ),
     AfterValidator(_not_reserved),
 ]
-Labels = Annotated[Mapping[LabelName, StrictStr], AfterValidator(MappingProxyType), PlainSerializer(dict)]
+# Text for people.
+Text = Annotated[StrictStr, _without(find_garbling)]
+Labels = Annotated[Mapping[LabelName, Text], AfterValidator(MappingProxyType), PlainSerializer(dict)]
 StatePath = Annotated[Path, BeforeValidator(_state_path)]
 Count = Annotated[int, Field(strict=True, ge=1, le=_MOST)]
 Weight = Annotated[float, Field(strict=True, gt=0, le=_MOST, allow_inf_nan=False)]

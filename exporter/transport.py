@@ -6,12 +6,14 @@ Here a watchdog hangs up at the deadline, whatever stage the exchange is in.
 
 import contextlib
 import http.client
+import os
+import re
 import socket
 import ssl
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Self
@@ -24,6 +26,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from exporter.errors import MalformedAnswer, NoAnswer
+from exporter.route import Proxy, Route, find_route
 
 # Days of minutes with every label value fit in.
 LARGEST_BODY = 64 * 1024 * 1024
@@ -105,6 +108,13 @@ class _Connection(HTTPConnection):
 
 
 class _TlsConnection(HTTPSConnection):
+    def _tunnel(self) -> None:
+        try:
+            super()._tunnel()
+        except (OSError, http.client.HTTPException) as error:
+            # Until the tunnel is open, only the proxy has answered.
+            raise urllib3.exceptions.ProxyError("no tunnel", error) from error
+
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 itself
         _watch(self.sock)
         return super().getresponse()
@@ -140,25 +150,43 @@ class WatchedAdapter(HTTPAdapter):
         return manager
 
 
-class _Session(requests.Session):
+class Session(requests.Session):
+    """Connections to one host, without redirects, cookies and retries.
+
+    Attributes:
+        route: How they reach it.
+    """
+
+    def __init__(self, route: Route) -> None:
+        super().__init__()
+        self.route = route
+        self.trust_env = False
+        self.proxies = dict.fromkeys(("http", "https"), route.proxy.url) if route.proxy else {}
+        self.verify = str(route.ca_path) if route.ca_path else True
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no message may hold: the password of the proxy."""
+        return self.route.proxy.secrets if self.route.proxy else ()
+
     def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - of the base class
         """Nowhere. Else the body of a redirect, which nothing bounds, is read only to tell where it points."""
         return None
 
 
-def open_session(url: str, adapter: BaseAdapter | None = None) -> requests.Session:
-    """A session without redirects, cookies and retries, for requests to one host.
+def open_session(url: str, adapter: BaseAdapter | None = None) -> Session:
+    """A session for requests to one host.
 
     Args:
         url: Where they go. The proxy and the certificates that the environment names for it are read now, and not
             again for each request.
         adapter: The transport, where it is not to be the usual one.
+
+    Raises:
+        ConfigError: The environment names a proxy or certificates that can never work.
     """
-    session = _Session()
-    found = session.merge_environment_settings(url, {}, None, None, None)
-    session.trust_env = False
-    session.proxies, session.verify = found["proxies"], found["verify"]
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+    session = Session(find_route(url, os.environ))
     adapter = adapter or WatchedAdapter()
     session.mount("https://", adapter)
     session.mount("http://", adapter)
@@ -166,7 +194,7 @@ def open_session(url: str, adapter: BaseAdapter | None = None) -> requests.Sessi
 
 
 def exchange(
-    session: requests.Session,
+    session: Session,
     method: str,
     url: str,
     *,
@@ -197,6 +225,8 @@ def exchange(
             session.request(method, url, timeout=timeout, allow_redirects=False, stream=True, **options) as response,
         ):
             body = _read(response, deadline)
+            if response.status_code == _PROXY_WANTS_ACCOUNT and session.route.proxy:
+                raise NoAnswer(_refused_by(session.route.proxy, response.status_code, url))
             if not watchdog.bitten:
                 return Answer(response.status_code, response.headers, body)
         failure = TimeoutError()
@@ -205,7 +235,7 @@ def exchange(
     except (OSError, ValueError) as error:
         failure = error
     told = "".join(traceback.format_exception(failure))
-    reason = _reason(TimeoutError() if watchdog.bitten else failure, url, timeout)
+    reason = _reason(TimeoutError() if watchdog.bitten else failure, url, timeout, session.route)
     # Outside of the `except`, so that a library's error that quotes a secret is not in any traceback.
     raise NoAnswer(reason) from (failure if hide(told) == told else None)
 
@@ -229,7 +259,7 @@ def _read(response: requests.Response, deadline: float) -> bytes:
 # The first that is among the causes of an error tells what went wrong.
 _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
     (socket.gaierror, "cannot resolve {peer}"),
-    (ssl.SSLCertVerificationError, "the TLS certificate of {peer} is not valid: {error.verify_message}"),
+    (ssl.SSLCertVerificationError, "the TLS certificate of {peer} is not valid: {error.verify_message}; {trust}"),
     (ssl.SSLError, "TLS with {peer} failed: {error.reason}"),
     (TimeoutError, "timed out after {timeout:g} s"),
     (ConnectionRefusedError, "{peer} refused the connection"),
@@ -244,16 +274,48 @@ _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
 )
 
 
-def _reason(error: Exception, url: str, timeout: float) -> str:
+# What a proxy says of a tunnel that it does not open. The standard library has only a text for it.
+_NO_TUNNEL = re.compile(r"Tunnel connection failed: ([0-9]{3})")
+
+_PROXY_WANTS_ACCOUNT = 407
+
+
+def _reason(error: Exception, url: str, timeout: float, route: Route) -> str:
+    if problem := route.ca_problem():
+        return f"cannot check TLS certificates: {problem}"
     causes = list(_causes(error))
-    proxied = any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes)
-    peer = "the proxy" if proxied else urlsplit(url).netloc
+    proxy = route.proxy
+    if proxy is None:
+        return _told(causes, urlsplit(url).netloc, timeout, route)
+    for cause in causes:
+        if isinstance(cause, OSError) and (refusal := _NO_TUNNEL.match(str(cause))):
+            return _refused_by(proxy, int(refusal[1]), url)
+    # Without TLS there is only the connection to the proxy.
+    to_proxy = urlsplit(url).scheme == "http" or any(isinstance(each, urllib3.exceptions.ProxyError) for each in causes)
+    told = _told(causes, str(proxy) if to_proxy else urlsplit(url).netloc, timeout, route)
+    return f"{told}; check the proxy and the variable" if str(proxy) in told else f"{told}, through {proxy}"
+
+
+def _told(causes: Sequence[BaseException], peer: str, timeout: float, route: Route) -> str:
+    trust = "to trust another CA, name its file in REQUESTS_CA_BUNDLE"
+    if route.ca_path:
+        trust = f"its CA is not in {route.ca_path} of {route.ca_variable}"
     for kinds, told in _REASONS:
         for cause in causes:
             # The errors of `requests` are OSErrors, too, but empty ones.
             if isinstance(cause, kinds) and (kinds is not OSError or getattr(cause, "strerror", None)):
-                return told.format(peer=peer, error=cause, timeout=timeout)
-    return f"the request to {peer} failed ({type(error).__name__})"
+                return told.format(peer=peer, error=cause, timeout=timeout, trust=trust)
+    return f"the request to {peer} failed ({type(causes[0]).__name__})"
+
+
+def _refused_by(proxy: Proxy, status: int, url: str) -> str:
+    host = urlsplit(url).netloc
+    if status == _PROXY_WANTS_ACCOUNT:
+        fix = f"write both into {proxy.variable}, as http://user:password@host:port"
+        return f"{proxy} refuses the request (407): its user or password is missing or wrong; {fix}"
+    if status == http.HTTPStatus.FORBIDDEN:
+        return f"{proxy} does not allow connections to {host} (403); allow them in the proxy"
+    return f"{proxy} does not connect to {host} ({status}); check the proxy and the variable"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

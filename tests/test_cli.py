@@ -151,6 +151,38 @@ def test_the_daemon_refuses_a_bad_configuration(capsys: pytest.CaptureFixture[st
     assert not state.exists()
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "problem"),
+    [
+        ("HTTP_PROXY", "foo://user:pa55@proxy:3128", "foo:// is not a kind of proxy"),
+        ("all_proxy", "http://user:pa#55@proxy:3128", "is not the address of a proxy"),
+    ],
+)
+def test_variables_that_cannot_work_are_found_before_the_start(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    variable: str,
+    value: str,
+    problem: str,
+) -> None:
+    """A proxy that can never work: one line that names the variable and no password, and 1, without a state file."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(GOOD))
+    state = tmp_path / "state.db"
+    for arguments in (["check-config", str(path)], [f"--config.file={path}", f"--storage.path={state}"]):
+        assert main(arguments) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        (line,) = err.splitlines()
+        assert line.startswith(f"{variable}: {problem}")
+        assert "55" not in line
+    assert not state.exists()
+
+
 def test_a_missing_configuration_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The line names the file that is looked for."""
     path = tmp_path / "nowhere.yaml"

@@ -1,4 +1,5 @@
 import math
+import os
 import re
 import string
 import traceback
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from exporter import config
+from exporter import config, configfile
 from exporter.config import (
     ApiSettings,
     CollectSettings,
@@ -26,6 +27,7 @@ from exporter.configsecrets import HIDDEN, secret_keys
 from exporter.configtypes import RESERVED_LABELS
 from exporter.durations import format_duration, parse_duration
 from exporter.errors import ConfigError
+from exporter.invisible import find_garbling, find_invisible
 from exporter.model import Group, Stream, Target
 from exporter.snapshot import Thresholds
 
@@ -161,13 +163,14 @@ def test_every_key_is_checked_for_nothing_and_for_nonsense(loaded: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b"\xff\xfe", "is not UTF-8 text; save it as UTF-8"),
+        ("merchants: []".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+        (b"\xfe\xff", "is UTF-16 text; save it as UTF-8"),
         ("merchants: é".encode("latin-1"), "is not UTF-8 text; save it as UTF-8"),
         (b"", "is empty; list at least one merchant under `merchants`"),
         ("[" * 1000, "is nested too deeply; no setting needs that"),
         ("{a: " * 1000, "is nested too deeply; no setting needs that"),
     ],
-    ids=["utf-16", "latin-1", "empty", "lists", "mappings"],
+    ids=["utf-16", "utf-16 the other way", "latin-1", "empty", "lists", "mappings"],
 )
 def test_unreadable_content(loaded: Any, tmp_path: Path, content: str | bytes, fault: str) -> None:
     """A file that cannot be text, or cannot be a configuration, gets one line with its name."""
@@ -179,7 +182,8 @@ def test_unreadable_content(loaded: Any, tmp_path: Path, content: str | bytes, f
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("merchants:\n  - id: a\0b", "2:10: not valid YAML: a control character; remove it"),
+        ("merchants:\n  - id: a\0b", "2:10: not valid YAML: the control character U+0000; save the file as UTF-8 text"),
+        ("merchants:\r  - id: a\x1bb", "2:10: not valid YAML: the control character U+001B; remove it"),
         ("merchants: [hunter2}", "1:20: not valid YAML: brackets that are never closed,"),
         ("merchants: hunter2: ]", "1:19: not valid YAML: a second `: ` in one line,"),
         ("- a\n%hunter2", "2:9: not valid YAML: something that cannot stand here;"),
@@ -187,7 +191,8 @@ def test_unreadable_content(loaded: Any, tmp_path: Path, content: str | bytes, f
             "a: &hunter2 x\nb: &hunter2 y",
             "2:4: not valid YAML: text that begins with & is an anchor in YAML,",
         ),
-        ("a: 0b_", "1:4: not valid YAML: a value that cannot be read as what it looks like;"),
+        ("a: !!int 017", "1:4: not valid YAML: a value that cannot be read as what it looks like;"),
+        ("a: !!float 1:30", "1:4: not valid YAML: a value that cannot be read as what it looks like;"),
         ("a: " + "9" * 5000, "1:4: not valid YAML: a value that cannot be read as what it looks like;"),
         ("a: !!bool hunter2", "1:4: not valid YAML: a value that cannot be read as what it looks like;"),
         ("a: !!timestamp [1]", "1:4: not valid YAML: "),
@@ -204,20 +209,88 @@ def test_syntax(loaded: Any, tmp_path: Path, content: str, fault: str) -> None:
 
 
 def test_missing_file_and_directory(tmp_path: Path) -> None:
-    """A path that is no file gets one line with the path and the mend."""
+    """A path that is no file gets one line with the path and the fix; nothing is waited for or read without end."""
+    (tmp_path / "config.yaml").touch()
+    os.mkfifo(tmp_path / "pipe")
     for path, fault in [
         (tmp_path / "none.yaml", "there is no such file; create it, or name another one"),
         (tmp_path, "is a directory; name the file in it"),
-        (
-            tmp_path / "config.yaml" / "x",
-            "cannot be read: Not a directory; check the file and its permissions",
-        ),
-        (Path("a\0b"), "cannot be read: embedded null byte; check the file and its permissions"),
+        (tmp_path / "config.yaml" / "x", "cannot be read: Not a directory; check the file and its permissions"),
+        (tmp_path / "pipe", "is a pipe; name a regular file"),
+        (Path("/dev/zero"), "is a device; name a regular file"),
+        (Path("/dev/null"), "is a device; name a regular file"),
     ]:
-        (tmp_path / "config.yaml").touch()
         with pytest.raises(ConfigError) as caught:
             config.load(path, {})
         assert caught.value.faults == (f"{path}: {fault}",)
+    with pytest.raises(ConfigError) as caught:
+        config.load(Path("a\0b"), {})
+    assert caught.value.faults == ("'a\\x00b': is not a path; name a file",)
+
+
+def test_a_file_that_is_too_large(loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is read up to a size; what is larger is no configuration."""
+    monkeypatch.setattr(configfile, "LARGEST_FILE", 1024 * 1024)
+    text = yaml.safe_dump(merchant())
+    assert loaded(text + "#" * (1024 * 1024 - len(text)))
+    with pytest.raises(ConfigError) as caught:
+        loaded(text + "#" * (1024 * 1024 - len(text) + 1))
+    path = tmp_path / "config.yaml"
+    assert caught.value.faults == (f"{path}: is larger than 1 MiB; check that it is the configuration",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("a: &a [" + "x, " * 2000 + "]\nmerchants: [" + "*a, " * 2000 + "]", id="one anchor used often"),
+        pytest.param(
+            "a0: &a0 {k: x}\n" + "".join(f"a{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}}}\n" for n in range(1, 40)),
+            id="aliases of aliases",
+        ),
+        pytest.param(
+            "a: &a {" + "".join(f"k{n}: x, " for n in range(2000)) + "}\nb: [" + "{<<: *a}, " * 2000 + "]", id="merges"
+        ),
+        pytest.param("a: [" + "x," * 4000 + "]", id="no alias"),
+    ],
+)
+def test_values_are_bounded(loaded: Any, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    """A file that stands for too many values is given up before they are made."""
+    monkeypatch.setattr(configfile, "MOST_VALUES", 3000)
+    with pytest.raises(ConfigError) as caught:
+        loaded(content)
+    (fault,) = caught.value.faults
+    assert fault.endswith("more than 3,000 values, counting what aliases repeat; no configuration needs that")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "last"), [(49, None), (50, None), (51, "and 1 more error"), (2000, "and 1950 more errors")]
+)
+def test_the_first_errors_are_listed_and_the_rest_counted(loaded: Any, wrong: int, last: str | None) -> None:
+    """No more than 50 errors are listed, whatever finds them; one line says how many more there are."""
+    for content in (
+        merchant(media=[5] * wrong),
+        yaml.safe_dump(merchant(media=[5] * (wrong // 2))) + "poll: {settle: 1m}\n" * (1 + wrong - wrong // 2),
+        yaml.safe_dump(merchant()) + "poll: {settle: 1m}\n" * (1 + wrong),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            loaded(content)
+        listed, rest = caught.value.faults[:50], caught.value.faults[50:]
+        assert len(listed) == min(wrong, 50)
+        assert all(": " in fault for fault in listed)
+        assert rest == ((last,) if last else ())
+
+
+def test_the_way_to_the_api_is_part_of_it(tmp_path: Path) -> None:
+    """Variables that can never work are errors of the configuration, where the API's address needs them."""
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(merchant()))
+    environ = {"HTTPS_PROXY": f"foo://user:{SECRET}@proxy:3128", "REQUESTS_CA_BUNDLE": str(tmp_path / "none.pem")}
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, environ)
+    assert [fault.partition(": ")[0] for fault in caught.value.faults] == ["HTTPS_PROXY", "REQUESTS_CA_BUNDLE"]
+    assert SECRET not in str(caught.value)
+    path.write_text(yaml.safe_dump(merchant() | {"api": {"url": "http://api.example.com/v1"}}))
+    config.load(path, environ)
 
 
 # What a good file says.
@@ -338,6 +411,27 @@ def test_byte_order_mark(loaded: Any) -> None:
     assert loaded(b"\xef\xbb\xbf" + yaml.safe_dump(merchant()).encode()).merchants[0].id == "m"
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("y", "y"), ("n", "n"), ("2026-01-01", "2026-01-01"), ("=", "="), ("_1", "_1"), ("0:30", "0:30"), ("1e", "1e"),
+     ("'0123'", "0123"), ('"1:30"', "1:30"), ("!!str 1_000", "1_000"), ("0x1G", "0x1G"), ("08x", "08x")],
+)  # fmt: skip
+def test_an_id_is_as_it_is_written(loaded: Any, written: str, read: str) -> None:
+    """What no version of YAML takes for a number, and what is in quotes, is an id to the letter."""
+    content = yaml.safe_dump(merchant()).replace("id: m", f"id: {written}")
+    assert loaded(content).merchants[0].id == read
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("16", 16), ("0x10", 16), ("+16", 16), ("16.0", 16), ("1.6e1", 16), ("160e-1", 16), ("016.0", 16), (".5", 0.5)],
+)
+def test_numbers_that_all_versions_of_yaml_read_alike(loaded: Any, written: str, read: float) -> None:
+    """Such a number is a number."""
+    content = yaml.safe_dump(merchant(media=[{"id": "a", "priority": 77}])).replace("77", written)
+    assert loaded(content).merchants[0].media[0].priority == read
+
+
 # Secrets.
 
 
@@ -357,6 +451,15 @@ def test_secret_files(loaded: Any, tmp_path: Path) -> None:
     assert only.password.get_secret_value() == " päss word "
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
+def test_byte_order_mark_of_a_secret_file(loaded: Any, tmp_path: Path, end: str) -> None:
+    """A byte order mark, as Windows' editors write, is no part of a secret."""
+    (tmp_path / "secret").write_bytes(b"\xef\xbb\xbf" + f"秘密 {SECRET}{end}".encode())
+    keys = {key: value for key, value in MERCHANT.items() if key != "password"}
+    (only,) = loaded({"merchants": [keys | {"password_file": "secret"}]}).merchants
+    assert only.password.get_secret_value() == f"秘密 {SECRET}"
+
+
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
@@ -364,8 +467,24 @@ def test_secret_files(loaded: Any, tmp_path: Path) -> None:
         (b"\n", "the file {} is empty; write the secret into it"),
         (b"hunter2\xff", "the file {} is not UTF-8 text; save it as UTF-8"),
         (b"hunter2" * 5000, "the file {} is too long for a secret; check its name"),
-        (b"hunter2\nhunter2", "holds a control character; give the bare secret in one line"),
-        (b"hunter2 ", "holds a space or a character that an HTTP header cannot carry; check the key"),
+        ("秘密".encode() * 3000, "the file {} is too long for a secret; check its name"),
+        ("hunter2\r\n".encode("utf-16"), "the file {} is UTF-16 text; save it as UTF-8"),
+        (b"\xfe\xff", "the file {} is UTF-16 text; save it as UTF-8"),
+        (b"\xef\xbb\xbf\r\n", "the file {} is empty; write the secret into it"),
+        (
+            b"\xef\xbb\xbf" * 2 + b"hunter2",
+            "the file {} contains U+FEFF ZERO WIDTH NO-BREAK SPACE at position 1; remove it",
+        ),
+        (
+            b"hunter2\nhunter2",
+            "the file {} contains U+000A LINE FEED at position 8; write the secret alone, in one line",
+        ),
+        ("hunter2\u2028".encode(), "the file {} contains U+2028 LINE SEPARATOR at position 8; remove it"),
+        (b"hunter2 ", "the file {} contains a space at position 8; write the key without spaces"),
+        (
+            "hunter2あ".encode(),
+            "the file {} contains a character at position 8 that an HTTP header cannot carry; copy the key again",
+        ),
     ],
 )
 def test_bad_secret_file(loaded: Any, tmp_path: Path, content: bytes, fault: str) -> None:
@@ -376,6 +495,46 @@ def test_bad_secret_file(loaded: Any, tmp_path: Path, content: bytes, fault: str
     with pytest.raises(ConfigError) as caught:
         loaded({"merchants": [keys | {"api_key_file": "secret"}]})
     assert caught.value.faults == (f"merchants[0].api_key_file: {fault.format(path)}",)
+
+
+def test_a_pipe_as_a_secret_file(loaded: Any, tmp_path: Path) -> None:
+    """Nobody waits for who writes into a pipe."""
+    os.mkfifo(tmp_path / "secret")
+    keys = {key: value for key, value in MERCHANT.items() if key != "api_key"}
+    with pytest.raises(ConfigError) as caught:
+        loaded({"merchants": [keys | {"api_key_file": "secret"}]})
+    path = tmp_path / "secret"
+    assert caught.value.faults == (f"merchants[0].api_key_file: the file {path} is a pipe; name a regular file",)
+
+
+@pytest.mark.parametrize(
+    ("secret", "found"),
+    [
+        ("\ufeffhunter2", "U+FEFF ZERO WIDTH NO-BREAK SPACE at position 1; remove it"),
+        ("hunter2\r", "U+000D CARRIAGE RETURN at position 8; write the secret alone, in one line"),
+        ("hunter2\udcff", "U+DCFF (a byte that is not UTF-8, or half a character) at position 8; remove it"),
+        ("hunter\u20602", "U+2060 WORD JOINER at position 7; remove it"),
+        ("hunter\x072", "U+0007 (a control character) at position 7; remove it"),
+        ("hunter2\u3000", "U+3000 IDEOGRAPHIC SPACE at position 8; remove it"),
+    ],
+)
+def test_invisible_characters_of_a_secret_in_the_environment(tmp_path: Path, secret: str, found: str) -> None:
+    """A character that nobody sees is named with its place, and the variable, but not the secret."""
+    path = tmp_path / "config.yaml"
+    keys = {key: value for key, value in MERCHANT.items() if key != "password"}
+    path.write_text(yaml.safe_dump({"merchants": [keys | {"password_env": "PASS"}]}))
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, {"PASS": secret})
+    place = "merchants[0].password_env: the environment variable PASS contains"
+    assert caught.value.faults == (f"{place} {found}",)
+
+
+def test_any_visible_password(loaded: Any) -> None:
+    """A password can have every character that can be seen, and plain spaces; a name joiners and wide spaces, too."""
+    password = " p~ ä 秘密 🔑 ￥ ❤\ufe0f "
+    found = loaded(merchant(password=password, media=[{"id": "a", "name": "朝の　ニュース 👩\u200d👧"}]))
+    assert found.merchants[0].password.get_secret_value() == password
+    assert found.merchants[0].media[0].name == "朝の　ニュース 👩\u200d👧"
 
 
 def test_secrets_are_shown_nowhere(loaded: Any) -> None:
@@ -503,11 +662,11 @@ def test_dump_is_complete(loaded: Any) -> None:
     assert yaml.safe_load(config.dump(config.load(EXAMPLE, {}))) == shown
 
 
-TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
+TEXT = st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda text: not find_garbling(text))
 IDS = st.one_of(
     st.text(string.hexdigits, min_size=1, max_size=32),
-    st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Z"), exclude_characters="/"), min_size=1),
-).filter(lambda text: text not in (".", ".."))
+    st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z"), exclude_characters="/"), min_size=1),
+).filter(lambda text: text not in (".", "..") and not find_invisible(text))
 MILLISECONDS = st.integers(0, 365 * 86_400_000).map(lambda count: count / 1000)
 MINUTES = st.integers(60_000, 365 * 86_400_000).map(lambda count: count / 1000)
 LABELS = st.from_regex(r"\A[a-zA-Z_][a-zA-Z0-9_]*\Z").filter(
@@ -563,7 +722,7 @@ SETTINGS = st.builds(
     ),
     merchants=st.lists(MERCHANTS, min_size=1, max_size=3, unique_by=lambda each: each.id).map(tuple),
     poll=POLL,
-    storage=st.builds(StorageSettings, path=TEXT.filter(lambda text: text and "\0" not in text)),
+    storage=st.builds(StorageSettings, path=TEXT.filter(lambda text: text and not find_invisible(text))),
 )
 
 

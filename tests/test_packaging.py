@@ -36,6 +36,8 @@ ORDER = (
     "instants",
     "plot",
     "recording",
+    "invisible",
+    "route",
     "configfile",
     "configfaults",
     "configsecrets",
