@@ -26,7 +26,9 @@ A library's errors are mapped to these once, at the boundary where the library i
 where, what, and how to mend it; none ever holds a secret.
 """
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 
@@ -114,14 +116,16 @@ class Unhandled(MalformedAnswer):
     """
 
     @classmethod
-    def by(cls, error: Exception, place: str = "") -> Self:
+    def by(cls, error: Exception, what: str = "") -> Self:
         """Make one.
 
         Args:
-            error: What happened. Its text may quote what is secret, so only its kind is told.
-            place: Where, for the message.
+            error: What happened. Its text may quote what is secret, so only its kind is told, and where it was raised.
+            what: What failed, for the message.
         """
-        raised = cls(f"{place}: unexpected {type(error).__name__}" if place else f"unexpected {type(error).__name__}")
+        frames = traceback.extract_tb(error.__traceback__)
+        at = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+        raised = cls(f"{what}{': ' if what else ''}unexpected {type(error).__name__}{at}")
         raised.__cause__ = error
         return raised
 
