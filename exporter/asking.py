@@ -8,7 +8,7 @@ from exporter.catalog import Catalog, Lookup
 from exporter.client import Client
 from exporter.clock import Clock
 from exporter.counting import SHORTEST_RANGE
-from exporter.errors import BadRequest
+from exporter.errors import BadRequest, TooLarge
 from exporter.history import History
 from exporter.ledger import Ledger
 from exporter.model import Stream
@@ -86,12 +86,12 @@ class Asking:
         asked = self._ledger.to_ask(stream, now, trial)
         try:
             reading = self._client.aggregations(stream, asked)
-        except BadRequest:
+        except (BadRequest, TooLarge):
             if stream.target.by_day or len(asked) <= SHORTEST_RANGE:
                 if self._trials.pop(stream, None) is not None:
                     self._refused.add(stream)
                 raise
-            # Perhaps the range was too long. What works is found by halves, and remembered.
+            # Perhaps the range was too long, or what it holds too much. What works is found by halves, and remembered.
             self._trials[stream] = max(SHORTEST_RANGE, len(asked) // 2)
             return False
         if asked.first > self._ledger.to_ask(stream, self._clock.now(), trial).first:
@@ -104,7 +104,11 @@ class Asking:
         self._watch.enter(stream, asked, rows, seen, self._clock.now(), held)
         if trial is not None and len(asked) == trial and stream not in self._refused:
             self._ledger.believe_range(stream.merchant_id, trial, now)
-            log.info("the API refuses longer ranges; asking for shorter ones", stream=str(stream), minutes=trial)
+            log.info(
+                "longer ranges are refused, or hold too much; asking for shorter ones",
+                stream=str(stream),
+                minutes=trial,
+            )
         self._trials.pop(stream, None)
         self._refused.discard(stream)
         self._staleness.entered(stream, asked, now)

@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from exporter.clock import Clock
 from exporter.config import Settings
 from exporter.counting import ended_before
-from exporter.errors import HistoryError, InputError
+from exporter.errors import HistoryError, InputError, Unhandled
 from exporter.fetch import Part, fetch, open_pasts
 from exporter.instants import format_instant
 from exporter.metrics import FAMILIES, Family, counter_of
@@ -105,7 +105,7 @@ def _key(settings: Settings, streams: Sequence[Stream], minutes: MinuteRange) ->
 
 def _fetch(settings: Settings, streams: Sequence[Stream], minutes: MinuteRange, work: WorkFile, clock: Clock) -> None:
     places = {stream: place for place, stream in enumerate(streams)}
-    progress = work.progress()
+    progress, left_out = work.progress(), set(work.left_out())
     with open_pasts(settings, clock) as pasts:
         for stream, place in places.items():
             begun = progress.get(place, minutes.first)
@@ -116,15 +116,31 @@ def _fetch(settings: Settings, streams: Sequence[Stream], minutes: MinuteRange, 
         with tqdm(total=total, initial=had, desc="fetching", unit="min", unit_scale=True, disable=None) as bar:
             for part in fetch(list(pasts.values()), clock):
                 place = places[part.stream]
-                if part.rows is None:
+                columns = None if place in left_out else _columns(part, work.labels(place), settings, minutes)
+                if columns is None:
+                    # The rest of it, too: a counter without some of its minutes would be wrong.
+                    left_out.add(place)
                     work.leave_out(place, part.minutes)
                 else:
-                    known = work.labels(place)
-                    columns = columns_of(part, known, settings.poll.max_label_values, minutes, settings.api.timezone)
                     work.add(place, part.minutes, columns)
                 bar.update(len(part.minutes))
     if len(work.left_out()) == len(streams):
         raise InputError("the API has no history of any stream; the warnings say why")
+
+
+def _columns(
+    part: Part, known: Sequence[str], settings: Settings, within: MinuteRange
+) -> dict[str, list[float]] | None:
+    """What a part counts, None where its stream is to be left out."""
+    if part.rows is None:
+        return None
+    try:
+        return columns_of(part, known, settings.poll.max_label_values, within, settings.api.timezone)
+    except Exception as error:
+        # A defect, or no memory left: it costs this stream only.
+        stream = part.stream
+        log.error(f"{stream} is left out: {Unhandled.by(error)}", merchant=stream.merchant_id, exc_info=error)  # noqa: TRY400 - without its traceback
+        return None
 
 
 def columns_of(

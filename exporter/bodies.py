@@ -3,13 +3,14 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from math import inf
 from typing import Any, NoReturn
 from urllib.parse import quote, quote_plus
 
 from exporter.configsecrets import HIDDEN
-from exporter.errors import MalformedAnswer
+from exporter.errors import MalformedAnswer, TooLarge
 
 LONGEST_EXCERPT = 80
 LONGEST_ERROR = 200
@@ -23,6 +24,46 @@ _MOST_DIGITS = 300
 
 _ERROR_KEY = re.compile(r"code|message|msg|error|detail|description|reason", re.IGNORECASE)
 _ERROR_CODE = re.compile(r"[A-Z_]*(?:ERROR|NOT_FOUND|BAD_REQUEST|UNAUTHORIZED|FORBIDDEN|TOO_MANY)[A-Z_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How large an answer may be.
+
+    Attributes:
+        size: In bytes, unpacked or not.
+        values: How many values it may hold: objects, lists, numbers, texts and the like.
+        asked: What was asked for, in words.
+    """
+
+    size: int
+    values: int
+    asked: str
+
+    def exceeded(self, came: str) -> str:
+        """What to tell of an answer that is larger.
+
+        Args:
+            came: How much came of what.
+        """
+        return (
+            f"the answer is too large: asked for {self.asked}, got {came}, "
+            f"the limit is {self.size} bytes and {self.values} values"
+        )
+
+    def check(self, body: bytes) -> None:
+        """Count the values before anything is made of them: 3 bytes of JSON can take a hundred as objects of Python.
+
+        Raises:
+            TooLarge: There are more than there may be.
+        """
+        # Each value follows one of these. Those in texts are counted, too: there is room for them.
+        came = 1 + sum(map(body.count, (b",", b"[", b"{")))
+        if came > self.values:
+            raise TooLarge(self.exceeded(f"{came} values"))
+
+
+_AS_JSON = json.JSONEncoder(ensure_ascii=False)
 
 
 class _NotPlainJson(ValueError):
@@ -122,10 +163,17 @@ def error_text(body: bytes) -> str:
 
 def excerpt(value: object) -> str:
     """A value of an answer as one short printable line."""
+    written, size = list[str](), 0
     try:
-        return clean(json.dumps(value, ensure_ascii=False), LONGEST_EXCERPT)
+        # No more is written than is looked at: a row can be megabytes.
+        for piece in _AS_JSON.iterencode(value):
+            written.append(piece)
+            size += len(piece)
+            if size > 20 * LONGEST_EXCERPT:
+                break
     except RecursionError:
         return "(deeply nested)"
+    return clean("".join(written), LONGEST_EXCERPT)
 
 
 def clean(text: str, longest: int) -> str:

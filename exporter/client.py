@@ -19,24 +19,26 @@ from requests.adapters import BaseAdapter
 from requests.auth import AuthBase
 
 from exporter import __version__, parse
-from exporter.bodies import clean, hide
+from exporter.bodies import Limit, clean, hide
 from exporter.config import ApiSettings, MerchantSettings
 from exporter.errors import (
     ApiError,
     BadRequest,
     MalformedAnswer,
+    NoAnswer,
     NotFound,
     RateLimited,
     RefusedError,
     ServerError,
     SignInFailed,
     Unauthorized,
+    Unhandled,
 )
 from exporter.instants import format_instant, parse_http_date
 from exporter.localtime import local, whole_days, without_doubt
-from exporter.model import MinuteRange, Reading, Stream
+from exporter.model import DAY_MINUTES, Group, MinuteRange, Reading, Stream
 from exporter.requestlog import Exchange
-from exporter.transport import Answer, exchange, open_session
+from exporter.transport import Answer, exchange, open_session, unpacked, unpacked_error
 
 # A token is renewed so long before it expires, or a tenth of its life where that is less.
 RENEW_BEFORE = 60.0
@@ -46,8 +48,20 @@ RENEW_BEFORE = 60.0
 REFUSED_WAIT, LONGEST_REFUSED_WAIT = 60.0, 900.0
 FAILED_WAIT, LONGEST_FAILED_WAIT = 15.0, 240.0
 
-# Of an error's body no more is looked at (bytes).
-LONGEST_ERROR_BODY = 65536
+# How large an answer may be follows from what was asked for. A row has a number, and perhaps some beside it; split by a
+# group, one for each label value: there are 250 countries, and as many players and sites as the merchant has. Those may
+# be as many as below, in each row that was asked for and some beside them. A label value takes one of JSON's values, or
+# three where it is an object with its count. Together there may not be more than what Python makes 100 MiB of: what
+# holds more is asked for in shorter ranges.
+VALUES_A_ROW, GROUP_VALUES_A_ROW = 100, 10_000
+ROWS_BESIDE = 10
+MOST_VALUES = 250_000
+BYTES_A_VALUE = 64
+BYTES_BESIDE = 64 * 1024
+
+# The same of a media or a live event, and of a token.
+_OF_CATALOG = (1024 * 1024, 10_000)
+_OF_TOKEN = (64 * 1024, 100)
 
 # Tokens whose echo is hidden: the one in use and those that requests on the way may still carry.
 _TOKENS_HIDDEN = 4
@@ -102,6 +116,7 @@ class _Request(Generic[_T]):
         endpoint: Which part of the API.
         path: Its path below the merchant's.
         read: Reads the body of a good answer. Raises MalformedAnswer.
+        limit: How large that may be.
         query: The parameters.
         account: What a request for a token sends, else None.
         asked: What it asks for, in words.
@@ -112,6 +127,7 @@ class _Request(Generic[_T]):
     endpoint: str
     path: str
     read: Callable[[bytes], _T]
+    limit: Limit
     query: Mapping[str, str] | None = None
     account: Mapping[str, str] | None = field(default=None, repr=False)
     asked: str = ""
@@ -310,6 +326,7 @@ class Client:
                 "aggregations",
                 "aggregations",
                 lambda body: parse.rows(body, stream, zone, hourly=hourly),
+                rows_limit(stream, len(sent), hourly=hourly),
                 query,
                 asked=f"{stream} by hour" if hourly else str(stream),
                 media_id=stream.media_id,
@@ -321,12 +338,14 @@ class Client:
     def media(self, media_id: str) -> parse.Media:
         """What the catalog knows of a media. Raises as `aggregations` does."""
         path = f"medias/{quote(media_id, safe='')}"
-        return self._get(_Request("medias", path, parse.media, asked=media_id, media_id=media_id))
+        limit = Limit(*_OF_CATALOG, f"media {media_id}")
+        return self._get(_Request("medias", path, parse.media, limit, asked=media_id, media_id=media_id))
 
     def live_event(self, live_event_id: str) -> parse.LiveEvent:
         """Whether a live event runs. Raises as `aggregations` does."""
         path = f"live_events/{quote(live_event_id, safe='')}"
-        return self._get(_Request("live_events", path, parse.live_event, asked=live_event_id))
+        limit = Limit(*_OF_CATALOG, f"live event {live_event_id}")
+        return self._get(_Request("live_events", path, parse.live_event, limit, asked=live_event_id))
 
     def _get(self, request: _Request[_T]) -> _T:
         what = f"{request.endpoint} {request.media_id or request.asked}"
@@ -369,7 +388,8 @@ class Client:
         }
         self._await_sign_in()
         try:
-            value, expiry = self._send(_Request("auth-token", "auth-token/", parse.token, account=account), None)
+            limit = Limit(*_OF_TOKEN, "a token")
+            value, expiry = self._send(_Request("auth-token", "auth-token/", parse.token, limit, account=account), None)
         except RateLimited:
             raise
         except ApiError as error:
@@ -416,6 +436,7 @@ class Client:
                 "GET" if request.account is None else "POST",
                 f"{self._base}/{request.path}",
                 timeout=self._api.timeout,
+                limit=request.limit,
                 hide=self._hide,
                 headers=_HEADERS,
                 auth=credentials,
@@ -426,19 +447,29 @@ class Client:
             problem = f"{request.endpoint}: {error}"
             self._tell(request, error.code, time.monotonic() - began, problem)
             raise type(error)(problem) from error.__cause__
+        except Exception as error:
+            raise self._unhandled(request, error, ApiError.code, time.monotonic() - began) from error
         finally:
             slot.done()
         seconds = time.monotonic() - began
         try:
             said = self._read(request, answer)
         except ApiError as error:
-            self._tell(request, str(answer.status), seconds, str(error))
+            self._tell(request, error.code if isinstance(error, NoAnswer) else str(answer.status), seconds, str(error))
             raise
+        except Exception as error:
+            raise self._unhandled(request, error, str(answer.status), seconds) from error
         self._tell(request, str(answer.status), seconds)
         date = answer_date(answer.headers)
         if date is not None:
             self._on_date(date, seconds)
         return said
+
+    def _unhandled(self, request: _Request[_T], error: Exception, code: str, seconds: float) -> Unhandled:
+        """Note an error that nobody foresaw: a request that was sent has its code all the same."""
+        raised = Unhandled.by(error, request.endpoint)
+        self._tell(request, code, seconds, str(raised))
+        return raised
 
     def _tell(self, request: _Request[_T], code: str, seconds: float, error: str = "") -> None:
         exchange = Exchange(
@@ -461,11 +492,13 @@ class Client:
         if status == HTTPStatus.NO_CONTENT and request.nothing is not None:
             return request.nothing
         try:
-            return request.read(answer.body)
-        except MalformedAnswer as error:
-            problem = str(error)
+            with unpacked(answer, request.limit) as body:
+                request.limit.check(body)
+                return request.read(body)
+        except (MalformedAnswer, NoAnswer) as error:
+            kind, problem = type(error), str(error)
         # Outside of the `except`: what it held may quote a secret.
-        raise MalformedAnswer(self._hide(f"{request.endpoint}: {problem}"))
+        raise kind(self._hide(f"{request.endpoint}: {problem}"))
 
     def _refused(self, request: _Request[_T], answer: Answer) -> RefusedError:
         """What a status other than 2xx means."""
@@ -490,7 +523,7 @@ class Client:
             place = _host(self._hide(answer.headers.get("Location", "")))
             return self._hide(f"{endpoint}: {answer.status}, a redirect to {place}, not followed; check api.url")
         # Hidden before it is read, too: what is left out of a text for reading could leave the rest of a secret.
-        body = self._hide(answer.body[:LONGEST_ERROR_BODY].decode(errors="replace"))
+        body = self._hide(unpacked_error(answer).decode(errors="replace"))
         said = parse.error_text(body.encode())
         return self._hide(f"{endpoint}: {answer.status} {said}".rstrip())
 
@@ -499,6 +532,22 @@ class Client:
         merchant = self._merchant
         fixed = (merchant.api_key.get_secret_value(), merchant.password.get_secret_value())
         return hide(text, (*fixed, *self._session.secrets, *self._hidden))
+
+
+def rows_limit(stream: Stream, minutes: int, *, hourly: bool = False) -> Limit:
+    """How large an answer with rows of a stream may be.
+
+    Args:
+        stream: What is asked for.
+        minutes: Of how many minutes.
+        hourly: Whether a row is an hour of them.
+    """
+    unit, length = ("day", DAY_MINUTES) if stream.target.by_day else ("hour", 60) if hourly else ("minute", 1)
+    rows = -(-minutes // length)
+    a_row = VALUES_A_ROW if stream.group is Group.ALL else GROUP_VALUES_A_ROW
+    values = min((rows + ROWS_BESIDE) * a_row, MOST_VALUES)
+    asked = f"{rows} {unit}{'s' * (rows != 1)} of {stream}"
+    return Limit(BYTES_BESIDE + values * BYTES_A_VALUE, values, asked)
 
 
 def retry_after(written: str | None, now: float) -> float | None:

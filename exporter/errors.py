@@ -12,6 +12,8 @@
     └── ApiError               a request did not bring an answer that can be used
         ├── NoAnswer           DNS, connection, timeout, cut body
         ├── MalformedAnswer    an answer that does not read as what was asked for
+        │   ├── TooLarge       it is larger than an answer to that can be
+        │   └── Unhandled      reading it failed in a way that nobody foresaw
         ├── SignInFailed       no token, whatever the reason
         └── RefusedError       a status other than 2xx
             ├── BadRequest     400
@@ -24,7 +26,10 @@ A library's errors are mapped to these once, at the boundary where the library i
 where, what, and how to mend it; none ever holds a secret.
 """
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
 
 
 class ExporterError(Exception):
@@ -98,6 +103,31 @@ class MalformedAnswer(ApiError):
     """The answer does not read as what was asked for; nothing of it is used."""
 
     code = "200"
+
+
+class TooLarge(MalformedAnswer):
+    """The answer is larger than an answer to what was asked can be; it is not read."""
+
+
+class Unhandled(MalformedAnswer):
+    """What was asked for failed in a way that nobody foresaw: a defect of the exporter, or no memory left.
+
+    Its cause is the error.
+    """
+
+    @classmethod
+    def by(cls, error: Exception, what: str = "") -> Self:
+        """Make one.
+
+        Args:
+            error: What happened. Its text may quote what is secret, so only its kind is told, and where it was raised.
+            what: What failed, for the message.
+        """
+        frames = traceback.extract_tb(error.__traceback__)
+        at = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+        raised = cls(f"{what}{': ' if what else ''}unexpected {type(error).__name__}{at}")
+        raised.__cause__ = error
+        return raised
 
 
 class SignInFailed(ApiError):

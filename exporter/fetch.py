@@ -1,6 +1,7 @@
 """The past from the API: minutes in long ranges, oldest first, within the budget.
 
-What the API refuses for a stream's own sake is left out; what fails otherwise is asked for again a few times.
+What the API refuses for a stream's own sake is left out, and what cannot be handled; what fails otherwise is asked for
+again a few times.
 """
 
 import contextlib
@@ -22,7 +23,9 @@ from exporter.errors import (
     NotFound,
     SignInFailed,
     StateLocked,
+    TooLarge,
     Unauthorized,
+    Unhandled,
 )
 from exporter.limiter import Limiter
 from exporter.model import DAY_MINUTES, MinuteRange, Rows, Stream
@@ -100,7 +103,7 @@ class MerchantPast:
             reading = self.client.aggregations(stream, asked)
         except BudgetSpent:
             return None
-        except (BadRequest, NotFound) as error:
+        except (BadRequest, NotFound, TooLarge, Unhandled) as error:
             return self._refused(stream, left, asked, error)
         except ApiError as error:
             self._failed(f"{stream}", error)
@@ -128,11 +131,18 @@ class MerchantPast:
                 self._failed(f"media {media_id}", error)
 
     def _refused(self, stream: Stream, left: MinuteRange, asked: MinuteRange, error: ApiError) -> Part | None:
-        if isinstance(error, BadRequest) and len(asked) > SHORTEST_RANGE:
+        if isinstance(error, BadRequest | TooLarge) and len(asked) > SHORTEST_RANGE:
             self._trial = max(SHORTEST_RANGE, len(asked) // 2)
-            log.info("the API refused a long range; asking for half of it", stream=str(stream), minutes=len(asked))
+            log.info(
+                "the API refused a long range, or answered too much; asking for half of it",
+                stream=str(stream),
+                minutes=len(asked),
+            )
             return None
-        log.warning(f"{stream} is left out: {error}", merchant=stream.merchant_id)
+        if isinstance(error, Unhandled):
+            log.error(f"{stream} is left out: {error}", merchant=stream.merchant_id, exc_info=error.__cause__)
+        else:
+            log.warning(f"{stream} is left out: {error}", merchant=stream.merchant_id)
         # A shorter range was not the cure.
         self._trial = self._longest
         self._queue.popleft()

@@ -127,27 +127,43 @@ def rows(body: bytes, stream: Stream, zone: ZoneInfo, *, hourly: bool = False) -
     """
     listed = _row_list(load_rows(body))
     read: list[_Row] = []
-    problems: dict[int, list[str]] = {}
+    problems: list[_Problem] = []
     for place, row in enumerate(listed, 1):
         try:
             read.append(_read(place, row, stream, zone, hourly=hourly))
         except _Unusable as error:
-            problems[place] = [_line(place, str(error), row)]
+            problems.append(_Problem(place, str(error), row))
         except MalformedAnswer as error:
-            raise MalformedAnswer(_line(place, str(error), row)) from None
+            raise MalformedAnswer(str(_Problem(place, str(error), row))) from None
     if listed and not read:
-        raise MalformedAnswer(problems[1][0])
+        raise MalformedAnswer(str(problems[0]))
     valued = [row for row in read if row.values]
     if valued and all(row.nested for row in valued):
-        raise MalformedAnswer(_line(valued[0].place, "an object or a list in the place of a number", valued[0].written))
+        first = valued[0]
+        raise MalformedAnswer(str(_Problem(first.place, "an object or a list in the place of a number", first.written)))
     return _reading(read, problems, stream, zone)
 
 
-def _line(place: int, problem: str, row: object) -> str:
-    return f"row {place}: {problem}, in {excerpt(row)}"
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """What in a row cannot be used. It is put into words only where they are shown: there may be very many.
+
+    Attributes:
+        place: The place of the row in the list, from 1.
+        what: What is wrong.
+        row: The row as it is.
+    """
+
+    place: int
+    what: str
+    row: object
+
+    def __str__(self) -> str:
+        """The problem as one line."""
+        return f"row {self.place}: {self.what}, in {excerpt(self.row)}"
 
 
-def _reading(read: Sequence[_Row], problems: dict[int, list[str]], stream: Stream, zone: ZoneInfo) -> Reading:
+def _reading(read: Sequence[_Row], problems: list[_Problem], stream: Stream, zone: ZoneInfo) -> Reading:
     """The rows under the minutes at which they start."""
     found: dict[Minute, dict[Label, float | None]] = {}
     unusable: list[tuple[_Row, Minute, Label, str]] = []
@@ -163,13 +179,16 @@ def _reading(read: Sequence[_Row], problems: dict[int, list[str]], stream: Strea
             if before != value:
                 known[label] = None
     grouped = stream.group is not Group.ALL
-    for row, minute, label, problem in unusable:
+    problems = problems + [
+        _Problem(row.place, problem, row.written)
+        for row, minute, label, problem in unusable
         # Where the parts are known, their sum does not matter.
-        if not grouped or label != TOTAL or len(found[minute]) == 1:
-            problems.setdefault(row.place, []).append(_line(row.place, problem, row.written))
-    lines = [line for place in sorted(problems) for line in problems[place]]
-    more = len(lines) - MOST_PROBLEMS
-    shown = (*lines[:MOST_PROBLEMS], f"and {more} more") if more > 0 else tuple(lines)
+        if not grouped or label != TOTAL or len(found[minute]) == 1
+    ]
+    problems.sort(key=lambda problem: problem.place)
+    lines = tuple(map(str, problems[:MOST_PROBLEMS]))
+    more = len(problems) - MOST_PROBLEMS
+    shown = (*lines, f"and {more} more") if more > 0 else lines
     return Reading({minute: _shown(values, grouped=grouped) for minute, values in found.items()}, shown)
 
 
@@ -236,6 +255,8 @@ def _read(place: int, row: object, stream: Stream, zone: ZoneInfo, *, hourly: bo
             value = _number(written)
         except _Unusable as error:
             problems[label] = str(error)
+        except Exception as error:  # noqa: BLE001 - a defect is this value's alone: it is not known, and never lost
+            problems[label] = f"unexpected {type(error).__name__}"
         if values.setdefault(label, value) != value:
             values[label] = None
             problems[label] = f"{excerpt(label)} is there twice"

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from exporter.errors import (
     SignInFailed,
     StateWriteFailed,
     Unauthorized,
+    Unhandled,
 )
 from exporter.faults import FaultEvent, Faults
 from exporter.history import History
@@ -38,6 +40,9 @@ log = structlog.get_logger("poll")
 
 # The bound on the staleness changes slowly, and takes a while to compute.
 BOUND_EVERY = 600.0
+
+# The key of what fails in a way that nobody foresaw, and that is no request.
+DEFECT = "defect"
 
 
 class MerchantPoller:
@@ -106,24 +111,36 @@ class MerchantPoller:
         """Ask for what is due, until nothing is, the budget is spent for this minute, or the API is down."""
         with self._running:
             going = self._turns.begin()
-            if self._poll.concurrency == 1:
-                self._work(going)
-            else:
-                with ThreadPoolExecutor(self._poll.concurrency) as pool:
-                    workers = [pool.submit(self._work, going) for _ in range(self._poll.concurrency)]
-                for worker in workers:
-                    worker.result()
-            if going.suspects and going.witness is not None and not going.down:
-                self._acquit(going)
-            elif going.suspects:
-                self._blame_api(going)
+            try:
+                self._ask_all(going)
+            except Exception:
+                # Not even a defect of the planning keeps what is known from being shown. The scheduler logs it.
+                self._sum_up(going)
+                raise
             self._sum_up(going)
+            self._link = replace(self._link, round_ended=self._clock.now())
+
+    def _ask_all(self, going: Round) -> None:
+        if self._poll.concurrency == 1:
+            self._work(going)
+        else:
+            with ThreadPoolExecutor(self._poll.concurrency) as pool:
+                workers = [pool.submit(self._work, going) for _ in range(self._poll.concurrency)]
+            for worker in workers:
+                worker.result()
+        if going.suspects and going.witness is not None and not going.down:
+            self._acquit(going)
+        elif going.suspects:
+            self._blame_api(going)
 
     def _work(self, going: Round) -> None:
         while (task := self._take(going)) is not None:
             sent = True
             try:
                 sent = self._attempt(task, going)
+            except Exception as error:  # noqa: BLE001 - what nobody foresaw is the incident of this task alone
+                with self._mutex:
+                    self._note_failure(going, task, Unhandled.by(error))
             finally:
                 with self._mutex:
                     self._turns.give_back(task, going, sent=sent)
@@ -193,6 +210,10 @@ class MerchantPoller:
             self._report(self._rests.limited(error))
             self._put_off(task)
             return
+        if isinstance(error, Unhandled):
+            # The API has nothing to do with it.
+            self._blame(going, task, error)
+            return
         strikes = self._rests.strikes(task, error, answered=going.witness is not None)
         if not strikes:
             going.failed_again += isinstance(task, Stream)
@@ -218,7 +239,7 @@ class MerchantPoller:
             self._watch.refused(task)
             return
         failure = self._rests.failed(task, error, self._clock.monotonic())
-        self._report(failure)
+        self._report(failure, error)
         if not isinstance(task, Stream):
             going.failed_asides += failure.strikes
             self._turns.rest_asides(retry_after(error) or 0.0)
@@ -256,13 +277,22 @@ class MerchantPoller:
 
     def _sum_up(self, going: Round) -> None:
         now = self._clock.now()
-        if not self._limiter.held:
-            # Until then nothing is asked for, so nothing shows that a failure has ended.
-            for event in self._faults.settle(now, self._rests.faults | self._asking.faults):
-                self._tell(event)
-        self._watch.judge(now)
-        if not going.unwritable:
-            self._save()
+        with self._contained("log"):
+            if not self._limiter.held:
+                # Until then nothing is asked for, so nothing shows that a failure has ended.
+                for event in self._faults.settle(now, self._rests.faults | self._asking.faults):
+                    self._tell(event)
+        with self._contained("drop detector"):
+            for media_id, error in self._watch.judge(now).items():
+                self._defect(f"drop detector, {f'media {media_id}' if media_id else 'whole merchant'}", error)
+        with self._contained("state file"):
+            if not going.unwritable:
+                self._save()
+        with self._contained("staleness"):
+            self._measure()
+
+    def _measure(self) -> None:
+        """Show how stale it all is."""
         moment = self._staleness.moment(self._clock.now(), self._clock.monotonic())
         weights = self._staleness.weights(moment)
         self._link = replace(self._link, staleness=self._staleness.mean(weights, moment))
@@ -275,8 +305,21 @@ class MerchantPoller:
             failing=self._rests.failing_streams,
             gone=self._rests.gone,
             failing_lookups=self._rests.failing_lookups,
-            round_ended=self._clock.now(),
         )
+
+    @contextlib.contextmanager
+    def _contained(self, part: str) -> Iterator[None]:
+        """Let what nobody foresaw be the end of this part of a round only."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - it is reported
+            self._defect(part, error)
+
+    def _defect(self, part: str, error: Exception) -> None:
+        """Report what nobody foresaw in a part of the exporter."""
+        found = Unhandled.by(error)
+        self._link = replace(self._link, last_error=f"{part}: {found}", last_error_at=self._clock.now())
+        self._report(Failure(DEFECT, part, str(found)), found)
 
     def _save(self) -> None:
         try:
@@ -284,9 +327,12 @@ class MerchantPoller:
         except StateWriteFailed as error:
             self._report(Failure("state file", "", str(error)))
 
-    def _report(self, failure: Failure) -> None:
+    def _report(self, failure: Failure, error: ApiError | None = None) -> None:
         event = self._faults.report(failure.key, failure.message, self._clock.now(), name=failure.name)
-        if event is not None:
+        if event is not None and isinstance(error, Unhandled):
+            # With the place where it was raised.
+            log.error(event.message, merchant=self.merchant_id, exc_info=error.__cause__)
+        elif event is not None:
             self._tell(event)
 
     def _tell(self, event: FaultEvent) -> None:

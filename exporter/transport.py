@@ -1,11 +1,15 @@
 """One HTTP exchange: a whole answer before a deadline, or `NoAnswer`. The only module that knows `requests`' errors.
 
-The timeouts of `requests` are for each read, so a peer that sends a byte now and then could hold a thread for ever.
-Here a watchdog hangs up at the deadline, whatever stage the exchange is in.
+The timeouts of `requests` are for each read and each address, so a peer that sends a byte now and then could hold a
+thread for ever. Here one deadline is for everything together: to find the addresses of the name, to connect to one of
+them, to get through a proxy, the TLS handshake, to send, and to read the whole answer. A watchdog hangs up then.
 """
 
 import contextlib
+import heapq
 import http.client
+import ipaddress
+import itertools
 import os
 import re
 import socket
@@ -13,7 +17,9 @@ import ssl
 import threading
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Self
@@ -24,19 +30,27 @@ import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util.connection import allowed_gai_family, create_connection
 
-from exporter.errors import MalformedAnswer, NoAnswer
+from exporter.bodies import Limit, excerpt
+from exporter.errors import MalformedAnswer, NoAnswer, TooLarge
 from exporter.route import Proxy, Route, find_route
-
-# Days of minutes with every label value fit in.
-LARGEST_BODY = 64 * 1024 * 1024
 
 # Of the body of an error no more is read.
 LARGEST_ERROR = 64 * 1024
 
+# Larger answers are unpacked and read one at a time: what Python makes of them takes many times their memory.
+LARGE = 256 * 1024
+
+# So the answer may be packed. What was not asked for is not unpacked.
+_ACCEPTED = "gzip, deflate"
+
 _CHUNK = 16 * 1024
 
-_watching = threading.local()
+# For `zlib`: gzip or zlib, whichever it is; and deflate without the header that it should have.
+_ANY_HEADER, _NO_HEADER = 32 + zlib.MAX_WBITS, -zlib.MAX_WBITS
+
+_one_large = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +60,17 @@ class Answer:
     Attributes:
         status: The HTTP status.
         headers: By name, in any case.
-        body: The body, decompressed.
+        packed: The body as it was sent; `unpacked` reads it.
     """
 
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    packed: bytes
+
+
+# ---- the deadline --------------------------------------------------------------------------------------------
+
+_watching = threading.local()
 
 
 class Watchdog:
@@ -59,39 +78,71 @@ class Watchdog:
 
     Attributes:
         bitten: Whether it has.
+        deadline: When it does (monotonic seconds), from the beginning of the block on.
     """
 
     def __init__(self, seconds: float) -> None:
         self.bitten = False
+        self.deadline = time.monotonic() + seconds
+        self._seconds = seconds
         self._lock = threading.Lock()
+        self._ended = False
         self._sock: Any = None
-        self._timer = threading.Timer(seconds, self._bite)
-        self._timer.daemon = True
+        # While a connection is made: TLS takes the socket over before its handshake.
+        self._handle: socket.socket | None = None
 
     def __enter__(self) -> Self:
+        self.deadline = time.monotonic() + self._seconds
+        _deadlines.add(self)
         _watching.watchdog = self
-        self._timer.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         _watching.watchdog = None
-        self._timer.cancel()
         with self._lock:
             # From here on the connection may be another exchange's.
+            self._ended = True
             self._sock = None
+            self._drop_handle()
+
+    @property
+    def left(self) -> float:
+        """The seconds that are left, more than 0. Raises TimeoutError where there are none."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def watch_new(self, sock: socket.socket) -> None:
+        """Say that this connection has just been made; from `watch` on it can be used."""
+        with self._lock:
+            self._sock = None
+            self._drop_handle()
+            if self.bitten:
+                raise TimeoutError
+            self._handle = sock.dup()
 
     def watch(self, sock: Any) -> None:
         """Say which connection to hang up on."""
         with self._lock:
             self._sock = sock
+            self._drop_handle()
             if self.bitten:
                 raise TimeoutError
 
-    def _bite(self) -> None:
+    def bite(self) -> None:
+        """Hang up, unless the exchange has ended."""
         with self._lock:
-            self.bitten = True
-            if self._sock is not None:
-                _hang_up(self._sock)
+            if not self._ended:
+                self.bitten = True
+                for sock in (self._sock, self._handle):
+                    if sock is not None:
+                        _hang_up(sock)
+
+    def _drop_handle(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
 
 
 def _hang_up(sock: Any) -> None:
@@ -101,13 +152,147 @@ def _hang_up(sock: Any) -> None:
         socket.socket.shutdown(getattr(sock, "socket", sock), socket.SHUT_RDWR)
 
 
-class _Connection(HTTPConnection):
+class _Deadlines:
+    """One thread that lets each watchdog bite when its time is over."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._numbers = itertools.count()
+        self._waiting: list[tuple[float, int, Watchdog]] = []
+        self._running = False
+
+    def add(self, watchdog: Watchdog) -> None:
+        """Let it bite at its deadline."""
+        with self._changed:
+            if not self._running:
+                threading.Thread(target=self._run, name="deadlines", daemon=True).start()
+                self._running = True
+            heapq.heappush(self._waiting, (watchdog.deadline, next(self._numbers), watchdog))
+            if self._waiting[0][2] is watchdog:
+                self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting or self._waiting[0][0] > time.monotonic():
+                    self._changed.wait(self._waiting[0][0] - time.monotonic() if self._waiting else None)
+                watchdog = heapq.heappop(self._waiting)[2]
+            watchdog.bite()
+            # Not kept until the next one is due.
+            del watchdog
+
+
+_deadlines = _Deadlines()
+
+
+# ---- connections ---------------------------------------------------------------------------------------------
+
+
+class _Names:
+    """The addresses of names. Nothing interrupts the system that looks them up, so a thread waits for it.
+
+    All that want the same name wait for the same thread: where the system hangs for hours, there is one for each name.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._asked: dict[tuple[str, int], Future[list[str]]] = {}
+
+    def addresses(self, host: str, port: int, seconds: float) -> list[str]:
+        """The addresses of a host.
+
+        Args:
+            host: Its name.
+            port: The port that is wanted there.
+            seconds: How long to wait for them.
+
+        Raises:
+            OSError: There are none; as a `gaierror`, too, where the system does not answer in time.
+        """
+        if _is_address(host):
+            return [host]
+        with self._mutex:
+            found = self._asked.get((host, port))
+            if found is None:
+                found = Future()
+                threading.Thread(
+                    target=self._look_up, args=(host, port, found), name=f"resolve {host}", daemon=True
+                ).start()
+                self._asked[host, port] = found
+        try:
+            return found.result(seconds)
+        except TimeoutError:
+            raise socket.gaierror(socket.EAI_AGAIN, f"no answer within {seconds:.1f} s") from None
+
+    def _look_up(self, host: str, port: int, found: Future[list[str]]) -> None:
+        try:
+            infos = socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM)
+            addresses, problem = list(dict.fromkeys(str(info[4][0]) for info in infos)), None
+        except Exception as error:  # noqa: BLE001 - it is raised where the addresses are waited for
+            addresses, problem = [], error
+        with self._mutex:
+            # Not before this thread has put itself there.
+            self._asked.pop((host, port), None)
+        if problem is not None:
+            found.set_exception(problem)
+        else:
+            found.set_result(addresses)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+_names = _Names()
+
+
+class _Watched(HTTPConnection):
+    """A connection that the thread's watchdog hangs up on."""
+
+    def _new_conn(self) -> socket.socket:
+        watchdog = _watchdog()
+        if watchdog is None:
+            return super()._new_conn()
+        host = self._dns_host.strip("[]")
+        addresses = _names.addresses(host, self.port, watchdog.left)
+        failure: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
+        for place, address in enumerate(addresses):
+            # Those that follow have their share of the time, too.
+            seconds = watchdog.left / (len(addresses) - place)
+            try:
+                sock = create_connection((address, self.port), seconds, socket_options=self.socket_options)
+            except OSError as error:
+                failure = error
+            else:
+                return self._begin_watch(sock, watchdog)
+        raise failure
+
+    def _begin_watch(self, sock: socket.socket, watchdog: Watchdog) -> socket.socket:
+        try:
+            sock.settimeout(watchdog.left)
+            watchdog.watch_new(sock)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:
+            _watch(self.sock)
+        super().request(*args, **kwargs)
+
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 itself
         _watch(self.sock)
         return super().getresponse()
 
 
-class _TlsConnection(HTTPSConnection):
+class _WatchedTls(_Watched, HTTPSConnection):
+    """The same with TLS."""
+
     def _tunnel(self) -> None:
         try:
             super()._tunnel()
@@ -115,23 +300,23 @@ class _TlsConnection(HTTPSConnection):
             # Until the tunnel is open, only the proxy has answered.
             raise urllib3.exceptions.ProxyError("no tunnel", error) from error
 
-    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 itself
-        _watch(self.sock)
-        return super().getresponse()
+
+def _watchdog() -> Watchdog | None:
+    return getattr(_watching, "watchdog", None)
 
 
 def _watch(sock: Any) -> None:
-    watchdog: Watchdog | None = getattr(_watching, "watchdog", None)
+    watchdog = _watchdog()
     if watchdog is not None:
         watchdog.watch(sock)
 
 
 class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
+    ConnectionCls = _Watched
 
 
 class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
+    ConnectionCls = _WatchedTls
 
 
 class WatchedAdapter(HTTPAdapter):
@@ -187,10 +372,14 @@ def open_session(url: str, adapter: BaseAdapter | None = None) -> Session:
         ConfigError: The environment names a proxy or certificates that can never work.
     """
     session = Session(find_route(url, os.environ))
+    session.headers["Accept-Encoding"] = _ACCEPTED
     adapter = adapter or WatchedAdapter()
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
+
+
+# ---- one exchange --------------------------------------------------------------------------------------------
 
 
 def exchange(
@@ -199,6 +388,7 @@ def exchange(
     url: str,
     *,
     timeout: float,
+    limit: Limit,
     hide: Callable[[str], str],
     **options: Any,
 ) -> Answer:
@@ -209,14 +399,14 @@ def exchange(
         method: The HTTP method.
         url: The address.
         timeout: Seconds until the answer must be whole.
+        limit: How large it may be.
         hide: Makes secrets in a text unreadable.
         options: What else `requests` takes.
 
     Raises:
         NoAnswer: No whole answer came in time.
-        MalformedAnswer: A good answer is larger than an answer can be.
+        TooLarge: A good answer is larger than an answer to this can be.
     """
-    deadline = time.monotonic() + timeout
     watchdog = Watchdog(timeout)
     failure: Exception
     try:
@@ -224,34 +414,101 @@ def exchange(
             watchdog,
             session.request(method, url, timeout=timeout, allow_redirects=False, stream=True, **options) as response,
         ):
-            body = _read(response, deadline)
+            packed = _read(response, watchdog, limit)
             if response.status_code == _PROXY_WANTS_ACCOUNT and session.route.proxy:
                 raise NoAnswer(_refused_by(session.route.proxy, response.status_code, url))
             if not watchdog.bitten:
-                return Answer(response.status_code, response.headers, body)
+                return Answer(response.status_code, response.headers, packed)
         failure = TimeoutError()
     except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
         failure = error
     except (OSError, ValueError) as error:
         failure = error
     told = "".join(traceback.format_exception(failure))
-    reason = _reason(TimeoutError() if watchdog.bitten else failure, url, timeout, session.route)
+    # That no address was found in time says more than that the time is over.
+    late = watchdog.bitten and not any(isinstance(cause, socket.gaierror) for cause in _causes(failure))
+    reason = _reason(TimeoutError() if late else failure, url, timeout, session.route)
     # Outside of the `except`, so that a library's error that quotes a secret is not in any traceback.
     raise NoAnswer(reason) from (failure if hide(told) == told else None)
 
 
-def _read(response: requests.Response, deadline: float) -> bytes:
+def _read(response: requests.Response, watchdog: Watchdog, limit: Limit) -> bytes:
+    """The body as it comes. It is unpacked later: what is packed can neither grow, nor take much time."""
     good = 200 <= response.status_code < 300
-    body = bytearray()
-    for chunk in response.iter_content(_CHUNK):
-        body += chunk
-        if time.monotonic() > deadline:
+    most = limit.size if good else LARGEST_ERROR
+    parts, size = list[bytes](), 0
+    for chunk in response.raw.stream(_CHUNK, decode_content=False):
+        parts.append(chunk)
+        size += len(chunk)
+        if time.monotonic() > watchdog.deadline:
             raise TimeoutError
-        if good and len(body) > LARGEST_BODY:
-            raise MalformedAnswer(f"the answer is larger than {LARGEST_BODY // 1024 // 1024} MiB")
-        if not good and len(body) > LARGEST_ERROR:
+        if size > most:
+            if good:
+                raise TooLarge(limit.exceeded(f"more than {limit.size} bytes"))
             break
-    return bytes(body)
+    return b"".join(parts)
+
+
+@contextlib.contextmanager
+def unpacked(answer: Answer, limit: Limit) -> Iterator[bytes]:
+    """The body of a good answer. Of all large ones in this process one at a time is used, in the block.
+
+    Raises:
+        NoAnswer: It cannot be unpacked, or was cut.
+        TooLarge: It is larger than an answer can be.
+        MalformedAnswer: It is packed in a way that was not asked for.
+    """
+    with contextlib.ExitStack() as stack:
+        parts, size, alone = list[bytes](), 0, False
+        for chunk in _unpack(answer):
+            size += len(chunk)
+            if size > limit.size:
+                raise TooLarge(limit.exceeded(f"more than {limit.size} bytes"))
+            if size > LARGE and not alone:
+                stack.enter_context(_one_large)
+                alone = True
+            parts.append(chunk)
+        body = b"".join(parts)
+        parts.clear()
+        yield body
+
+
+def unpacked_error(answer: Answer) -> bytes:
+    """The beginning of the body of an answer that is not good; nothing where it cannot be unpacked."""
+    body = b""
+    with contextlib.suppress(NoAnswer, MalformedAnswer):
+        for chunk in _unpack(answer):
+            body += chunk
+            if len(body) >= LARGEST_ERROR:
+                break
+    return body[:LARGEST_ERROR]
+
+
+def _unpack(answer: Answer) -> Iterator[bytes]:
+    """A body, of which at most a little is unpacked at a time."""
+    packing, packed = answer.headers.get("Content-Encoding", "").strip().lower(), answer.packed
+    if packing in ("", "identity") or not packed:
+        yield packed
+        return
+    if packing not in ("gzip", "x-gzip", "deflate"):
+        raise MalformedAnswer(f"the answer is packed as {excerpt(packing)}, which was not asked for")
+    # Some send deflate without its header, which begins with an 8, and as a number can be divided by 31.
+    bare = packing == "deflate" and (packed[0] & 15 != 8 or int.from_bytes(packed[:2], "big") % 31 != 0)
+    unpacker = zlib.decompressobj(_NO_HEADER if bare else _ANY_HEADER)
+    try:
+        # In pieces, for what is left of one is copied each time.
+        for start in range(0, len(packed), _CHUNK):
+            piece, more = packed[start : start + _CHUNK], True
+            while more:
+                chunk = unpacker.decompress(piece, _CHUNK)
+                yield chunk
+                if unpacker.eof:
+                    return
+                piece = unpacker.unconsumed_tail
+                more = bool(piece) or len(chunk) == _CHUNK
+    except zlib.error:
+        raise NoAnswer("the answer cannot be unpacked") from None
+    raise NoAnswer("the answer was cut")
 
 
 # ---- what is told of a library's error -----------------------------------------------------------------------

@@ -125,19 +125,38 @@ class Watch:
             looks = track.take(asked.first, plays)
             self._note(stream.media_id, looks, now)
 
-    def judge(self, now: float) -> None:
-        """Say anew of all media what their newest minutes show, after more of them have come."""
+    def judge(self, now: float) -> Mapping[str, Exception]:
+        """Say anew of all media what their newest minutes show, after more of them have come.
+
+        Args:
+            now: Unix seconds.
+
+        Returns:
+            The media of which nothing can be said because of a defect, and what happened.
+        """
         standing: dict[str, _Standing] = {}
+        failed: dict[str, Exception] = {}
         with self._mutex:
-            for media_id, looks in self._looks.items():
-                verdicts = [self._verdict(media_id, look, now) for look in looks]
-                newest = verdicts[-1] if verdicts else None
-                if newest is None:
-                    continue
-                ratios = [verdict.ratio for verdict in verdicts if verdict is not None]
-                lasting = min(ratios) if len(ratios) == LASTING else 0.0
-                standing[media_id] = _Standing(newest, lasting, self._came[media_id])
+            for media_id in self._looks:
+                try:
+                    found = self._judge(media_id, now)
+                except Exception as error:  # noqa: BLE001 - one media's defect leaves the others their verdicts
+                    failed[media_id] = error
+                else:
+                    if found is not None:
+                        standing[media_id] = found
             self._standing = standing
+        return failed
+
+    def _judge(self, media_id: str, now: float) -> _Standing | None:
+        """What is to be said of a media; None where nothing can."""
+        verdicts = [self._verdict(media_id, look, now) for look in self._looks[media_id]]
+        newest = verdicts[-1] if verdicts else None
+        if newest is None:
+            return None
+        ratios = [verdict.ratio for verdict in verdicts if verdict is not None]
+        lasting = min(ratios) if len(ratios) == LASTING else 0.0
+        return _Standing(newest, lasting, self._came[media_id])
 
     def drops(self, now: float) -> Mapping[str, DropView]:
         """What is to be shown at a moment (Unix seconds), by media id, "" for the whole merchant."""

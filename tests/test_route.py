@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
+from exporter.bodies import Limit
 from exporter.errors import ConfigError, NoAnswer
 from exporter.route import Route, find_route
 from exporter.transport import Answer, exchange, open_session
@@ -314,7 +315,7 @@ def test_a_timeout_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     with Peer(lambda _: drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n")) as peer:
         monkeypatch.setenv("HTTP_PROXY", peer.url)
         with open_session(PLAIN) as session, pytest.raises(NoAnswer) as caught:
-            exchange(session, "GET", PLAIN, timeout=0.2, hide=lambda text: text)
+            exchange(session, "GET", PLAIN, timeout=0.2, limit=Limit(100, 10, "nothing"), hide=lambda text: text)
     assert str(caught.value) == f"timed out after 0.2 s, through the proxy {peer.url} of HTTP_PROXY"
 
 
