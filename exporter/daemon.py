@@ -9,18 +9,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import metadata
 from types import MappingProxyType
-from wsgiref.types import WSGIApplication
 
 import requests
 import structlog
 
 from exporter import __version__, page, status
+from exporter.address import Address
 from exporter.catalog import Catalog
 from exporter.client import Client
 from exporter.clock import ApiClock, Clock, SystemClock
 from exporter.config import Settings, dump
+from exporter.descriptors import needed, peers_for, raise_limit
 from exporter.errors import StateWriteFailed
 from exporter.faults import Faults
+from exporter.httpserver import Handler
 from exporter.ledger import Ledger
 from exporter.limiter import Limiter
 from exporter.metrics import SnapshotCollector, build_registry
@@ -29,7 +31,7 @@ from exporter.plan import can_hold
 from exporter.poll import MerchantPoller
 from exporter.requestlog import Exchange, RequestLog
 from exporter.schedule import LONGEST_PAUSE, Schedule
-from exporter.server import Address, Server, create_app
+from exporter.server import create_app, make_server
 from exporter.snapshot import HourView, LinkView, MerchantView, Snapshot
 from exporter.state import State, open_state
 from exporter.telemetry import Telemetry
@@ -170,6 +172,7 @@ def run(settings: Settings, listen: Address) -> int:
         InputError: The address cannot be listened on.
     """
     block_stop_signals()
+    open_files = raise_limit()
     clock = SystemClock()
     state = open_state(settings.storage.path, clock.now)
     try:
@@ -177,7 +180,8 @@ def run(settings: Settings, listen: Address) -> int:
         polling = build_polling(settings, state, telemetry, clock)
         rounds = {merchant_id: poller.round for merchant_id, poller in polling.pollers.items()}
         schedule = Schedule(clock, _beat(polling), rounds)
-        server = Server(_app(settings, polling, schedule, telemetry), listen)
+        app = _app(settings, polling, schedule, telemetry)
+        server = make_server(app, listen, peers_for(open_files, len(settings.merchants), settings.poll.concurrency))
     except BaseException:
         state.close()
         raise
@@ -193,6 +197,7 @@ def run(settings: Settings, listen: Address) -> int:
         state=str(settings.storage.path),
     )
     _warn_of_waits(settings)
+    _warn_of_open_files(settings, open_files)
     received = None
     while received is None:
         received = signal.sigtimedwait(STOP_SIGNALS, 1.0)
@@ -233,7 +238,7 @@ def _beat(polling: Polling) -> Callable[[], None]:
     return beat
 
 
-def _app(settings: Settings, polling: Polling, schedule: Schedule, telemetry: Telemetry) -> WSGIApplication:
+def _app(settings: Settings, polling: Polling, schedule: Schedule, telemetry: Telemetry) -> Handler:
     collector = SnapshotCollector(polling.snapshot, polling.links, settings.poll, polling.clock.now)
 
     def healthy() -> str | None:
@@ -283,6 +288,19 @@ def _warn_of_waits(settings: Settings) -> None:
                 streams=streams,
                 requests_per_minute=merchant.requests_per_minute,
             )
+
+
+def _warn_of_open_files(settings: Settings, limit: int) -> None:
+    wanted = needed(len(settings.merchants), settings.poll.concurrency)
+    if limit < wanted:
+        log.warning(
+            "the limit of open files is too low: requests will fail; "
+            "raise it (ulimit -n, LimitNOFILE), lower poll.concurrency, or spread the merchants with --shard.count",
+            limit=limit,
+            needed=wanted,
+            merchants=len(settings.merchants),
+            concurrency=settings.poll.concurrency,
+        )
 
 
 def block_stop_signals() -> None:

@@ -183,7 +183,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
         with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1"), listen=address) as daemon:
             assert daemon.ended() == 1
             assert only_line(daemon).startswith(
-                f"smartstream-exporter: {address}: cannot listen there: Address already in use"
+                f"smartstream-exporter: --web.listen-address: cannot listen on {address}: Address already in use; "
             )
 
 
