@@ -59,10 +59,13 @@ def listen(address: Address, flag: str) -> socket.socket:
         InputError: Nothing can listen there.
     """
     try:
-        return _listen(address)
+        listener = _listen(address)
     except (OSError, UnicodeError) as error:
         fix = _FIXES.get(getattr(error, "errno", None) or 0, _OTHER_FIX)
         raise InputError(f"{flag}: cannot listen on {address}: {_reason(error)}; {fix}") from error
+    # The connections inherit it. Else the second part of an answer waits for the peer to confirm the first.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _listen(address: Address) -> socket.socket:

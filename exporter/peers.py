@@ -44,7 +44,7 @@ class Limits:
 
     peers: int = MOST_PEERS
     request_bytes: int = 16 * 1024
-    unread_bytes: int = 128 * 1024 * 1024
+    unread_bytes: int = 64 * 1024 * 1024
     idle: float = 120.0
     asking: float = 10.0
     taking: float = 60.0
