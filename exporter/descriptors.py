@@ -11,7 +11,7 @@ _CAP_OF_MACOS = 10240
 
 # Standard streams, state file and its companions, log, event loop, listening sockets, configuration files, and what
 # the libraries open now and then.
-RESERVED = 48
+RESERVED = 24
 
 # Peers of the HTTP server: more than any number of Prometheus servers and browsers needs.
 MOST_PEERS = 512

@@ -36,7 +36,7 @@ _DISCARDED = 1024 * 1024
 _LOOK = 1.0
 
 # Seconds without accepting after that failed.
-_REST = 0.5
+_REST = 0.2
 
 # Accepting has to work for so many seconds before a problem with it counts as resolved.
 _RESOLVED_AFTER = 60.0
@@ -230,7 +230,9 @@ class _Acceptor:
             except OSError as error:
                 if error.errno != errno.ECONNABORTED:
                     self._failed(error)
+                    # Those that were just accepted ask meanwhile; the others' descriptors are for the next ones.
                     await asyncio.sleep(_REST)
+                    self._peers.end_idle()
                 continue
             try:
                 await self._loop.connect_accepted_socket(self._connect, connection)
@@ -246,8 +248,6 @@ class _Acceptor:
                 peers=len(self._peers),
             )
         self._failed_at = self._loop.time()
-        # Connections of peers are what can be given up for the next one.
-        self._peers.end_idlest(len(self._peers) // 2 + 1, below=Phase.WAITING)
 
     async def look_after(self) -> None:
         """End what is overdue, until cancelled."""

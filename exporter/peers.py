@@ -134,9 +134,12 @@ class Peer(asyncio.BufferedProtocol):
         self._inner.data_received(bytes(self._peers.buffer[:nbytes]))
 
     def eof_received(self) -> bool:
-        """Whether the connection stays: a peer may end its side, and still read the answer."""
+        """Whether the connection stays: an answer on its way is sent to its end.
+
+        A peer that waits for its answer has most likely given up. Rendering for it would make the next ones late, too.
+        """
         self._half_closed = True
-        return self.phase in (Phase.WAITING, Phase.TAKING)
+        return self.phase is Phase.TAKING
 
     def pause_writing(self) -> None:
         """Something written has not left yet."""
@@ -190,11 +193,15 @@ class Peers:
         """Count a peer no more."""
         self._all.pop(peer, None)
 
-    def end_idlest(self, count: int = 1, *, below: int = len(Phase)) -> None:
-        """End those whose loss matters least, the longest idle first; none whose phase is `below` or above."""
-        found = [each for each in self._all if each.phase < below]
-        for peer in sorted(found, key=lambda each: (each.phase, each.since))[:count]:
-            peer.abort()
+    def end_idlest(self) -> None:
+        """End the one whose loss matters least, and of those the one that has been so for longest."""
+        min(self._all, key=lambda each: (each.phase, each.since)).abort()
+
+    def end_idle(self) -> None:
+        """End all that wait for nothing, to have their descriptors."""
+        for peer in self:
+            if peer.phase in (Phase.IDLE, Phase.ASKING):
+                peer.abort()
 
     def end_overdue(self) -> None:
         """End those that have been in their phase for too long."""

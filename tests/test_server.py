@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 import structlog
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -182,25 +182,75 @@ def test_a_page_without_utf8_is_sent_all_the_same() -> None:
     assert ask(Parts(page=lambda _: "a\ud83db").app(), "/").body == b"a?b"
 
 
+TEXT_0 = "text/plain; version=0.0.4; charset=utf-8"
+TEXT_1 = "text/plain; version=1.0.0; charset=utf-8; escaping="
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping="
+
+AS_TEXT = b"# HELP plays_total Plays.\n# TYPE plays_total counter\nplays_total 4.0\n"
+AS_OPENMETRICS = b"# HELP plays Plays.\n# TYPE plays counter\nplays_total 4.0\n# EOF\n"
+
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PROMETHEUS_3_TEXT = (
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.5,"
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.4,*/*;q=0.2"
+)
+
+
 @pytest.mark.parametrize(
     ("accept", "content_type"),
     [
-        ("", "text/plain; version=0.0.4; charset=utf-8"),
-        ("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5", "application/openmetrics-text"),
-        ("application/openmetrics-text;version=x.y", "text/plain; version=0.0.4; charset=utf-8"),
-        ("text/plain;version=1.x;", "text/plain; version=0.0.4; charset=utf-8"),
+        ("", TEXT_0),
+        ("*/*", TEXT_0),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", TEXT_0),
+        ("text/plain", TEXT_0),
+        ("text/plain;version=0.0.4", TEXT_0),
+        ("text/plain;version=1.0.0", TEXT_1 + "underscores"),
+        ("text/plain;version=1.0.0;escaping=allow-utf-8", TEXT_1 + "allow-utf-8"),
+        ("text/plain;version=1.0.0;escaping=dots", TEXT_1 + "underscores"),
+        ("application/openmetrics-text", OPENMETRICS + "underscores"),
+        ("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5", OPENMETRICS + "underscores"),
+        ("application/openmetrics-text; version=2.0.0", OPENMETRICS + "underscores"),
+        (
+            "application/openmetrics-text;version=2.0.0;escaping=allow-utf-8;q=0.7," + PROMETHEUS_3,
+            OPENMETRICS + "allow-utf-8",
+        ),
+        ("application/openmetrics-text;version=7.9", OPENMETRICS + "underscores"),
+        ('application/openmetrics-text;version="1.0.0"', OPENMETRICS + "underscores"),
+        ("Application/OpenMetrics-Text;Version=1.0.0", OPENMETRICS + "underscores"),
+        (PROMETHEUS_2, OPENMETRICS + "underscores"),
+        (PROMETHEUS_3, OPENMETRICS + "allow-utf-8"),
+        (PROMETHEUS_3_TEXT, TEXT_1 + "allow-utf-8"),
+        (
+            "text/plain;version=0.0.4;q=0.3,application/openmetrics-text;version=1.0.0;q=0.5",
+            OPENMETRICS + "underscores",
+        ),
+        ("application/openmetrics-text;version=1.0.0;q=0,text/plain", TEXT_0),
+        ("application/openmetrics-text;version=0.0.1", TEXT_0),
+        ("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited", TEXT_0),
+        ("application/openmetrics-text;version=x.y", TEXT_0),
+        ("application/openmetrics-text;version=1.0.0;q=much", TEXT_0),
+        ("text/plain;version=1.x;", TEXT_0),
+        (",;=,;q,", TEXT_0),
     ],
 )
 def test_metrics_come_in_the_format_that_is_asked_for(accept: str, content_type: str) -> None:
-    """OpenMetrics where it is accepted, else the text format, also for an Accept header that makes no sense."""
+    """The best that is accepted, and its name is that of what is sent, also for a header that makes no sense."""
     parts = Parts()
-    Gauge("some", "Some.", registry=parts.registry).set(4)
+    Counter("plays", "Plays.", registry=parts.registry).inc(4)
     reply = ask(parts.app(), "/metrics", accept=accept)
-    assert reply.status == 200
-    assert reply.headers["Content-Type"].startswith(content_type)
-    text = reply.body.decode()
-    parse: Any = parse_openmetrics if "openmetrics" in content_type else parse_text
-    assert [sample.value for family in parse(text) for sample in family.samples] == [4]
+    assert (reply.status, reply.headers["Content-Type"]) == (200, content_type)
+    shown = b"".join(line for line in reply.body.splitlines(keepends=True) if b"_created" not in line)
+    assert shown == (AS_OPENMETRICS if content_type.startswith(OPENMETRICS) else AS_TEXT)
+    parse: Any = parse_openmetrics if content_type.startswith(OPENMETRICS) else parse_text
+    assert next(sample.value for family in parse(reply.body.decode()) for sample in family.samples) == 4
 
 
 def test_metrics_can_be_restricted_by_name() -> None:
