@@ -4,8 +4,6 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from wsgiref.types import WSGIApplication
-from wsgiref.util import setup_testing_defaults
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -15,6 +13,7 @@ from benchmarks.prepared import Prepared, prepare
 from benchmarks.report import Cell, Figures, Table, figures
 from exporter.clock import SystemClock
 from exporter.daemon import build_polling
+from exporter.httpserver import Handler, Request
 from exporter.metrics import SnapshotCollector, build_registry
 from exporter.server import create_app
 from exporter.state import open_state
@@ -97,7 +96,5 @@ def _measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
     return {what: figures(values) for what, values in seconds.items()}
 
 
-def _get(app: WSGIApplication, accept: str, encoding: str = "identity") -> bytes:
-    environ = {"PATH_INFO": "/metrics", "HTTP_ACCEPT": accept, "HTTP_ACCEPT_ENCODING": encoding}
-    setup_testing_defaults(environ)
-    return b"".join(app(environ, lambda *_: lambda _: None))
+def _get(app: Handler, accept: str, encoding: str = "identity") -> bytes:
+    return app(Request("GET", "/metrics", headers={"accept": accept, "accept-encoding": encoding})).body

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from exporter import __version__, backfill, config, daemon, demo, logs, replay
+from exporter.address import Address, parse_address
 from exporter.books import read_rates
 from exporter.clock import SystemClock
 from exporter.errors import ConfigError, ExporterError, InputError
 from exporter.instants import parse_instant
 from exporter.outlook import describe, look_ahead
-from exporter.server import Address, parse_address
 from exporter.simulator import command as simulator
 
 LISTEN = ":10077"

@@ -9,18 +9,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import metadata
 from types import MappingProxyType
-from wsgiref.types import WSGIApplication
 
 import requests
 import structlog
 
 from exporter import __version__, logs, page, status
+from exporter.address import Address
 from exporter.catalog import Catalog
 from exporter.client import Client
 from exporter.clock import ApiClock, Clock, SystemClock
 from exporter.config import Settings, dump
+from exporter.descriptors import needed, peers_for, raise_limit
 from exporter.errors import StateWriteFailed
 from exporter.faults import Faults
+from exporter.httpserver import Handler
 from exporter.ledger import Ledger
 from exporter.limiter import Limiter
 from exporter.metrics import SnapshotCollector, build_registry
@@ -29,7 +31,7 @@ from exporter.plan import can_hold
 from exporter.poll import MerchantPoller
 from exporter.requestlog import Exchange, RequestLog
 from exporter.schedule import Schedule
-from exporter.server import Address, Server, create_app
+from exporter.server import create_app, make_server
 from exporter.snapshot import HourView, LinkView, MerchantView, ProblemView, Snapshot, Subject
 from exporter.state import State, open_state
 from exporter.telemetry import Telemetry
@@ -177,6 +179,7 @@ def run(settings: Settings, listen: Address) -> int:
         InputError: The address cannot be listened on.
     """
     block_stop_signals()
+    open_files = raise_limit()
     clock = SystemClock()
     state = open_state(settings.storage.path, clock.now)
     try:
@@ -186,7 +189,8 @@ def run(settings: Settings, listen: Address) -> int:
         schedule = Schedule(clock, rounds)
         health = ProcessHealth(polling, state, schedule)
         telemetry.watch_process(state_writable=lambda: state.problem is None, dropped_log_lines=logs.dropped)
-        server = Server(_app(settings, polling, health, schedule, telemetry), listen)
+        app = _app(settings, polling, health, schedule, telemetry)
+        server = make_server(app, listen, peers_for(open_files, len(settings.merchants), settings.poll.concurrency))
     except BaseException:
         state.close()
         raise
@@ -202,6 +206,7 @@ def run(settings: Settings, listen: Address) -> int:
         state=str(settings.storage.path),
     )
     _warn_of_waits(settings)
+    _warn_of_open_files(settings, open_files)
     received = None
     while received is None:
         received = signal.sigtimedwait(STOP_SIGNALS, 1.0)
@@ -276,7 +281,7 @@ class ProcessHealth:
 
 def _app(
     settings: Settings, polling: Polling, health: ProcessHealth, schedule: Schedule, telemetry: Telemetry
-) -> WSGIApplication:
+) -> Handler:
     collector = SnapshotCollector(health.snapshot, polling.links, settings.poll, polling.clock.now)
 
     def shown(render: Callable[[status.Status], str]) -> Callable[[str], str | None]:
@@ -322,6 +327,19 @@ def _warn_of_waits(settings: Settings) -> None:
                 streams=streams,
                 requests_per_minute=merchant.requests_per_minute,
             )
+
+
+def _warn_of_open_files(settings: Settings, limit: int) -> None:
+    wanted = needed(len(settings.merchants), settings.poll.concurrency)
+    if limit < wanted:
+        log.warning(
+            "the limit of open files is too low: requests will fail; "
+            "raise it (ulimit -n, LimitNOFILE), lower poll.concurrency, or spread the merchants with --shard.count",
+            limit=limit,
+            needed=wanted,
+            merchants=len(settings.merchants),
+            concurrency=settings.poll.concurrency,
+        )
 
 
 def block_stop_signals() -> None:

@@ -24,11 +24,13 @@ LEVELS = {
 # What these say below the level nobody needs: a line for each run, each connection, each scrape that waits.
 _QUIET = {
     "apscheduler": logging.WARNING,
+    "asyncio": logging.ERROR,
     # A job that fails is logged by its listener.
     "apscheduler.executors": logging.CRITICAL,
     "charset_normalizer": logging.WARNING,
     "urllib3": logging.WARNING,
-    "waitress.queue": logging.ERROR,
+    # What a peer sends is no news, and a request that fails is logged by the server itself.
+    "uvicorn": logging.CRITICAL,
 }
 
 _Event = MutableMapping[str, Any]

@@ -1,31 +1,27 @@
-"""The HTTP side: what is served where, and the server that serves it.
-
-`create_app` is plain WSGI; `Server` alone knows the library behind it.
-"""
+"""The HTTP side: what is served where. Pure: a function from a request to a response."""
 
 import gzip
-import os
 import re
-import socket
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from ipaddress import ip_address
-from typing import Any
 from urllib.parse import parse_qs
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import structlog
-from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.exposition import choose_encoder
-from waitress import wasyncore
-from waitress.server import create_server
+from prometheus_client import CollectorRegistry
+from prometheus_client import exposition as text_format
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
 
-from exporter.errors import InputError
+from exporter.address import Address, listen
+from exporter.descriptors import MOST_PEERS
+from exporter.httpserver import Handler, Request, Response, Server
 from exporter.page import POLICY
+from exporter.peers import Limits
 
 log = structlog.get_logger("server")
+
+LISTEN_FLAG = "--web.listen-address"
 
 _HTML = "text/html; charset=utf-8"
 _TEXT = "text/plain; charset=utf-8"
@@ -45,24 +41,8 @@ _HEADERS = (
 _GZIP_LEVEL = 1
 _GZIP_FROM = 1024
 
-_LIMITS: Mapping[str, Any] = {
-    "threads": 4,
-    # Under 1024, the usual limit of open files, so that the state file can still be opened.
-    "connection_limit": 800,
-    "channel_timeout": 60,
-    "cleanup_interval": 10,
-    "asyncore_use_poll": True,
-    "backlog": 256,
-    "max_request_header_size": 16 * 1024,
-    "max_request_body_size": 16 * 1024,
-    # Answers wait in memory, never in a temporary file: the file system can be read-only.
-    "outbuf_overflow": 1 << 30,
-    "ident": None,
-    "expose_tracebacks": False,
-}
-
-# The server's thread looks after idle connections at least this often (seconds).
-_LOOP_TIMEOUT = 5.0
+# A probe does not wait for metrics, and metrics do not wait for pages.
+_LANES = {"/-/healthy": "probes", "/-/ready": "probes", "/metrics": "metrics"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +54,7 @@ class _Reply:
     policy: str = _POLICY
 
 
-_Route = Callable[[WSGIEnvironment], _Reply]
+_Route = Callable[[Request], _Reply]
 
 
 def create_app(
@@ -86,7 +66,7 @@ def create_app(
     status_json: Callable[[str], str | None],
     config_text: Callable[[], str],
     docs: Callable[[], str],
-) -> WSGIApplication:
+) -> Handler:
     """The whole HTTP interface.
 
     Args:
@@ -109,39 +89,52 @@ def create_app(
         "/-/ready": lambda _: _probe(ready(), "ready"),
     }
 
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        reply = _answer(routes, environ)
-        body, encoding = _compressed(reply.body, environ.get("HTTP_ACCEPT_ENCODING", ""))
-        headers = [
+    def app(request: Request) -> Response:
+        reply = _answer(routes, request)
+        body, encoding = _compressed(reply.body, request.headers.get("accept-encoding", ""))
+        headers = (
             ("Content-Type", reply.content_type),
             ("Content-Length", str(len(body))),
             *encoding,
             *reply.headers,
             ("Content-Security-Policy", reply.policy),
             *_HEADERS,
-        ]
-        start_response(f"{reply.status.value} {reply.status.phrase}", headers)
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+        )
+        return Response(reply.status, headers, body)
 
     return app
 
 
-def _answer(routes: Mapping[str, _Route], environ: WSGIEnvironment) -> _Reply:
-    route = routes.get(environ["PATH_INFO"])
+def make_server(app: Handler, address: Address, peers: int = MOST_PEERS) -> Server:
+    """A server for the app. It listens, and serves once it is started.
+
+    Args:
+        app: From `create_app`.
+        address: Where to listen.
+        peers: Connections at once; at the limit a new one ends the idlest.
+
+    Raises:
+        InputError: The address cannot be listened on.
+    """
+    return Server(app, [listen(address, LISTEN_FLAG)], limits=Limits(peers=peers), lanes=_LANES)
+
+
+def _answer(routes: Mapping[str, _Route], request: Request) -> _Reply:
+    route = routes.get(request.path)
     if route is None:
         return _Reply(HTTPStatus.NOT_FOUND, b"not found\n")
-    if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+    if request.method not in ("GET", "HEAD"):
         return _Reply(HTTPStatus.METHOD_NOT_ALLOWED, b"use GET or HEAD\n", headers=(("Allow", "GET, HEAD"),))
     try:
-        return route(environ)
+        return route(request)
     except Exception:
-        log.exception("a request failed", path=environ["PATH_INFO"])
+        log.exception("a request failed", path=request.path)
         return _Reply(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error; the log says more\n")
 
 
 def _of_merchant(render: Callable[[str], str | None], content_type: str, policy: str = _POLICY) -> _Route:
-    def route(environ: WSGIEnvironment) -> _Reply:
-        text = render(parse_qs(environ.get("QUERY_STRING", "")).get("merchant", [""])[0])
+    def route(request: Request) -> _Reply:
+        text = render(parse_qs(request.query).get("merchant", [""])[0])
         if text is None:
             return _Reply(HTTPStatus.NOT_FOUND, b"no such merchant\n")
         return _Reply(HTTPStatus.OK, text.encode("utf-8", "replace"), content_type, policy=policy)
@@ -156,33 +149,72 @@ def _probe(fault: str | None, word: str) -> _Reply:
 
 
 def _metrics(registry: CollectorRegistry) -> _Route:
-    # It would compress at the highest level, which takes as long as the rendering.
-    render = make_wsgi_app(registry, disable_compression=True)
-
-    def route(environ: WSGIEnvironment) -> _Reply:
-        head: dict[str, str] = {}
-
-        def start_response(_status: str, headers: list[tuple[str, str]]) -> None:
-            head.update(headers)
-
-        request = {
-            **environ,
-            "REQUEST_METHOD": "GET",
-            "HTTP_ACCEPT": _readable(environ.get("HTTP_ACCEPT", "")),
-        }
-        body = b"".join(render(request, start_response))
-        return _Reply(HTTPStatus.OK, body, head["Content-Type"])
+    def route(request: Request) -> _Reply:
+        names = parse_qs(request.query).get("name[]")
+        shown: Collector = registry.restricted_registry(names) if names else registry
+        render, content_type = _format(request.headers.get("accept", ""))
+        return _Reply(HTTPStatus.OK, render(shown), content_type)
 
     return route
 
 
-def _readable(accept: str) -> str:
-    """The Accept header, or "" where it names a version that prometheus_client fails on."""
-    try:
-        choose_encoder(accept)
-    except (TypeError, ValueError):
-        return ""
-    return accept
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """One format of an Accept header."""
+
+    media_type: str
+    parameters: Mapping[str, str]
+    weight: float
+
+
+def _format(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """How metrics are rendered for an Accept header, and what that is called: exactly what is sent.
+
+    prometheus_client has such a function, too. It takes the first format in place of the best, fails on a version that
+    is no number, and calls its answer by the version that was asked for, whatever that is.
+    """
+    best_first = sorted(_accepted(accept), key=lambda each: -each.weight)
+    for each in best_first:
+        version = _version(each.parameters.get("version", ""))
+        # All names are plain ones, so these two look alike. The others would be longer.
+        escaping = "allow-utf-8" if each.parameters.get("escaping") == "allow-utf-8" else "underscores"
+        match each.media_type:
+            case "application/openmetrics-text" if version is None or version >= (1,):
+                # There is a 2.0.0, which the library does not render. Who reads it reads this, too.
+                kind = f"application/openmetrics-text; version=1.0.0; charset=utf-8; escaping={escaping}"
+                return _openmetrics, kind
+            case "text/plain" if version is not None and version >= (1,):
+                return text_format.generate_latest, f"text/plain; version=1.0.0; charset=utf-8; escaping={escaping}"
+            case "text/plain" | "text/*" | "*/*":
+                break
+    return text_format.generate_latest, text_format.CONTENT_TYPE_PLAIN_0_0_4
+
+
+def _openmetrics(registry: Collector) -> bytes:
+    body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]  # the library's gap
+    return body
+
+
+def _accepted(accept: str) -> Iterator[_Accepted]:
+    """The formats of an Accept header that are not excluded."""
+    for each in accept.lower().split(","):
+        media_type, *rest = (part.strip() for part in each.split(";"))
+        pairs = (part.partition("=") for part in rest)
+        parameters = {name.strip(): value.strip().strip('"') for name, _, value in pairs}
+        weight = _weight(parameters.pop("q", "1"))
+        if weight > 0:
+            yield _Accepted(media_type, parameters, weight)
+
+
+def _weight(text: str) -> float:
+    return float(text) if re.fullmatch(r"[01](\.[0-9]{0,3})?", text) else 0.0
+
+
+def _version(text: str) -> tuple[int, ...] | None:
+    """A version as numbers; None for none, and (0,) for what is none."""
+    if not text:
+        return None
+    return tuple(map(int, text.split("."))) if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){0,2}", text) else (0,)
 
 
 def _compressed(body: bytes, accepted: str) -> tuple[bytes, tuple[tuple[str, str], ...]]:
@@ -197,101 +229,3 @@ def _takes_gzip(accepted: str) -> bool:
         if coding.strip() == "gzip":
             return re.fullmatch(r"q=0(\.0*)?", weight.strip()) is None
     return False
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen.
-
-    Attributes:
-        host: A name or an address; "" for all interfaces.
-        port: 0 for any free one.
-    """
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        """As Prometheus writes it: `host:port`, IPv6 in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """Read an address as Prometheus writes it: `:10077`, `0.0.0.0:9000`, `[::1]:9000`, `localhost:0`.
-
-    Raises:
-        InputError: It is none.
-    """
-    found = re.fullmatch(r"(?:\[([^\s\[\]]*:[^\s\[\]]*)\]|([^\s:\[\]]*)):([0-9]{1,5})", text)
-    if found is None or int(found[3]) > 65535:
-        raise InputError(f"{text!r} is not an address; write HOST:PORT, for example 127.0.0.1:9000 or :10077")
-    return Address(found[1] or found[2], int(found[3]))
-
-
-class Server:
-    """A WSGI server on a thread of its own. It listens from the start, so that a fault shows at once.
-
-    Idle and slow peers cost a file descriptor each, not a thread.
-
-    Raises:
-        InputError: The address cannot be listened on.
-    """
-
-    def __init__(self, app: WSGIApplication, address: Address) -> None:
-        self._app = app
-        self._socket = _listen(address)
-        host, port = self._socket.getsockname()[:2]
-        self._address = Address("localhost" if ip_address(host).is_unspecified else host, port)
-        self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
-        self._wake: Callable[[], None] = lambda: None
-
-    @property
-    def address(self) -> Address:
-        """Where a client on this machine reaches it; the port is the real one."""
-        return self._address
-
-    def start(self) -> None:
-        """Serve."""
-        channels: dict[int, Any] = {}
-        server: Any = create_server(self._app, channels, sockets=[self._socket], **_LIMITS)
-        self._wake = server.pull_trigger
-        self._thread = threading.Thread(target=self._serve, args=(server, channels), name="server", daemon=True)
-        self._thread.start()
-
-    def stop(self, timeout: float = 5.0) -> None:
-        """Stop; answers under way are cut off. Waits at most `timeout` seconds. May be called twice."""
-        self._stopping.set()
-        if self._thread is None:
-            self._socket.close()
-        elif self._thread.is_alive():
-            self._wake()
-            self._thread.join(timeout)
-
-    def _serve(self, server: Any, channels: dict[int, Any]) -> None:
-        # The library's own loop has no way to end it from another thread.
-        while not self._stopping.is_set():
-            wasyncore.loop(_LOOP_TIMEOUT, use_poll=True, map=channels, count=1)
-        server.task_dispatcher.shutdown(timeout=1)
-        wasyncore.close_all(channels)
-
-
-def _listen(address: Address) -> socket.socket:
-    """A bound socket; IPv4 before IPv6 where a name means both, both where it means every interface."""
-    try:
-        if address.host in ("", "::") and socket.has_dualstack_ipv6():
-            everywhere = ("::", address.port)
-            return socket.create_server(everywhere, family=socket.AF_INET6, dualstack_ipv6=True)
-        found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, where = min(found, key=lambda each: each[0] != socket.AF_INET)
-        return socket.create_server(where[:2], family=family)
-    except (OSError, UnicodeError) as error:
-        raise InputError(f"{address}: cannot listen there: {_reason(error)}; choose another address") from error
-
-
-def _reason(error: OSError | UnicodeError) -> str:
-    """What the system says; `socket.create_server` repeats the address in its own text."""
-    number = error.errno if isinstance(error, OSError) else None
-    if number is not None and number > 0:
-        return os.strerror(number)
-    return getattr(error, "strerror", None) or str(error)

@@ -21,9 +21,10 @@ import yaml
 from prometheus_client import Gauge
 
 from exporter import daemon
+from exporter.address import Address
 from exporter.config import Settings
 from exporter.schedule import Schedule
-from exporter.server import Address, Server
+from exporter.server import make_server
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
@@ -109,7 +110,8 @@ class Studio:
             self._round()
         schedule = Schedule(self.clock, {})
         health = daemon.ProcessHealth(self._polling, state, schedule)
-        server = Server(daemon._app(settings, self._polling, health, schedule, telemetry), Address("127.0.0.1", 0))
+        app = daemon._app(settings, self._polling, health, schedule, telemetry)
+        server = make_server(app, Address("127.0.0.1", 0))
         server.start()
         stack.callback(server.stop)
         self.webhook = stack.enter_context(Webhook())

@@ -13,8 +13,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 from prometheus_client import CollectorRegistry
 
+from exporter.address import Address
 from exporter.page import page as render
-from exporter.server import Server, create_app, parse_address
+from exporter.server import create_app, make_server
 from exporter.simulator.app import create_app as create_api
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
@@ -59,7 +60,7 @@ class Shown:
             config_text=lambda: "",
             docs=lambda: "",
         )
-        self._server = Server(app, parse_address("127.0.0.1:0"))
+        self._server = make_server(app, Address("127.0.0.1", 0))
         self.url = f"http://{self._server.address}/"
         self._server.start()
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from exporter import __version__
+from exporter.address import Address
 from exporter.cli import _parser, main
-from exporter.server import Address
 from tests.processes import Program, configuration, get, python
 
 SCRIPT = Path(sys.executable).with_name("smartstream-exporter")

@@ -71,10 +71,10 @@ def test_json_lines_have_the_same_fields() -> None:
 def test_libraries_log_in_the_same_form(log_format: str) -> None:
     """A record of the standard library's logging is rendered as the program's own are."""
     stream = start(log_format=log_format)
-    logging.getLogger("waitress").critical("%d thread(s) still running", 2)
+    logging.getLogger("library").critical("%d thread(s) still running", 2)
     [line] = lines_of(stream)
     assert "2 thread(s) still running" in line
-    assert "waitress" in line
+    assert "library" in line
     assert "error" in line
     assert line.startswith("{" if log_format == "json" else "ts=")
 

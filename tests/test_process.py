@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from exporter.descriptors import CAP, needed
 from exporter.simulator.app import SimulatorApp, create_app
 from exporter.simulator.faults import FaultSwitch
 from exporter.simulator.series import World
@@ -144,6 +145,7 @@ def test_sigterm_ends_it_within_ten_seconds_whatever_hangs(tmp_path: Path) -> No
             b"",
             b"GET /metrics HTTP/1.1\r\nHost:",
             b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 300,
         ]:
             stack.enter_context(connected(daemon)).sendall(text)
         began = time.monotonic()
@@ -176,6 +178,39 @@ def test_idle_connections_do_not_stop_a_scrape(tmp_path: Path) -> None:
                 assert daemon.get(path).status_code == 200
 
 
+def test_few_file_descriptors_are_used_well(tmp_path: Path) -> None:
+    """With 64 descriptors and 100 idle peers, /metrics answers and the log has its one line."""
+    few = ("/bin/sh", "-c", 'ulimit -n 64; exec "$0" "$@"')
+    with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url), under=few) as daemon:
+        daemon.wait_ready()
+        with contextlib.ExitStack() as stack:
+            for _ in range(100):
+                stack.enter_context(connected(daemon))
+            for _ in range(3):
+                assert daemon.values("smartstream_up") == {("broadcaster",): 1}
+        assert terminated(daemon) == 0
+        assert [line for line in daemon.lines if "level=info" not in line] == []
+
+
+def test_the_soft_limit_of_open_files_is_raised(tmp_path: Path) -> None:
+    """A low soft limit costs nothing where the hard limit is higher."""
+    low = ("/bin/sh", "-c", 'ulimit -S -n 40; exec "$0" "$@"')
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1"), under=low) as daemon:
+        daemon.wait_ready()
+        assert resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)[0] == min(hard, CAP)
+
+
+def test_too_few_file_descriptors_for_the_merchants_are_one_line(tmp_path: Path) -> None:
+    """Where the connections to the API alone can need more than there are, the log says how many, and what to do."""
+    few = ("/bin/sh", "-c", 'ulimit -n 64; exec "$0" "$@"')
+    merchants = [{"id": f"merchant-{number}"} for number in range(10)]
+    with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1", *merchants), under=few) as daemon:
+        line = daemon.line("the limit of open files is too low").string
+        assert "level=warning" in line
+        assert f"limit=64 needed={needed(10, 4)} merchants=10 concurrency=4" in line
+
+
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     """Who cannot listen ends with 1 and says where."""
     with silent_peer() as taken:
@@ -183,7 +218,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
         with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1"), listen=address) as daemon:
             assert daemon.ended() == 1
             assert only_line(daemon).startswith(
-                f"smartstream-exporter: {address}: cannot listen there: Address already in use"
+                f"smartstream-exporter: --web.listen-address: cannot listen on {address}: Address already in use; "
             )
 
 

@@ -7,18 +7,18 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from wsgiref.types import WSGIApplication
-from wsgiref.validate import validator
 
 import pytest
 import requests
 import structlog
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from exporter.address import Address, parse_address
 from exporter.errors import InputError
-from exporter.server import Address, Server, create_app, parse_address
+from exporter.httpserver import Handler, Request, Server
+from exporter.server import create_app, make_server
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Parts:
     config_text: Callable[[], str] = lambda: "merchants: []\n"
     docs: Callable[[], str] = lambda: "# How to\n"
 
-    def app(self) -> WSGIApplication:
+    def app(self) -> Handler:
         return create_app(
             self.registry,
             healthy=self.healthy,
@@ -49,48 +49,17 @@ class Parts:
 class Reply:
     """An answer of the application."""
 
-    status: str
+    status: int
     headers: dict[str, str]
     body: bytes
 
 
-def ask(app: WSGIApplication, path: str, method: str = "GET", **headers: str) -> Reply:
-    """Call the application as a server does; raises where it breaks the rules of WSGI."""
-    caught: list[tuple[str, dict[str, str]]] = []
-
-    def start_response(status: str, response_headers: list[tuple[str, str]], _exc_info: Any = None) -> Any:
-        caught.append((status, dict(response_headers)))
-        return lambda _data: None
-
+def ask(app: Handler, path: str, method: str = "GET", **headers: str) -> Reply:
+    """Call the application as the server does."""
     path, _, query = path.partition("?")
-    environ = {
-        "REQUEST_METHOD": method,
-        "SCRIPT_NAME": "",
-        "PATH_INFO": path,
-        "QUERY_STRING": query,
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
-        "wsgi.input": _Nothing(),
-        "wsgi.errors": _Nothing(),
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-    } | {f"HTTP_{name.upper()}": value for name, value in headers.items()}
-    answer = validator(app)(environ, start_response)
-    body = b"".join(answer)
-    answer.close()  # type: ignore[attr-defined]  # the validator's answer has it
-    [(status, response_headers)] = caught
-    return Reply(status, response_headers, body)
-
-
-class _Nothing:
-    def read(self, _size: int = 0) -> bytes:
-        return b""
-
-    readline = readlines = __iter__ = flush = write = writelines = read
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    response = app(Request(method, path, query, named))
+    return Reply(response.status, dict(response.headers), response.body)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +77,7 @@ class _Nothing:
 def test_each_path_has_its_page(path: str, content_type: str, body: str) -> None:
     """Every path answers 200 with its own text, whose type and length it names."""
     reply = ask(Parts().app(), path)
-    assert (reply.status, reply.body.decode()) == ("200 OK", body)
+    assert (reply.status, reply.body.decode()) == (200, body)
     assert reply.headers["Content-Type"] == content_type
     assert reply.headers["Content-Length"] == str(len(body.encode()))
 
@@ -137,13 +106,13 @@ def test_a_merchant_can_be_named(path: str) -> None:
     app = Parts(page=told, status_json=told).app()
     assert ask(app, path).body == b"<>"
     assert ask(app, f"{path}?merchant=a%20b%26").body == b"<a b&>"
-    assert ask(app, f"{path}?merchant=nobody").status == "404 Not Found"
+    assert ask(app, f"{path}?merchant=nobody").status == 404
 
 
 @pytest.mark.parametrize("path", ["/metric", "/metrics/", "/-/", "//", "", "/favicon.ico"])
 def test_other_paths_are_not_found(path: str) -> None:
     """Nothing but the documented paths answers; /metrics is at one place only."""
-    assert ask(Parts().app(), path).status == "404 Not Found"
+    assert ask(Parts().app(), path).status == 404
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
@@ -151,17 +120,17 @@ def test_other_paths_are_not_found(path: str) -> None:
 def test_pages_can_only_be_read(path: str, method: str) -> None:
     """A method other than GET and HEAD is refused, and told which are not."""
     reply = ask(Parts().app(), path, method)
-    assert reply.status == "405 Method Not Allowed"
+    assert reply.status == 405
     assert reply.headers["Allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/no-such-page"])
-def test_head_is_get_without_the_body(path: str) -> None:
+def test_head_says_what_get_would(path: str) -> None:
     """HEAD names the status, the type and the length of what GET would send."""
     parts = Parts()
     Gauge("some", "Some.", registry=parts.registry)
     get, head = ask(parts.app(), path), ask(parts.app(), path, "HEAD")
-    assert (head.status, head.headers, head.body) == (get.status, get.headers, b"")
+    assert (head.status, head.headers) == (get.status, get.headers)
     assert int(head.headers["Content-Length"]) == len(get.body) > 0
 
 
@@ -171,7 +140,7 @@ def test_a_fault_makes_a_probe_fail(path: str, word: str) -> None:
     parts = Parts()
     setattr(parts, word, lambda: "the loop has stopped")
     reply = ask(parts.app(), path)
-    assert reply.status == "503 Service Unavailable"
+    assert reply.status == 503
     assert reply.body.decode() == f"not {word}: the loop has stopped\n"
 
 
@@ -187,7 +156,7 @@ def test_a_failing_page_is_one_line_in_the_log(part: str) -> None:
     setattr(parts, part, fail)
     with structlog.testing.capture_logs() as lines:
         reply = ask(parts.app(), path)
-    assert reply.status == "500 Internal Server Error"
+    assert reply.status == 500
     assert reply.body == b"internal error; the log says more\n"
     assert [(line["event"], line["path"], line["log_level"]) for line in lines] == [("a request failed", path, "error")]
 
@@ -203,7 +172,7 @@ def test_a_failing_collector_is_a_500_too() -> None:
     parts.registry.register(Broken())
     with structlog.testing.capture_logs() as lines:
         reply = ask(parts.app(), "/metrics")
-    assert reply.status == "500 Internal Server Error"
+    assert reply.status == 500
     assert b"inside" not in reply.body
     assert len(lines) == 1
 
@@ -213,25 +182,75 @@ def test_a_page_without_utf8_is_sent_all_the_same() -> None:
     assert ask(Parts(page=lambda _: "a\ud83db").app(), "/").body == b"a?b"
 
 
+TEXT_0 = "text/plain; version=0.0.4; charset=utf-8"
+TEXT_1 = "text/plain; version=1.0.0; charset=utf-8; escaping="
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping="
+
+AS_TEXT = b"# HELP plays_total Plays.\n# TYPE plays_total counter\nplays_total 4.0\n"
+AS_OPENMETRICS = b"# HELP plays Plays.\n# TYPE plays counter\nplays_total 4.0\n# EOF\n"
+
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PROMETHEUS_3_TEXT = (
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.5,"
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.4,*/*;q=0.2"
+)
+
+
 @pytest.mark.parametrize(
     ("accept", "content_type"),
     [
-        ("", "text/plain; version=0.0.4; charset=utf-8"),
-        ("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5", "application/openmetrics-text"),
-        ("application/openmetrics-text;version=x.y", "text/plain; version=0.0.4; charset=utf-8"),
-        ("text/plain;version=1.x;", "text/plain; version=0.0.4; charset=utf-8"),
+        ("", TEXT_0),
+        ("*/*", TEXT_0),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", TEXT_0),
+        ("text/plain", TEXT_0),
+        ("text/plain;version=0.0.4", TEXT_0),
+        ("text/plain;version=1.0.0", TEXT_1 + "underscores"),
+        ("text/plain;version=1.0.0;escaping=allow-utf-8", TEXT_1 + "allow-utf-8"),
+        ("text/plain;version=1.0.0;escaping=dots", TEXT_1 + "underscores"),
+        ("application/openmetrics-text", OPENMETRICS + "underscores"),
+        ("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5", OPENMETRICS + "underscores"),
+        ("application/openmetrics-text; version=2.0.0", OPENMETRICS + "underscores"),
+        (
+            "application/openmetrics-text;version=2.0.0;escaping=allow-utf-8;q=0.7," + PROMETHEUS_3,
+            OPENMETRICS + "allow-utf-8",
+        ),
+        ("application/openmetrics-text;version=7.9", OPENMETRICS + "underscores"),
+        ('application/openmetrics-text;version="1.0.0"', OPENMETRICS + "underscores"),
+        ("Application/OpenMetrics-Text;Version=1.0.0", OPENMETRICS + "underscores"),
+        (PROMETHEUS_2, OPENMETRICS + "underscores"),
+        (PROMETHEUS_3, OPENMETRICS + "allow-utf-8"),
+        (PROMETHEUS_3_TEXT, TEXT_1 + "allow-utf-8"),
+        (
+            "text/plain;version=0.0.4;q=0.3,application/openmetrics-text;version=1.0.0;q=0.5",
+            OPENMETRICS + "underscores",
+        ),
+        ("application/openmetrics-text;version=1.0.0;q=0,text/plain", TEXT_0),
+        ("application/openmetrics-text;version=0.0.1", TEXT_0),
+        ("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited", TEXT_0),
+        ("application/openmetrics-text;version=x.y", TEXT_0),
+        ("application/openmetrics-text;version=1.0.0;q=much", TEXT_0),
+        ("text/plain;version=1.x;", TEXT_0),
+        (",;=,;q,", TEXT_0),
     ],
 )
 def test_metrics_come_in_the_format_that_is_asked_for(accept: str, content_type: str) -> None:
-    """OpenMetrics where it is accepted, else the text format, also for an Accept header that makes no sense."""
+    """The best that is accepted, and its name is that of what is sent, also for a header that makes no sense."""
     parts = Parts()
-    Gauge("some", "Some.", registry=parts.registry).set(4)
+    Counter("plays", "Plays.", registry=parts.registry).inc(4)
     reply = ask(parts.app(), "/metrics", accept=accept)
-    assert reply.status == "200 OK"
-    assert reply.headers["Content-Type"].startswith(content_type)
-    text = reply.body.decode()
-    parse: Any = parse_openmetrics if "openmetrics" in content_type else parse_text
-    assert [sample.value for family in parse(text) for sample in family.samples] == [4]
+    assert (reply.status, reply.headers["Content-Type"]) == (200, content_type)
+    shown = b"".join(line for line in reply.body.splitlines(keepends=True) if b"_created" not in line)
+    assert shown == (AS_OPENMETRICS if content_type.startswith(OPENMETRICS) else AS_TEXT)
+    parse: Any = parse_openmetrics if content_type.startswith(OPENMETRICS) else parse_text
+    assert next(sample.value for family in parse(reply.body.decode()) for sample in family.samples) == 4
 
 
 def test_metrics_can_be_restricted_by_name() -> None:
@@ -294,7 +313,7 @@ def test_what_is_no_address_is_one_line(text: str) -> None:
 @contextlib.contextmanager
 def serving(parts: Parts | None = None, address: str = "127.0.0.1:0") -> Iterator[Server]:
     app = (parts or Parts()).app()
-    server = Server(app, parse_address(address))
+    server = make_server(app, parse_address(address))
     try:
         server.start()
         yield server
@@ -323,8 +342,8 @@ def test_a_host_of_ipv6_alone_can_be_listened_on() -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
-        with pytest.raises(InputError, match=r"\[::1\]:0: cannot listen there"):
-            Server(Parts().app(), parse_address("[::1]:0"))
+        with pytest.raises(InputError, match=r"cannot listen on \[::1\]:0"):
+            make_server(Parts().app(), parse_address("[::1]:0"))
         return
     with serving(address="[::1]:0") as server:
         assert get(server, "/-/healthy").text == "healthy\n"
@@ -342,19 +361,21 @@ def test_a_port_in_use_is_one_line() -> None:
     """A taken port is an InputError that names the address, before anything is started."""
     with serving() as server:
         with pytest.raises(InputError) as caught:
-            Server(Parts().app(), server.address)
+            make_server(Parts().app(), server.address)
         fault = str(caught.value)
-        assert fault.startswith(f"{server.address}: cannot listen there: Address already in use")
-        assert fault.endswith("; choose another address")
+        assert fault == (
+            f"--web.listen-address: cannot listen on {server.address}: Address already in use; "
+            "another process listens there: stop it, or choose another port"
+        )
 
 
 @pytest.mark.parametrize("host", ["a" * 70 + ".invalid", "203.0.113.1"])
 def test_a_host_that_is_not_this_machine_is_one_line(host: str) -> None:
     """What cannot be a name, and an address of another machine, are InputErrors, too."""
     with pytest.raises(InputError) as caught:
-        Server(Parts().app(), Address(host, 0))
+        make_server(Parts().app(), Address(host, 0))
     fault = str(caught.value)
-    assert fault.startswith(f"{host}:0: cannot listen there: ")
+    assert fault.startswith(f"--web.listen-address: cannot listen on {host}:0: ")
     assert "\n" not in fault
 
 
@@ -366,8 +387,11 @@ def test_a_name_that_is_not_known_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(InputError) as caught:
-        Server(Parts().app(), Address("nowhere", 9000))
-    assert str(caught.value) == "nowhere:9000: cannot listen there: Name or service not known; choose another address"
+        make_server(Parts().app(), Address("nowhere", 9000))
+    assert str(caught.value) == (
+        "--web.listen-address: cannot listen on nowhere:9000: Name or service not known; "
+        "use an address of this machine, or :PORT for all of them"
+    )
 
 
 def test_idle_and_slow_peers_do_not_stop_a_scrape() -> None:
@@ -388,8 +412,8 @@ def test_the_server_says_nothing_of_itself() -> None:
             peer.sendall(b"NONSENSE\r\n\r\n")
             peer.shutdown(socket.SHUT_WR)
             answer = peer.makefile("rb").read()
-    assert answer.startswith(b"HTTP/1.0 400 ")
-    assert b"waitress" not in answer
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"uvicorn" not in answer.lower()
     assert b"Traceback" not in answer
 
 
@@ -410,7 +434,7 @@ def test_a_large_answer_needs_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(Parts(page=lambda _: "plays " * 3_500_000)) as server, connected(server) as peer:
         peer.sendall(b"GET / HTTP/1.0\r\n\r\n")
         answer = peer.makefile("rb").read()
-    assert answer.startswith(b"HTTP/1.0 200 OK")
+    assert answer.startswith(b"HTTP/1.1 200 OK")
     assert answer.endswith(b"plays " * 1000)
     assert len(answer) > 21_000_000
 
@@ -431,12 +455,12 @@ def test_a_stopped_server_frees_its_port_and_its_threads() -> None:
     with peer:
         assert peer.recv(1) == b""
     assert "server" not in {thread.name for thread in threading.enumerate()}
-    Server(Parts().app(), server.address).stop()
+    make_server(Parts().app(), server.address).stop()
 
 
 def test_stop_can_be_called_twice_and_before_start() -> None:
     """Stopping what does not run does no harm."""
-    server = Server(Parts().app(), Address("127.0.0.1", 0))
+    server = make_server(Parts().app(), Address("127.0.0.1", 0))
     server.stop()
     server.stop()
     with serving() as started:

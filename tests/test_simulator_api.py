@@ -13,6 +13,7 @@ import pytest
 import requests
 from structlog.testing import capture_logs
 
+from exporter.errors import InputError
 from exporter.model import Group, MinuteRange, Target, minute_of
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import Faults, FaultSwitch
@@ -707,8 +708,8 @@ def test_server_stops_while_an_answer_hangs() -> None:
 
 
 def test_port_in_use(api: Api) -> None:
-    """A second server on the same port is an OSError, and leaves nothing open."""
-    with pytest.raises(OSError, match="Address already in use"):
+    """A second server on the same port is an error that names the flag, and leaves nothing open."""
+    with pytest.raises(InputError, match=r"--listen-address: .*Address already in use"):
         SimulatorServer(api.app, port=api.server.address[1])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from exporter.address import Address
 from exporter.simulator.command import UsageError, add_arguments, config_for, read_options, run
 from exporter.simulator.faults import Faults
 from exporter.simulator.gate import Credentials
@@ -16,11 +17,15 @@ from tests.processes import Program, get, python
 
 PROGRAM = """
 import argparse, sys
+from exporter.address import Address
 from exporter.simulator.command import add_arguments, run
 parser = argparse.ArgumentParser(allow_abbrev=False)
 add_arguments(parser)
 sys.exit(run(parser.parse_args()))
 """
+
+
+WRITE_ADDRESS = "write HOST:PORT, for example 127.0.0.1:9000 or :10077"
 
 
 def parsed(*flags: str) -> argparse.Namespace:
@@ -32,7 +37,7 @@ def parsed(*flags: str) -> argparse.Namespace:
 def test_defaults() -> None:
     """Without flags it is a healthy API on loopback, seed 1, a dozen media."""
     options = read_options(parsed())
-    assert (options.host, options.port, options.seed, options.media) == ("127.0.0.1", 18080, 1, 12)
+    assert (options.address, options.seed, options.media) == (Address("127.0.0.1", 18080), 1, 12)
     assert options.faults == Faults()
     assert options.credentials == Credentials()
 
@@ -62,7 +67,7 @@ def test_every_fault_has_a_flag() -> None:
 def test_listen_addresses(address: str, expected: tuple[str, int]) -> None:
     """An address is a host and a port, the host perhaps empty or in brackets."""
     options = read_options(parsed(f"--listen-address={address}"))
-    assert (options.host, options.port) == expected
+    assert options.address == Address(*expected)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +77,14 @@ def test_listen_addresses(address: str, expected: tuple[str, int]) -> None:
         ("--media=0", "--media: '0' is not a whole number from 1 to 10000"),
         ("--timezone=Tokyo", "--timezone: there is no time zone 'Tokyo'"),
         ("--timezone=../etc", "--timezone: there is no time zone '../etc'"),
-        ("--listen-address=18080", "--listen-address: '18080' is not HOST:PORT, like 127.0.0.1:18080"),
-        ("--listen-address=:99999", "--listen-address: ':99999' is not HOST:PORT, like 127.0.0.1:18080"),
+        (
+            "--listen-address=18080",
+            "--listen-address: '18080' is not an address; " + WRITE_ADDRESS,
+        ),
+        (
+            "--listen-address=:99999",
+            "--listen-address: ':99999' is not an address; " + WRITE_ADDRESS,
+        ),
         ("--late-minutes=-1", "--late-minutes: input should be greater than or equal to 0"),
         ("--form=csv", "--form: input should be 'array', 'object' or 'braced'"),
         ("--drop=a=2", "--drop.a: input should be less than or equal to 1"),
@@ -93,7 +104,10 @@ def test_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         assert run(parsed(f"--listen-address={address}")) == 1
-    expected = f"smartstream-exporter simulate: cannot listen on {address}: Address already in use\n"
+    expected = (
+        f"smartstream-exporter simulate: --listen-address: cannot listen on {address}: Address already in use; "
+        "another process listens there: stop it, or choose another port\n"
+    )
     assert capsys.readouterr() == ("", expected)
 
 
@@ -101,15 +115,18 @@ def test_host_that_is_none(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     """A host that cannot be, or that has no address, is one line and exit 1."""
     assert run(parsed("--listen-address=a..b:1")) == 1
     error = capsys.readouterr().err
-    assert error.startswith("smartstream-exporter simulate: cannot listen on a..b:1: ")
+    assert error.startswith("smartstream-exporter simulate: --listen-address: cannot listen on a..b:1: ")
     assert error.count("\n") == 1
 
     def no_address(*args: object, **kwargs: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(socket, "create_server", no_address)
+    monkeypatch.setattr(socket, "getaddrinfo", no_address)
     assert run(parsed("--listen-address=nowhere:1")) == 1
-    assert capsys.readouterr().err.endswith("cannot listen on nowhere:1: Name or service not known\n")
+    assert capsys.readouterr().err == (
+        "smartstream-exporter simulate: --listen-address: cannot listen on nowhere:1: Name or service not known; "
+        "use an address of this machine, or :PORT for all of them\n"
+    )
 
 
 @pytest.mark.parametrize(

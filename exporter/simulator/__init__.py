@@ -11,7 +11,7 @@ The parts, each importing only from those before it:
     gate        rate limit, tokens, credentials
     journal     the record of the requests
     query, reply, content, endpoints, control
-    app         the WSGI application
+    app         the application
     server      HTTP
     command     the command line
 """

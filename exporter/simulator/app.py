@@ -1,18 +1,18 @@
-"""The simulated API as a WSGI application: routes, authentication, faults, and the record of it all."""
+"""The simulated API as a function from request to response: routes, authentication, faults, and the record of it."""
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
-from http import HTTPStatus
 from random import Random
 from threading import Event, Lock
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 import structlog
 
+from exporter.httpserver import Request as HttpRequest
+from exporter.httpserver import Response
 from exporter.simulator.control import PREFIX, Control
 from exporter.simulator.endpoints import Endpoints, not_found, unauthorized
 from exporter.simulator.faults import Faults, FaultSwitch
@@ -22,10 +22,6 @@ from exporter.simulator.query import Refusal, bad_request
 from exporter.simulator.reply import JSON, Damage, Reply, damaged, refusal_reply
 from exporter.simulator.series import World
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
-MAX_BODY = 64 * 1024
 API_PATH = re.compile(
     r"/v1/merchants/(?P<merchant>[^/]+)/"
     r"(?:(?P<plain>auth-token|aggregations)|(?P<named>medias|live_events)/(?P<name>[^/]+))/?"
@@ -42,17 +38,17 @@ class Call:
         merchant_id: The merchant of its path.
         endpoint: The call's word in the path.
         name: What follows the endpoint: a media or an event, or "".
-        environ: The request as WSGI has it.
+        request: The whole request.
     """
 
     merchant_id: str
     endpoint: str
     name: str
-    environ: "WSGIEnvironment"
+    request: HttpRequest
 
 
 class SimulatorApp:
-    """The simulated API and its control path; call it as a WSGI application.
+    """The simulated API and its control path; call it with a request.
 
     Attributes:
         world: The final values.
@@ -81,15 +77,14 @@ class SimulatorApp:
         self._control = Control(world, faults, self.journal)
         self._endpoints = Endpoints(world, faults, self._tokens, self._credentials)
 
-    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    def __call__(self, request: HttpRequest) -> Response:
         """Answer one request."""
         arrived = self._clock()
-        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
-        query = environ.get("QUERY_STRING", "")
+        method, path, query = request.method, request.path, request.query
         if path.startswith(PREFIX):
-            reply = self._control.answer(method, path, _parameters(environ), _body(environ))
+            reply = self._control.answer(method, path, _parameters(request), request.body)
         else:
-            call = _call(path, environ)
+            call = _call(path, request)
             reply = self._api(call, arrived)
             endpoint = call.endpoint or "other"
             self.journal.add(
@@ -98,12 +93,10 @@ class SimulatorApp:
         log.info("request", method=method, path=path, query=query, status=reply.status, rows=reply.rows)
         headers = {
             "Content-Type": reply.content_type,
-            "Content-Length": str(len(reply.body)),
             "Date": formatdate(self._clock(), usegmt=True),
             **reply.headers,
         }
-        start_response(f"{reply.status} {_phrase(reply.status)}", list(headers.items()))
-        return _half(reply.body) if reply.cut else [reply.body]
+        return Response(reply.status, tuple(headers.items()), reply.body, reply.cut)
 
     def open(self) -> None:
         """Let answers hang again, after `close`."""
@@ -132,27 +125,27 @@ class SimulatorApp:
         if not call.endpoint:
             raise not_found("PATH", "no such path")
         expected = "POST" if call.endpoint == "auth-token" else "GET"
-        if call.environ["REQUEST_METHOD"] != expected:
+        if call.request.method != expected:
             raise Refusal(405, "METHOD_NOT_ALLOWED", f"use {expected}")
-        if not accepts(self._credentials.api_key, call.environ.get("HTTP_X_STREAKS_API_KEY")):
+        if not accepts(self._credentials.api_key, call.request.headers.get("x-streaks-api-key")):
             raise unauthorized("the API key is not accepted")
-        if call.environ.get("CONTENT_TYPE", "").partition(";")[0].strip() != JSON:
+        if call.request.headers.get("content-type", "").partition(";")[0].strip() != JSON:
             raise bad_request(f"Content-Type is not {JSON}")
         # Read again: the answer may have been held back, and time has passed.
         now = self._clock()
         if call.endpoint == "auth-token":
-            return self._endpoints.token(call.merchant_id, _body(call.environ), now, faults)
+            return self._endpoints.token(call.merchant_id, call.request.body, now, faults)
         self._check_token(call, now, faults)
         match call.endpoint:
             case "aggregations":
-                return self._endpoints.aggregations(call.merchant_id, _parameters(call.environ), now, faults)
+                return self._endpoints.aggregations(call.merchant_id, _parameters(call.request), now, faults)
             case "medias":
                 return self._endpoints.media(call.merchant_id, call.name, faults)
             case _:
                 return self._endpoints.live_event(call.merchant_id, call.name, now)
 
     def _check_token(self, call: Call, now: float, faults: Faults) -> None:
-        scheme, _, token = call.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        scheme, _, token = call.request.headers.get("authorization", "").partition(" ")
         if scheme != "Bearer" or not self._tokens.good(token, call.merchant_id, now):
             raise unauthorized("the access token is not accepted")
         if self._dice.hit(faults.token_refusal_rate):
@@ -185,7 +178,7 @@ def create_app(
     sleep: Callable[[float], object] | None = None,
     credentials: Credentials | None = None,
 ) -> SimulatorApp:
-    """The simulated API as a WSGI application.
+    """The simulated API as a function from a request to a response.
 
     `clock` tells Unix seconds; `sleep` waits so many seconds where an answer hangs, by default in real time
     and until `close`.
@@ -208,30 +201,12 @@ class Dice:
             return self._random.random() < rate
 
 
-def _call(path: str, environ: "WSGIEnvironment") -> Call:
+def _call(path: str, request: HttpRequest) -> Call:
     match = API_PATH.fullmatch(path)
     if match is None:
-        return Call("", "", "", environ)
-    return Call(match["merchant"], match["plain"] or match["named"], match["name"] or "", environ)
+        return Call("", "", "", request)
+    return Call(match["merchant"], match["plain"] or match["named"], match["name"] or "", request)
 
 
-def _parameters(environ: "WSGIEnvironment") -> dict[str, str]:
-    return dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
-
-
-def _body(environ: "WSGIEnvironment") -> bytes:
-    length = environ.get("CONTENT_LENGTH") or "0"
-    content: bytes = environ["wsgi.input"].read(min(int(length), MAX_BODY))
-    return content
-
-
-def _half(body: bytes) -> Iterator[bytes]:
-    yield body[: len(body) // 2]
-    raise ConnectionAbortedError("the answer is cut off on purpose")
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Fault"
+def _parameters(request: HttpRequest) -> dict[str, str]:
+    return dict(parse_qsl(request.query, keep_blank_values=True))

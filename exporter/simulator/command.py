@@ -1,6 +1,5 @@
 """`simulate`: the simulated API from the command line."""
 
-import os
 import signal
 import sys
 import time
@@ -12,6 +11,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 
+from exporter.address import Address, parse_address
+from exporter.errors import InputError
 from exporter.simulator.app import create_app
 from exporter.simulator.control import DEFAULT_MERCHANT
 from exporter.simulator.faults import FaultError, Faults, FaultSwitch, make_faults
@@ -34,8 +35,7 @@ class Options:
     """The flags, read.
 
     Attributes:
-        host: Where to listen; "" is every address.
-        port: The port; 0 is any free one.
+        address: Where to listen.
         seed: The seed of the world.
         media: How many media each merchant has.
         zone: The local time of the API.
@@ -43,8 +43,7 @@ class Options:
         faults: The faults at the start.
     """
 
-    host: str
-    port: int
+    address: Address
     seed: int
     media: int
     zone: ZoneInfo
@@ -88,19 +87,18 @@ def run(args: Namespace) -> int:
         return 2
     world = World(options.seed, options.media, options.zone)
     if args.print_config:
-        url = f"http://{_reachable(options.host)}:{options.port}/v1"
+        url = f"http://{Address(_reachable(options.address.host), options.address.port)}/v1"
         print(config_for(world, url, options.credentials), end="")
         return 0
     app = create_app(world, FaultSwitch(world, time.time, options.faults), time.time, credentials=options.credentials)
     # Blocked before the server's threads start, so that none of them takes the signal.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     try:
-        server = SimulatorServer(app, options.host or "0.0.0.0", options.port)  # noqa: S104 - asked for
-        with server:
-            print(_welcome(args, _reachable(options.host), server.address[1]), flush=True)
+        with SimulatorServer(app, options.address.host, options.address.port) as server:
+            print(_welcome(args, Address(_reachable(options.address.host), server.address[1])), flush=True)
             signal.sigwait(ENDS)
-    except (OSError, UnicodeError) as error:
-        print(f"{NAME}: cannot listen on {args.listen_address}: {_reason(error)}", file=sys.stderr)
+    except InputError as error:
+        print(f"{NAME}: {error}", file=sys.stderr)
         return 1
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -109,10 +107,8 @@ def run(args: Namespace) -> int:
 
 def read_options(args: Namespace) -> Options:
     """Read the flags. Raises UsageError."""
-    host, port = _address(args.listen_address)
     return Options(
-        host=host,
-        port=port,
+        address=_address(args.listen_address),
         seed=_integer("seed", args.seed, least=0),
         media=_integer("media", args.media, least=1, most=10_000),
         zone=_zone(args.timezone),
@@ -162,11 +158,11 @@ def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _address(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
-        raise UsageError(f"--listen-address: {text!r} is not HOST:PORT, like 127.0.0.1:18080")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+def _address(text: str) -> Address:
+    try:
+        return parse_address(text)
+    except InputError as error:
+        raise UsageError(f"--listen-address: {error}") from None
 
 
 def _integer(name: str, text: str, *, least: int, most: int = 2**63) -> int:
@@ -187,23 +183,14 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def _reachable(host: str) -> str:
-    """The host under which this machine reaches what listens on one, as a URL has it."""
-    if host in {"", "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host
+    """The host under which this machine reaches what listens on one."""
+    return "127.0.0.1" if host in {"", "0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
 
 
-def _reason(error: OSError | UnicodeError) -> str:
-    """Why an address cannot be used, without the address, which some libraries add."""
-    if isinstance(error, OSError) and error.errno and error.errno > 0:
-        return os.strerror(error.errno)
-    return getattr(error, "strerror", None) or str(error)
-
-
-def _welcome(args: Namespace, host: str, port: int) -> str:
-    flags = f"--listen-address={host}:{port} --seed={args.seed} --media={args.media} --timezone={args.timezone}"
+def _welcome(args: Namespace, address: Address) -> str:
+    flags = f"--listen-address={address} --seed={args.seed} --media={args.media} --timezone={args.timezone}"
     return (
-        f"The simulated API listens on http://{host}:{port}/v1\n"
+        f"The simulated API listens on http://{address}/v1\n"
         f"Configuration for it:  {NAME} {flags} --print-config > config.yaml\n"
-        f"""Faults while it runs:  curl -d '{{"late_minutes": 5}}' http://{host}:{port}/control/faults"""
+        f"""Faults while it runs:  curl -d '{{"late_minutes": 5}}' http://{address}/control/faults"""
     )

@@ -1,0 +1,49 @@
+"""File descriptors: how many the process may have, and how many of them are for peers of the HTTP server."""
+
+import contextlib
+import resource
+
+# No process of this program needs more. Some systems refuse a larger number, or are slow with one.
+CAP = 65536
+
+# macOS accepts no more than this where it says "unlimited".
+_CAP_OF_MACOS = 10240
+
+# Standard streams, state file and its companions, log, event loop, listening sockets, configuration files, and what
+# the libraries open now and then.
+RESERVED = 24
+
+# Peers of the HTTP server: more than any number of Prometheus servers and browsers needs.
+MOST_PEERS = 512
+
+# With fewer, a scrape could be refused while somebody looks at the page.
+FEWEST_PEERS = 16
+
+
+def raise_limit(cap: int = CAP) -> int:
+    """Raise the soft limit of open files to the hard limit, or to `cap` where that is less. Never lowers it.
+
+    Returns:
+        The limit in force.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (cap, _CAP_OF_MACOS):
+        target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft == resource.RLIM_INFINITY or soft >= target:
+            break
+        # Refused: a smaller number may be accepted, else the limit stays.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+            soft = target
+    return cap if soft == resource.RLIM_INFINITY else soft
+
+
+def needed(merchants: int, concurrency: int) -> int:
+    """Descriptors that the process needs with so many merchants, each with so many requests on their way at once."""
+    return RESERVED + merchants * concurrency + FEWEST_PEERS
+
+
+def peers_for(limit: int, merchants: int, concurrency: int) -> int:
+    """How many peers the HTTP server may have: what the API's connections and the process itself leave."""
+    left = limit - RESERVED - merchants * concurrency
+    return max(FEWEST_PEERS, min(MOST_PEERS, left))
