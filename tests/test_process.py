@@ -18,7 +18,7 @@ from exporter.simulator.app import SimulatorApp, create_app
 from exporter.simulator.faults import FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
-from exporter.state import SCHEMA_VERSION
+from exporter.layout import SCHEMA_VERSION
 from tests.processes import PATIENCE, Daemon, configuration, silent_peer, soon, wait_until
 
 

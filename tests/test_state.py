@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import StateError, StateLocked, StateTooNew, StateWriteFailed
-from exporter.state import SCHEMA_VERSION, open_state
+from exporter.layout import SCHEMA_VERSION
+from exporter.state import open_state
 
 
 def now() -> float:
@@ -20,11 +21,11 @@ def test_a_new_file_gets_the_layout_and_is_found_again(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     state = open_state(path, now)
     with state.transaction() as db:
-        db.execute("INSERT INTO sends (merchant_id, sent_at) VALUES ('m', 1)")
+        db.execute("INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES ('m', 1, '', 0)")
     state.close()
     state = open_state(path, now)
     with state.read() as db:
-        assert db.execute("SELECT * FROM sends").fetchall() == [("m", 1.0)]
+        assert db.execute("SELECT merchant_id, sent_at FROM sends").fetchall() == [("m", 1.0)]
         assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     state.close()
 
@@ -63,7 +64,7 @@ def test_a_file_damaged_in_the_middle_is_noticed_at_the_start(tmp_path: Path) ->
     path = tmp_path / "state.db"
     state = open_state(path, now)
     with state.transaction() as db:
-        db.executemany("INSERT INTO sends VALUES (?, ?)", [(f"merchant {n}" * 20, n) for n in range(2000)])
+        db.executemany("INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES (?, ?, '', 0)", [(f"merchant {n}" * 20, n) for n in range(2000)])
     state.close()
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
@@ -96,10 +97,10 @@ def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
     """Whatever ends the block, nothing of it stays."""
     state = open_state(tmp_path / "state.db", now)
     with contextlib.suppress(KeyboardInterrupt), state.transaction() as db:
-        db.execute("INSERT INTO sends VALUES ('m', 1)")
+        db.execute("INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES ('m', 1, '', 0)")
         raise KeyboardInterrupt
     with state.read() as db:
-        assert not db.execute("SELECT * FROM sends").fetchall()
+        assert not db.execute("SELECT merchant_id, sent_at FROM sends").fetchall()
     state.close()
 
 
@@ -107,18 +108,18 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
     """A write that the disk does not take is rolled back and said; the next one works again."""
     state = open_state(tmp_path / "state.db", now)
     with state.transaction() as db:
-        db.execute("INSERT INTO sends VALUES ('m', 1)")
+        db.execute("INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES ('m', 1, '', 0)")
         pages = db.execute("PRAGMA page_count").fetchone()[0]
     with state.read() as db:
         db.execute(f"PRAGMA max_page_count = {pages}")
     big = [("m" * 1000, n) for n in range(1000)]
     with pytest.raises(StateWriteFailed, match=r"full.*nothing is lost"), state.transaction() as db:
-        db.executemany("INSERT INTO sends VALUES (?, ?)", big)
+        db.executemany("INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES (?, ?, '', 0)", big)
     with state.read() as db:
-        assert db.execute("SELECT * FROM sends").fetchall() == [("m", 1.0)]
+        assert db.execute("SELECT merchant_id, sent_at FROM sends").fetchall() == [("m", 1.0)]
         db.execute("PRAGMA max_page_count = 1000000")
     with state.transaction() as db:
-        db.executemany("INSERT INTO sends VALUES (?, ?)", big)
+        db.executemany("INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES (?, ?, '', 0)", big)
     state.close()
 
 
@@ -129,9 +130,9 @@ def test_a_file_size_limit_is_like_a_full_disk(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
         with pytest.raises(StateWriteFailed), state.transaction() as db:
-            db.executemany("INSERT INTO sends VALUES (?, ?)", [("m" * 1000, n) for n in range(1000)])
+            db.executemany("INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES (?, ?, '', 0)", [("m" * 1000, n) for n in range(1000)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     with state.read() as db:
-        assert not db.execute("SELECT * FROM sends").fetchall()
+        assert not db.execute("SELECT merchant_id, sent_at FROM sends").fetchall()
     state.close()
