@@ -18,6 +18,9 @@ SCHEMA_VERSION = 1
 
 PAGE = 4096
 
+# What can be raised where SQLite reads: its messages repeat what is damaged, and a damaged size may be too much memory.
+READ_ERRORS = (sqlite3.Error, UnicodeDecodeError, MemoryError)
+
 # Where a minute can be: to the year 2350.
 _MINUTES = "BETWEEN -1000000 AND 200000000"
 
@@ -148,6 +151,15 @@ _TEXTS = {
     "budgets": "merchant_id, boot",
 }
 
+# Rows that no stream has, and rows that its readers expect beside others.
+_BROKEN = {
+    "counters of no stream": "SELECT 1 FROM series WHERE stream_id NOT IN (SELECT stream_id FROM streams)",
+    "values of no counter": "SELECT DISTINCT stream_id, label FROM slots EXCEPT SELECT stream_id, label FROM series",
+    "values of no stream": "SELECT 1 FROM held WHERE stream_id NOT IN (SELECT stream_id FROM streams)",
+    "a stream without its counter": "SELECT stream_id FROM streams WHERE grouping = 'all' "
+    "EXCEPT SELECT stream_id FROM series WHERE label = ''",
+}
+
 
 def create(db: sqlite3.Connection) -> None:
     """Make the tables of a new file; a kill meanwhile leaves an empty one, and never a database without its name.
@@ -192,6 +204,9 @@ def check(db: sqlite3.Connection, name: str) -> None:
         # SQLite does not look whether a text is UTF-8; what reads it here does.
         for _ in db.execute(f"SELECT DISTINCT {columns} FROM {table}"):  # noqa: S608 - constants
             pass
+    for what, statement in _BROKEN.items():
+        if db.execute(f"{statement} LIMIT 1").fetchone() is not None:
+            raise StateDamaged(what)
 
 
 def schema_of(db: sqlite3.Connection) -> frozenset[tuple[str, str, str | None]]:

@@ -8,16 +8,16 @@ a table's tree costs all that is below it.
 What is lost must not make plays be counted twice, nor a counter fall that could go on. The rows of one stream hang
 together, so this is how a stream goes on that has lost some of them:
 
-- A row of `series`: that counter begins again at 0. Prometheus takes this for a restart. The minutes that it has counted
-  are not counted again, as `through` and the values of those minutes are known.
-- Rows of `slots`: a minute whose value is not known would be counted again as a whole by the next answer. So the minutes
-  counted so far are not revised any more. The totals go on; what late rows would have changed in them is lost. A value by
-  day begins anew: what comes until the next answer is lost.
+- A row of `series`: that counter begins again at 0. Prometheus takes this for a restart. The minutes that it has
+  counted are not counted again, as `through` and the values of those minutes are known.
+- Rows of `slots`: a minute whose value is not known would be counted again as a whole by the next answer. So the
+  minutes counted so far are not revised any more. The totals go on; what late rows would have changed in them is lost.
+  A value by day begins anew: what comes until the next answer is lost.
 - Its row in `streams`: where it stood is not known, so it goes on from now, and what was between is lost. Its id can be
-  read from the index, so the totals go on. Without that, too, nobody knows whose totals they are: all begins again at 0.
+  read from the index, so the totals go on. Without that, nobody knows whose totals they are: all begins again at 0.
 
-An older copy of a total together with a newer `through`, or the other way round, would lose or double plays: nothing is
-ever taken from another file.
+There is no older copy to take rows from: a total of yesterday would fall below what was exported, and together with a
+newer `through` it would lose the plays between, together with an older one count them twice.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter.errors import StateError
-from exporter.layout import PAGE, empty_file, schema_of, schema_pages
+from exporter.layout import PAGE, READ_ERRORS, empty_file, schema_of, schema_pages
 from exporter.model import Group, Target, minute_of
 from exporter.statefile import MODE, remove
 
@@ -38,6 +38,9 @@ from exporter.statefile import MODE, remove
 _KNOWN_ALREADY = ("SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_ROWID", "SQLITE_CONSTRAINT_UNIQUE")
 
 _BY_DAY = frozenset(str(target) for target in Target if target.by_day)
+
+# Of counters that begin again the order is not known.
+_LAST_PLACE = 10**6
 
 _Row = tuple[object, ...]
 
@@ -163,7 +166,7 @@ def _copy(damaged: Path, work: Path) -> None:
 def _mend(work: Path) -> None:
     _mend_header(work, journal=2)
     # What the WAL has is newer than the file. SQLite leaves out what of it is damaged.
-    with contextlib.suppress(sqlite3.Error, MemoryError), _reading(work) as db:
+    with contextlib.suppress(*READ_ERRORS), _reading(work) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for suffix in ("-wal", "-shm"):
         work.with_name(work.name + suffix).unlink(missing_ok=True)
@@ -171,7 +174,7 @@ def _mend(work: Path) -> None:
     try:
         with _reading(work) as db:
             readable = bool({name for _, name, _ in schema_of(db)} & {"streams", "series"})
-    except (sqlite3.Error, MemoryError):
+    except READ_ERRORS:
         readable = False
     if not readable:
         template = empty_file()
@@ -252,7 +255,7 @@ def _carry(source: sqlite3.Connection, new: sqlite3.Connection, minute: int) -> 
     # Each stream without a group has the one series.
     missing = new.execute(
         "INSERT INTO series (stream_id, place, label) SELECT stream_id, 0, '' FROM streams WHERE grouping = ? "
-        "AND stream_id NOT IN (SELECT stream_id FROM series) RETURNING stream_id",
+        "AND stream_id NOT IN (SELECT stream_id FROM series WHERE label = '') RETURNING stream_id",
         (Group.ALL,),
     ).fetchall()
     for stream_id in _known(keys, series.broken.union(missing)):
@@ -260,6 +263,18 @@ def _carry(source: sqlite3.Connection, new: sqlite3.Connection, minute: int) -> 
 
     still = keys.keys() - from_now
     slots = _read(source, new, _SLOTS, ((stream_id,) for stream_id in still), lambda row: row[0] in still)
+    # Where the counter of a value is lost, it begins at 0. Else the label of the value is damaged.
+    new.executemany(
+        "INSERT INTO series (stream_id, place, label) SELECT DISTINCT stream_id, ?1, label FROM slots "
+        "WHERE stream_id = ?2 AND label NOT IN (SELECT label FROM series WHERE stream_id = ?2)",
+        [(_LAST_PLACE, stream_id) for stream_id in _known(still, series.broken)],
+    )
+    slots.broken.update(
+        new.execute(
+            "SELECT stream_id FROM (SELECT DISTINCT stream_id, label FROM slots "
+            "EXCEPT SELECT stream_id, label FROM series)"
+        ).fetchall()
+    )
     for stream_id in _known(still, slots.broken):
         merchant_id, _, target = keys[stream_id]
         _revise_no_more(new, stream_id, by_day=target in _BY_DAY)
@@ -290,7 +305,7 @@ def _read(
     new: sqlite3.Connection,
     table: _Table,
     parts: Iterable[_Row],
-    wanted: Callable[[_Row], bool] = lambda row: True,
+    wanted: Callable[[_Row], bool] | None = None,
 ) -> _Read:
     """Carry over the rows of a table.
 
@@ -299,7 +314,7 @@ def _read(
         new: The new one.
         table: Which.
         parts: The streams, media or merchants that can have rows.
-        wanted: Whether a row is to be carried over.
+        wanted: Whether a row is to be carried over; without it, all are.
     """
     read = _Read()
     columns = ", ".join(table.columns)
@@ -308,9 +323,9 @@ def _read(
     def scan(rest: str, values: Sequence[object] = ()) -> bool:
         try:
             for row in source.execute(f"SELECT {columns} FROM {table.name} {rest}", values):  # noqa: S608 - constants
-                if wanted(row) and not _keep(new, insert, row):
+                if (wanted is None or wanted(row)) and not _keep(new, insert, row):
                     read.broken.add(row[: table.part])
-        except (sqlite3.Error, MemoryError):
+        except READ_ERRORS:
             return False
         return True
 
@@ -347,7 +362,7 @@ def _index(source: sqlite3.Connection) -> list[tuple[object, _Row]]:
     found: dict[object, _Row] = {}
     for direction in ("ASC", "DESC"):
         order = ", ".join(f"{column} {direction}" for column in _STREAMS.columns[: _STREAMS.part])
-        with contextlib.suppress(sqlite3.Error, MemoryError):
+        with contextlib.suppress(*READ_ERRORS):
             for stream_id, *key in source.execute(
                 "SELECT stream_id, merchant_id, media_id, target, grouping FROM streams "  # noqa: S608 - constants
                 f"INDEXED BY sqlite_autoindex_streams_1 ORDER BY {order}"

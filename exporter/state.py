@@ -126,7 +126,7 @@ class State:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
                 self._db.execute("COMMIT")
-            except sqlite3.Error as error:
+            except layout.READ_ERRORS as error:
                 raise self._failed(error) from error
             finally:
                 # A full disk can end a transaction by itself, and rolling back then is an error of its own.
@@ -147,7 +147,7 @@ class State:
         with self._alone():
             try:
                 yield self._db
-            except sqlite3.Error as error:
+            except layout.READ_ERRORS as error:
                 raise StateError(str(self._failed(error))) from error
 
     def probe(self) -> None:
@@ -196,7 +196,7 @@ class State:
                 if not self._users:
                     self._busy_since = None
 
-    def _failed(self, error: sqlite3.Error | OSError | StateError) -> StateWriteFailed:
+    def _failed(self, error: Exception) -> StateWriteFailed:
         """The error to raise; it is what keeps the file from being written from now on."""
         code = getattr(error, "sqlite_errorcode", None)
         if isinstance(error, StateError):
@@ -243,9 +243,10 @@ class State:
                 self._write_anew()
             except (OSError, sqlite3.Error, StateError) as error:
                 message = (
-                    f"{self.path}: the state file was deleted, and cannot be written anew ({error}), so nothing is "
+                    f"{self.path}: the state file was deleted, and cannot be written anew ({error}), "
+                    "so nothing is counted; check the folder and the disk"
                 )
-                raise self._failed(StateError(message + "counted; check the folder and the disk")) from error
+                raise self._failed(StateError(message)) from error
         elif place is Place.REPLACED:
             raise self._failed(
                 StateError(
@@ -297,10 +298,8 @@ class State:
             self._db.close()
 
     def _identities(self) -> tuple[tuple[int, int] | None, ...]:
-        return tuple(
-            statefile.identity_at(self._file.real.with_name(self._file.real.name + suffix))
-            for suffix in ("-wal", "-shm")
-        )
+        real = self._file.real
+        return tuple(statefile.identity_at(real.with_name(real.name + suffix)) for suffix in ("-wal", "-shm"))
 
     def _is_elsewhere(self) -> bool:
         try:
@@ -330,7 +329,7 @@ def open_state(path: Path, now: Callable[[], float], monotonic: Callable[[], flo
     try:
         try:
             db = _open(file)
-        except (sqlite3.Error, StateDamaged, MemoryError) as error:
+        except (*layout.READ_ERRORS, StateDamaged) as error:
             if not _is_damage(error, at_start=True):
                 raise
             file = _save_what_can_be_read(file, str(error) or "out of memory", now)
@@ -338,7 +337,7 @@ def open_state(path: Path, now: Callable[[], float], monotonic: Callable[[], flo
             db = _open(file)
     except BaseException as error:
         file.close()
-        if isinstance(error, sqlite3.Error | OSError | StateDamaged | MemoryError):
+        if isinstance(error, (*layout.READ_ERRORS, OSError, StateDamaged)):
             raise StateError(
                 f"{path}: cannot use the state file ({error}); check the disk and the rights, "
                 "and on a network file system give a path on a local disk with --storage.path"
@@ -405,7 +404,7 @@ def _is_damage(error: BaseException, *, at_start: bool = False) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         # Texts that cannot be decoded, and sizes that no memory has.
-        return isinstance(error, sqlite3.OperationalError | MemoryError)
+        return isinstance(error, sqlite3.OperationalError | UnicodeDecodeError | MemoryError)
     if code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF in _DAMAGE:
         return True
     return at_start and code & 0xFF not in _ENVIRONMENT

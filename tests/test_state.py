@@ -64,7 +64,10 @@ def test_a_file_damaged_in_the_middle_is_noticed_at_the_start(tmp_path: Path) ->
     path = tmp_path / "state.db"
     state = open_state(path, now)
     with state.transaction() as db:
-        db.executemany("INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES (?, ?, '', 0)", [(f"merchant {n}" * 20, n) for n in range(2000)])
+        db.executemany(
+            "INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES (?, ?, '', 0)",
+            [(f"merchant {n}" * 20, n) for n in range(2000)],
+        )
     state.close()
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
@@ -130,7 +133,10 @@ def test_a_file_size_limit_is_like_a_full_disk(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
         with pytest.raises(StateWriteFailed), state.transaction() as db:
-            db.executemany("INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES (?, ?, '', 0)", [("m" * 1000, n) for n in range(1000)])
+            db.executemany(
+                "INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES (?, ?, '', 0)",
+                [("m" * 1000, n) for n in range(1000)],
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     with state.read() as db:
