@@ -102,6 +102,7 @@ class State:
         self._siblings = self._identities()
         # Only where a file could be put in its place, and not be opened, there is no connection.
         self._connected = True
+        self._closed = False
 
     @property
     def problem(self) -> StateProblem | None:
@@ -148,7 +149,7 @@ class State:
             try:
                 yield self._db
             except layout.READ_ERRORS as error:
-                raise StateError(str(self._failed(error))) from error
+                raise StateError(str(self._failed(error, reading=True))) from error
 
     def probe(self) -> None:
         """Look whether the file is still where it was, and where it could not be written, whether it can be again.
@@ -178,8 +179,11 @@ class State:
     def close(self) -> None:
         """Close the file and let other processes have it."""
         with self._alone():
+            if self._closed:
+                return
             with contextlib.suppress(StateWriteFailed):
                 self._find_file()
+            self._closed = True
             self._disconnect(self._file)
             self._file.close()
 
@@ -196,7 +200,7 @@ class State:
                 if not self._users:
                     self._busy_since = None
 
-    def _failed(self, error: Exception) -> StateWriteFailed:
+    def _failed(self, error: Exception, *, reading: bool = False) -> StateWriteFailed:
         """The error to raise; it is what keeps the file from being written from now on."""
         code = getattr(error, "sqlite_errorcode", None)
         if isinstance(error, StateError):
@@ -211,6 +215,8 @@ class State:
                 f"{self.path}: another program holds the state file ({error}), so nothing is counted meanwhile; "
                 "close the program, such as sqlite3"
             )
+        elif reading:
+            message = f"{self.path}: reading failed ({error}); check the disk and the rights"
         else:
             message = (
                 f"{self.path}: writing failed ({error}); nothing is lost, "
@@ -232,6 +238,9 @@ class State:
         Raises:
             StateWriteFailed: It would not be.
         """
+        if self._closed:
+            # Nothing may open it again: another process may have it.
+            raise StateWriteFailed(f"{self.path}: the state file is closed")
         try:
             place = self._file.place()
             if place is Place.HERE:
@@ -292,10 +301,11 @@ class State:
     def _disconnect(self, file: StateFile) -> None:
         """Close the connection to a file, which may no longer be the one at its name."""
         self._connected = False
-        if file is not self._file or self._is_elsewhere():
-            file.keep_siblings()
-        with contextlib.suppress(sqlite3.Error):
-            self._db.close()
+        with contextlib.ExitStack() as stack:
+            if file is not self._file or self._is_elsewhere():
+                stack.enter_context(file.keep_siblings())
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
 
     def _identities(self) -> tuple[tuple[int, int] | None, ...]:
         real = self._file.real

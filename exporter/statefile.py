@@ -12,6 +12,7 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -80,13 +81,19 @@ class StateFile:
             return Place.GONE
         return Place.HERE if found == self.identity else Place.REPLACED
 
-    def keep_siblings(self) -> None:
+    @contextlib.contextmanager
+    def keep_siblings(self) -> Iterator[None]:
         """Let SQLite close its connection without deleting `-wal` and `-shm`: they are no longer this file's.
 
         SQLite deletes them by name, after it has locked the database for itself alone. This keeps it from that.
         """
         with contextlib.suppress(OSError):
             _lock(self.descriptor, fcntl.F_RDLCK, _SHARED, _SHARED_SIZE)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                _lock(self.descriptor, fcntl.F_UNLCK, _SHARED, _SHARED_SIZE)
 
     def close(self) -> None:
         """Unlock it. A connection to it must be closed before: closing the file ends all of SQLite's locks, too."""

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from exporter.config import Settings
 from exporter.daemon import Polling, build_polling
 from exporter.errors import StateError
 from exporter.layout import PAGE, empty_file, schema_pages
-from exporter.limiter import Limiter
+from exporter.limiter import RESTART_MARGIN, WINDOW, Limiter
 from exporter.model import Group, Minute, MinuteRange, Stream, minute_of
 from exporter.parse import Media
 from exporter.state import State, open_state
@@ -121,6 +122,171 @@ def later() -> FakeClock:
     clock = FakeClock()
     clock.advance(60 * (MINUTES + 2))
     return clock
+
+
+# ---- one page ----
+
+Series = tuple[str, str, str, str, str]
+
+
+def totals(path: Path) -> dict[Series, tuple[int, Minute]]:
+    """What each counter has counted (millionths), and up to which minute."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return {
+            (merchant_id, media_id, target, grouping, label): (total, through)
+            for merchant_id, media_id, target, grouping, label, total, through in db.execute(
+                "SELECT merchant_id, media_id, target, grouping, label, total, through "
+                "FROM series JOIN streams USING (stream_id)"
+            )
+        }
+
+
+def pages_of(path: Path) -> int:
+    return path.stat().st_size // PAGE
+
+
+def wipe(path: Path, page: int) -> None:
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE)
+        # The first page tells whose file it is.
+        file.write(file.read(100) if page == 1 else b"")
+        file.write(b"\xff" * (PAGE - 100 if page == 1 else PAGE))
+
+
+def test_no_page_that_is_lost_lets_plays_be_counted_twice(prepared: Path, tmp_path: Path) -> None:
+    """A counter goes on from where it was, or begins again at 0; it never has more than was played since."""
+    whole = copy_of(prepared, tmp_path)
+    with contextlib.closing(sqlite3.connect(whole)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = totals(whole)
+    content = whole.read_bytes()
+    falls = {}
+    for page in range(1, pages_of(whole) + 1):
+        path = tmp_path / f"{page}.db"
+        path.write_bytes(content)
+        wipe(path, page)
+        assert start(path) == ""
+        after = totals(path)
+        assert after.keys() == before.keys()
+        falls[page] = 0
+        for series, (total, through) in after.items():
+            had, upto = before[series]
+            minutes = through - upto
+            assert minutes > 0
+            played = minutes * 10**6 * {"play_count": 2 if series[4] else 3, "device_count": 0}.get(series[2], 1)
+            assert 0 <= total - had <= played or 0 <= total <= played, (page, series)
+            falls[page] += total < had
+    # All counters are in one page here. No other page costs one, that of the streams neither.
+    assert sorted(falls.values())[:-1] == [0] * (len(falls) - 1)
+
+
+def test_one_page_costs_what_is_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of many pages each costs a small part, and the line says what; the damaged file is kept."""
+    path = tmp_path / "state.db"
+    state = open_state(path, later().now)
+    with state.transaction() as db:
+        for stream_id in range(1, 401):
+            db.execute(
+                "INSERT INTO streams (stream_id, merchant_id, media_id, target, grouping, start, through, seen, "
+                "kept_from, answered) VALUES (?, 'm', ?, 'play_count', 'city', 1, 1000, 1000, 900, 1)",
+                (stream_id, f"media {stream_id}"),
+            )
+            db.executemany(
+                "INSERT INTO series (stream_id, place, label, total) VALUES (?, ?, ?, 5)",
+                [(stream_id, place, f"a city of some size {place}") for place in range(25)],
+            )
+            db.executemany(
+                "INSERT INTO slots (stream_id, slot, label, value) VALUES (?, ?, ?, 1)",
+                [(stream_id, 990, f"a city of some size {place}") for place in range(25)],
+            )
+    state.close()
+    content = path.read_bytes()
+    before = totals(path)
+    leaves = {table: leaves_of(path, table) for table in ("series", "slots", "streams")}
+    for table in ("series", "slots", "streams"):
+        for page in leaves[table][3::25]:
+            path.write_bytes(content)
+            wipe(path, page)
+            open_state(path, later().now).close()
+            aside = tmp_path / f"state.db.corrupt-{int(later().now())}"
+            after = totals(path)
+            kept = sum(after.get(series, (0, 0))[0] == total for series, (total, _) in before.items())
+            assert kept == len(before) if table != "series" else len(before) * 0.98 < kept < len(before)
+            with contextlib.closing(sqlite3.connect(path)) as db:
+                revised = db.execute("SELECT count(*) FROM streams WHERE kept_from = 900").fetchone()[0]
+            assert revised > 300
+            assert aside.read_bytes()[PAGE * (page - 1) : PAGE * page] == b"\xff" * PAGE
+            aside.unlink()
+            [line] = [each for each in capsys.readouterr().out.splitlines() if each]
+            assert "the state file is damaged" in line
+            assert aside.name in line
+            assert "merchant m, " in line
+
+
+def leaves_of(path: Path, table: str) -> list[int]:
+    """The pages of a table that have rows alone."""
+    content = path.read_bytes()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        (root,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+    leaves, inner = [], [root]
+    while inner:
+        at = (inner.pop() - 1) * PAGE
+        kind, cells = content[at], int.from_bytes(content[at + 3 : at + 5], "big")
+        if kind not in (2, 5):
+            leaves.append(at // PAGE + 1)
+            continue
+        starts = [at + int.from_bytes(content[at + 12 + 2 * n : at + 14 + 2 * n], "big") for n in range(cells)]
+        inner += [int.from_bytes(content[each : each + 4], "big") for each in (*starts, at + 8)]
+    return sorted(leaves)
+
+
+def test_requests_wait_after_damage(prepared: Path, tmp_path: Path) -> None:
+    """When requests left is not known then: none leaves in the first minute, also after one more restart."""
+    path = copy_of(prepared, tmp_path)
+    wipe(path, pages_of(path))
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA user_version = 0")
+    clock = later()
+    for pause in (0, 30):
+        clock.advance(pause)
+        state = open_state(path, clock.now, clock.monotonic)
+        limiter = Limiter(state, "m", 45, clock.now, clock.monotonic)
+        assert limiter.wait() == pytest.approx(WINDOW + RESTART_MARGIN - pause)
+        # One that is made later, when it is known, does not wait longer.
+        assert Limiter(state, "m", 45, clock.now, clock.monotonic).wait() == pytest.approx(limiter.wait())
+        state.close()
+    clock.advance(WINDOW + RESTART_MARGIN)
+    assert limiter.wait() <= 0
+
+
+def test_plays_of_the_detector_that_are_damaged_are_fetched_again(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their bytes are checked, as no table can check them; the line tells of how many media."""
+    path = copy_of(prepared, tmp_path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for table, column in (("tracks", "recent"), ("track_days", "steps")):
+            media_id = MEDIA[0] if table == "tracks" else MEDIA[1]
+            [(blob,)] = db.execute(
+                f"SELECT {column} FROM {table} WHERE merchant_id = 'm' AND media_id = ?", (media_id,)
+            )
+            db.execute(
+                f"UPDATE {table} SET {column} = ? WHERE merchant_id = 'm' AND media_id = ?",
+                (blob[:100] + b"\x7f\x7f" + blob[102:], media_id),
+            )
+        db.execute("UPDATE tracks SET past_known = 1")
+    clock = later()
+    with polling(path, clock) as (_, built):
+        watch = built.watches["m"]
+        assert MEDIA[0] not in watch.hours()
+        assert MEDIA[1] in watch.hours()
+        wanted = set()
+        while (history := watch.next_history(clock.now(), minute_of(clock.now()), ())) is not None:
+            wanted.add(history.media_id)
+            watch.failed(history, clock.now())
+        assert wanted == {MEDIA[0], MEDIA[1]}
+    [line] = [each for each in capsys.readouterr().out.splitlines() if "damaged in the state file" in each]
+    assert "media=2" in line
 
 
 # ---- at random ----
