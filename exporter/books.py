@@ -9,8 +9,10 @@ from pathlib import Path
 from exporter.counting import Account, Book, Entry
 from exporter.errors import StateError
 from exporter.holding import Cell, Held
+from exporter.layout import READ_ERRORS
 from exporter.model import Group, Minute, Stream, Target
 from exporter.snapshot import SeriesView
+from exporter.statefile import recognise
 from exporter.units import from_units
 
 
@@ -288,21 +290,26 @@ def read_rates(path: Path) -> dict[str, dict[str, float]]:
         By merchant and media id, "" for the whole merchant; nothing where there is no file, or an empty one.
 
     Raises:
-        StateError: The file cannot be read.
+        StateError: The file cannot be read, or is none of this exporter's.
     """
-    if not path.exists():
-        return {}
     rates: dict[str, dict[str, float]] = {}
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        if not recognise(path):
+            return {}
+        real = path.resolve()
+        # Without a WAL nobody has it open. Then nothing need be put beside it, which not every reader may do.
+        unused = "" if real.with_name(real.name + "-wal").exists() else "&immutable=1"
+        with contextlib.closing(sqlite3.connect(f"{real.as_uri()}?mode=ro{unused}", uri=True)) as db:
             for merchant_id, media_id, rate in db.execute(
                 "SELECT merchant_id, media_id, rate FROM streams "
                 "WHERE rate IS NOT NULL AND target = ? AND grouping = ?",
                 (Target.PLAY_COUNT, Group.ALL),
             ):
                 rates.setdefault(merchant_id, {})[media_id] = rate
-    except sqlite3.Error as error:
-        raise StateError(f"{path}: cannot be read ({error}); check that it is this exporter's state file") from error
+    except (*READ_ERRORS, OSError) as error:
+        raise StateError(
+            f"{path}: the state file cannot be read ({error}); check the rights, and that the exporter starts with it"
+        ) from error
     return rates
 
 

@@ -4,7 +4,9 @@
     ├── ConfigError            the configuration cannot be used
     ├── StateError             the state file cannot be used
     │   ├── StateLocked        another process holds it
+    │   ├── NotAStateFile      it is something else, and is left as it is
     │   ├── StateTooNew        a newer release wrote it
+    │   ├── StateDamaged       it is not whole
     │   └── StateWriteFailed   a transaction failed (full disk, read-only file system)
     ├── InputError             what a command was given cannot be used
     ├── HistoryError           the history could not be fetched
@@ -54,6 +56,14 @@ class StateError(ExporterError):
 
 class StateLocked(StateError):
     """Another process holds the state file."""
+
+
+class NotAStateFile(StateError):
+    """Something else is where the state file should be; it is left as it is."""
+
+
+class StateDamaged(StateError):
+    """The state file is not whole."""
 
 
 class StateTooNew(StateError):

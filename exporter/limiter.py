@@ -1,12 +1,16 @@
 """The budget: how many requests may leave in any 60 seconds, kept across restarts.
 
-A request's time is in the state file before the request leaves, so not even a kill makes room for one too many.
+A request's time is in the state file before the request leaves, so not even a kill makes room for one too many. How
+long ago it was is told by the monotonic clock as long as the machine has not been booted since: the wall clock may have
+been set meanwhile.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from exporter.errors import BudgetSpent
 from exporter.state import State
@@ -20,6 +24,9 @@ RESTART_MARGIN = 10.0
 
 # Of a longer Retry-After no more than this is believed.
 LONGEST_WAIT = 3600.0
+
+# What names a boot of Linux; a container sees its machine's.
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(slots=True)
@@ -56,6 +63,7 @@ class Limiter:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         timeout: float = 0.0,
+        boot: str | None = None,
     ) -> None:
         """Take up the budget from the state file.
 
@@ -64,8 +72,9 @@ class Limiter:
             merchant_id: Whose budget it is.
             limit: Requests that may leave in any 60 seconds.
             clock: Unix seconds, for what is kept in the file.
-            monotonic: Seconds that never go back, for what is waited for.
+            monotonic: Seconds since the machine was booted, which never go back.
             timeout: Seconds after which no request is on its way any more.
+            boot: What names this boot, other than the machine's own name for it; "" where nothing does.
         """
         self._state = state
         self._merchant_id = merchant_id
@@ -73,11 +82,14 @@ class Limiter:
         self._clock = clock
         self._monotonic = monotonic
         self._margin = max(RESTART_MARGIN, timeout)
+        self._boot = _boot_id() if boot is None else boot
         self._mutex = threading.Lock()
         self._sends: deque[Slot] = deque()
         self._allowed = float(limit)
         self._since = monotonic()
         self._blocked_until = self._since
+        # Whether the state file has a hold, which may be over.
+        self._hold_kept = False
         self._load()
 
     @property
@@ -110,15 +122,19 @@ class Limiter:
                 raise BudgetSpent(wait)
             with self._state.transaction() as db:
                 db.execute(
-                    "INSERT INTO sends (merchant_id, sent_at) VALUES (?, ?)",
-                    (self._merchant_id, self._clock()),
+                    "INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES (?, ?, ?, ?)",
+                    (self._merchant_id, self._clock(), self._boot, now),
                 )
                 # Only the newest matter, whatever the clock says of their age.
                 db.execute(
-                    "DELETE FROM sends WHERE merchant_id = ? AND rowid <= "
-                    "(SELECT rowid FROM sends WHERE merchant_id = ? ORDER BY rowid DESC LIMIT 1 OFFSET ?)",
+                    "DELETE FROM sends WHERE merchant_id = ? AND send_id <= "
+                    "(SELECT send_id FROM sends WHERE merchant_id = ? ORDER BY send_id DESC LIMIT 1 OFFSET ?)",
                     (self._merchant_id, self._merchant_id, self._limit),
                 )
+                if self._hold_kept:
+                    # It is over. After a boot with a clock that was set back, nobody could tell.
+                    db.execute("UPDATE budgets SET held_for = 0 WHERE merchant_id = ?", (self._merchant_id,))
+            self._hold_kept = False
             slot = Slot(now, running=True, _monotonic=self._monotonic)
             self._sends.append(slot)
             return slot
@@ -151,12 +167,21 @@ class Limiter:
         self._blocked_until = max(self._blocked_until, now + min(max(seconds, 1.0), LONGEST_WAIT))
 
     def _save(self, now: float) -> None:
-        ahead = self._clock() - now
         with self._state.transaction() as db:
             db.execute(
-                "INSERT OR REPLACE INTO budgets (merchant_id, allowed, since, blocked_until) VALUES (?, ?, ?, ?)",
-                (self._merchant_id, self._allowed, self._since + ahead, self._blocked_until + ahead),
+                "INSERT OR REPLACE INTO budgets (merchant_id, allowed, grows_in, held_for, written_at, boot, ticks) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    self._merchant_id,
+                    self._allowed,
+                    self._since - now,
+                    self._blocked_until - now,
+                    self._clock(),
+                    self._boot,
+                    now,
+                ),
             )
+        self._hold_kept = True
 
     def _wait(self, now: float) -> float:
         window = self._window(now)
@@ -173,21 +198,42 @@ class Limiter:
         return sorted(now if slot.running else slot.at for slot in self._sends)
 
     def _load(self) -> None:
-        now, wall = self._monotonic(), self._clock()
+        now = self._monotonic()
         with self._state.read() as db:
             sends = db.execute(
-                "SELECT sent_at FROM sends WHERE merchant_id = ? ORDER BY rowid", (self._merchant_id,)
+                "SELECT sent_at, boot, ticks FROM sends WHERE merchant_id = ? ORDER BY send_id", (self._merchant_id,)
             ).fetchall()
             budget = db.execute(
-                "SELECT allowed, since, blocked_until FROM budgets WHERE merchant_id = ?",
+                "SELECT allowed, grows_in, held_for, written_at, boot, ticks FROM budgets WHERE merchant_id = ?",
                 (self._merchant_id,),
             ).fetchone()
-        for (sent_at,) in sends:
-            # A clock that went back leaves times in the future: they are taken as now.
-            age = max(0.0, wall - sent_at - self._margin)
+        for sent in sends:
+            age = max(0.0, self._age(*sent) - self._margin)
             self._sends.append(Slot(now - age, running=False, _monotonic=self._monotonic))
         if budget is not None:
-            allowed, since, blocked_until = budget
+            allowed, grows_in, held_for, *written = budget
+            age = self._age(*written)
             self._allowed = min(allowed, float(self._limit))
-            self._since = now + min(since - wall, LONGEST_WAIT)
-            self._blocked_until = now + min(blocked_until - wall, LONGEST_WAIT)
+            self._since = now + min(grows_in, LONGEST_WAIT) - age
+            self._blocked_until = now + min(held_for, LONGEST_WAIT) - age
+            self._hold_kept = held_for > 0
+        if self._state.sends_lost(self._merchant_id):
+            # As if the whole budget had been spent just before.
+            self._block(now, WINDOW + self._margin)
+            self._save(now)
+
+    def _age(self, at: float, boot: str, ticks: float) -> float:
+        """Seconds, 0 or more, since something was written, when the clocks showed this."""
+        passed = self._monotonic() - ticks
+        if boot and boot == self._boot and passed >= 0:
+            return passed
+        # A clock that went back leaves times in the future: they are taken as now.
+        return max(0.0, self._clock() - at)
+
+
+@cache
+def _boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""

@@ -1,141 +1,118 @@
 """The state file: one SQLite database, opened by one process, written by one connection.
 
-Every change goes through `State.transaction`, which other modules use for their own tables. The tables stand
-here together, so that a migration has one place.
+Every change goes through `State.transaction`, which other modules use for their own tables.
 """
 
 import contextlib
-import fcntl
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import structlog
 
-from exporter.errors import StateError, StateLocked, StateTooNew, StateWriteFailed
+from exporter import layout, statefile
+from exporter.errors import StateDamaged, StateError, StateWriteFailed
+from exporter.salvage import salvage
+from exporter.statefile import Place, StateFile
 
 log = structlog.get_logger("state")
 
-SCHEMA_VERSION = 1
+# A disk that hangs lets a write wait. After so many seconds that is said.
+LONGEST_WRITE = 60.0
 
-_SCHEMA = """
-CREATE TABLE merchants (
-    merchant_id TEXT PRIMARY KEY,
-    horizon INTEGER,                         -- newest minute of which a row was seen
-    lost_minutes INTEGER NOT NULL DEFAULT 0,
-    revisions_up INTEGER NOT NULL DEFAULT 0,
-    revisions_down INTEGER NOT NULL DEFAULT 0,
-    series_resets INTEGER NOT NULL DEFAULT 0,
-    longest_range INTEGER,                   -- minutes that one request may ask for, where the API set a limit
-    longest_range_at REAL,
-    removed_at REAL
-) WITHOUT ROWID;
+# So long the heartbeat waits for a write to end.
+PROBE_WAIT = 1.0
 
-CREATE TABLE streams (
-    stream_id INTEGER PRIMARY KEY,
-    merchant_id TEXT NOT NULL,
-    media_id TEXT NOT NULL,
-    target TEXT NOT NULL,
-    grouping TEXT NOT NULL,
-    start INTEGER NOT NULL,                  -- the minutes after it are counted
-    through INTEGER NOT NULL,                -- the newest minute counted
-    seen INTEGER NOT NULL,                   -- the newest minute counted because its row or a later one was there
-    kept_from INTEGER NOT NULL,              -- the oldest slot whose value can still be revised
-    answered INTEGER NOT NULL DEFAULT 0,
-    rate REAL,                               -- smoothed plays a minute, of streams that count plays
-    peak INTEGER NOT NULL DEFAULT 0,         -- the largest value of a slot that has been counted
-    removed_at REAL,
-    UNIQUE (merchant_id, media_id, target, grouping)
-);
+# A problem that is back within so many seconds goes on: on a full disk, small writes may succeed now and then.
+SAME_PROBLEM = 60.0
 
--- Values, totals and what is owed are whole millionths.
-CREATE TABLE series (
-    stream_id INTEGER NOT NULL,
-    place INTEGER NOT NULL,                  -- the order in which labels were first seen
-    label TEXT NOT NULL,
-    total INTEGER NOT NULL DEFAULT 0,
-    owed INTEGER NOT NULL DEFAULT 0,
-    owed_since INTEGER,                      -- the newest minute counted when it last began to owe
-    last INTEGER DEFAULT 0,                  -- the value in the minute `through`, where it is known
-    shown INTEGER NOT NULL DEFAULT 0,        -- whether its 0 has been on display for long enough
-    PRIMARY KEY (stream_id, label)
-) WITHOUT ROWID;
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
-CREATE TABLE slots (                         -- values other than 0 that can still be revised
-    stream_id INTEGER NOT NULL,
-    slot INTEGER NOT NULL,                   -- the minute at which the row's minute or day starts
-    label TEXT NOT NULL,
-    value INTEGER NOT NULL,
-    PRIMARY KEY (stream_id, slot, label)
-) WITHOUT ROWID;
+# What the computer has to do with, and not what is in the file.
+_ENVIRONMENT = (
+    *_BUSY,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOLFS,
+    sqlite3.SQLITE_AUTH,
+)
 
-CREATE TABLE held (                          -- values that the API shows and that are not counted yet
-    stream_id INTEGER NOT NULL,
-    slot INTEGER NOT NULL,
-    label TEXT NOT NULL,
-    value INTEGER,                           -- where it can be used
-    since INTEGER NOT NULL,                  -- the newest minute counted when it was first shown like that
-    PRIMARY KEY (stream_id, slot, label)
-) WITHOUT ROWID;
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
 
-CREATE TABLE media (
-    merchant_id TEXT NOT NULL,
-    media_id TEXT NOT NULL,
-    name TEXT NOT NULL,
-    ref_id TEXT NOT NULL,
-    encode_type TEXT NOT NULL,
-    live_event_id TEXT NOT NULL,
-    fetched_at REAL NOT NULL,
-    PRIMARY KEY (merchant_id, media_id)
-) WITHOUT ROWID;
 
-CREATE TABLE tracks (                        -- plays as the drop detector sees them; the whole merchant's for ''
-    merchant_id TEXT NOT NULL,
-    media_id TEXT NOT NULL,
-    newest INTEGER,                          -- the newest minute
-    recent BLOB NOT NULL,                    -- the newest minutes, one by one
-    noise BLOB NOT NULL,
-    past_known INTEGER NOT NULL,             -- whether the time before the first start was asked for
-    PRIMARY KEY (merchant_id, media_id)
-);
+@dataclass(frozen=True, slots=True)
+class StateProblem:
+    """Why the state file cannot be written now.
 
-CREATE TABLE track_days (
-    merchant_id TEXT NOT NULL,
-    media_id TEXT NOT NULL,
-    day INTEGER NOT NULL,                    -- Unix time // 86400
-    steps BLOB NOT NULL,
-    PRIMARY KEY (merchant_id, media_id, day)
-);
+    Attributes:
+        message: What is wrong, and how to fix it.
+        since: When the first of the writes in a row failed (Unix seconds).
+    """
 
-CREATE TABLE sends (
-    merchant_id TEXT NOT NULL,
-    sent_at REAL NOT NULL
-);
-CREATE INDEX sends_by_merchant ON sends (merchant_id);
-
-CREATE TABLE budgets (
-    merchant_id TEXT PRIMARY KEY,
-    allowed REAL NOT NULL,                   -- requests a minute at `since`
-    since REAL NOT NULL,                     -- when they begin to be won back
-    blocked_until REAL NOT NULL
-) WITHOUT ROWID;
-"""
+    message: str
+    since: float
 
 
 class State:
-    """An open state file.
+    """An open state file. Safe for use by several threads.
 
     Attributes:
         path: Where it is.
     """
 
-    def __init__(self, path: Path, lock_file: IO[bytes], db: sqlite3.Connection) -> None:
-        self.path = path
-        self._lock_file = lock_file
+    def __init__(
+        self,
+        file: StateFile,
+        db: sqlite3.Connection,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+        *,
+        salvaged: bool = False,
+    ) -> None:
+        """Take over what `open_state` has opened.
+
+        Args:
+            file: The file, locked.
+            db: The connection to it.
+            now: Unix seconds.
+            monotonic: Seconds that never go back.
+            salvaged: Whether it was damaged, and is made anew from what could be read.
+        """
+        self.path = file.path
+        self._file = file
         self._db = db
+        self._now = now
+        self._monotonic = monotonic
+        self._salvaged = salvaged
+        self._sends_lost_of: set[str] = set()
         self._mutex = threading.RLock()
+        self._users = 0
+        # Both are read without the mutex: it may be held by a write that hangs.
+        self._busy_since: float | None = None
+        self._problem: StateProblem | None = None
+        self._resolved: tuple[float, float] | None = None
+        self._siblings = self._identities()
+        # Only where a file could be put in its place, and not be opened, there is no connection.
+        self._connected = True
+        self._closed = False
+
+    @property
+    def problem(self) -> StateProblem | None:
+        """What keeps the file from being written now, or None."""
+        busy_since = self._busy_since
+        if busy_since is not None and (seconds := self._monotonic() - busy_since) > LONGEST_WRITE:
+            return StateProblem(
+                f"{self.path}: a write has not ended for {seconds:.0f} s; check the disk", self._now() - seconds
+            )
+        return self._problem
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -144,122 +121,300 @@ class State:
         Raises:
             StateWriteFailed: The file did not take it; nothing of the block is in the file.
         """
-        with self._mutex:
+        with self._alone():
+            self._find_file()
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
                 self._db.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise StateWriteFailed(
-                    f"{self.path}: writing failed ({error}); nothing is lost, "
-                    "but nothing is counted until the file can be written: check the disk"
-                ) from error
+            except layout.READ_ERRORS as error:
+                raise self._failed(error) from error
             finally:
                 # A full disk can end a transaction by itself, and rolling back then is an error of its own.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+            if self._problem is not None:
+                self._resolved = (self._monotonic(), self._problem.since)
+                self._problem = None
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """Read what is committed."""
+        """Read what is committed.
+
+        Raises:
+            StateError: It cannot be read.
+        """
+        with self._alone():
+            try:
+                yield self._db
+            except layout.READ_ERRORS as error:
+                raise StateError(str(self._failed(error, reading=True))) from error
+
+    def probe(self) -> None:
+        """Look whether the file is still where it was, and where it could not be written, whether it can be again.
+
+        For the heartbeat: while nothing can be written no requests leave, so nothing else would write. It does not wait
+        for a write that hangs, and what it finds is in `problem`.
+        """
+        if not self._mutex.acquire(timeout=PROBE_WAIT):
+            return
+        try:
+            with contextlib.suppress(StateWriteFailed):
+                if self._problem is not None or self._is_elsewhere():
+                    with self.transaction() as db:
+                        # It is there already, and written all the same.
+                        db.execute(f"PRAGMA user_version = {layout.SCHEMA_VERSION}")
+        finally:
+            self._mutex.release()
+
+    def sends_lost(self, merchant_id: str) -> bool:
+        """Whether nobody knows what requests of a merchant left before the file was opened: True once, after damage."""
         with self._mutex:
-            yield self._db
+            if not self._salvaged or merchant_id in self._sends_lost_of:
+                return False
+            self._sends_lost_of.add(merchant_id)
+            return True
 
     def close(self) -> None:
         """Close the file and let other processes have it."""
+        with self._alone():
+            if self._closed:
+                return
+            with contextlib.suppress(StateWriteFailed):
+                self._find_file()
+            self._closed = True
+            self._disconnect(self._file)
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
         with self._mutex:
-            self._db.close()
-            self._lock_file.close()
+            self._users += 1
+            if self._busy_since is None:
+                self._busy_since = self._monotonic()
+            try:
+                yield
+            finally:
+                self._users -= 1
+                if not self._users:
+                    self._busy_since = None
+
+    def _failed(self, error: Exception, *, reading: bool = False) -> StateWriteFailed:
+        """The error to raise; it is what keeps the file from being written from now on."""
+        code = getattr(error, "sqlite_errorcode", None)
+        if isinstance(error, StateError):
+            message = str(error)
+        elif _is_damage(error):
+            message = (
+                f"{self.path}: the state file is damaged ({error}), so nothing is counted; "
+                "start the exporter again: it keeps what can be read"
+            )
+        elif code is not None and code & 0xFF in _BUSY:
+            message = (
+                f"{self.path}: another program holds the state file ({error}), so nothing is counted meanwhile; "
+                "close the program, such as sqlite3"
+            )
+        elif reading:
+            message = f"{self.path}: reading failed ({error}); check the disk and the rights"
+        else:
+            message = (
+                f"{self.path}: writing failed ({error}); nothing is lost, "
+                "but nothing is counted until the file can be written: check the disk and the rights"
+            )
+        since = self._now()
+        if self._problem is not None:
+            since = self._problem.since
+        elif self._resolved is not None and self._monotonic() - self._resolved[0] < SAME_PROBLEM:
+            since = self._resolved[1]
+        self._problem = StateProblem(message, since)
+        return StateWriteFailed(message)
+
+    # ---- the file, which others may delete or replace ----
+
+    def _find_file(self) -> None:
+        """Make sure that what is written is found at the file's name after a restart.
+
+        Raises:
+            StateWriteFailed: It would not be.
+        """
+        if self._closed:
+            # Nothing may open it again: another process may have it.
+            raise StateWriteFailed(f"{self.path}: the state file is closed")
+        try:
+            place = self._file.place()
+            if place is Place.HERE:
+                self._find_siblings()
+        except (OSError, sqlite3.Error) as error:
+            raise self._failed(error) from error
+        if place is Place.GONE:
+            try:
+                self._write_anew()
+            except (OSError, sqlite3.Error, StateError) as error:
+                message = (
+                    f"{self.path}: the state file was deleted, and cannot be written anew ({error}), "
+                    "so nothing is counted; check the folder and the disk"
+                )
+                raise self._failed(StateError(message)) from error
+        elif place is Place.REPLACED:
+            raise self._failed(
+                StateError(
+                    f"{self.path}: another file has taken the place of the state file, so nothing is counted; "
+                    "move it away, and what is counted is written there again; or start the exporter again to use it"
+                )
+            )
+
+    def _find_siblings(self) -> None:
+        if not self._connected:
+            self._connect()
+        elif self._identities() != self._siblings:
+            # Others who open the database would begin a WAL of their own. What is in the one that only this process
+            # still has goes into the database, and a new one is begun.
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._disconnect(self._file)
+            self._connect()
+            log.warning(f"{self.path}: a file that SQLite has beside it was deleted; it is made anew, nothing is lost")
+
+    def _write_anew(self) -> None:
+        """Put all that is in the deleted file, which is still open, at its name again."""
+        new = statefile.make_beside(self._file)
+        try:
+            with contextlib.closing(sqlite3.connect(new.real, isolation_level=None)) as target:
+                self._db.backup(target)
+            placed = statefile.put(new)
+        except BaseException:
+            new.close()
+            with contextlib.suppress(OSError):
+                statefile.remove(new.real)
+            raise
+        old, self._file = self._file, placed
+        self._disconnect(old)
+        old.close()
+        self._connect()
+        log.warning(f"{self.path}: the state file was deleted; it is written anew, nothing is lost")
+
+    def _connect(self) -> None:
+        self._db = _connect(self._file)
+        self._connected = True
+        self._siblings = self._identities()
+
+    def _disconnect(self, file: StateFile) -> None:
+        """Close the connection to a file, which may no longer be the one at its name."""
+        self._connected = False
+        with contextlib.ExitStack() as stack:
+            if file is not self._file or self._is_elsewhere():
+                stack.enter_context(file.keep_siblings())
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+
+    def _identities(self) -> tuple[tuple[int, int] | None, ...]:
+        real = self._file.real
+        return tuple(statefile.identity_at(real.with_name(real.name + suffix)) for suffix in ("-wal", "-shm"))
+
+    def _is_elsewhere(self) -> bool:
+        try:
+            return self._file.place() is not Place.HERE or self._identities() != self._siblings
+        except OSError:
+            return True
 
 
-def open_state(path: Path, now: Callable[[], float]) -> State:
+def open_state(path: Path, now: Callable[[], float], monotonic: Callable[[], float] = time.monotonic) -> State:
     """Open the state file, or make it.
 
-    A file that is damaged is renamed to `<path>.corrupt-<Unix time>` and a new one is begun.
+    A file that is damaged is kept as `<path>.corrupt-<Unix time>`, and a new one begun with what can be read of it.
+
+    Args:
+        path: Where it is.
+        now: Unix seconds.
+        monotonic: Seconds that never go back.
 
     Raises:
+        NotAStateFile: Something else is there; it is left as it is.
         StateLocked: Another process holds it.
         StateTooNew: A newer release wrote it.
         StateError: It cannot be opened or written.
     """
-    lock_file = _lock(path)
+    file = statefile.take(path)
+    salvaged = False
     try:
         try:
-            db = _connect(path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
+            db = _open(file)
+        except (*layout.READ_ERRORS, StateDamaged) as error:
+            if not _is_damage(error, at_start=True):
                 raise
-            aside = _set_aside(path, int(now()))
-            log.warning(
-                f"{path}: the state file is damaged ({error}); it is kept as {aside.name}, counting starts anew",
-            )
-            db = _connect(path)
+            file = _save_what_can_be_read(file, str(error) or "out of memory", now)
+            salvaged = True
+            db = _open(file)
     except BaseException as error:
-        lock_file.close()
-        if isinstance(error, sqlite3.Error | OSError):
-            raise StateError(f"{path}: cannot use the state file ({error}); check the disk and the rights") from error
+        file.close()
+        if isinstance(error, (*layout.READ_ERRORS, OSError, StateDamaged)):
+            raise StateError(
+                f"{path}: cannot use the state file ({error}); check the disk and the rights, "
+                "and on a network file system give a path on a local disk with --storage.path"
+            ) from error
         raise
-    return State(path, lock_file, db)
+    return State(file, db, now, monotonic, salvaged=salvaged)
 
 
-def _lock(path: Path) -> IO[bytes]:
-    # SQLite's own lock would keep `plan` and the operator's sqlite3 from reading the file meanwhile.
-    lock_path = path.with_name(path.name + ".lock")
+def _open(file: StateFile) -> sqlite3.Connection:
+    new = file.new
+    if not new and not statefile.header_is_whole(file):
+        raise StateDamaged("its header is not as it was made")
+    db = _connect(file, new=new)
     try:
-        lock_file = lock_path.open("ab")
-    except OSError as error:
-        raise StateError(
-            f"{path}: cannot be made or opened here ({error.strerror}); "
-            "give a folder that this user can write to with --storage.path"
-        ) from error
-    try:
-        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock_file.close()
-        raise StateLocked(
-            f"{path}: another smartstream-exporter uses this state file; "
-            "stop it, or give this one its own with --storage.path"
-        ) from error
-    return lock_file
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
-    try:
-        db.execute("PRAGMA journal_mode = WAL")
-        # A counter that falls after a power cut would be read as a restart, and all of it counted again.
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA cache_size = -16384")
-        _check(db)
-        _migrate(db, path)
+        layout.check(db, str(file.path))
     except BaseException:
         db.close()
         raise
     return db
 
 
-def _check(db: sqlite3.Connection) -> None:
-    found = [str(row[0]) for row in db.execute("PRAGMA quick_check(1)")]
-    if found != ["ok"]:
-        raise sqlite3.DatabaseError("; ".join(found))
+def _connect(file: StateFile, *, new: bool = False) -> sqlite3.Connection:
+    db = sqlite3.connect(file.real, isolation_level=None, check_same_thread=False, timeout=5)
+    try:
+        # A counter that falls after a power cut would be read as a restart, and all of it counted again.
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA cache_size = -16384")
+        if new:
+            layout.create(db)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        statefile.tighten_siblings(file)
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
-def _migrate(db: sqlite3.Connection, path: Path) -> None:
-    version = int(db.execute("PRAGMA user_version").fetchone()[0])
-    if version > SCHEMA_VERSION:
-        raise StateTooNew(
-            f"{path}: written by a newer release (its layout is {version}, this release knows {SCHEMA_VERSION}); "
-            "install that release, or move the file away to start anew"
-        )
-    if version < SCHEMA_VERSION:
-        # The layout and its number in one transaction: a kill in between leaves neither.
-        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+def _save_what_can_be_read(damaged: StateFile, reason: str, now: Callable[[], float]) -> StateFile:
+    new = statefile.make_beside(damaged)
+    try:
+        with contextlib.closing(sqlite3.connect(new.real, isolation_level=None)) as db:
+            layout.create(db)
+            lost = salvage(damaged.real, db, now())
+        aside = statefile.aside_of(damaged, int(now()))
+        placed = statefile.put_in_place_of(new, damaged, aside)
+    except BaseException:
+        new.close()
+        with contextlib.suppress(OSError):
+            statefile.remove(new.real)
+        raise
+    damaged.close()
+    log.warning(
+        f"{damaged.path}: the state file is damaged ({reason}); what can be read is kept, the damaged file is "
+        f"{aside.name}; lost: {lost}; requests begin after a minute"
+    )
+    return placed
 
 
-def _set_aside(path: Path, now: int) -> Path:
-    aside = path.with_name(f"{path.name}.corrupt-{now}")
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(aside.with_name(aside.name + suffix))
-    return aside
+def _is_damage(error: BaseException, *, at_start: bool = False) -> bool:
+    """Whether an error is about what is in the file, and not about the disk, the rights or other programs."""
+    if isinstance(error, StateDamaged):
+        return True
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        # Texts that cannot be decoded, and sizes that no memory has.
+        return isinstance(error, sqlite3.OperationalError | UnicodeDecodeError | MemoryError)
+    if code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF in _DAMAGE:
+        return True
+    return at_start and code & 0xFF not in _ENVIRONMENT

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
+import structlog
+
 from exporter.catalog import Catalog
 from exporter.config import MerchantSettings, Settings
 from exporter.forecast import Together, Verdict, broad, judge, judge_live
@@ -18,6 +20,8 @@ from exporter.snapshot import DropView, HourView, Thresholds
 from exporter.state import State
 from exporter.track import HELD, Look, Packed, Track
 from exporter.trackfile import read_tracks, write_track
+
+log = structlog.get_logger("watch")
 
 # A drop that so many minutes show is none that one of them made up.
 LASTING = 3
@@ -299,6 +303,12 @@ class Watch:
                 self._packed[media_id] = row.packed
             if row.past_known:
                 self._past.known(self._stream(media_id))
+        if damaged := sum(row.damaged for row in rows.values()):
+            log.warning(
+                "plays that the drop detector remembers are damaged in the state file; they are fetched again",
+                merchant=self._merchant_id,
+                media=damaged,
+            )
 
     def _track(self, media_id: str) -> Track:
         packed = self._packed.pop(media_id, None)

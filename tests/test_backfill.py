@@ -168,7 +168,6 @@ def test_the_sums_are_what_the_api_has(api: Api) -> None:
         "config.yaml",
         "past.om",
         "state.db",
-        "state.db.lock",
     ]
 
 

@@ -5,13 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import BudgetSpent
-from exporter.limiter import RESTART_MARGIN, WINDOW, Limiter
+from exporter.limiter import LONGEST_WAIT, RESTART_MARGIN, WINDOW, Limiter, _boot_id
 from exporter.state import State, open_state
 from tests.fakes import FakeClock
 
 
-def limiter(state: State, clock: FakeClock, limit: int = 5) -> Limiter:
-    return Limiter(state, "m", limit, clock.now, clock.monotonic)
+def limiter(state: State, clock: FakeClock, limit: int = 5, boot: str = "this boot") -> Limiter:
+    return Limiter(state, "m", limit, clock.now, clock.monotonic, boot=boot)
 
 
 def spend(budget: Limiter, requests: int = 1) -> None:
@@ -75,13 +75,40 @@ def test_each_merchant_has_its_own(state: State, clock: FakeClock) -> None:
 
 @pytest.mark.parametrize("step", [-3600, 3600])
 def test_a_clock_that_was_set_does_not_make_room(state: State, clock: FakeClock, step: float) -> None:
-    """While the process runs, only time that really passed counts; after a restart a step back is taken as no time."""
+    """Only time that really passed counts, also after a restart."""
     budget = limiter(state, clock, limit=1)
     spend(budget)
     clock.wall += step
     assert wait_of(budget) == pytest.approx(WINDOW)
-    if step < 0:
-        assert wait_of(limiter(state, clock, limit=1)) == pytest.approx(WINDOW)
+    assert wait_of(limiter(state, clock, limit=1)) == pytest.approx(WINDOW)
+    clock.advance(30)
+    assert wait_of(limiter(state, clock, limit=1)) == pytest.approx(WINDOW + RESTART_MARGIN - 30)
+
+
+@pytest.mark.parametrize("boots", [("one", "another"), ("", "")])
+def test_after_a_boot_the_wall_clock_is_believed(state: State, clock: FakeClock, boots: tuple[str, str]) -> None:
+    """The monotonic clock began anew, or nothing tells whether it did; a step back is taken as no time."""
+    spend(limiter(state, clock, 1, boots[0]))
+    clock.ticks = 7.0
+    clock.wall += 30
+    assert wait_of(limiter(state, clock, 1, boots[1])) == pytest.approx(WINDOW + RESTART_MARGIN - 30)
+    clock.ticks = 5000.0
+    assert wait_of(limiter(state, clock, 1, boots[1])) == pytest.approx(WINDOW + RESTART_MARGIN - 30)
+    clock.wall -= 3600
+    assert wait_of(limiter(state, clock, 1, boots[1])) == pytest.approx(WINDOW)
+
+
+def test_ticks_that_are_ahead_are_not_believed(state: State, clock: FakeClock) -> None:
+    """A file that came from elsewhere, or a name of the boot that is not one: the wall clock counts."""
+    spend(limiter(state, clock, 1, "one"))
+    clock.ticks -= 500
+    clock.wall += 40
+    assert wait_of(limiter(state, clock, 1, "one")) == pytest.approx(WINDOW + RESTART_MARGIN - 40)
+
+
+def test_this_machine_names_its_boot() -> None:
+    """Linux does; without it the wall clock would count."""
+    assert len(_boot_id()) > 30
 
 
 def test_a_refusal_halves_the_budget_and_time_wins_it_back(state: State, clock: FakeClock) -> None:
@@ -173,10 +200,40 @@ def test_an_hour_is_the_longest_wait(state: State, clock: FakeClock, seconds: fl
         clock.advance(WINDOW)
 
 
+@pytest.mark.parametrize("boots", [("one", "one"), ("one", "another")])
+@pytest.mark.parametrize("back", [0.0, 3 * 86400.0])
+def test_a_hold_that_is_over_stays_over(state: State, clock: FakeClock, boots: tuple[str, str], back: float) -> None:
+    """A restart with a clock that was set back by days does not believe in a 429 of long ago."""
+    budget = limiter(state, clock, 8, boots[0])
+    spend(budget)
+    budget.refused(retry_after=300)
+    clock.advance(3600)
+    spend(budget)
+    clock.wall -= back
+    assert limiter(state, clock, 8, boots[1]).wait() <= 0
+
+
+def test_a_hold_after_a_boot_with_a_clock_set_back_is_as_long_as_it_was(state: State, clock: FakeClock) -> None:
+    """How much of it is over nobody knows then: it is waited for as long as the API asked, and not for an hour."""
+    limiter(state, clock, 8, "one").refused(retry_after=120)
+    clock.wall -= 3 * 86400
+    assert wait_of(limiter(state, clock, 8, "another")) == pytest.approx(120)
+    clock.wall += 3 * 86400 + 90
+    assert wait_of(limiter(state, clock, 8, "another")) == pytest.approx(30)
+
+
+def test_a_hold_in_the_file_is_no_longer_than_the_longest(state: State, clock: FakeClock) -> None:
+    """Whatever is in the file."""
+    limiter(state, clock).hold(60)
+    with state.transaction() as db:
+        db.execute("UPDATE budgets SET held_for = 1e9, grows_in = 1e9")
+    assert wait_of(limiter(state, clock)) == pytest.approx(LONGEST_WAIT)
+
+
 @settings(deadline=None, max_examples=30)
 @given(
     st.lists(
-        st.tuples(st.floats(0, 30), st.floats(0, 9), st.sampled_from(["go", "go", "go", "restart", "refused"])),
+        st.tuples(st.floats(0, 30), st.floats(0, 9), st.sampled_from(["go", "go", "go", "restart", "refused", "set"])),
         min_size=1,
         max_size=80,
     )
@@ -184,13 +241,15 @@ def test_an_hour_is_the_longest_wait(state: State, clock: FakeClock, seconds: fl
 def test_never_more_than_the_limit_in_any_60_seconds(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[float, float, str]]
 ) -> None:
-    """Whatever the pace, the restarts and the refusals: at most the limit leaves in any 60 seconds."""
+    """Whatever the pace, the restarts, the clock and the refusals: at most the limit leaves in any 60 seconds."""
     clock, sent, limit = FakeClock(), [], 3
     state = open_state(tmp_path_factory.mktemp("limiter") / "state.db", clock.now)
     budget = limiter(state, clock, limit)
     for pause, latency, event in steps:
         clock.advance(pause)
-        if event == "restart":
+        if event == "set":
+            clock.wall += 1000 * (latency - 4)
+        if event in ("restart", "set"):
             budget = limiter(state, clock, limit)
         try:
             slot = budget.take()

@@ -1,5 +1,7 @@
 """What `plan` tells of a configuration before it runs."""
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -72,11 +74,42 @@ def test_the_plays_are_read_from_a_state_file_in_use(tmp_path: Path) -> None:
     state.close()
 
 
-def test_a_file_that_is_no_state_file_is_one_line(tmp_path: Path) -> None:
-    """A wrong path is said, with what to check."""
+def test_the_plays_are_read_where_nothing_may_be_written(tmp_path: Path) -> None:
+    """`plan` of another user leaves nothing beside a state file that nobody uses now; an empty file is no error."""
     path = tmp_path / "state.db"
-    path.write_text("plays: many\n" * 100)
-    with pytest.raises(
-        StateError, match=r"state\.db: cannot be read \(.*\); check that it is this exporter's state file"
-    ):
+    path.touch()
+    assert read_rates(path) == {}
+    state = open_state(path, lambda: 0.0)
+    with state.transaction() as db:
+        begin_stream(db, Stream("m", "a", Target.PLAY_COUNT, Group.ALL), 0)
+        db.execute("UPDATE streams SET rate = 12.5")
+    state.close()
+    assert read_rates(path) == {"m": {"a": 12.5}}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("what", ["text", "a database", "a folder"])
+def test_a_file_that_is_no_state_file_is_one_line(tmp_path: Path, what: str) -> None:
+    """A wrong path is said, with what to do, and nothing is put beside it."""
+    path = tmp_path / "state.db"
+    if what == "text":
+        path.write_text("plays: many\n" * 100)
+    elif what == "a folder":
+        path.mkdir()
+    else:
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("CREATE TABLE streams (rate)")
+    with pytest.raises(StateError, match=r"state\.db: is not a state file of smartstream-exporter .*--storage\.path"):
+        read_rates(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_damaged_state_file_is_one_line(tmp_path: Path) -> None:
+    """What `plan` cannot read is said."""
+    path = tmp_path / "state.db"
+    open_state(path, lambda: 0.0).close()
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + b"\xff" * (len(content) - 100))
+    with pytest.raises(StateError, match=r"state\.db: the state file cannot be read \(.*\); check the rights"):
         read_rates(path)

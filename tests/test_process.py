@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from exporter.descriptors import CAP, needed
+from exporter.layout import APPLICATION_ID, SCHEMA_VERSION
 from exporter.simulator.app import SimulatorApp, create_app
 from exporter.simulator.faults import FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
-from exporter.state import SCHEMA_VERSION
+from exporter.state import open_state
 from tests.processes import PATIENCE, Daemon, configuration, silent_peer, soon, wait_until
 
 
@@ -240,6 +241,7 @@ def test_a_newer_state_file_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     before = path.read_bytes()
     with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1")) as daemon:
@@ -248,16 +250,29 @@ def test_a_newer_state_file_is_one_line(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_corrupt_state_file_is_kept_aside(tmp_path: Path) -> None:
-    """The exporter starts anew beside a damaged file, and one line tells how that is called now."""
-    damaged = b"SQLite format 3\0" + bytes(range(256)) * 64
-    (tmp_path / "state.db").write_bytes(damaged)
+def test_a_file_of_somebody_else_is_one_line(tmp_path: Path) -> None:
+    """What --storage.path names by mistake is left as it is, and nothing is put beside it."""
+    path = tmp_path / "state.db"
+    path.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 64)
+    before = path.read_bytes()
+    with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1")) as daemon:
+        assert daemon.ended() == 1
+        assert "is not a state file of smartstream-exporter" in only_line(daemon)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith("state.db")] == ["state.db"]
+
+
+def test_a_damaged_state_file_is_kept_aside(tmp_path: Path) -> None:
+    """The exporter goes on with what can be read of a damaged file, and one line tells how that is called now."""
+    path = tmp_path / "state.db"
+    open_state(path, time.time).close()
+    damaged = path.read_bytes()[:100] + bytes(range(256)) * 64
+    path.write_bytes(damaged)
     with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url)) as daemon:
-        daemon.wait_ready()
-        aside = daemon.line(r"the state file is damaged .* it is kept as (\S+), counting")[1]
+        aside = daemon.line(r"the state file is damaged .* the damaged file is (\S+); lost:")[1]
         assert (tmp_path / aside).read_bytes() == damaged
+        daemon.line("msg=started")
         assert [line for line in daemon.lines if "damaged" not in line and "msg=started" not in line] == []
-        assert daemon.values("smartstream_up") == {("broadcaster",): 1}
         assert terminated(daemon) == 0
 
 
