@@ -19,7 +19,7 @@ from requests.adapters import BaseAdapter
 from requests.auth import AuthBase
 
 from exporter import __version__, parse
-from exporter.bodies import clean, hide
+from exporter.bodies import clean
 from exporter.config import ApiSettings, MerchantSettings
 from exporter.errors import (
     ApiError,
@@ -35,6 +35,7 @@ from exporter.errors import (
 from exporter.instants import format_instant, parse_http_date
 from exporter.localtime import local, whole_days, without_doubt
 from exporter.model import MinuteRange, Reading, Stream
+from exporter.redact import Redactor
 from exporter.requestlog import Exchange
 from exporter.transport import Answer, exchange, open_session
 
@@ -262,7 +263,8 @@ class Client:
         self._base = f"{api.url}/merchants/{quote(merchant.id, safe='')}"
         self._renewing = threading.Lock()
         self._token: _Token | None = None
-        self._hidden = deque[str](maxlen=_TOKENS_HIDDEN)
+        self._tokens = deque[str](maxlen=_TOKENS_HIDDEN)
+        self._redactor = self._new_redactor()
         self._standing = _Standing()
         self._sign_in_failure: _SignInFailure | None = None
         self._renewals = 0
@@ -309,7 +311,7 @@ class Client:
             _Request(
                 "aggregations",
                 "aggregations",
-                lambda body: parse.rows(body, stream, zone, hourly=hourly),
+                lambda body: parse.rows(body, stream, zone, hourly=hourly, hide=self._hide),
                 query,
                 asked=f"{stream} by hour" if hourly else str(stream),
                 media_id=stream.media_id,
@@ -321,7 +323,15 @@ class Client:
     def media(self, media_id: str) -> parse.Media:
         """What the catalog knows of a media. Raises as `aggregations` does."""
         path = f"medias/{quote(media_id, safe='')}"
-        return self._get(_Request("medias", path, parse.media, asked=media_id, media_id=media_id))
+        return self._get(
+            _Request(
+                "medias",
+                path,
+                lambda body: parse.media(body, hide=self._hide),
+                asked=media_id,
+                media_id=media_id,
+            )
+        )
 
     def live_event(self, live_event_id: str) -> parse.LiveEvent:
         """Whether a live event runs. Raises as `aggregations` does."""
@@ -375,7 +385,8 @@ class Client:
         except ApiError as error:
             raise self._sign_in_failed(error) from error.__cause__
         self._sign_in_failure = None
-        self._hidden.append(value)
+        self._tokens.append(value)
+        self._redactor = self._new_redactor()
         self._standing.got(value, self._monotonic())
         life = expiry - self._clock() if expiry is not None else 0.0
         if expiry is None or life <= 0:
@@ -496,9 +507,11 @@ class Client:
 
     def _hide(self, text: str) -> str:
         """A text in which this merchant's secrets are unreadable."""
+        return self._redactor.hide(text)
+
+    def _new_redactor(self) -> Redactor:
         merchant = self._merchant
-        fixed = (merchant.api_key.get_secret_value(), merchant.password.get_secret_value())
-        return hide(text, (*fixed, *self._hidden))
+        return Redactor((merchant.api_key.get_secret_value(), merchant.password.get_secret_value(), *self._tokens))
 
 
 def retry_after(written: str | None, now: float) -> float | None:

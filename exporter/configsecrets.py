@@ -13,8 +13,7 @@ from pydantic import BeforeValidator, PlainSerializer, SecretStr, ValidationInfo
 
 from exporter.configfaults import SECRETS, fault
 from exporter.configfile import kind_of
-
-HIDDEN = "<secret>"
+from exporter.redact import HIDDEN
 
 # More than any key or password has; a wrong path can name a file without an end.
 _LONGEST = 16 * 1024

@@ -31,6 +31,7 @@ ORDER = (
     "localtime",
     "faults",
     "telemetry",
+    "redact",
     "logs",
     "durations",
     "instants",
