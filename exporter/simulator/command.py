@@ -1,7 +1,7 @@
 """`simulate`: the simulated API from the command line."""
 
+import contextlib
 import os
-import signal
 import sys
 import time
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 
+from exporter.signals import STOP_SIGNALS, Signals
 from exporter.simulator.app import create_app
 from exporter.simulator.control import DEFAULT_MERCHANT
 from exporter.simulator.faults import FaultError, Faults, FaultSwitch, make_faults
@@ -22,7 +23,9 @@ from exporter.simulator.server import SimulatorServer
 NAME = "smartstream-exporter simulate"
 # Faults whose flag may be given several times.
 SEVERAL = ("gone", "drop")
-ENDS = frozenset({signal.SIGTERM, signal.SIGINT})
+
+# The main thread looks up so often, in seconds, while nothing happens.
+LOOK_UP = 60.0
 
 
 class UsageError(Exception):
@@ -92,18 +95,17 @@ def run(args: Namespace) -> int:
         print(config_for(world, url, options.credentials), end="")
         return 0
     app = create_app(world, FaultSwitch(world, time.time, options.faults), time.time, credentials=options.credentials)
-    # Blocked before the server's threads start, so that none of them takes the signal.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     try:
         server = SimulatorServer(app, options.host or "0.0.0.0", options.port)  # noqa: S104 - asked for
-        with server:
-            print(_welcome(args, _reachable(options.host), server.address[1]), flush=True)
-            signal.sigwait(ENDS)
     except (OSError, UnicodeError) as error:
         print(f"{NAME}: cannot listen on {args.listen_address}: {_reason(error)}", file=sys.stderr)
         return 1
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with Signals(STOP_SIGNALS) as signals, server:
+        # It serves those, too, who do not read this.
+        with contextlib.suppress(OSError):
+            print(_welcome(args, _reachable(options.host), server.address[1]), flush=True)
+        while signals.wait(LOOK_UP) is None:
+            pass
     return 0
 
 
