@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,8 +12,8 @@ from zoneinfo import ZoneInfo
 
 import structlog
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
+from exporter import logs
 from exporter.clock import Clock
 from exporter.config import Settings
 from exporter.counting import ended_before
@@ -64,7 +65,7 @@ def run(settings: Settings, order: Order, clock: Clock) -> None:
     partial = order.output.with_name(f"{order.output.name}.partial")
     with open_work_file(partial, _key(settings, streams, minutes)) as work:
         try:
-            with logging_redirect_tqdm():
+            with logs.around_writes(lambda: tqdm.external_write_mode(file=sys.stderr)):
                 _fetch(settings, streams, minutes, work, clock)
                 _write(order, streams, minutes, work)
         except HistoryError as error:

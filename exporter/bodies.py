@@ -2,14 +2,12 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
 from typing import Any, NoReturn
-from urllib.parse import quote, quote_plus
 
-from exporter.configsecrets import HIDDEN
 from exporter.errors import MalformedAnswer, TooLarge
 
 LONGEST_EXCERPT = 80
@@ -181,25 +179,6 @@ def clean(text: str, longest: int) -> str:
     start = text[: 20 * longest]
     line = " ".join("".join(char if char.isprintable() else " " for char in start).split())
     return line if len(line) <= longest and start == text else line[: longest - 1] + "…"
-
-
-def hide(text: str, secrets: Iterable[str]) -> str:
-    """A text in which secrets that a peer echoed are unreadable, those at whose end `clean` has cut it, too."""
-    spelt = {clean(form, len(form)) for secret in secrets for form in _spellings(secret)}
-    longest_first = sorted(filter(None, spelt), key=len, reverse=True)
-    for secret in longest_first:
-        # What `clean` cuts is not longer than an error's text.
-        for end in range(min(len(secret), LONGEST_ERROR) - 1, 3, -1):
-            text = text.replace(secret[:end] + "…", "\0…")
-    text = re.sub("|".join(map(re.escape, longest_first)) or "$^", "\0", text)
-    # Only now, as a secret can be a part of the word that hides it.
-    return text.replace("\0", HIDDEN)
-
-
-def _spellings(secret: str) -> tuple[str, ...]:
-    """A secret as it is, as JSON and URLs write it, and as Python does in the text of an error."""
-    quoted = (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret), repr(secret.encode())[1:])
-    return secret, quote(secret, safe=""), quote_plus(secret), *(form[1:-1] for form in quoted)
 
 
 def is_error(answer: Mapping[str, Any]) -> bool:

@@ -3,12 +3,10 @@
 import argparse
 import os
 import re
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from exporter import __version__, backfill, config, daemon, demo, logs, replay
+from exporter import __version__, backfill, config, console, daemon, demo, logs, replay, signals
 from exporter.address import Address, parse_address
 from exporter.books import read_rates
 from exporter.clock import SystemClock
@@ -38,6 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 after SIGTERM or SIGINT and when a command has done its work, 1 for a fault at run time,
         130 when a signal ended a command that had work left. Wrong usage ends the process with 2.
     """
+    console.prepare()
+    try:
+        code = _main(arguments)
+    except OSError:
+        # Errors of files and connections do not come here; it is the output's, where that has one.
+        if console.finish():
+            raise
+        return 1
+    except SystemExit:
+        console.finish()
+        raise
+    return code if console.finish() else 1
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if "shard_count" in options and options.shard_index >= options.shard_count:
@@ -47,11 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(options)
     except ConfigError as error:
         for fault in error.faults:
-            print(fault, file=sys.stderr)
+            console.say(fault)
     except ExporterError as error:
-        print(f"smartstream-exporter: {error}", file=sys.stderr)
+        console.say(f"smartstream-exporter: {error}")
     except KeyboardInterrupt as error:
-        print(f"smartstream-exporter: {str(error) or 'interrupted'}", file=sys.stderr)
+        console.say(f"smartstream-exporter: {str(error) or 'interrupted'}")
         return INTERRUPTED
     return 1
 
@@ -159,9 +172,9 @@ def _file_flags(*, of_command: bool = False) -> argparse.ArgumentParser:
 def _log_flags(*, of_command: bool = False) -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(add_help=False)
     flags.add_argument(
-        "--log.level", dest="log_level", choices=["debug", "info", "warning", "error"],
+        "--log.level", dest="log_level", choices=list(logs.LEVELS),
         default=_default("info", of_command=of_command),
-        help="how much is logged (default: info)",
+        help="log lines of this severity or a higher one (default: info)",
     )  # fmt: skip
     flags.add_argument(
         "--log.format", dest="log_format", choices=["logfmt", "json"],
@@ -222,7 +235,8 @@ def _address(text: str) -> Address:
 
 def _run_daemon(options: argparse.Namespace) -> int:
     settings = _load(options)
-    return _serve(settings.shard(options.shard_index, options.shard_count), options)
+    with daemon.caught_signals() as received:
+        return _serve(settings.shard(options.shard_index, options.shard_count), options, received)
 
 
 def _load(options: argparse.Namespace) -> config.Settings:
@@ -247,14 +261,14 @@ def _backfill(options: argparse.Namespace) -> int:
     _setup_logs(settings, options)
     order = backfill.Order(options.since, options.until, options.output, dict(options.labels))
     # Also a container's stop ends with a line that says how to go on.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signals.interrupt_on_stop()
     backfill.run(settings, order, SystemClock())
     return 0
 
 
 def _replay(options: argparse.Namespace) -> int:
     output = replay.Output(options.format == "json", options.evaluate_from, options.plot)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signals.interrupt_on_stop()
     if options.csv is not None:
         # A file needs no configuration, so the default one is not looked for.
         replay.of_file(options.csv, None if options.config_file is CONFIG else _load(options), output)
@@ -272,10 +286,8 @@ def _check_config(options: argparse.Namespace) -> int:
 
 
 def _run_demo(options: argparse.Namespace) -> int:
-    # Before the simulated API starts its threads: the signals are for the daemon to wait for.
-    daemon.block_stop_signals()
-    with demo.simulated() as settings:
-        return _serve(settings, options)
+    with daemon.caught_signals() as received, demo.simulated() as settings:
+        return _serve(settings, options, received)
 
 
 def _run_simulator(options: argparse.Namespace) -> int:
@@ -283,9 +295,9 @@ def _run_simulator(options: argparse.Namespace) -> int:
     return simulator.run(options)
 
 
-def _serve(settings: config.Settings, options: argparse.Namespace) -> int:
+def _serve(settings: config.Settings, options: argparse.Namespace, received: signals.Signals) -> int:
     _setup_logs(settings, options)
-    return daemon.run(settings, options.listen)
+    return daemon.run(settings, options.listen, received)
 
 
 def _setup_logs(settings: config.Settings, options: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from requests.adapters import BaseAdapter
 from requests.auth import AuthBase
 
 from exporter import __version__, parse
-from exporter.bodies import Limit, clean, hide
+from exporter.bodies import Limit, clean
 from exporter.config import ApiSettings, MerchantSettings
 from exporter.errors import (
     ApiError,
@@ -37,6 +37,7 @@ from exporter.errors import (
 from exporter.instants import format_instant, parse_http_date
 from exporter.localtime import local, whole_days, without_doubt
 from exporter.model import DAY_MINUTES, Group, MinuteRange, Reading, Stream
+from exporter.redact import Redactor
 from exporter.requestlog import Exchange
 from exporter.transport import Answer, exchange, open_session, unpacked, unpacked_error
 
@@ -278,7 +279,8 @@ class Client:
         self._base = f"{api.url}/merchants/{quote(merchant.id, safe='')}"
         self._renewing = threading.Lock()
         self._token: _Token | None = None
-        self._hidden = deque[str](maxlen=_TOKENS_HIDDEN)
+        self._tokens = deque[str](maxlen=_TOKENS_HIDDEN)
+        self._redactor = self._new_redactor()
         self._standing = _Standing()
         self._sign_in_failure: _SignInFailure | None = None
         self._renewals = 0
@@ -325,7 +327,7 @@ class Client:
             _Request(
                 "aggregations",
                 "aggregations",
-                lambda body: parse.rows(body, stream, zone, hourly=hourly),
+                lambda body: parse.rows(body, stream, zone, hourly=hourly, hide=self._hide),
                 rows_limit(stream, len(sent), hourly=hourly),
                 query,
                 asked=f"{stream} by hour" if hourly else str(stream),
@@ -338,8 +340,16 @@ class Client:
     def media(self, media_id: str) -> parse.Media:
         """What the catalog knows of a media. Raises as `aggregations` does."""
         path = f"medias/{quote(media_id, safe='')}"
-        limit = Limit(*_OF_CATALOG, f"media {media_id}")
-        return self._get(_Request("medias", path, parse.media, limit, asked=media_id, media_id=media_id))
+        return self._get(
+            _Request(
+                "medias",
+                path,
+                lambda body: parse.media(body, hide=self._hide),
+                Limit(*_OF_CATALOG, f"media {media_id}"),
+                asked=media_id,
+                media_id=media_id,
+            )
+        )
 
     def live_event(self, live_event_id: str) -> parse.LiveEvent:
         """Whether a live event runs. Raises as `aggregations` does."""
@@ -395,7 +405,8 @@ class Client:
         except ApiError as error:
             raise self._sign_in_failed(error) from error.__cause__
         self._sign_in_failure = None
-        self._hidden.append(value)
+        self._tokens.append(value)
+        self._redactor = self._new_redactor()
         self._standing.got(value, self._monotonic())
         life = expiry - self._clock() if expiry is not None else 0.0
         if expiry is None or life <= 0:
@@ -529,9 +540,12 @@ class Client:
 
     def _hide(self, text: str) -> str:
         """A text in which this merchant's secrets are unreadable."""
+        return self._redactor.hide(text)
+
+    def _new_redactor(self) -> Redactor:
         merchant = self._merchant
         fixed = (merchant.api_key.get_secret_value(), merchant.password.get_secret_value())
-        return hide(text, (*fixed, *self._session.secrets, *self._hidden))
+        return Redactor((*fixed, *self._session.secrets, *self._tokens))
 
 
 def rows_limit(stream: Stream, minutes: int, *, hourly: bool = False) -> Limit:

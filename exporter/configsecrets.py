@@ -14,8 +14,7 @@ from pydantic import BeforeValidator, PlainSerializer, SecretStr, ValidationInfo
 from exporter.configfaults import SECRETS, fault
 from exporter.configfile import decode, kind_of, read_bytes
 from exporter.invisible import find_invisible
-
-HIDDEN = "<secret>"
+from exporter.redact import HIDDEN
 
 # More than any key or password has; a wrong path can name a file without an end.
 _LONGEST = 16 * 1024

@@ -4,7 +4,6 @@ import contextlib
 import math
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import metadata
@@ -32,6 +31,7 @@ from exporter.poll import MerchantPoller
 from exporter.requestlog import Exchange, RequestLog
 from exporter.schedule import Schedule
 from exporter.server import create_app, make_server
+from exporter.signals import STOP_SIGNALS, Signals
 from exporter.snapshot import HourView, LinkView, MerchantView, ProblemView, Snapshot, Subject
 from exporter.state import State, open_state
 from exporter.telemetry import Telemetry
@@ -42,7 +42,8 @@ log = structlog.get_logger("daemon")
 # SIGTERM ends the process within 10 s, whatever hangs: rounds get this long to end by themselves.
 GRACE = 5.0
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# And all that is left to do so long; a disk can hang, too.
+LONGEST_END = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +165,13 @@ def _observer(telemetry: Telemetry, request_log: RequestLog) -> Callable[[Exchan
     return observe
 
 
-def run(settings: Settings, listen: Address) -> int:
+def run(settings: Settings, listen: Address, signals: Signals) -> int:
     """Poll, count and serve until SIGTERM or SIGINT.
 
     Args:
         settings: The configuration.
         listen: Where to serve.
+        signals: From `caught_signals`.
 
     Returns:
         The exit code.
@@ -178,7 +180,6 @@ def run(settings: Settings, listen: Address) -> int:
         StateError: The state file cannot be used.
         InputError: The address cannot be listened on.
     """
-    block_stop_signals()
     open_files = raise_limit()
     clock = SystemClock()
     state = open_state(settings.storage.path, clock.now)
@@ -208,10 +209,13 @@ def run(settings: Settings, listen: Address) -> int:
     _warn_of_waits(settings)
     _warn_of_open_files(settings, open_files)
     received = None
-    while received is None:
-        received = signal.sigtimedwait(STOP_SIGNALS, 1.0)
+    while received not in STOP_SIGNALS:
+        received = signals.wait(1.0)
+        if received == signal.SIGHUP:
+            log.warning("SIGHUP does not reload the configuration: restart the exporter to apply changes")
         schedule.watch_clock()
-    log.info("stopping", signal=signal.Signals(received.si_signo).name)
+    log.info("stopping", signal=received.name)
+    signals.end_within(LONGEST_END, _end_in_a_hurry)
     clock.stop()
     for poller in polling.pollers.values():
         poller.stop()
@@ -226,9 +230,13 @@ def run(settings: Settings, listen: Address) -> int:
         return 0
     # Python would wait for its threads, and they for a peer that does not answer. What is counted is committed.
     log.warning("stopped while a request hung; nothing is lost")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    logs.flush()
     os._exit(0)
+
+
+def _end_in_a_hurry() -> None:
+    log.warning("stopped while the state file could not be closed; nothing is lost")
+    logs.flush()
 
 
 class ProcessHealth:
@@ -342,6 +350,6 @@ def _warn_of_open_files(settings: Settings, limit: int) -> None:
         )
 
 
-def block_stop_signals() -> None:
-    """Keep SIGTERM and SIGINT for `run` to wait for. Threads inherit this, so it comes before the first of them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+def caught_signals() -> Signals:
+    """What `run` waits for, as a context: it begins before the first thread starts."""
+    return Signals((*STOP_SIGNALS, signal.SIGHUP))

@@ -6,7 +6,7 @@ or would lose a play, is refused whole. A single value that cannot be used is un
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +17,7 @@ from exporter.errors import MalformedAnswer
 from exporter.localtime import midnight
 from exporter.model import Group, Minute, Reading, Stream, minute_of
 from exporter.passes import Dated, placed
+from exporter.redact import CUT
 from exporter.rowforms import NUMBER, TOTAL, Label, parts, single
 
 __all__ = ["LiveEvent", "Media", "error_text", "live_event", "media", "rows", "token"]
@@ -109,7 +110,9 @@ class _Row:
     nested: bool
 
 
-def rows(body: bytes, stream: Stream, zone: ZoneInfo, *, hourly: bool = False) -> Reading:
+def rows(
+    body: bytes, stream: Stream, zone: ZoneInfo, *, hourly: bool = False, hide: Callable[[str], str] = str
+) -> Reading:
     """The rows of an answer of `aggregations`.
 
     Args:
@@ -117,6 +120,7 @@ def rows(body: bytes, stream: Stream, zone: ZoneInfo, *, hourly: bool = False) -
         stream: What was asked for.
         zone: The zone of dates that name none.
         hourly: Whether it was asked for by hour.
+        hide: Makes secrets in a label value unreadable.
 
     Returns:
         Numbers by label value, by the minute at which the row's minute or hour starts, or the row's local day where
@@ -141,7 +145,7 @@ def rows(body: bytes, stream: Stream, zone: ZoneInfo, *, hourly: bool = False) -
     if valued and all(row.nested for row in valued):
         first = valued[0]
         raise MalformedAnswer(str(_Problem(first.place, "an object or a list in the place of a number", first.written)))
-    return _reading(read, problems, stream, zone)
+    return _reading(read, problems, stream, zone, hide)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,13 @@ class _Problem:
         return f"row {self.place}: {self.what}, in {excerpt(self.row)}"
 
 
-def _reading(read: Sequence[_Row], problems: list[_Problem], stream: Stream, zone: ZoneInfo) -> Reading:
+def _reading(
+    read: Sequence[_Row],
+    problems: list[_Problem],
+    stream: Stream,
+    zone: ZoneInfo,
+    hide: Callable[[str], str],
+) -> Reading:
     """The rows under the minutes at which they start."""
     found: dict[Minute, dict[Label, float | None]] = {}
     unusable: list[tuple[_Row, Minute, Label, str]] = []
@@ -189,7 +199,7 @@ def _reading(read: Sequence[_Row], problems: list[_Problem], stream: Stream, zon
     lines = tuple(map(str, problems[:MOST_PROBLEMS]))
     more = len(problems) - MOST_PROBLEMS
     shown = (*lines, f"and {more} more") if more > 0 else lines
-    return Reading({minute: _shown(values, grouped=grouped) for minute, values in found.items()}, shown)
+    return Reading({minute: _shown(values, hide, grouped=grouped) for minute, values in found.items()}, shown)
 
 
 def _row_list(answer: object) -> list[Any]:
@@ -316,7 +326,9 @@ def _number(written: object) -> float:
     return abs(float(number))  # -0.0 is 0
 
 
-def _shown(values: Mapping[Label, float | None], *, grouped: bool) -> Mapping[str, float | None]:
+def _shown(
+    values: Mapping[Label, float | None], hide: Callable[[str], str], *, grouped: bool
+) -> Mapping[str, float | None]:
     """The values of a row under the label values that the exporter shows."""
     if not grouped:
         return {label or "": value for label, value in values.items()}
@@ -324,7 +336,7 @@ def _shown(values: Mapping[Label, float | None], *, grouped: bool) -> Mapping[st
     for label, value in values.items():
         if label != TOTAL or (value != 0 and len(values) == 1):
             # Label values that become the same are added: no play is lost.
-            name = _whole(label or UNKNOWN)[:LONGEST_LABEL]
+            name = _bounded(label or UNKNOWN, hide)
             before = shown.get(name, 0)
             both = None if before is None or value is None else before + value
             shown[name] = both if both is None or both <= LARGEST else None
@@ -334,19 +346,23 @@ def _shown(values: Mapping[Label, float | None], *, grouped: bool) -> Mapping[st
 # ---- the catalog, live events, tokens ------------------------------------------------------------------------
 
 
-def media(body: bytes) -> Media:
+def media(body: bytes, *, hide: Callable[[str], str] = str) -> Media:
     """What the catalog answers for a media.
+
+    Args:
+        body: The answer.
+        hide: Makes secrets in a text unreadable.
 
     Raises:
         MalformedAnswer: The answer does not read as a media.
     """
     found = _record(body, "a media", {"id", "ref_id", "name", "live_event_id", "encode_type"})
     return Media(
-        media_id=_text(found.get("id")),
-        ref_id=_text(found.get("ref_id")),
-        name=_text(found.get("name")),
-        live_event_id=_text(found.get("live_event_id")),
-        encode_type=_text(found.get("encode_type")),
+        media_id=_text(found.get("id"), hide),
+        ref_id=_text(found.get("ref_id"), hide),
+        name=_text(found.get("name"), hide),
+        live_event_id=_text(found.get("live_event_id"), hide),
+        encode_type=_text(found.get("encode_type"), hide),
     )
 
 
@@ -409,10 +425,18 @@ def _record(body: bytes, what: str, keys: set[str]) -> Mapping[str, Any]:
     raise MalformedAnswer(f"not {what}: {told(answer) or excerpt(answer)}")
 
 
-def _text(value: object) -> str:
+def _text(value: object, hide: Callable[[str], str] = str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         return ""
-    return _whole(str(value))[:LONGEST_LABEL]
+    return _bounded(str(value), hide)
+
+
+def _bounded(text: str, hide: Callable[[str], str]) -> str:
+    """A text from outside as it is shown, without secrets and not too long."""
+    # Cut only after the secrets are hidden: half a secret would not be found. What is much longer is cut before, too,
+    # with the mark that the search for secrets knows.
+    much = text if len(text) <= 20 * LONGEST_LABEL else text[: 20 * LONGEST_LABEL] + CUT
+    return hide(_whole(much))[:LONGEST_LABEL]
 
 
 def _whole(text: str) -> str:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
-from exporter import plot, recording
+from exporter import logs, plot, recording
 from exporter.clock import Clock
 from exporter.config import DEFAULT_THRESHOLDS, MerchantSettings, Settings
 from exporter.counting import ended_before
@@ -67,7 +66,8 @@ def of_api(settings: Settings, media_ids: Sequence[str], days: int, output: Outp
     settings = settings.model_copy(update={"merchants": (merchant,)})
     last = ended_before(clock.now(), settings.poll.max_lag)
     minutes = MinuteRange(last - days * DAY_MINUTES + 1, last)
-    with logging_redirect_tqdm(), open_pasts(settings, clock) as pasts:
+    beside_bars = logs.around_writes(lambda: tqdm.external_write_mode(file=sys.stderr))
+    with beside_bars, open_pasts(settings, clock) as pasts:
         past = pasts[merchant.id]
         wanted = [media_id for media_id in dict.fromkeys(media_ids) if _can_be_replayed(media_id, past)]
         if not wanted:

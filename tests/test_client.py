@@ -1039,10 +1039,10 @@ def test_a_watchdog_bites_only_its_own() -> None:
     with ours, theirs:
         with Watchdog(60) as watchdog:
             watchdog.watch(ours)
-        watchdog._bite()
+        watchdog.bite()
         ours.sendall(b"still open")
         with Watchdog(60) as watchdog:
-            watchdog._bite()
+            watchdog.bite()
             with pytest.raises(TimeoutError):
                 watchdog.watch(ours)
             assert watchdog.bitten

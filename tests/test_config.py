@@ -23,12 +23,13 @@ from exporter.config import (
     Settings,
     StorageSettings,
 )
-from exporter.configsecrets import HIDDEN, secret_keys
+from exporter.configsecrets import secret_keys
 from exporter.configtypes import RESERVED_LABELS
 from exporter.durations import format_duration, parse_duration
 from exporter.errors import ConfigError
 from exporter.invisible import find_garbling, find_invisible
 from exporter.model import Group, Stream, Target
+from exporter.redact import HIDDEN
 from exporter.snapshot import Thresholds
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.yaml"

@@ -1,17 +1,22 @@
+import errno
+import fcntl
 import io
 import json
 import logging
+import os
 import re
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import structlog
 
 from exporter import logs
+from tests.processes import PATIENCE
 
 SECRET = 'pä"ss\\w ord'
 
@@ -32,13 +37,24 @@ def _undo() -> Iterator[None]:
 
 
 def lines_of(stream: io.StringIO) -> list[str]:
-    return stream.getvalue().splitlines()
+    return text_of(stream).splitlines()
+
+
+def text_of(stream: io.StringIO) -> str:
+    """What is written, once all of it is."""
+    assert logs.flush(PATIENCE)
+    return stream.getvalue()
 
 
 def start(level: str = "info", log_format: Any = "logfmt", secrets: tuple[str, ...] = ()) -> io.StringIO:
     stream = io.StringIO()
     logs.setup(level, log_format, stream, secrets=secrets)
     return stream
+
+
+def without_others() -> None:
+    """Take pytest's own handlers away: they keep texts that its report cannot carry, or is too long with."""
+    logging.getLogger().handlers.clear()
 
 
 def fail(text: str = "two\nlines") -> None:
@@ -64,7 +80,7 @@ def test_json_lines_have_the_same_fields() -> None:
     [line] = lines_of(stream)
     fields = json.loads(line)
     assert list(fields) == ["ts", "level", "msg", "component", "minutes"]
-    assert (fields["level"], fields["msg"], fields["component"], fields["minutes"]) == ("warning", "late", "poll", 3)
+    assert (fields["level"], fields["msg"], fields["component"], fields["minutes"]) == ("warn", "late", "poll", 3)
 
 
 @pytest.mark.parametrize("log_format", ["logfmt", "json"])
@@ -79,7 +95,7 @@ def test_libraries_log_in_the_same_form(log_format: str) -> None:
     assert line.startswith("{" if log_format == "json" else "ts=")
 
 
-@pytest.mark.parametrize(("level", "shown"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+@pytest.mark.parametrize(("level", "shown"), [("debug", 4), ("info", 3), ("warn", 2), ("error", 1)])
 def test_the_level_is_a_threshold(level: str, shown: int) -> None:
     """What is below the level is not written, whoever logs it."""
     stream = start(level)
@@ -144,13 +160,12 @@ def test_exc_info_without_an_exception_is_no_error() -> None:
 @pytest.mark.parametrize("code", [0x0A, 0x0D, 0x1B, 0x00, 0x2028, 0x85, 0xD800], ids=hex)
 def test_no_text_from_outside_breaks_a_line(code: int, log_format: str) -> None:
     """A control character, a line separator, half a character: none ends the line or reaches a terminal."""
-    # pytest's own handlers would keep texts that its report cannot carry.
-    logging.getLogger().handlers.clear()
+    without_others()
     char = chr(code)
     stream = start(log_format=log_format)
     structlog.get_logger("poll").info("read", name=f"a{char}b")
     logging.getLogger("library").info("read a%sb", char)
-    text = stream.getvalue()
+    text = text_of(stream)
     assert text.count("\n") == 2
     assert text.replace("\n", "").isprintable()
 
@@ -168,7 +183,7 @@ def test_secrets_are_not_written(log_format: str, level: str) -> None:
         fail(f"{SECRET} was not accepted")
     except ValueError:
         log.exception("failed")
-    text = stream.getvalue()
+    text = text_of(stream)
     assert len(lines_of(stream)) == 4
     assert text.count("<secret>") >= 8
     assert "sesame" not in text
@@ -177,9 +192,9 @@ def test_secrets_are_not_written(log_format: str, level: str) -> None:
 
 def test_a_secret_that_begins_with_another_is_replaced_whole() -> None:
     """The longer of two secrets leaves nothing of itself behind."""
-    stream = start(secrets=("abc", "abcdef"))
-    structlog.get_logger("client").info("abcdef abc abcde")
-    assert 'msg="<secret> <secret> <secret>de"' in stream.getvalue()
+    stream = start(secrets=("abcdef", "abcdefghi"))
+    structlog.get_logger("client").info("abcdefghi abcdef abcdefgh")
+    assert 'msg="<secret> <secret> <secret>gh"' in text_of(stream)
 
 
 def test_a_second_set_up_replaces_the_first() -> None:
@@ -188,7 +203,7 @@ def test_a_second_set_up_replaces_the_first() -> None:
     second = start(log_format="json")
     structlog.get_logger("poll").info("once")
     assert lines_of(first) == []
-    assert json.loads(second.getvalue())["msg"] == "once"
+    assert json.loads(text_of(second))["msg"] == "once"
 
 
 def test_other_handlers_are_left_alone() -> None:
@@ -203,6 +218,7 @@ def test_the_log_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> N
     """Without a stream the log is on standard error, so that standard output is left to the commands."""
     logs.setup()
     structlog.get_logger("poll").info("hello")
+    logs.flush()
     out, err = capsys.readouterr()
     assert out == ""
     assert err.endswith(" level=info msg=hello component=poll\n")
@@ -225,7 +241,9 @@ def test_a_log_that_cannot_be_written_fails_nothing(capsys: pytest.CaptureFixtur
     stream = start(secrets=("sesame",))
     stream.close()
     structlog.get_logger("poll").info("hello", key="sesame")
+    assert logs.flush(PATIENCE)
     assert capsys.readouterr() == ("", "")
+    assert logs.problem() == "the log cannot be written (it is closed); check where it goes"
 
 
 def test_an_unknown_level_is_a_mistake() -> None:
@@ -240,6 +258,7 @@ def test_what_nothing_catches_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None
     """An error that ends a thread, or the process, is logged in one line with its secrets hidden."""
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     stream = io.StringIO()
     logs.setup(stream=stream, secrets=["hunter2"])
     logs.log_uncaught()
@@ -252,6 +271,233 @@ def test_what_nothing_catches_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None
     thread.join()
     error = ValueError("hunter2 again")
     sys.excepthook(ValueError, error, None)
-    lines = stream.getvalue().splitlines()
-    assert len(lines) == 2
+
+    class Ends:
+        def __del__(self) -> None:
+            fails()
+
+    del [Ends()][0]
+    lines = lines_of(stream)
+    assert len(lines) == 3
     assert all("ValueError: " in line and "<secret>" in line and "hunter2" not in line for line in lines)
+
+
+# ---- a log that takes no lines ----
+
+
+@dataclass
+class Pipe:
+    """A pipe that holds 4 KiB.
+
+    Attributes:
+        reader: Where to read.
+        writer: Where to write.
+    """
+
+    reader: io.TextIOWrapper
+    writer: io.TextIOWrapper
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    """A pipe that takes only ASCII."""
+    reader, writer = (os.fdopen(end, mode, encoding="ascii") for end, mode in zip(os.pipe(), "rw", strict=True))
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    yield Pipe(reader, writer)
+    # What waits still goes out before both ends are closed.
+    thread = threading.Thread(target=reader.read)
+    thread.start()
+    assert logs.flush(PATIENCE)
+    logs.setup(stream=io.StringIO())
+    writer.close()
+    thread.join()
+    reader.close()
+
+
+def fill(log: Any, first: int, last: int) -> None:
+    """Log numbered lines of a kilobyte each."""
+    for number in range(first, last):
+        log.info(f"line {number}", text="x" * 1000)
+
+
+def test_a_reader_that_hangs_blocks_nobody(pipe: Pipe) -> None:
+    """While nobody reads, lines wait up to a bound, others are dropped and counted; then one line tells how many."""
+    without_others()
+    logs.setup(stream=pipe.writer)
+    before = logs.dropped()
+    log = structlog.get_logger("poll")
+    fill(log, 0, 3000)
+    lost = logs.dropped() - before
+    assert 1500 < lost < 2500
+    assert not logs.flush(0.01)
+    numbers, told = [], ""
+    while not told:
+        line = pipe.reader.readline()
+        if found := re.search('msg="line ([0-9]+)"', line):
+            numbers.append(int(found[1]))
+        else:
+            told = line
+    assert f'level=warn msg="the log did not take {lost} lines; they are lost" component=logs' in told
+    assert numbers == list(range(3000 - lost))
+    log.info("on")
+    assert "msg=on" in pipe.reader.readline()
+    assert logs.flush(PATIENCE)
+    assert logs.problem() is None
+    assert logs.dropped() - before == lost
+
+
+def test_a_log_that_takes_no_line_for_long_has_a_problem() -> None:
+    """After ten seconds with the same line there is a problem, and it ends with the line."""
+    now = [100.0]
+    go_on = threading.Event()
+
+    class Hung(io.StringIO):
+        def write(self, text: str) -> int:
+            began.set()
+            go_on.wait(PATIENCE)
+            return super().write(text)
+
+    began = threading.Event()
+    writer = logs.Writer(Hung(), str, clock=lambda: now[0])
+    writer.put("a")
+    assert began.wait(PATIENCE)
+    now[0] += 9
+    assert writer.problem() is None
+    now[0] += 61
+    assert writer.problem() == "the log has not taken a line for 70 s; check what reads it"
+    go_on.set()
+    assert writer.flush(PATIENCE)
+    assert writer.problem() is None
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EBADF, errno.EIO], ids=errno.errorcode.get)
+def test_a_line_that_cannot_be_written_is_counted(number: int) -> None:
+    """A write that fails raises nowhere and is not tried for ever; once the log works, a line tells of it."""
+    fails = [True]
+    tries: list[str] = []
+
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            tries.append(text)
+            if fails[0]:
+                raise OSError(number, os.strerror(number))
+            return super().write(text)
+
+    stream = Broken()
+    writer = logs.Writer(stream, "{} lost".format)
+    for text in "ab":
+        writer.put(text)
+        assert writer.flush(PATIENCE)
+    assert writer.dropped == 2
+    assert writer.problem() == f"the log cannot be written ({os.strerror(number)}); check where it goes"
+    assert [text for text in tries if "lost" not in text] == ["a\n", "b\n"]
+    fails[0] = False
+    writer.put("c")
+    assert writer.flush(PATIENCE)
+    assert stream.getvalue() == "2 lost\nc\n"
+    assert writer.dropped == 2
+    assert writer.problem() is None
+
+
+def test_what_was_dropped_is_told_without_another_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that works again says how many lines it lost, even where nothing else is logged."""
+    monkeypatch.setattr(logs, "RETRY", 0.05)
+    failures = [OSError(errno.ENOSPC, "full")] * 3
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            if failures:
+                raise failures.pop()
+            told.set()
+            return super().write(text)
+
+    told = threading.Event()
+    stream = Full()
+    writer = logs.Writer(stream, "{} lost".format)
+    writer.put("a")
+    assert told.wait(PATIENCE)
+    assert writer.flush(PATIENCE)
+    assert stream.getvalue() == "1 lost\n"
+
+
+def test_a_line_that_was_written_in_part_does_not_spoil_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a disk took half of a line, the next begins on a line of its own."""
+    written = bytearray()
+    takes = [3, 0, 100, 100]
+
+    def write(_descriptor: int, data: memoryview) -> int:
+        size = takes.pop(0)
+        if not size:
+            raise OSError(errno.ENOSPC, "full")
+        written.extend(data[:size])
+        return min(size, len(data))
+
+    class Stream(io.StringIO):
+        encoding = "utf-8"
+
+        def fileno(self) -> int:
+            return -1
+
+    monkeypatch.setattr(os, "write", write)
+    writer = logs.Writer(Stream(), "{} lost".format)
+    writer.put("abcdef")
+    assert writer.flush(PATIENCE)
+    writer.put("next")
+    assert writer.flush(PATIENCE)
+    assert written == b"abc\n1 lost\nnext\n"
+
+
+def test_what_the_encoding_lacks_is_escaped(pipe: Pipe) -> None:
+    """A log in ASCII shows a name in Japanese by its escapes."""
+    without_others()
+    logs.setup(stream=pipe.writer)
+    structlog.get_logger("poll").info("read", name="朝")
+    assert "name=\\u671d" in pipe.reader.readline()
+
+
+def test_a_value_that_cannot_be_shown_is_a_line_dropped() -> None:
+    """What raises when it is written as text is counted, and the next line tells of it."""
+
+    class Odd:
+        def __str__(self) -> str:
+            raise ValueError
+
+        __repr__ = __str__
+
+    without_others()
+    stream = start()
+    before = logs.dropped()
+    log = structlog.get_logger("poll")
+    log.info("a", value=Odd())
+    log.info("b")
+    assert [line.split("msg=")[1][:10] for line in lines_of(stream)] == ['"the log d', "b componen"]
+    assert logs.dropped() == before + 1
+
+
+def test_what_is_logged_while_something_is_logged_is_a_line_too() -> None:
+    """A value that logs when it is rendered, and a collection of garbage that does, block nothing."""
+
+    class Chatty:
+        def __str__(self) -> str:
+            log.info("inner")
+            return "text"
+
+        __repr__ = __str__
+
+    stream = start()
+    log = structlog.get_logger("poll")
+    log.info("outer", value=Chatty())
+    assert len(lines_of(stream)) >= 2
+
+
+def test_lines_are_rendered_when_they_are_logged(pipe: Pipe) -> None:
+    """A value that changes while its line waits is shown as it was."""
+    without_others()
+    logs.setup(stream=pipe.writer)
+    log = structlog.get_logger("poll")
+    fill(log, 0, 10)
+    value = ["before"]
+    log.info("value", value=value)
+    value[0] = "after"
+    line = next(line for line in pipe.reader if "msg=value" in line)
+    assert "before" in line

@@ -35,7 +35,10 @@ ORDER = (
     "localtime",
     "faults",
     "telemetry",
+    "redact",
     "logs",
+    "console",
+    "signals",
     "durations",
     "instants",
     "plot",
@@ -96,8 +99,8 @@ ORDER = (
     "cli",
     "__main__",
 )
-# The simulated API must not share the exporter's mistakes, so it shares only the words, and the HTTP server.
-SIMULATOR_MAY_IMPORT = {"model", "errors", "address", "peers", "httpserver", "simulator"}
+# The simulated API must not share the exporter's mistakes, so it shares the words, the HTTP server, and how to end.
+SIMULATOR_MAY_IMPORT = {"model", "errors", "address", "peers", "httpserver", "signals", "simulator"}
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from exporter import parse
-from exporter.bodies import clean, error_text, excerpt, hide
+from exporter.bodies import clean, error_text, excerpt
 from exporter.errors import MalformedAnswer
 from exporter.model import DAY_MINUTES, Group, Minute, Reading, Rows, Stream, Target, minute_of, start_of
 
@@ -752,38 +752,12 @@ def test_error_text(answer: object, text: str) -> None:
     assert error_text(body(answer)) == text
 
 
-@pytest.mark.parametrize(
-    ("text", "hidden"),
-    [
-        ("the password hunter22 is wrong", "the password <secret> is wrong"),
-        ('{"password": "a\\"b\\\\c"}', '{"password": "<secret>"}'),
-        ("token hunter22-and-more", "token <secret>"),
-        ("cut: hunter2…", "cut: <secret>…"),
-        ("cut: hunter22-and-mo…", "cut: <secret>…"),
-        ("cut: hun…", "cut: hun…"),
-        ("two spaces", "<secret>"),
-        ('"\\u65e5\\u672c" and 日本', '"<secret>" and <secret>'),
-        (repr("日本".encode()), "b'<secret>'"),
-        ("a <secret>", "a <<secret>>"),
-        ("nothing", "nothing"),
-    ],
-)
-def test_secrets_that_are_echoed(text: str, hidden: str) -> None:
-    """A secret in a text is hidden: whole, as JSON writes it, without its double spaces, and cut at the end."""
-    assert hide(text, ["hunter22", "hunter22-and-more", 'a"b\\c', "two  spaces", "日本", "secret", ""]) == hidden
-
-
 def test_a_value_too_deep_to_write() -> None:
     """What Python cannot write again is told without its text."""
     value: list[Any] = []
     for _ in range(100_000):
         value = [value]
     assert excerpt(value) == "(deeply nested)"
-
-
-def test_nothing_to_hide() -> None:
-    """Without secrets a text stays as it is."""
-    assert hide("$^ text", []) == "$^ text"
 
 
 # ---- whatever comes ----

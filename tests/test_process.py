@@ -104,7 +104,7 @@ def test_starts_while_the_api_is_down_and_recovers_when_it_is_back(kind: Any, tm
         wait_until("plays are shown", lambda: bool(daemon.values("smartstream_merchant_last_minute_plays")))
         started, told = daemon.lines
         assert "msg=started" in started
-        assert "level=warning" in told
+        assert "level=warn" in told
         assert outage.words in told
         assert terminated(daemon) == 0
 
@@ -315,7 +315,7 @@ def test_a_disk_that_fills_up_is_one_line_and_no_end(tmp_path: Path) -> None:
             soft, hard = resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (0, hard))
             go_on.set()
-            told = daemon.line(r"level=warning .*state\.db: writing failed")
+            told = daemon.line(r"level=warn .*state\.db: writing failed")
             assert "nothing is lost" in told.string
             assert daemon.get("/-/healthy").status_code == 200
             assert asked_for(daemon) == {("200", "auth-token", "broadcaster")}

@@ -16,6 +16,8 @@ from exporter.transport import Answer, exchange, open_session
 from tests.peer import CERTIFICATE, Peer, Request, Script, drip, reply
 from tests.processes import Daemon, configuration
 
+SMALL = Limit(1000, 10, "a text")
+
 SECRET = "hunter2"
 API = "https://api.example.com/v1"
 PLAIN = "http://api.example.com/v1"
@@ -173,7 +175,7 @@ def told(url: str, environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) 
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     with open_session(url) as session, pytest.raises(NoAnswer) as caught:
-        exchange(session, "GET", f"{url}/x", timeout=20, hide=lambda text: text)
+        exchange(session, "GET", f"{url}/x", timeout=20, limit=SMALL, hide=str)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
     return str(caught.value)
 
@@ -276,9 +278,9 @@ def test_an_answer_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     with Peer(answer) as peer:
         monkeypatch.setenv("HTTP_PROXY", peer.url.replace("://", "://user:p%40ss@"))
         with open_session(PLAIN) as session:
-            found = exchange(session, "GET", f"{PLAIN}/x", timeout=20, hide=lambda text: text)
+            found = exchange(session, "GET", f"{PLAIN}/x", timeout=20, limit=SMALL, hide=str)
     assert isinstance(found, Answer)
-    assert found.body == b'"good"'
+    assert found.packed == b'"good"'
     assert seen[0].target == f"{PLAIN}/x"
     assert seen[0].headers["proxy-authorization"] == "Basic dXNlcjpwQHNz"
     assert session.secrets == ("p%40ss", "p@ss", "dXNlcjpwQHNz")
@@ -292,11 +294,11 @@ def test_certificates_that_go_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     with Peer(lambda _: reply(200, "good"), tls=True) as peer, open_session(peer.url) as session:
         path.unlink()
         with pytest.raises(NoAnswer) as caught:
-            exchange(session, "GET", peer.url, timeout=20, hide=lambda text: text)
+            exchange(session, "GET", peer.url, timeout=20, limit=SMALL, hide=str)
         problem = f"REQUESTS_CA_BUNDLE: {path} cannot be read: No such file or directory; {CERTIFICATES}"
         assert str(caught.value) == f"cannot check TLS certificates: {problem}"
         path.write_bytes(CERTIFICATE.read_bytes())
-        assert exchange(session, "GET", peer.url, timeout=20, hide=lambda text: text).status == 200
+        assert exchange(session, "GET", peer.url, timeout=20, limit=SMALL, hide=str).status == 200
 
 
 def test_certificates_without_the_one_that_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -315,7 +317,7 @@ def test_a_timeout_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     with Peer(lambda _: drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n")) as peer:
         monkeypatch.setenv("HTTP_PROXY", peer.url)
         with open_session(PLAIN) as session, pytest.raises(NoAnswer) as caught:
-            exchange(session, "GET", PLAIN, timeout=0.2, limit=Limit(100, 10, "nothing"), hide=lambda text: text)
+            exchange(session, "GET", PLAIN, timeout=0.2, limit=SMALL, hide=str)
     assert str(caught.value) == f"timed out after 0.2 s, through the proxy {peer.url} of HTTP_PROXY"
 
 

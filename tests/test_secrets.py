@@ -144,7 +144,7 @@ def test_the_daemon_tells_no_secret(echo_api: str, tmp_path: Path) -> None:
     assert "".join(pages.values()).count("<secret>") >= 2 * len(MERCHANTS)
     assert {path: told_in(text) for path, text in pages.items()} == {path: [] for path in pages}
     for merchant_id in MERCHANTS:
-        assert re.search(f"level=warning .*merchant={merchant_id}", daemon.output), merchant_id
+        assert re.search(f"level=warn .*merchant={merchant_id}", daemon.output), merchant_id
     assert [line for line in daemon.lines if told_in(line)] == []
 
 

@@ -1,6 +1,6 @@
 """`simulate`: the simulated API from the command line."""
 
-import signal
+import contextlib
 import sys
 import time
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
@@ -13,6 +13,7 @@ import yaml
 
 from exporter.address import Address, parse_address
 from exporter.errors import InputError
+from exporter.signals import STOP_SIGNALS, Signals
 from exporter.simulator.app import create_app
 from exporter.simulator.control import DEFAULT_MERCHANT
 from exporter.simulator.faults import FaultError, Faults, FaultSwitch, make_faults
@@ -23,7 +24,9 @@ from exporter.simulator.server import SimulatorServer
 NAME = "smartstream-exporter simulate"
 # Faults whose flag may be given several times.
 SEVERAL = ("gone", "drop")
-ENDS = frozenset({signal.SIGTERM, signal.SIGINT})
+
+# The main thread looks up so often, in seconds, while nothing happens.
+LOOK_UP = 60.0
 
 
 class UsageError(Exception):
@@ -91,17 +94,17 @@ def run(args: Namespace) -> int:
         print(config_for(world, url, options.credentials), end="")
         return 0
     app = create_app(world, FaultSwitch(world, time.time, options.faults), time.time, credentials=options.credentials)
-    # Blocked before the server's threads start, so that none of them takes the signal.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     try:
-        with SimulatorServer(app, options.address.host, options.address.port) as server:
-            print(_welcome(args, Address(_reachable(options.address.host), server.address[1])), flush=True)
-            signal.sigwait(ENDS)
+        server = SimulatorServer(app, options.address.host, options.address.port)
     except InputError as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 1
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with Signals(STOP_SIGNALS) as signals, server:
+        # It serves those, too, who do not read this.
+        with contextlib.suppress(OSError):
+            print(_welcome(args, Address(_reachable(options.address.host), server.address[1])), flush=True)
+        while signals.wait(LOOK_UP) is None:
+            pass
     return 0
 
 
