@@ -12,6 +12,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -91,7 +92,7 @@ def find_route(url: str, environ: Mapping[str, str]) -> Route:
     proxy = None
     scheme = urlsplit(url).scheme
     variable, value = _set_one(environ, f"{scheme}_proxy", "all_proxy")
-    if value and not should_bypass_proxies(url, no_proxy=_set_one(environ, "no_proxy")[1]):
+    if value and not _is_loopback(url) and not should_bypass_proxies(url, no_proxy=_set_one(environ, "no_proxy")[1]):
         # Without a scheme it is http, as for curl and requests.
         proxy = Proxy(value if "://" in value else f"http://{value}", variable)
         if problem := _proxy_problem(proxy.url):
@@ -107,6 +108,15 @@ def find_route(url: str, environ: Mapping[str, str]) -> Route:
     if errors:
         raise ConfigError(errors)
     return route
+
+
+def _is_loopback(url: str) -> bool:
+    """Whether a host is this machine itself, which no proxy leads to, whatever `NO_PROXY` says."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _set_one(environ: Mapping[str, str], *names: str) -> tuple[str, str]:

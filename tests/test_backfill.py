@@ -6,16 +6,18 @@ import signal
 import sqlite3
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from exporter import backfill, cli
+from exporter import backfill, cli, client, parse
 from exporter.backfill import Order
 from exporter.config import Settings, load
 from exporter.errors import HistoryError, InputError, StateLocked
@@ -254,6 +256,43 @@ def test_long_ranges_are_halved_once(api: Api) -> None:
     refused = api.asked(400)
     assert len(refused) == 2
     assert max(map(len, series(api.output).values())) == 361
+
+
+def test_ranges_that_hold_too_much_are_halved(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So are those whose answers are too large; what is too much for the shortest range leaves its stream out only."""
+    monkeypatch.setattr(client, "MOST_VALUES", 400)
+    api.run(api.settings(), hours=6)
+    assert max(map(len, series(api.output).values())) == 361
+
+
+@pytest.mark.parametrize("place", ["the client", "the columns"])
+def test_a_stream_with_a_defect_is_left_out(api: Api, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """An answer at which the exporter fails in a way that nobody foresaw costs its stream, all of it, and no other."""
+    api.app.faults.set(max_range=60)
+    bad, good = api.media(2)
+    where, name = (parse, "rows") if place == "the client" else (backfill, "columns_of")
+    original = getattr(where, name)
+    calls: Counter[object] = Counter()
+
+    def fail(first: Any, second: Any, *rest: Any, **options: Any) -> Any:
+        stream = second if place == "the client" else first.stream
+        calls[stream] += 1
+        # After the first part of it was good.
+        if stream.media_id == bad and calls[stream] == 2:
+            raise KeyError("secret")
+        return original(first, second, *rest, **options)
+
+    monkeypatch.setattr(where, name, fail)
+    with structlog.testing.capture_logs() as logs:
+        api.run(api.settings())
+    written = api.output.read_text()
+    assert f'media_id="{good}"' in written
+    assert f'media_id="{bad}"' not in "".join(line for line in written.splitlines() if "key_deliveries" not in line)
+    errors = [entry["event"] for entry in logs if entry["log_level"] == "error"]
+    assert errors
+    assert all(
+        re.search(rf"^{bad}/.* is left out: .*unexpected KeyError at test_backfill.py:\d+$", each) for each in errors
+    )
 
 
 def test_the_budget_is_kept_over_runs(api: Api) -> None:

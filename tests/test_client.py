@@ -1,13 +1,17 @@
 import gzip
 import json
 import logging
+import re
 import socket
 import threading
+import time
 import traceback
+import tracemalloc
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,8 +23,9 @@ import requests
 from pydantic import SecretStr
 from requests.adapters import BaseAdapter, HTTPAdapter
 
-from exporter import __version__, transport
-from exporter.client import Client, retry_after
+from exporter import __version__, parse, transport
+from exporter.bodies import Limit
+from exporter.client import Client, retry_after, rows_limit
 from exporter.config import ApiSettings, MerchantSettings
 from exporter.errors import (
     ApiError,
@@ -33,7 +38,9 @@ from exporter.errors import (
     RefusedError,
     ServerError,
     SignInFailed,
+    TooLarge,
     Unauthorized,
+    Unhandled,
 )
 from exporter.model import Group, Minute, MinuteRange, Reading, Stream, Target, minute_of
 from exporter.requestlog import Exchange
@@ -849,18 +856,190 @@ def test_the_content_type_does_not_matter(api: Api) -> None:
         assert client.aggregations(PLAYS, ASKED).rows == {AT: {"": 10}}
 
 
-def test_an_answer_without_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that is larger than any can be is not read to its end, compressed or not."""
-    monkeypatch.setattr(transport, "LARGEST_BODY", 2**20)
+# ---- how large an answer may be ----
+
+
+COUNTRIES = Stream("m1", "", Target.PLAY_COUNT, Group.COUNTRY)
+KEYS = Stream("m1", "x", Target.KEY_DELIVERY_COUNT, Group.ALL)
+
+
+@pytest.mark.parametrize(
+    ("stream", "minutes", "hourly", "values", "asked"),
+    [
+        (PLAYS, 1, False, 1_100, "1 minute of whole merchant/play_count/all"),
+        (PLAYS, 30, False, 4_000, "30 minutes of whole merchant/play_count/all"),
+        (PLAYS, 90, True, 1_200, "2 hours of whole merchant/play_count/all"),
+        (
+            Stream("m1", "x", Target.KEY_DELIVERY_COUNT, Group.ALL),
+            2880,
+            False,
+            1_200,
+            "2 days of x/key_delivery_count/all",
+        ),
+        (COUNTRIES, 5, False, 150_000, "5 minutes of whole merchant/play_count/country"),
+        (COUNTRIES, 1440, False, 250_000, "1440 minutes of whole merchant/play_count/country"),
+    ],
+)
+def test_how_large_an_answer_may_be_follows_from_what_is_asked(
+    stream: Stream, minutes: int, hourly: bool, values: int, asked: str
+) -> None:
+    """So many rows and some, each with so many values, but not more than the memory of a small machine."""
+    limit = rows_limit(stream, minutes, hourly=hourly)
+    assert limit == Limit(65536 + 64 * values, values, asked)
+
+
+LIMIT = "the limit is 142336 bytes and 1200 values"
+
+
+def test_an_answer_without_end(api: Api) -> None:
+    """An answer that is larger than any to this can be is not read to its end, packed or not."""
     for body, headers in (
-        (b" " * 2**21, ""),
-        (gzip.compress(b" " * 2**24), "Content-Encoding: gzip\r\n"),
+        (b" " * 2**18, ""),
+        (gzip.compress(b" " * 2**24), "Content-Encoding: gzip\r\nContent-Length: 16314\r\n"),
+        (gzip.compress(b"") * 2**14, "Content-Encoding: gzip\r\n"),
     ):
         head = f"HTTP/1.1 200 OK\r\n{headers}\r\n".encode()
         api.answer = lambda _, start=head + body: drip(start)  # type: ignore[misc]
         with api.client() as client:
-            assert fails(client, MalformedAnswer) == "aggregations: the answer is larger than 1 MiB"
+            assert fails(client, TooLarge) == (
+                "aggregations: the answer is too large: asked for 2 minutes of whole merchant/play_count/all, "
+                f"got more than 142336 bytes, {LIMIT}"
+            )
     assert api.observed[-1] == ("aggregations", "200")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"[" + b"{}," * 1_200 + b"{}]", id="objects"),
+        pytest.param(b"[" + b"[]," * 1_200 + b"[]]", id="lists"),
+        pytest.param(b"[" + b"1," * 1_200 + b"1]", id="numbers"),
+        pytest.param(b"[" * 1_300, id="depth"),
+        pytest.param(b"[{" + b'"a":1,' * 1_200 + b'"a":1}]', id="members"),
+        pytest.param(b"[" + b'{"date":"2018/12/01 14:34","all":10},' * 1_200 + b"1]", id="rows"),
+    ],
+)
+def test_values_are_counted_before_anything_is_made_of_them(
+    api: Api, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    """An answer with too many values is refused with a line that says what was asked for, what came, and the limit."""
+    api.answer = lambda _: reply(200, body)
+    with api.client() as client:
+        client._valid_token()
+        monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was read"))
+        told = fails(client, TooLarge)
+    came = told.partition("got ")[2].split()[0]
+    assert told == (
+        "aggregations: the answer is too large: asked for 2 minutes of whole merchant/play_count/all, "
+        f"got {came} values, {LIMIT}"
+    )
+    assert 1_200 < int(came) < 4_900
+    assert api.observed[-1] == ("aggregations", "200")
+
+
+def bomb(start: bytes, again: bytes, end: bytes, size: int = 60 * 2**20) -> bytes:
+    """A small answer that is large when it is unpacked."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    block = again * (2**20 // len(again))
+    parts = [packer.compress(start), *(packer.compress(block) for _ in range(size // 2**20)), packer.compress(end)]
+    return b"".join([*parts, packer.flush()])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(bomb(b"[", b"{},", b"{}]"), id="objects"),
+        pytest.param(bomb(b"[", b"[", b""), id="depth"),
+        pytest.param(bomb(b"[{", b'"a":1,', b'"a":1}]'), id="members"),
+        pytest.param(bomb(b'["', b"x", b'"]'), id="a text"),
+        pytest.param(bomb(b'[{"date":"2018/12/01 14:34","a":1', b"1", b"}]", 10 * 2**20), id="digits"),
+        pytest.param(bomb(b"[{", b'"' + b"k" * (2**20 - 4) + b'":1,', b'"a":1}]'), id="keys"),
+    ],
+)
+def test_a_bomb_takes_little_memory(api: Api, body: bytes) -> None:
+    """100 KiB that were gigabytes as objects of Python take a few times what an answer may have."""
+    assert len(body) < 150_000
+    api.answer = lambda _: reply(200, body, Content_Encoding="gzip")
+    with api.client() as client:
+        client._valid_token()
+        tracemalloc.start()
+        try:
+            with suppress(MalformedAnswer):
+                client.aggregations(COUNTRIES, MinuteRange(AT, AT + 29))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 60 * 2**20
+
+
+def test_large_answers_are_read_one_at_a_time() -> None:
+    """Another large one waits until the first is done; a small one does not. What cannot be read lets the next go."""
+    limit = Limit(2**20, 1, "rows")
+    large, small = (transport.Answer(200, {}, b" " * size) for size in (transport.LARGE + 1, transport.LARGE))
+    packed = transport.Answer(200, {"Content-Encoding": "gzip"}, gzip.compress(large.packed))
+    entered = threading.Event()
+
+    def enter() -> None:
+        with transport.unpacked(packed, limit) as body:
+            assert body == large.packed
+            entered.set()
+
+    other = threading.Thread(target=enter, daemon=True)
+    with suppress(KeyError), transport.unpacked(large, limit):
+        other.start()
+        with transport.unpacked(small, limit):
+            assert not entered.wait(0.1)
+        raise KeyError
+    assert entered.wait(PATIENT)
+    other.join(PATIENT)
+
+
+@pytest.mark.parametrize(
+    ("packing", "packed"),
+    [
+        ("gzip", gzip.compress(b"[]")),
+        ("X-GZIP", gzip.compress(b"[]") + b"\0" * 9),
+        ("deflate", zlib.compress(b"[]")),
+        ("deflate", zlib.compress(b"[]")[2:-4]),
+        ("identity", b"[]"),
+        ("gzip", gzip.compress(b"[" + b" " * 100_000 + b"]")),
+    ],
+)
+def test_answers_may_be_packed(api: Api, packing: str, packed: bytes) -> None:
+    """Gzip, and deflate in both ways in which it is sent, are asked for and read."""
+    api.answer = lambda _: reply(200, packed, Content_Encoding=packing)
+    with api.client() as client:
+        assert client.aggregations(PLAYS, ASKED) == Reading({})
+    assert api.calls[0].headers["accept-encoding"] == "gzip, deflate"
+
+
+@pytest.mark.parametrize("packing", ["br", "zstd", "gzip, gzip", "compress"])
+def test_answers_that_are_packed_otherwise(api: Api, packing: str) -> None:
+    """What was not asked for is not unpacked; of an error the status counts all the same."""
+    with api.client() as client:
+        api.answer = lambda _: reply(200, b"[]", Content_Encoding=packing)
+        told = fails(client, MalformedAnswer)
+        assert told == f'aggregations: the answer is packed as "{packing}", which was not asked for'
+        api.answer = lambda _: reply(500, b"[]", Content_Encoding=packing)
+        assert fails(client, ServerError) == "aggregations: 500"
+
+
+def test_a_large_token_is_none(api: Api) -> None:
+    """The answer to a request for a token may be as large as one, and no larger."""
+    api.token = lambda _: reply(200, {"token": "t" * 70_000})
+    with api.client() as client:
+        assert fails(client, SignInFailed) == (
+            "auth-token: the answer is too large: asked for a token, got more than 65536 bytes, "
+            "the limit is 65536 bytes and 100 values"
+        )
+
+
+@pytest.mark.parametrize("body", [bomb(b"", b"no ", b""), gzip.compress(b"no " * 30_000)[:-9], b"no gzip"])
+def test_an_error_that_is_packed(api: Api, body: bytes) -> None:
+    """Of an error no more is unpacked than is told, and one that cannot be unpacked is an error."""
+    api.answer = lambda _: reply(500, body, Content_Encoding="gzip")
+    with api.client() as client:
+        assert fails(client, ServerError).startswith("aggregations: 500" + " no no" * (body != b"no gzip"))
 
 
 def test_an_error_without_end(api: Api) -> None:
@@ -911,6 +1090,7 @@ def test_no_peer_holds_a_thread(api: Api, script: Script) -> None:
         (b"SSH-2.0-OpenSSH_9.2\r\n", "{peer} does not speak HTTP"),
         (b"HTTP/1.1 " + b"2" * 70_000, "{peer} does not speak HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nno gzip", "the answer cannot be unpacked"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"[]")[:-4], "the answer was cut"),
     ],
 )
 def test_answers_that_are_not_whole(api: Api, answer: bytes, told: str) -> None:
@@ -938,6 +1118,195 @@ def test_a_name_that_does_not_resolve(api: Api, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     with api.client(url="http://api.invalid/v1") as client:
         assert fails(client, SignInFailed) == "auth-token: cannot resolve api.invalid"
+
+
+class Resolver:
+    """Names for `socket.getaddrinfo`: `hangs.invalid` is looked up until `release`, `many.invalid` has the addresses.
+
+    Attributes:
+        asked: The names that were looked up, in order.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+        self.asked: list[str] = []
+        self._addresses = addresses
+        self._released = threading.Event()
+        self._original = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self._look_up)
+
+    def release(self) -> None:
+        """Let what hangs be found on 127.0.0.1."""
+        self._released.set()
+
+    def _look_up(self, host: str, port: int, *args: Any, **options: Any) -> list[Any]:
+        if not host.endswith(".invalid"):
+            return self._original(host, port, *args, **options)
+        self.asked.append(host)
+        if host == "hangs.invalid":
+            self._released.wait(PATIENT)
+        addresses = self._addresses or ("127.0.0.1",)
+        return [each for address in addresses for each in self._original(address, port, *args, **options)]
+
+
+def resolving() -> list[threading.Thread]:
+    """The threads that look up names."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("resolve ")]
+
+
+def test_a_name_that_is_looked_up_for_ever_holds_one_thread(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many requests want its addresses: each ends in time, and they are used once they are known."""
+    resolver = Resolver(monkeypatch)
+    url = api.peer.url.replace("127.0.0.1", "hangs.invalid")
+    told: list[str] = []
+    with api.client(url=f"{url}/v1", timeout=HASTY) as client:
+        work = [threading.Thread(target=lambda: told.append(fails(client)), daemon=True) for _ in range(4)]
+        for thread in work:
+            thread.start()
+        for thread in work:
+            thread.join(PATIENT)
+        with api.client(url=f"{url}/v1", timeout=HASTY) as another:
+            told.append(fails(another))
+    assert {each.partition(";")[0] for each in told} == {
+        f"auth-token: cannot resolve hangs.invalid:{url.rpartition(':')[2]}"
+    }
+    assert len(told) == 5
+    assert resolver.asked == ["hangs.invalid"]
+    [thread] = resolving()
+    resolver.release()
+    thread.join(PATIENT)
+    assert not resolving()
+    with api.client(url=f"{url}/v1") as client:
+        assert client.aggregations(PLAYS, ASKED).rows
+    assert resolver.asked == ["hangs.invalid"] * 2
+    assert {request.headers["host"] for request in api.peer.requests} == {url[7:]}
+
+
+def test_the_name_of_a_proxy_that_is_looked_up_for_ever(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy's name is no other than the API's."""
+    resolver = Resolver(monkeypatch)
+    monkeypatch.setenv("https_proxy", "http://hangs.invalid:3128")
+    with api.client(url="https://api.invalid/v1", timeout=HASTY) as client:
+        assert fails(client).startswith("auth-token: ")
+    assert resolver.asked == ["hangs.invalid"]
+    resolver.release()
+    for thread in resolving():
+        thread.join(PATIENT)
+
+
+@contextmanager
+def black_hole(address: str, port: int) -> Iterator[None]:
+    """An address whose connections are never made: its listener's queue is full."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            with suppress(BlockingIOError):
+                waiting.connect((address, port))
+        yield
+
+
+def test_dead_addresses_share_the_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with five addresses that do not answer takes as long as one."""
+    addresses = [f"127.0.0.{number}" for number in range(2, 7)]
+    Resolver(monkeypatch, *addresses)
+    port = int(api.peer.url.rpartition(":")[2])
+    with ExitStack() as stack:
+        for address in addresses:
+            stack.enter_context(black_hole(address, port))
+        began = time.monotonic()
+        with api.client(url=f"http://many.invalid:{port}/v1", timeout=1.0) as client:
+            assert fails(client, SignInFailed) == "auth-token: timed out after 1 s"
+        assert time.monotonic() - began < 4
+
+
+def test_an_address_that_works_is_found(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind an address that does not answer, and one that refuses, the one that works has its share of the time."""
+    Resolver(monkeypatch, "127.0.0.2", "127.0.0.3", "127.0.0.1")
+    port = int(api.peer.url.rpartition(":")[2])
+    with black_hole("127.0.0.2", port), api.client(url=f"http://many.invalid:{port}/v1", timeout=3.0) as client:
+        for _ in range(2):
+            assert client.aggregations(PLAYS, ASKED).rows
+    assert {request.connection for request in api.peer.requests} == {1}
+
+
+# The beginning of a TLS record of 16 KiB with a ServerHello.
+HELLO = b"\x16\x03\x03\x40\x00\x02\x00\x3f\xf0"
+
+
+def begin_handshake(connection: socket.socket) -> None:
+    """As a proxy that has connected to a peer whose handshake does not end."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    connection.recv(1)
+    drip(HELLO)(connection)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(drip(b"", b""), id="silence"),
+        pytest.param(drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), id="headers without end"),
+        pytest.param(drip(b"HTTP/1.1 200 OK\r\n\r\n", b""), id="no handshake"),
+        pytest.param(begin_handshake, id="a handshake without end"),
+    ],
+)
+def test_no_proxy_of_https_holds_a_thread(api: Api, monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
+    """A proxy that never connects, or connects to nothing that answers, is hung up on."""
+    api.answer = lambda _: script
+    monkeypatch.setenv("https_proxy", api.peer.url)
+    with api.client(timeout=HASTY, url="https://api.invalid/v1") as client:
+        assert fails(client, SignInFailed) == "auth-token: timed out after 0.2 s"
+    assert [request.method for request in api.peer.requests] == ["CONNECT"]
+
+
+@pytest.mark.parametrize("start", [b"", HELLO])
+def test_no_handshake_holds_a_thread(api: Api, start: bytes) -> None:
+    """A peer that never ends the TLS handshake is hung up on, though it sends a byte now and then."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def talk() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(ConnectionError):
+                drip(start, b"x" if start else b"")(connection)
+
+        thread = threading.Thread(target=talk, daemon=True)
+        thread.start()
+        with api.client(url=f"https://127.0.0.1:{listener.getsockname()[1]}/v1", timeout=HASTY) as client:
+            assert fails(client, SignInFailed) == "auth-token: timed out after 0.2 s"
+        thread.join(PATIENT)
+        assert not thread.is_alive()
+
+
+def test_requests_share_one_thread_for_their_deadlines(api: Api) -> None:
+    """Many requests on their way take no thread each beside their own."""
+    threads = 12
+    together = threading.Barrier(threads + 1, timeout=PATIENT)
+
+    def answer(_: Request) -> Answer:
+        together.wait()
+        together.wait()
+        return ROWS
+
+    api.answer = answer
+    with api.client() as client:
+        client._valid_token()
+        before = set(threading.enumerate())
+        work = [
+            threading.Thread(target=client.aggregations, args=(PLAYS, ASKED), name="asks", daemon=True)
+            for _ in range(threads)
+        ]
+        for thread in work:
+            thread.start()
+        together.wait()
+        new = {thread.name for thread in set(threading.enumerate()) - before - set(work)}
+        together.wait()
+        for thread in work:
+            thread.join(PATIENT)
+    # Those of the peer have no names of their own.
+    assert not {name for name in new if "_talk" not in name}
 
 
 def test_a_certificate_that_nobody_vouches_for() -> None:
@@ -1040,6 +1409,7 @@ def test_a_watchdog_bites_only_its_own() -> None:
         with Watchdog(60) as watchdog:
             watchdog.watch(ours)
         watchdog.bite()
+        assert not watchdog.bitten
         ours.sendall(b"still open")
         with Watchdog(60) as watchdog:
             watchdog.bite()
@@ -1104,6 +1474,32 @@ def test_a_call_that_is_killed_gives_its_slot_back(api: Api) -> None:
     with api.client(adapter=adapter) as client, pytest.raises(KeyboardInterrupt):
         client.aggregations(PLAYS, ASKED)
     assert [slot.ended for slot in api.budget.slots] == [1]
+
+
+# ---- what nobody foresaw ----
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError(), KeyError("x"), OverflowError(API_KEY)])
+def test_an_answer_that_cannot_be_handled(api: Api, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A defect in reading an answer is an error of the tree that says where; the request has the code of its answer."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(parse, "rows", fail)
+    with api.client() as client:
+        told = fails(client, Unhandled)
+    assert re.fullmatch(rf"aggregations: unexpected {type(error).__name__} at test_client.py:\d+", told)
+    assert api.observed[-1] == ("aggregations", "200")
+    assert api.exchanges[-1].error == told
+
+
+def test_a_request_that_cannot_be_handled(api: Api) -> None:
+    """A defect before an answer has come is told as no answer; for a token it is a sign-in that failed."""
+    with api.client(adapter=FailingAdapter(RuntimeError("can't start new thread"))) as client:
+        assert "auth-token: unexpected RuntimeError at test_client.py:" in fails(client, SignInFailed)
+        assert "; next attempt at " in fails(client, SignInFailed)
+    assert api.observed == [("auth-token", "error")]
 
 
 EVERY_CALL: list[Callable[[Client], object]] = [

@@ -1,6 +1,6 @@
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -314,6 +314,51 @@ def test_problems_are_few() -> None:
     problems = parse.rows(body(answer), PLAYS, TOKYO).problems
     assert [problem[:6] for problem in problems] == ["row 1:", "row 2:", "row 3:", "and 37"]
     assert problems[-1] == "and 37 more"
+
+
+def test_problems_that_are_not_shown_are_not_put_into_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row is written out for the few lines that are shown, not for each of its values."""
+    written: list[object] = []
+
+    def note(value: object) -> str:
+        written.append(value)
+        return excerpt(value)
+
+    monkeypatch.setattr(parse, "excerpt", note)
+    reading = parse.rows(body([row(**{f"label {number}": -1 for number in range(1000)})]), COUNTRIES, TOKYO)
+    assert reading.problems[-1] == "and 997 more"
+    assert sum(isinstance(value, dict) for value in written) == parse.MOST_PROBLEMS
+
+
+def test_of_a_large_value_no_more_is_written_than_is_looked_at() -> None:
+    """An excerpt of a row of megabytes costs no more than one of a line."""
+
+    class Large(list[int]):
+        looked_at = 0
+
+        def __iter__(self) -> Iterator[int]:
+            for value in super().__iter__():
+                self.looked_at += 1
+                yield value
+
+    large = Large(range(100_000))
+    assert excerpt(large).startswith("[0, 1, 2, 3,")
+    assert large.looked_at < 2_000
+
+
+def test_a_defect_in_one_label_value_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value at which the reading fails in a way that nobody foresaw is unknown; the others are read."""
+    number = parse._number
+
+    def read(written: object) -> float:
+        if written == 7:
+            raise OverflowError
+        return number(written)
+
+    monkeypatch.setattr(parse, "_number", read)
+    reading = parse.rows(body([row(jp=7, us=2)]), COUNTRIES, TOKYO)
+    assert reading.rows == {AT: {"jp": None, "us": 2}}
+    assert reading.problems[0].startswith("row 1: unexpected OverflowError, in {")
 
 
 @pytest.mark.parametrize("answer", [[row(all={"count": 1})], [row(play_count=[1])]])

@@ -4,13 +4,15 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import structlog
 
 from benchmarks.audience import folder_in_memory, know_past
+from exporter import books
 from exporter.catalog import Catalog, Lookup
 from exporter.client import Client
 from exporter.config import Settings
@@ -25,10 +27,12 @@ from exporter.errors import (
     RefusedError,
     ServerError,
     SignInFailed,
+    TooLarge,
     Unauthorized,
 )
 from exporter.faults import Faults
-from exporter.history import MINUTES_BACK
+from exporter.forecast import Verdict
+from exporter.history import MINUTES_BACK, History
 from exporter.ledger import Ledger
 from exporter.limiter import Limiter
 from exporter.model import Minute, MinuteRange, Reading, Stream, minute_of
@@ -356,6 +360,169 @@ def test_a_short_range_that_is_refused_is_the_streams_fault(build: Callable[...,
     world.client.faults = {}
     world.round()
     assert max(len(asked) for asked in world.client.ranges) > 600
+
+
+def test_a_long_range_that_holds_too_much_is_halved(build: Callable[..., World]) -> None:
+    """An answer that is too large for a long range is asked for in halves, as one that the API refuses."""
+    world = build()
+    world.round()
+    world.clock.advance(10 * 3600)
+    original = world.client.aggregations
+
+    def answer(stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Reading:
+        reading = original(stream, asked, hourly=hourly)
+        if len(asked) > 200:
+            raise TooLarge("the answer is too large")
+        return reading
+
+    world.client.aggregations = answer  # type: ignore[method-assign]
+    world.round()
+    assert [len(asked) for asked in world.client.ranges][:3] == [632, 316, 158]
+    streams = world.settings.merchants[0].streams()
+    assert {world.ledger.through(stream) for stream in streams} == {world.ledger.settled("m", world.clock.now())}
+    assert world.poller.link.last_error == ""
+
+
+# ---- what nobody foresaw ----
+
+
+def defect(*_: object) -> Any:
+    """Fail in a way that nobody foresaw."""
+    raise KeyError("secret")
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_defect_in_counting_is_that_streams_incident(
+    build: Callable[..., World], monkeypatch: pytest.MonkeyPatch, concurrency: int
+) -> None:
+    """Nothing of the answer is counted; the stream backs off, one line says where; the others and the summary go on."""
+    world = build(concurrency=concurrency)
+    world.round()
+    original, broken = books.write_entry, True
+
+    def write(db: Any, row: Any, book: Any, entry: Any) -> Any:
+        written = original(db, row, book, entry)
+        if broken and row.stream_id == world.ledger._rows[streams[1]].stream_id:
+            raise KeyError("secret")
+        return written
+
+    streams = world.settings.merchants[0].streams()
+    monkeypatch.setattr(books, "write_entry", write)
+    with structlog.testing.capture_logs() as logs:
+        seen = [world.round() for _ in range(60)]
+        assert all({"/play_count", "b/play_count"} <= set(asked) for asked in seen)
+        assert 2 <= sum("a/play_count" in asked for asked in seen) <= 7
+        [error] = [entry for entry in logs if entry["log_level"] == "error"]
+        assert error["event"].startswith("a/play_count/all: unexpected KeyError at test_poll.py:")
+        assert isinstance(error["exc_info"], KeyError)
+        assert world.poller._rests.failing(streams[1])
+        assert world.poller.link.last_error.startswith("unexpected KeyError at ")
+        assert world.poller.link.staleness is not None
+        broken = False
+        for _ in range(35):
+            world.round()
+    assert any(entry["event"].startswith("resolved: a/play_count/all: unexpected") for entry in logs)
+    world.ledger.show_counted(world.clock.now())
+    a, b = (world.ledger.snapshot.merchants["m"].streams[stream].series[0].total for stream in streams[1:])
+    assert a == b
+    assert b is not None
+    assert b > 90
+
+
+def test_a_defect_in_the_whole_merchants_plays_ends_no_round(build: Callable[..., World]) -> None:
+    """It says nothing of the API: the media are asked for in the same round."""
+    world = build()
+    world.round()
+    world.ledger.enter = partial(_fail_for, world.ledger.enter, "")  # type: ignore[method-assign]
+    for _ in range(12):
+        assert {"/play_count", "a/play_count", "b/play_count"} <= set(world.round())
+
+
+def _fail_for(original: Callable[..., None], media_id: str, stream: Stream, *rest: Any) -> None:
+    if stream.media_id == media_id:
+        defect()
+    original(stream, *rest)
+
+
+def test_a_defect_in_one_lookup_or_past_is_its_own(build: Callable[..., World]) -> None:
+    """However many there are, the other lookups and pasts are asked for, and the streams."""
+    media = [f"media-{number}" for number in range(8)]
+    world = build(media=media, past_known=False)
+    enter, enter_history = world.catalog.enter_media, world.watch.enter_history
+
+    def enter_media(lookup: Lookup, *rest: Any) -> None:
+        enter(lookup, *rest) if lookup.media_id == media[-1] else defect()
+
+    def enter_past(history: History, rows: Any) -> None:
+        enter_history(history, rows) if history.media_id == media[-1] else defect()
+
+    world.catalog.enter_media = enter_media  # type: ignore[method-assign, assignment]
+    world.watch.enter_history = enter_past  # type: ignore[method-assign]
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(5):
+            world.round()
+    assert f"media {media[-1]}" in world.client.all_asked
+    assert f"past of {media[-1]} by hour" in world.client.all_asked
+    assert world.client.all_asked.count("/play_count") == 5
+    told = [entry["event"] for entry in logs if entry["log_level"] == "error"]
+    assert len(told) == 2 * len(media) - 1
+    assert told.count(f"media {media[0]}: {told[0].partition(': ')[2]}") == 1
+
+
+def test_a_defect_in_the_verdict_on_one_media_is_its_own(build: Callable[..., World]) -> None:
+    """The others keep their verdicts, one line says where, and the summary goes on."""
+    world = build()
+    for _ in range(3):
+        world.round()
+    verdict = Verdict(minute_of(world.clock.now()) - 3, 0.0, 0.0, 5.0)
+    world.watch._verdict = lambda media_id, look, now: defect() if media_id == "a" else verdict  # type: ignore[method-assign]
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(5):
+            world.round()
+    assert set(world.watch.drops(world.clock.now())) == {"", "b"}
+    [error] = [entry for entry in logs if entry["log_level"] == "error"]
+    assert error["event"].startswith("drop detector, media a: unexpected KeyError at test_poll.py:")
+    assert world.poller.link.last_error == error["event"]
+
+
+@pytest.mark.parametrize("part", ["_faults", "_watch", "_staleness"])
+def test_a_defect_in_one_part_of_the_summary_leaves_the_others(build: Callable[..., World], part: str) -> None:
+    """Each of them comes in every round, whatever happens in the others."""
+    world = build()
+    world.round()
+    came: Counter[str] = Counter()
+
+    def count(name: str, original: Callable[..., Any], *rest: Any) -> Any:
+        came[name] += 1
+        return defect() if name == part else original(*rest)
+
+    parts: list[tuple[str, Any, str]] = [
+        ("_faults", world.poller._faults, "settle"),
+        ("_watch", world.watch, "judge"),
+        ("_staleness", world.poller._staleness, "mean"),
+    ]
+    for name, owner, method in parts:
+        setattr(owner, method, partial(count, name, getattr(owner, method)))
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(5):
+            world.round()
+    assert came == dict.fromkeys(("_faults", "_watch", "_staleness"), 5)
+    assert [entry["log_level"] for entry in logs] == ["error"]
+
+
+def test_a_defect_in_the_planning_is_for_the_scheduler_to_tell(
+    build: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round fails, but what is known is summed up."""
+    world = build()
+    world.round()
+    monkeypatch.setattr(world.poller._turns, "plan", defect)
+    before = world.watch._standing
+    with pytest.raises(KeyError):
+        world.round()
+    assert world.watch._standing is not before
+    monkeypatch.undo()
+    assert set(PLAYS) <= set(world.round())
 
 
 def test_a_failing_catalog_does_not_hold_up_the_counting(build: Callable[..., World]) -> None:

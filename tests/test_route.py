@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -246,9 +247,20 @@ def test_a_proxy_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_proxy_with_the_wrong_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
     """TLS to a proxy that does not speak it is the proxy's failure."""
-    with Peer(lambda _: reply()) as peer:
-        url = peer.url.replace("http", "https")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                # What comes is no line that a server would wait for the end of.
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        server = threading.Thread(target=refuse, daemon=True)
+        server.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         problem = told(API, {"HTTPS_PROXY": url}, monkeypatch)
+        server.join()
     assert problem.startswith(f"TLS with the proxy {url} of HTTPS_PROXY failed: ")
 
 
@@ -265,6 +277,13 @@ def test_a_failure_behind_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         problem = told(API, {"HTTPS_PROXY": peer.url}, monkeypatch)
     assert problem.startswith(("TLS with api.example.com failed: ", "api.example.com ended "))
     assert problem.endswith(f", through the proxy {peer.url} of HTTPS_PROXY")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "127.8.0.1", "[::1]:9"])
+def test_no_proxy_leads_to_this_machine_itself(host: str) -> None:
+    """The demo works behind a company's proxy: the loopback addresses of another machine are not those that are meant."""
+    assert find_route(f"http://{host}/v1", {"HTTP_PROXY": "http://proxy.example.com:3128"}) == Route()
+    assert find_route(f"https://{host}/v1", {"ALL_PROXY": "nonsense://"}) == Route()
 
 
 def test_an_answer_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

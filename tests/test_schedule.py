@@ -128,8 +128,11 @@ def test_a_round_that_does_not_end_is_a_problem(
             raise RuntimeError("a defect")
         assert gate.wait(PATIENCE)
 
-    schedule = start({"sick": sick, "well": nothing})
-    assert begun.wait(PATIENCE)
+    with structlog.testing.capture_logs() as logs:
+        schedule = start({"sick": sick, "well": nothing})
+        assert begun.wait(PATIENCE)
+        if way == "fails":
+            wait_for_log(logs, "a job failed")
     for _ in range(4):
         schedule._run_round("well", nothing)
         schedule._run_beat(nothing)
