@@ -1258,7 +1258,8 @@ def test_no_proxy_of_https_holds_a_thread(api: Api, monkeypatch: pytest.MonkeyPa
     api.answer = lambda _: script
     monkeypatch.setenv("https_proxy", api.peer.url)
     with api.client(timeout=HASTY, url="https://api.invalid/v1") as client:
-        assert fails(client, SignInFailed) == "auth-token: timed out after 0.2 s"
+        way = f"through the proxy {api.peer.url} of https_proxy"
+        assert fails(client, SignInFailed) == f"auth-token: timed out after 0.2 s, {way}"
     assert [request.method for request in api.peer.requests] == ["CONNECT"]
 
 

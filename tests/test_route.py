@@ -281,7 +281,7 @@ def test_a_failure_behind_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "127.8.0.1", "[::1]:9"])
 def test_no_proxy_leads_to_this_machine_itself(host: str) -> None:
-    """The demo works behind a company's proxy: the loopback addresses of another machine are not those that are meant."""
+    """The demo works behind a company's proxy, which would reach its own loopback addresses."""
     assert find_route(f"http://{host}/v1", {"HTTP_PROXY": "http://proxy.example.com:3128"}) == Route()
     assert find_route(f"https://{host}/v1", {"ALL_PROXY": "nonsense://"}) == Route()
 
