@@ -297,10 +297,12 @@ def test_stop_is_quick_whatever_peers_do(serve: Callable[..., Served]) -> None:
         assert lines == []
 
 
-def test_connections_send_at_once() -> None:
-    """The parts of an answer do not wait for each other on the wire."""
+def test_connections_send_at_once_and_hold_little() -> None:
+    """The parts of an answer do not wait for each other on the wire, and the system holds little for a peer."""
     with listen(Address("127.0.0.1", 0), "--flag") as listener:
         assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        # Linux doubles what is asked for.
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= MEGABYTE
 
 
 FEW_DESCRIPTORS = """
