@@ -169,6 +169,7 @@ class Server:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.wait(tasks)
             for each in self._sockets:
                 each.close()
             for peer in peers:
