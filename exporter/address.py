@@ -11,6 +11,9 @@ from exporter.errors import InputError
 # Connections that wait to be accepted. The system may allow fewer.
 _BACKLOG = 256
 
+# Bytes of an answer that the system holds for a peer.
+_SEND_BUFFER = 256 * 1024
+
 _FIXES = {
     errno.EADDRINUSE: "another process listens there: stop it, or choose another port",
     errno.EADDRNOTAVAIL: "this machine does not have that address: use one of its own, or :PORT for all of them",
@@ -63,8 +66,10 @@ def listen(address: Address, flag: str) -> socket.socket:
     except (OSError, UnicodeError) as error:
         fix = _FIXES.get(getattr(error, "errno", None) or 0, _OTHER_FIX)
         raise InputError(f"{flag}: cannot listen on {address}: {_reason(error)}; {fix}") from error
-    # The connections inherit it. Else the second part of an answer waits for the peer to confirm the first.
+    # The connections inherit both. Without the first, the second part of an answer waits for the peer to confirm the
+    # first part; without the second, the system keeps megabytes for each peer that does not read.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     return listener
 
 

@@ -169,6 +169,7 @@ class Server:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.wait(tasks)
             for each in self._sockets:
                 each.close()
             for peer in peers:
@@ -284,10 +285,13 @@ class _Lane:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            request, peer, done = job
-            # Nobody waits for it any more.
-            if peer.lost.done():
-                continue
+            self._do(*job)
+            # An answer can be large. The thread would keep it until the next one.
+            del job
+
+    def _do(self, request: Request, peer: Peer, done: asyncio.Future[Response]) -> None:
+        # Nobody may wait for it any more.
+        if not peer.lost.done():
             response = _respond(self._handler, request)
             # The server may have stopped meanwhile.
             with contextlib.suppress(RuntimeError):

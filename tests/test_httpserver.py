@@ -255,6 +255,20 @@ def test_a_peer_may_end_its_side_and_read_on(serve: Callable[..., Served]) -> No
         assert stream.read().endswith(b"x" * MEGABYTE * 8)
 
 
+def test_several_sockets_are_served() -> None:
+    """One server listens at several places, and frees them all."""
+    sockets = [listen(Address("127.0.0.1", 0), "--flag") for _ in range(2)]
+    ports = [each.getsockname()[1] for each in sockets]
+    server = Server(lambda _: Response(200, (), b"fine"), sockets)
+    server.start()
+    try:
+        assert [get(f"http://127.0.0.1:{port}/").text for port in ports] == ["fine", "fine"]
+    finally:
+        server.stop()
+    for port in ports:
+        listen(Address("127.0.0.1", port), "--flag").close()
+
+
 def test_a_failing_handler_is_one_line(serve: Callable[..., Served]) -> None:
     """An exception is a 500 without a word about it, and a line in the log."""
 
@@ -297,10 +311,12 @@ def test_stop_is_quick_whatever_peers_do(serve: Callable[..., Served]) -> None:
         assert lines == []
 
 
-def test_connections_send_at_once() -> None:
-    """The parts of an answer do not wait for each other on the wire."""
+def test_connections_send_at_once_and_hold_little() -> None:
+    """The parts of an answer do not wait for each other on the wire, and the system holds little for a peer."""
     with listen(Address("127.0.0.1", 0), "--flag") as listener:
         assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        # Linux doubles what is asked for.
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= MEGABYTE
 
 
 FEW_DESCRIPTORS = """

@@ -118,6 +118,15 @@ def test_chatty_libraries_are_quiet(name: str, level: str) -> None:
     assert len(lines_of(stream)) == (1 if level == "debug" else 0)
 
 
+@pytest.mark.parametrize("level", ["debug", "error"])
+def test_what_peers_of_the_http_server_do_is_no_news(level: str) -> None:
+    """Anybody could fill the log with the library's lines about requests that are none."""
+    stream = start(level)
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    logging.getLogger("asyncio").warning("socket.send() raised exception.")
+    assert lines_of(stream) == []
+
+
 @pytest.mark.parametrize("log_format", ["logfmt", "json"])
 @pytest.mark.parametrize("log", [structlog.get_logger("server"), logging.getLogger("library")])
 def test_an_exception_is_one_line(log: Any, log_format: str) -> None:
