@@ -137,12 +137,11 @@ CREATE TABLE budgets (
 ) STRICT, WITHOUT ROWID;
 """
 
-# Columns whose texts damage can have made unreadable. In `slots` there may be a million of them, but few that differ.
+# Columns whose texts damage can have made unreadable; those of `slots` are compared with those of `series`.
 _TEXTS = {
     "merchants": "merchant_id",
     "streams": "merchant_id, media_id, target, grouping",
     "series": "label",
-    "slots": "label",
     "held": "label",
     "media": "merchant_id, media_id, name, ref_id, encode_type, live_event_id",
     "tracks": "merchant_id, media_id",
@@ -154,7 +153,8 @@ _TEXTS = {
 # Rows that no stream has, and rows that its readers expect beside others.
 _BROKEN = {
     "counters of no stream": "SELECT 1 FROM series WHERE stream_id NOT IN (SELECT stream_id FROM streams)",
-    "values of no counter": "SELECT DISTINCT stream_id, label FROM slots EXCEPT SELECT stream_id, label FROM series",
+    "values of no counter": "SELECT 1 FROM slots WHERE NOT EXISTS (SELECT 1 FROM series "
+    "WHERE series.stream_id = slots.stream_id AND series.label = slots.label)",
     "values of no stream": "SELECT 1 FROM held WHERE stream_id NOT IN (SELECT stream_id FROM streams)",
     "a stream without its counter": "SELECT stream_id FROM streams WHERE grouping = 'all' "
     "EXCEPT SELECT stream_id FROM series WHERE label = ''",
@@ -202,7 +202,7 @@ def check(db: sqlite3.Connection, name: str) -> None:
         raise StateDamaged(" ".join("; ".join(found).split()))
     for table, columns in _TEXTS.items():
         # SQLite does not look whether a text is UTF-8; what reads it here does.
-        for _ in db.execute(f"SELECT DISTINCT {columns} FROM {table}"):  # noqa: S608 - constants
+        for _ in db.execute(f"SELECT {columns} FROM {table}"):  # noqa: S608 - constants
             pass
     for what, statement in _BROKEN.items():
         if db.execute(f"{statement} LIMIT 1").fetchone() is not None:

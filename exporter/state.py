@@ -307,9 +307,8 @@ class State:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
 
-    def _identities(self) -> tuple[tuple[int, int] | None, ...]:
-        real = self._file.real
-        return tuple(statefile.identity_at(real.with_name(real.name + suffix)) for suffix in ("-wal", "-shm"))
+    def _identities(self) -> tuple[statefile.Identity | None, ...]:
+        return tuple(map(statefile.identity_at, self._file.wal_and_shm))
 
     def _is_elsewhere(self) -> bool:
         try:
@@ -390,6 +389,10 @@ def _save_what_can_be_read(damaged: StateFile, reason: str, now: Callable[[], fl
     new = statefile.make_beside(damaged)
     try:
         with contextlib.closing(sqlite3.connect(new.real, isolation_level=None)) as db:
+            # A kill meanwhile leaves a file that is begun anew the next time; what is whole is written out by `put`.
+            db.execute("PRAGMA synchronous = OFF")
+            db.execute("PRAGMA journal_mode = MEMORY")
+            db.execute("PRAGMA cache_size = -65536")
             layout.create(db)
             lost = salvage(damaged.real, db, now())
         aside = statefile.aside_of(damaged, int(now()))
