@@ -66,6 +66,8 @@ class State:
 
     Attributes:
         path: Where it is.
+        damaged: Whether damage was found while it was open. It is saved at the next start alone, as what this process
+            remembers would no longer be what is in the file.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class State:
             salvaged: Whether it was damaged, and is made anew from what could be read.
         """
         self.path = file.path
+        self.damaged = False
         self._file = file
         self._db = db
         self._now = now
@@ -134,7 +137,7 @@ class State:
                 with contextlib.suppress(sqlite3.Error):
                     if self._db.in_transaction:
                         self._db.execute("ROLLBACK")
-            if self._problem is not None:
+            if self._problem is not None and not self.damaged:
                 self._resolved = (self._monotonic(), self._problem.since)
                 self._problem = None
 
@@ -203,9 +206,13 @@ class State:
     def _failed(self, error: Exception, *, reading: bool = False) -> StateWriteFailed:
         """The error to raise; it is what keeps the file from being written from now on."""
         code = getattr(error, "sqlite_errorcode", None)
-        if isinstance(error, StateError):
+        if self.damaged and self._problem is not None:
+            # Whatever else fails, this comes first, and goes on though other writes succeed.
+            message = self._problem.message
+        elif isinstance(error, StateError):
             message = str(error)
         elif _is_damage(error):
+            self.damaged = True
             message = (
                 f"{self.path}: the state file is damaged ({error}), so nothing is counted; "
                 "start the exporter again: it keeps what can be read"
@@ -245,7 +252,7 @@ class State:
             place = self._file.place()
             if place is Place.HERE:
                 self._find_siblings()
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, StateError) as error:
             raise self._failed(error) from error
         if place is Place.GONE:
             try:
@@ -270,7 +277,12 @@ class State:
         elif self._identities() != self._siblings:
             # Others who open the database would begin a WAL of their own. What is in the one that only this process
             # still has goes into the database, and a new one is begun.
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:
+                raise StateError(
+                    f"{self.path}: a file that SQLite has beside it was deleted, and cannot be made anew while another "
+                    "program holds the state file, so nothing is counted; close the program, such as sqlite3"
+                )
             self._disconnect(self._file)
             self._connect()
             log.warning(f"{self.path}: a file that SQLite has beside it was deleted; it is made anew, nothing is lost")
@@ -352,6 +364,11 @@ def open_state(path: Path, now: Callable[[], float], monotonic: Callable[[], flo
                 "and on a network file system give a path on a local disk with --storage.path"
             ) from error
         raise
+    if file.names > 1:
+        log.warning(
+            f"{path}: the state file has {file.names} names (hard links); start the exporter with the same one always, "
+            "as SQLite keeps what is newest beside the name"
+        )
     return State(file, db, now, monotonic, salvaged=salvaged)
 
 
@@ -416,8 +433,10 @@ def _is_damage(error: BaseException, *, at_start: bool = False) -> bool:
         return True
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
-        # Texts that cannot be decoded, and sizes that no memory has.
-        return isinstance(error, sqlite3.OperationalError | UnicodeDecodeError | MemoryError)
+        # Texts that cannot be decoded; and where all of it is read, sizes that no memory has.
+        return isinstance(error, sqlite3.OperationalError | UnicodeDecodeError) or (
+            at_start and isinstance(error, MemoryError)
+        )
     if code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF in _DAMAGE:
         return True
     return at_start and code & 0xFF not in _ENVIRONMENT

@@ -79,6 +79,11 @@ class StateFile:
         """Whether nothing is in it."""
         return os.fstat(self.descriptor).st_size == 0
 
+    @property
+    def names(self) -> int:
+        """How many names it has: hard links."""
+        return os.fstat(self.descriptor).st_nlink
+
     def place(self) -> Place:
         """Whether the file is still what its name leads to.
 

@@ -201,6 +201,15 @@ def test_a_second_process_is_told_who_has_the_file(opened: State, path: Path, na
     open_state(path.parent / name, now).close()
 
 
+def test_a_file_of_two_names_is_said(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After a kill, what is newest would be beside the other name."""
+    open_state(path, now).close()
+    assert "names" not in capsys.readouterr().out
+    path.with_name("hard.db").hardlink_to(path)
+    open_state(path, now).close()
+    assert "has 2 names (hard links); start the exporter with the same one always" in capsys.readouterr().out
+
+
 def test_others_may_read_it_meanwhile(opened: State, path: Path) -> None:
     """The operator's sqlite3 sees what is committed, and disturbs nothing."""
     assert seen_by_sqlite(path, "SELECT merchant_id FROM merchants") == "[('a',)]"
@@ -289,6 +298,23 @@ def test_a_deleted_file_is_written_anew(opened: State, path: Path, gone: list[st
     opened.close()
     assert [each.name for each in path.parent.iterdir()] == ["state.db"]
     assert kept_in(path) == [*expected, "c"]
+
+
+def test_a_wal_is_not_given_up_while_another_program_reads_it(opened: State, path: Path) -> None:
+    """What is in it could not go into the database then."""
+    with opened.read() as db:
+        db.execute("PRAGMA busy_timeout = 0")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM merchants").fetchall()
+        write(opened, "b")
+        Path(f"{path}-wal").unlink()
+        with pytest.raises(StateWriteFailed, match="close the program"):
+            write(opened, "c")
+        assert opened.problem is not None
+    opened.probe()
+    assert opened.problem is None
+    assert kept_in(path) == ["a", "b"]
 
 
 def test_a_folder_that_was_moved_away_is_a_problem_until_it_is_back(
@@ -484,6 +510,15 @@ def test_damage_at_run_time_is_a_problem_that_a_restart_fixes(path: Path, how: s
 
     with pytest.raises(StateError, match=r"the state file is damaged .*start the exporter again"):
         use("SELECT * FROM merchants" if how == "read" else "UPDATE merchants SET lost_minutes = 1")
-    assert state.problem is not None
+    problem = state.problem
+    assert problem is not None
+    assert state.damaged
+    # Other pages can still be written: it is no less damaged then.
+    with state.transaction() as db:
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    state.probe()
+    assert state.problem == problem
     state.close()
-    open_state(path, now).close()
+    state = open_state(path, now)
+    assert state.problem is None
+    state.close()
