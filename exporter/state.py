@@ -345,13 +345,19 @@ def open_state(path: Path, now: Callable[[], float], monotonic: Callable[[], flo
         StateTooNew: A newer release wrote it.
         StateError: It cannot be opened or written.
     """
+    if sqlite3.sqlite_version_info < layout.SQLITE_NEEDED:
+        needed = ".".join(map(str, layout.SQLITE_NEEDED))
+        raise StateError(
+            f"{path}: cannot use the state file (this Python has SQLite {sqlite3.sqlite_version}, {needed} is needed); "
+            "install a newer one"
+        )
     file = statefile.take(path)
-    salvaged = False
+    new, salvaged = file.new, False
     try:
         try:
             db = _open(file)
         except (*layout.READ_ERRORS, StateDamaged) as error:
-            if not _is_damage(error, at_start=True):
+            if new or not _is_damage(error, at_start=True):
                 raise
             file = _save_what_can_be_read(file, str(error) or "out of memory", now)
             salvaged = True

@@ -18,7 +18,7 @@ import pytest
 
 from exporter import statefile
 from exporter.errors import NotAStateFile, StateError, StateLocked, StateTooNew, StateWriteFailed
-from exporter.layout import APPLICATION_ID, SCHEMA_VERSION
+from exporter.layout import APPLICATION_ID, SCHEMA_VERSION, empty_file
 from exporter.state import LONGEST_WRITE, SAME_PROBLEM, State, open_state
 from exporter.statefile import Place
 from tests.fakes import FakeClock
@@ -152,6 +152,27 @@ def test_a_folder_that_is_not_there_is_named(folder: str, tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(StateError, match=rf"{folder}/state\.db: cannot be made or opened here .*--storage\.path"):
         open_state(tmp_path / folder / "state.db", now)
+
+
+def test_a_sqlite_that_is_too_old_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line says which one is needed, and nothing is made."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
+    with pytest.raises(StateError, match=r"this Python has SQLite .*, 3\.37 is needed"):
+        open_state(path, now)
+    assert not path.exists()
+
+
+def test_each_table_begins_on_the_same_page_in_every_file(opened: State, path: Path) -> None:
+    """So a new file tells where the tables of one begin whose own pages about that are lost, after VACUUM, too."""
+    write(opened, *(f"{n}" * 500 for n in range(100)))
+    opened.close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        roots = db.execute("SELECT name, rootpage FROM sqlite_schema ORDER BY name").fetchall()
+        db.execute("VACUUM")
+        assert db.execute("SELECT name, rootpage FROM sqlite_schema ORDER BY name").fetchall() == roots
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        db.deserialize(empty_file())
+        assert db.execute("SELECT name, rootpage FROM sqlite_schema ORDER BY name").fetchall() == roots
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o777])
