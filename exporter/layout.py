@@ -18,6 +18,9 @@ SCHEMA_VERSION = 1
 
 PAGE = 4096
 
+# Characters of an error's text that are repeated.
+LONGEST_REASON = 200
+
 # STRICT tables.
 SQLITE_NEEDED = (3, 37)
 
@@ -233,6 +236,12 @@ def schema_pages() -> tuple[int, ...]:
         create(db)
         roots = {root for (root,) in db.execute("SELECT rootpage FROM sqlite_schema")}
     return tuple(page for page in range(1, len(empty_file()) // PAGE + 1) if page not in roots)
+
+
+def reason_of(error: BaseException) -> str:
+    """An error's text as a part of a line: SQLite's may repeat a whole statement."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + "..."
 
 
 @cache

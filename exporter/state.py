@@ -214,19 +214,19 @@ class State:
         elif _is_damage(error):
             self.damaged = True
             message = (
-                f"{self.path}: the state file is damaged ({error}), so nothing is counted; "
+                f"{self.path}: the state file is damaged ({layout.reason_of(error)}), so nothing is counted; "
                 "start the exporter again: it keeps what can be read"
             )
         elif code is not None and code & 0xFF in _BUSY:
             message = (
-                f"{self.path}: another program holds the state file ({error}), so nothing is counted meanwhile; "
-                "close the program, such as sqlite3"
+                f"{self.path}: another program holds the state file ({layout.reason_of(error)}), "
+                "so nothing is counted meanwhile; close the program, such as sqlite3"
             )
         elif reading:
-            message = f"{self.path}: reading failed ({error}); check the disk and the rights"
+            message = f"{self.path}: reading failed ({layout.reason_of(error)}); check the disk and the rights"
         else:
             message = (
-                f"{self.path}: writing failed ({error}); nothing is lost, "
+                f"{self.path}: writing failed ({layout.reason_of(error)}); nothing is lost, "
                 "but nothing is counted until the file can be written: check the disk and the rights"
             )
         since = self._now()
@@ -259,7 +259,7 @@ class State:
                 self._write_anew()
             except (OSError, sqlite3.Error, StateError) as error:
                 message = (
-                    f"{self.path}: the state file was deleted, and cannot be written anew ({error}), "
+                    f"{self.path}: the state file was deleted, and cannot be written anew ({layout.reason_of(error)}), "
                     "so nothing is counted; check the folder and the disk"
                 )
                 raise self._failed(StateError(message)) from error
@@ -359,14 +359,14 @@ def open_state(path: Path, now: Callable[[], float], monotonic: Callable[[], flo
         except (*layout.READ_ERRORS, StateDamaged) as error:
             if new or not _is_damage(error, at_start=True):
                 raise
-            file = _save_what_can_be_read(file, str(error) or "out of memory", now)
+            file = _save_what_can_be_read(file, layout.reason_of(error), now)
             salvaged = True
             db = _open(file)
     except BaseException as error:
         file.close()
         if isinstance(error, (*layout.READ_ERRORS, OSError, StateDamaged)):
             raise StateError(
-                f"{path}: cannot use the state file ({error}); check the disk and the rights, "
+                f"{path}: cannot use the state file ({layout.reason_of(error)}); check the disk and the rights, "
                 "and on a network file system give a path on a local disk with --storage.path"
             ) from error
         raise

@@ -452,7 +452,7 @@ def start(path: Path) -> str:
 
 
 def test_any_damage_ends_in_a_working_exporter_or_one_line(
-    prepared: Path, tmp_path: Path, pytestconfig: pytest.Config
+    prepared: Path, tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Bytes, pages, headers, tables and cells that are wrong: nothing of it escapes as a traceback."""
     lines = []
@@ -464,3 +464,5 @@ def test_any_damage_ends_in_a_working_exporter_or_one_line(
             each.unlink()
     assert [line for line in lines if "\n" in line or (line and not line.startswith(f"{tmp_path}/"))] == []
     assert lines.count("") > len(lines) * 0.7
+    # What is logged is a line each.
+    assert [line for line in capsys.readouterr().out.splitlines() if not line[:4].isdecimal()] == []

@@ -512,6 +512,14 @@ def test_what_cannot_be_read_is_our_error(opened: State) -> None:
         db.execute("SELECT * FROM missing")
 
 
+def test_a_long_error_of_sqlite_is_a_part_of_a_line(opened: State) -> None:
+    """It may repeat a statement, with all of its lines."""
+    with pytest.raises(StateError) as raised, opened.read() as db:
+        db.execute('SELECT "' + "many\nlines " * 100)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
 @pytest.mark.parametrize("how", ["read", "write"])
 def test_damage_at_run_time_is_a_problem_that_a_restart_fixes(path: Path, how: str) -> None:
     """Pages that go bad while the exporter runs: nothing escapes, and the line says to start it again."""
