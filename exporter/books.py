@@ -9,7 +9,7 @@ from pathlib import Path
 from exporter.counting import Account, Book, Entry
 from exporter.errors import StateError
 from exporter.holding import Cell, Held
-from exporter.layout import READ_ERRORS
+from exporter.layout import READ_ERRORS, reason_of
 from exporter.model import Group, Minute, Stream, Target
 from exporter.snapshot import SeriesView
 from exporter.statefile import recognise
@@ -308,7 +308,8 @@ def read_rates(path: Path) -> dict[str, dict[str, float]]:
                 rates.setdefault(merchant_id, {})[media_id] = rate
     except (*READ_ERRORS, OSError) as error:
         raise StateError(
-            f"{path}: the state file cannot be read ({error}); check the rights, and that the exporter starts with it"
+            f"{path}: the state file cannot be read ({reason_of(error)}); "
+            "check the rights, and that the exporter starts with it"
         ) from error
     return rates
 

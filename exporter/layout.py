@@ -18,6 +18,12 @@ SCHEMA_VERSION = 1
 
 PAGE = 4096
 
+# Characters of an error's text that are repeated.
+LONGEST_REASON = 200
+
+# STRICT tables.
+SQLITE_NEEDED = (3, 37)
+
 # What can be raised where SQLite reads: its messages repeat what is damaged, and a damaged size may be too much memory.
 READ_ERRORS = (sqlite3.Error, UnicodeDecodeError, MemoryError)
 
@@ -124,8 +130,6 @@ CREATE TABLE sends (
     ticks REAL NOT NULL
 ) STRICT;
 
-CREATE INDEX sends_by_merchant ON sends (merchant_id);
-
 CREATE TABLE budgets (
     merchant_id TEXT PRIMARY KEY,
     allowed REAL NOT NULL CHECK (allowed BETWEEN 0 AND 1e6), -- requests a minute when they begin to be won back
@@ -135,14 +139,16 @@ CREATE TABLE budgets (
     boot TEXT NOT NULL,
     ticks REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Last, as VACUUM does: so each table begins on the same page in every file.
+CREATE INDEX sends_by_merchant ON sends (merchant_id);
 """
 
-# Columns whose texts damage can have made unreadable. In `slots` there may be a million of them, but few that differ.
+# Columns whose texts damage can have made unreadable; those of `slots` are compared with those of `series`.
 _TEXTS = {
     "merchants": "merchant_id",
     "streams": "merchant_id, media_id, target, grouping",
     "series": "label",
-    "slots": "label",
     "held": "label",
     "media": "merchant_id, media_id, name, ref_id, encode_type, live_event_id",
     "tracks": "merchant_id, media_id",
@@ -154,7 +160,8 @@ _TEXTS = {
 # Rows that no stream has, and rows that its readers expect beside others.
 _BROKEN = {
     "counters of no stream": "SELECT 1 FROM series WHERE stream_id NOT IN (SELECT stream_id FROM streams)",
-    "values of no counter": "SELECT DISTINCT stream_id, label FROM slots EXCEPT SELECT stream_id, label FROM series",
+    "values of no counter": "SELECT 1 FROM slots WHERE NOT EXISTS (SELECT 1 FROM series "
+    "WHERE series.stream_id = slots.stream_id AND series.label = slots.label)",
     "values of no stream": "SELECT 1 FROM held WHERE stream_id NOT IN (SELECT stream_id FROM streams)",
     "a stream without its counter": "SELECT stream_id FROM streams WHERE grouping = 'all' "
     "EXCEPT SELECT stream_id FROM series WHERE label = ''",
@@ -197,12 +204,12 @@ def check(db: sqlite3.Connection, name: str) -> None:
         )
     if version != SCHEMA_VERSION or not schema_of(db) >= _expected():
         raise StateDamaged("its tables are not as they were made")
-    found = [str(row[0]) for row in db.execute("PRAGMA quick_check(1)")]
+    found = [str(row[0]) for row in db.execute("PRAGMA integrity_check(1)")]
     if found != ["ok"]:
         raise StateDamaged(" ".join("; ".join(found).split()))
     for table, columns in _TEXTS.items():
         # SQLite does not look whether a text is UTF-8; what reads it here does.
-        for _ in db.execute(f"SELECT DISTINCT {columns} FROM {table}"):  # noqa: S608 - constants
+        for _ in db.execute(f"SELECT {columns} FROM {table}"):  # noqa: S608 - constants
             pass
     for what, statement in _BROKEN.items():
         if db.execute(f"{statement} LIMIT 1").fetchone() is not None:
@@ -229,6 +236,12 @@ def schema_pages() -> tuple[int, ...]:
         create(db)
         roots = {root for (root,) in db.execute("SELECT rootpage FROM sqlite_schema")}
     return tuple(page for page in range(1, len(empty_file()) // PAGE + 1) if page not in roots)
+
+
+def reason_of(error: BaseException) -> str:
+    """An error's text as a part of a line: SQLite's may repeat a whole statement."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + "..."
 
 
 @cache

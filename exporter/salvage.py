@@ -231,7 +231,7 @@ def _carry(source: sqlite3.Connection, new: sqlite3.Connection, minute: int) -> 
     lost: Counter[tuple[str, str]] = Counter()
     index = _index(source)
     streams = _read(source, new, _STREAMS, [key for _, key in index])
-    from_now = set() if streams.whole and not streams.broken else _go_on_from(minute, index, new)
+    from_now = _go_on_from(minute, index, new)
     keys: dict[object, tuple[str, str, str]] = {
         stream_id: (merchant_id, media_id, target)
         for stream_id, merchant_id, media_id, target in new.execute(

@@ -66,6 +66,8 @@ class State:
 
     Attributes:
         path: Where it is.
+        damaged: Whether damage was found while it was open. It is saved at the next start alone, as what this process
+            remembers would no longer be what is in the file.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class State:
             salvaged: Whether it was damaged, and is made anew from what could be read.
         """
         self.path = file.path
+        self.damaged = False
         self._file = file
         self._db = db
         self._now = now
@@ -134,7 +137,7 @@ class State:
                 with contextlib.suppress(sqlite3.Error):
                     if self._db.in_transaction:
                         self._db.execute("ROLLBACK")
-            if self._problem is not None:
+            if self._problem is not None and not self.damaged:
                 self._resolved = (self._monotonic(), self._problem.since)
                 self._problem = None
 
@@ -203,23 +206,27 @@ class State:
     def _failed(self, error: Exception, *, reading: bool = False) -> StateWriteFailed:
         """The error to raise; it is what keeps the file from being written from now on."""
         code = getattr(error, "sqlite_errorcode", None)
-        if isinstance(error, StateError):
+        if self.damaged and self._problem is not None:
+            # Whatever else fails, this comes first, and goes on though other writes succeed.
+            message = self._problem.message
+        elif isinstance(error, StateError):
             message = str(error)
         elif _is_damage(error):
+            self.damaged = True
             message = (
-                f"{self.path}: the state file is damaged ({error}), so nothing is counted; "
+                f"{self.path}: the state file is damaged ({layout.reason_of(error)}), so nothing is counted; "
                 "start the exporter again: it keeps what can be read"
             )
         elif code is not None and code & 0xFF in _BUSY:
             message = (
-                f"{self.path}: another program holds the state file ({error}), so nothing is counted meanwhile; "
-                "close the program, such as sqlite3"
+                f"{self.path}: another program holds the state file ({layout.reason_of(error)}), "
+                "so nothing is counted meanwhile; close the program, such as sqlite3"
             )
         elif reading:
-            message = f"{self.path}: reading failed ({error}); check the disk and the rights"
+            message = f"{self.path}: reading failed ({layout.reason_of(error)}); check the disk and the rights"
         else:
             message = (
-                f"{self.path}: writing failed ({error}); nothing is lost, "
+                f"{self.path}: writing failed ({layout.reason_of(error)}); nothing is lost, "
                 "but nothing is counted until the file can be written: check the disk and the rights"
             )
         since = self._now()
@@ -245,14 +252,14 @@ class State:
             place = self._file.place()
             if place is Place.HERE:
                 self._find_siblings()
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, StateError) as error:
             raise self._failed(error) from error
         if place is Place.GONE:
             try:
                 self._write_anew()
             except (OSError, sqlite3.Error, StateError) as error:
                 message = (
-                    f"{self.path}: the state file was deleted, and cannot be written anew ({error}), "
+                    f"{self.path}: the state file was deleted, and cannot be written anew ({layout.reason_of(error)}), "
                     "so nothing is counted; check the folder and the disk"
                 )
                 raise self._failed(StateError(message)) from error
@@ -270,7 +277,12 @@ class State:
         elif self._identities() != self._siblings:
             # Others who open the database would begin a WAL of their own. What is in the one that only this process
             # still has goes into the database, and a new one is begun.
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:
+                raise StateError(
+                    f"{self.path}: a file that SQLite has beside it was deleted, and cannot be made anew while another "
+                    "program holds the state file, so nothing is counted; close the program, such as sqlite3"
+                )
             self._disconnect(self._file)
             self._connect()
             log.warning(f"{self.path}: a file that SQLite has beside it was deleted; it is made anew, nothing is lost")
@@ -307,9 +319,8 @@ class State:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
 
-    def _identities(self) -> tuple[tuple[int, int] | None, ...]:
-        real = self._file.real
-        return tuple(statefile.identity_at(real.with_name(real.name + suffix)) for suffix in ("-wal", "-shm"))
+    def _identities(self) -> tuple[statefile.Identity | None, ...]:
+        return tuple(map(statefile.identity_at, self._file.wal_and_shm))
 
     def _is_elsewhere(self) -> bool:
         try:
@@ -334,25 +345,36 @@ def open_state(path: Path, now: Callable[[], float], monotonic: Callable[[], flo
         StateTooNew: A newer release wrote it.
         StateError: It cannot be opened or written.
     """
+    if sqlite3.sqlite_version_info < layout.SQLITE_NEEDED:
+        needed = ".".join(map(str, layout.SQLITE_NEEDED))
+        raise StateError(
+            f"{path}: cannot use the state file (this Python has SQLite {sqlite3.sqlite_version}, {needed} is needed); "
+            "install a newer one"
+        )
     file = statefile.take(path)
-    salvaged = False
+    new, salvaged = file.new, False
     try:
         try:
             db = _open(file)
         except (*layout.READ_ERRORS, StateDamaged) as error:
-            if not _is_damage(error, at_start=True):
+            if new or not _is_damage(error, at_start=True):
                 raise
-            file = _save_what_can_be_read(file, str(error) or "out of memory", now)
+            file = _save_what_can_be_read(file, layout.reason_of(error), now)
             salvaged = True
             db = _open(file)
     except BaseException as error:
         file.close()
         if isinstance(error, (*layout.READ_ERRORS, OSError, StateDamaged)):
             raise StateError(
-                f"{path}: cannot use the state file ({error}); check the disk and the rights, "
+                f"{path}: cannot use the state file ({layout.reason_of(error)}); check the disk and the rights, "
                 "and on a network file system give a path on a local disk with --storage.path"
             ) from error
         raise
+    if file.names > 1:
+        log.warning(
+            f"{path}: the state file has {file.names} names (hard links); start the exporter with the same one always, "
+            "as SQLite keeps what is newest beside the name"
+        )
     return State(file, db, now, monotonic, salvaged=salvaged)
 
 
@@ -390,6 +412,10 @@ def _save_what_can_be_read(damaged: StateFile, reason: str, now: Callable[[], fl
     new = statefile.make_beside(damaged)
     try:
         with contextlib.closing(sqlite3.connect(new.real, isolation_level=None)) as db:
+            # A kill meanwhile leaves a file that is begun anew the next time; what is whole is written out by `put`.
+            db.execute("PRAGMA synchronous = OFF")
+            db.execute("PRAGMA journal_mode = MEMORY")
+            db.execute("PRAGMA cache_size = -65536")
             layout.create(db)
             lost = salvage(damaged.real, db, now())
         aside = statefile.aside_of(damaged, int(now()))
@@ -413,8 +439,10 @@ def _is_damage(error: BaseException, *, at_start: bool = False) -> bool:
         return True
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
-        # Texts that cannot be decoded, and sizes that no memory has.
-        return isinstance(error, sqlite3.OperationalError | UnicodeDecodeError | MemoryError)
+        # Texts that cannot be decoded; and where all of it is read, sizes that no memory has.
+        return isinstance(error, sqlite3.OperationalError | UnicodeDecodeError) or (
+            at_start and isinstance(error, MemoryError)
+        )
     if code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF in _DAMAGE:
         return True
     return at_start and code & 0xFF not in _ENVIRONMENT

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cached_property
 from pathlib import Path
 
 from exporter.errors import NotAStateFile, StateError, StateLocked
@@ -37,6 +38,9 @@ _ID_AT = 68
 # Somebody may replace the file just while it is opened, but not each time.
 _TRIES = 5
 
+# Device and inode.
+Identity = tuple[int, int]
+
 # What fcntl says where another holds the lock.
 _HELD = (errno.EAGAIN, errno.EACCES)
 
@@ -49,7 +53,7 @@ class Place(Enum):
     REPLACED = auto()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StateFile:
     """A state file that this process has locked.
 
@@ -57,18 +61,28 @@ class StateFile:
         path: Its name as configured.
         real: Its name without symbolic links.
         descriptor: Of the open file; to close it is to unlock it.
-        identity: Device and inode.
+        identity: What tells it from another file of the same name.
     """
 
     path: Path
     real: Path
     descriptor: int
-    identity: tuple[int, int]
+    identity: Identity
+
+    @cached_property
+    def wal_and_shm(self) -> tuple[str, str]:
+        """The names of what SQLite has beside it while it is open."""
+        return f"{self.real}-wal", f"{self.real}-shm"
 
     @property
     def new(self) -> bool:
         """Whether nothing is in it."""
         return os.fstat(self.descriptor).st_size == 0
+
+    @property
+    def names(self) -> int:
+        """How many names it has: hard links."""
+        return os.fstat(self.descriptor).st_nlink
 
     def place(self) -> Place:
         """Whether the file is still what its name leads to.
@@ -202,14 +216,15 @@ def remove(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def identity_at(path: Path) -> tuple[int, int] | None:
+def identity_at(path: Path | str) -> Identity | None:
     """Device and inode of what a name leads to, or None where nothing is.
 
     Raises:
         OSError: That cannot be told.
     """
     try:
-        info = path.stat()
+        # Before each transaction: a Path's own method takes longer.
+        info = os.stat(path)  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
         return None
     return info.st_dev, info.st_ino

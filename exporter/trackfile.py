@@ -44,12 +44,13 @@ def read_tracks(db: sqlite3.Connection, merchant_id: str) -> dict[str, TrackRow]
     for media_id, newest, sealed_recent, sealed_noise, past_known in db.execute(
         "SELECT media_id, newest, recent, noise, past_known FROM tracks WHERE merchant_id = ?", (merchant_id,)
     ):
-        recent, noise = _unsealed(sealed_recent), _unsealed(sealed_noise)
-        if recent is None or noise is None:
-            damaged.add(media_id)
-            packed = None
-        else:
-            packed = None if newest is None else Packed(newest, recent, noise, days.get(media_id, {}))
+        packed = None
+        if newest is not None:
+            recent, noise = _unsealed(sealed_recent), _unsealed(sealed_noise)
+            if recent is None or noise is None:
+                damaged.add(media_id)
+            else:
+                packed = Packed(newest, recent, noise, days.get(media_id, {}))
         whole = media_id not in damaged
         rows[media_id] = TrackRow(packed, past_known=bool(past_known) and whole, damaged=not whole)
     return rows

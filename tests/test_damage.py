@@ -240,6 +240,34 @@ def leaves_of(path: Path, table: str) -> list[int]:
     return sorted(leaves)
 
 
+def test_a_stream_that_only_the_index_knows_keeps_its_counters(prepared: Path, tmp_path: Path) -> None:
+    """A row that is gone without a trace is found missing at the start; the totals of its stream go on."""
+    path = copy_of(prepared, tmp_path)
+    before = totals(path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        [(sql, root)] = db.execute("SELECT sql, rootpage FROM sqlite_schema WHERE name = 'streams'")
+        # A table of the same rows, without the index.
+        db.execute("CREATE TABLE bare (stream_id INTEGER PRIMARY KEY, more)")
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_schema SET rootpage = ? WHERE name = 'bare'", (root,))
+        db.execute("DELETE FROM sqlite_schema WHERE tbl_name = 'streams'")
+        db.execute("PRAGMA schema_version = 1000")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        [(stream_id,)] = db.execute("SELECT min(stream_id) FROM bare")
+        db.execute("DELETE FROM bare WHERE stream_id = ?", (stream_id,))
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute(
+            "UPDATE sqlite_schema SET name = 'streams', tbl_name = 'streams', sql = ? WHERE name = 'bare'", (sql,)
+        )
+        db.execute("INSERT INTO sqlite_schema VALUES ('index', 'sqlite_autoindex_streams_1', 'streams', 4, NULL)")
+        db.execute("PRAGMA schema_version = 1001")
+    assert len(totals(path)) < len(before)
+    assert start(path) == ""
+    after = totals(path)
+    assert after.keys() == before.keys()
+    assert [series for series, (total, _) in after.items() if total < before[series][0]] == []
+
+
 def test_requests_wait_after_damage(prepared: Path, tmp_path: Path) -> None:
     """When requests left is not known then: none leaves in the first minute, also after one more restart."""
     path = copy_of(prepared, tmp_path)
@@ -424,7 +452,7 @@ def start(path: Path) -> str:
 
 
 def test_any_damage_ends_in_a_working_exporter_or_one_line(
-    prepared: Path, tmp_path: Path, pytestconfig: pytest.Config
+    prepared: Path, tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Bytes, pages, headers, tables and cells that are wrong: nothing of it escapes as a traceback."""
     lines = []
@@ -436,3 +464,5 @@ def test_any_damage_ends_in_a_working_exporter_or_one_line(
             each.unlink()
     assert [line for line in lines if "\n" in line or (line and not line.startswith(f"{tmp_path}/"))] == []
     assert lines.count("") > len(lines) * 0.7
+    # What is logged is a line each.
+    assert [line for line in capsys.readouterr().out.splitlines() if not line[:4].isdecimal()] == []

@@ -18,7 +18,7 @@ import pytest
 
 from exporter import statefile
 from exporter.errors import NotAStateFile, StateError, StateLocked, StateTooNew, StateWriteFailed
-from exporter.layout import APPLICATION_ID, SCHEMA_VERSION
+from exporter.layout import APPLICATION_ID, SCHEMA_VERSION, empty_file
 from exporter.state import LONGEST_WRITE, SAME_PROBLEM, State, open_state
 from exporter.statefile import Place
 from tests.fakes import FakeClock
@@ -154,6 +154,27 @@ def test_a_folder_that_is_not_there_is_named(folder: str, tmp_path: Path) -> Non
         open_state(tmp_path / folder / "state.db", now)
 
 
+def test_a_sqlite_that_is_too_old_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line says which one is needed, and nothing is made."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
+    with pytest.raises(StateError, match=r"this Python has SQLite .*, 3\.37 is needed"):
+        open_state(path, now)
+    assert not path.exists()
+
+
+def test_each_table_begins_on_the_same_page_in_every_file(opened: State, path: Path) -> None:
+    """So a new file tells where the tables of one begin whose own pages about that are lost, after VACUUM, too."""
+    write(opened, *(f"{n}" * 500 for n in range(100)))
+    opened.close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        roots = db.execute("SELECT name, rootpage FROM sqlite_schema ORDER BY name").fetchall()
+        db.execute("VACUUM")
+        assert db.execute("SELECT name, rootpage FROM sqlite_schema ORDER BY name").fetchall() == roots
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        db.deserialize(empty_file())
+        assert db.execute("SELECT name, rootpage FROM sqlite_schema ORDER BY name").fetchall() == roots
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o777])
 def test_nobody_else_may_read_it(path: Path, umask: int) -> None:
     """The file and what SQLite puts beside it are for their owner, also where the file had wider rights before."""
@@ -199,6 +220,15 @@ def test_a_second_process_is_told_who_has_the_file(opened: State, path: Path, na
         open_state(path.parent / name, now)
     opened.close()
     open_state(path.parent / name, now).close()
+
+
+def test_a_file_of_two_names_is_said(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After a kill, what is newest would be beside the other name."""
+    open_state(path, now).close()
+    assert "names" not in capsys.readouterr().out
+    path.with_name("hard.db").hardlink_to(path)
+    open_state(path, now).close()
+    assert "has 2 names (hard links); start the exporter with the same one always" in capsys.readouterr().out
 
 
 def test_others_may_read_it_meanwhile(opened: State, path: Path) -> None:
@@ -289,6 +319,23 @@ def test_a_deleted_file_is_written_anew(opened: State, path: Path, gone: list[st
     opened.close()
     assert [each.name for each in path.parent.iterdir()] == ["state.db"]
     assert kept_in(path) == [*expected, "c"]
+
+
+def test_a_wal_is_not_given_up_while_another_program_reads_it(opened: State, path: Path) -> None:
+    """What is in it could not go into the database then."""
+    with opened.read() as db:
+        db.execute("PRAGMA busy_timeout = 0")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM merchants").fetchall()
+        write(opened, "b")
+        Path(f"{path}-wal").unlink()
+        with pytest.raises(StateWriteFailed, match="close the program"):
+            write(opened, "c")
+        assert opened.problem is not None
+    opened.probe()
+    assert opened.problem is None
+    assert kept_in(path) == ["a", "b"]
 
 
 def test_a_folder_that_was_moved_away_is_a_problem_until_it_is_back(
@@ -465,6 +512,14 @@ def test_what_cannot_be_read_is_our_error(opened: State) -> None:
         db.execute("SELECT * FROM missing")
 
 
+def test_a_long_error_of_sqlite_is_a_part_of_a_line(opened: State) -> None:
+    """It may repeat a statement, with all of its lines."""
+    with pytest.raises(StateError) as raised, opened.read() as db:
+        db.execute('SELECT "' + "many\nlines " * 100)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
 @pytest.mark.parametrize("how", ["read", "write"])
 def test_damage_at_run_time_is_a_problem_that_a_restart_fixes(path: Path, how: str) -> None:
     """Pages that go bad while the exporter runs: nothing escapes, and the line says to start it again."""
@@ -484,6 +539,15 @@ def test_damage_at_run_time_is_a_problem_that_a_restart_fixes(path: Path, how: s
 
     with pytest.raises(StateError, match=r"the state file is damaged .*start the exporter again"):
         use("SELECT * FROM merchants" if how == "read" else "UPDATE merchants SET lost_minutes = 1")
-    assert state.problem is not None
+    problem = state.problem
+    assert problem is not None
+    assert state.damaged
+    # Other pages can still be written: it is no less damaged then.
+    with state.transaction() as db:
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    state.probe()
+    assert state.problem == problem
     state.close()
-    open_state(path, now).close()
+    state = open_state(path, now)
+    assert state.problem is None
+    state.close()
