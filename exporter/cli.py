@@ -39,14 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.prepare()
     try:
         code = _main(arguments)
-    except OSError:
-        # Errors of files and connections do not come here; it is the output's, where that has one.
-        if console.finish():
+    except OSError as error:
+        if not console.failed(error):
             raise
         return 1
-    except SystemExit:
-        console.finish()
-        raise
+    except SystemExit as end:
+        # Help, the version, or wrong usage.
+        raise SystemExit(end.code if console.finish() else 1) from None
     return code if console.finish() else 1
 
 

@@ -1,12 +1,15 @@
 """Standard output and standard error, which can be closed, full, gone, or unable to show a character."""
 
 import contextlib
+import errno
 import io
 import os
 import sys
 from pathlib import Path
 
 from exporter import logs
+
+_OF_OUTPUT = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 
 def prepare() -> None:
@@ -38,15 +41,23 @@ def finish() -> bool:
     try:
         sys.stdout.flush()
     except OSError as error:
-        # Who closes a pipe early has read what was wanted.
-        if not isinstance(error, BrokenPipeError):
-            say(f"smartstream-exporter: cannot write the output: {error.strerror}")
-        # Python would try again on its way out, and complain.
-        with contextlib.suppress(OSError):
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, sys.stdout.fileno())
-            os.close(null)
+        return not failed(error)
+    return True
+
+
+def failed(error: OSError) -> bool:
+    """Whether an error that nothing else has caught is the output's; if so, says so and gives the output up."""
+    # Those of files and of connections are caught where these are used.
+    if error.filename is not None or error.errno not in _OF_OUTPUT:
         return False
+    # Who closes a pipe early has read what was wanted.
+    if error.errno != errno.EPIPE:
+        say(f"smartstream-exporter: cannot write the output: {error.strerror}")
+    # Python would try again on its way out, and complain.
+    with contextlib.suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
     return True
 
 

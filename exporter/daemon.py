@@ -43,7 +43,7 @@ log = structlog.get_logger("daemon")
 GRACE = 5.0
 
 # And all that is left to do so long; a disk can hang, too.
-LONGEST_END = 8.0
+LONGEST_END = 8.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ def setup(
 
 
 def dropped() -> int:
-    """How many lines were dropped since the start, because the log took them not or not fast enough."""
+    """How many lines were lost since the start, because the log did not take them, or not fast enough."""
     return sum(handler.writer.dropped for handler in _handlers())
 
 
@@ -231,12 +231,10 @@ class Writer:
     def put(self, text: str) -> None:
         """Have a line written, or drop it where too many wait."""
         with self._changed:
-            # A copy of the process has none.
-            if self._thread is None or not self._thread.is_alive():
-                self._start()
             if self._waiting and self._size + len(text) > MOST_WAITING:
                 self.drop()
                 return
+            self._start()
             self._tell()
             self._waiting.append(_Line(text))
             self._size += len(text)
@@ -247,11 +245,13 @@ class Writer:
         with self._changed:
             self.dropped += 1
             self._untold += 1
+            self._start()
+            self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
         """Wait until every line is written, at most so many seconds; whether they are."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting and self._busy_since is None, timeout)
+            return self._changed.wait_for(self._idle, timeout)
 
     def problem(self) -> str | None:
         """Why lines are not written, as one line for people; None where they are."""
@@ -261,7 +261,14 @@ class Writer:
                 return f"the log has not taken a line for {busy:.0f} s; check what reads it"
             return f"the log cannot be written ({self._error}); check where it goes" if self._error else None
 
+    def _idle(self) -> bool:
+        """Whether there is nothing to be written, but perhaps what the log refuses."""
+        return not self._waiting and self._busy_since is None and (not self._untold or bool(self._error))
+
     def _start(self) -> None:
+        # A copy of the process has no thread.
+        if self._thread is not None and self._thread.is_alive():
+            return
         thread = threading.Thread(target=self._run, name="log", daemon=True)
         # Where there can be no thread, lines wait for the next try.
         with contextlib.suppress(RuntimeError):

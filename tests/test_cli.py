@@ -94,6 +94,10 @@ def test_each_command_has_a_help(capsys: pytest.CaptureFixture[str], command: st
         (["--config=x"], "unrecognized arguments: --config=x"),
         (["dmeo"], "argument COMMAND: invalid choice: 'dmeo' ("),
         (["--log.level=loud"], "argument --log.level: invalid choice: 'loud' ("),
+        (
+            ["--log.level=warning"],
+            "argument --log.level: invalid choice: 'warning' (choose from 'debug', 'info', 'warn', 'error')",
+        ),
         (["--log.format=xml"], "argument --log.format: invalid choice: 'xml' ("),
         (["--web.listen-address=10077"], "argument --web.listen-address: '10077' is not an address; write HOST:PORT"),
         (["demo", "--web.listen-address=:70000"], "argument --web.listen-address: ':70000' is not an address; "),
@@ -111,6 +115,7 @@ def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: 
     [
         ("demo", "--web.listen-address=127.0.0.1:9", "listen", Address("127.0.0.1", 9)),
         ("demo", "--log.level=debug", "log_level", "debug"),
+        ("demo", "--log.level=warn", "log_level", "warn"),
         ("demo", "--log.format=json", "log_format", "json"),
         ("plan", "--config.file=other.yaml", "config_file", Path("other.yaml")),
         ("plan", "--storage.path=other.db", "storage_path", Path("other.db")),

@@ -310,7 +310,8 @@ class Pipe:
 @pytest.fixture
 def pipe() -> Iterator[Pipe]:
     """A pipe that takes only ASCII."""
-    reader, writer = (os.fdopen(end, mode, encoding="ascii") for end, mode in zip(os.pipe(), "rw", strict=True))
+    read_end, write_end = os.pipe()
+    reader, writer = os.fdopen(read_end, encoding="ascii"), os.fdopen(write_end, "w", encoding="ascii")
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     yield Pipe(reader, writer)
     # What waits still goes out before both ends are closed.

@@ -1,18 +1,22 @@
 """The real process: how it starts, what it survives, how it ends."""
 
 import contextlib
+import os
 import resource
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from exporter.descriptors import CAP, needed
 from exporter.layout import APPLICATION_ID, SCHEMA_VERSION
@@ -21,7 +25,7 @@ from exporter.simulator.faults import FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.state import open_state
-from tests.processes import PATIENCE, Daemon, configuration, silent_peer, soon, wait_until
+from tests.processes import PATIENCE, Daemon, configuration, get, python, silent_peer, soon, wait_until
 
 
 def simulated_api(sleep: Callable[[float], object] | None = None) -> SimulatorApp:
@@ -129,6 +133,143 @@ def test_a_signal_ends_it_well(number: signal.Signals, tmp_path: Path) -> None:
         stopping, stopped = daemon.lines[-2:]
         assert f"msg=stopping component=daemon signal={number.name}" in stopping
         assert "msg=stopped" in stopped
+
+
+def test_a_process_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    """After SIGSTOP and SIGCONT, also for longer than it waits at a time, it polls, serves and ends as before."""
+    app = simulated_api()
+    with SimulatorServer(app) as api, Daemon(tmp_path, configuration(api.url, poll={"settle": soon(15)})) as daemon:
+        daemon.wait_ready()
+        for seconds in (0.1, 0.1, 1.5, 0.1, 2.5):
+            daemon.send(signal.SIGSTOP)
+            time.sleep(seconds)
+            daemon.send(signal.SIGCONT)
+            time.sleep(0.1)
+            assert daemon.get("/metrics").status_code == 200
+        before = sum(app.journal.counts().values())
+        wait_until("it polls again", lambda: sum(app.journal.counts().values()) > before)
+        assert terminated(daemon) == 0
+        daemon.line("msg=stopping component=daemon signal=SIGTERM")
+
+
+def test_sighup_is_no_end(tmp_path: Path) -> None:
+    """SIGHUP is one line that says what to do, and the process runs on."""
+    with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url)) as daemon:
+        daemon.wait_ready()
+        daemon.send(signal.SIGHUP)
+        daemon.line('level=warn msg="SIGHUP does not reload the configuration: restart the exporter to apply changes"')
+        assert daemon.get("/metrics").status_code == 200
+        assert terminated(daemon) == 0
+        assert len(daemon.lines) == 4
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    """Who cannot wait for a request that hangs sends a second signal."""
+    with contextlib.ExitStack() as stack:
+        hanging = stack.enter_context(silent_peer())
+        config = configuration(f"http://127.0.0.1:{hanging.getsockname()[1]}/v1", api={"timeout": "1m"})
+        daemon = stack.enter_context(Daemon(tmp_path, config))
+        hanging.settimeout(PATIENCE)
+        stack.enter_context(hanging.accept()[0])
+        daemon.send(signal.SIGTERM)
+        daemon.line("msg=stopping")
+        assert terminated(daemon, signal.SIGINT) == 128 + signal.SIGINT
+
+
+def test_a_disk_that_hangs_does_not_keep_it_from_ending(tmp_path: Path) -> None:
+    """Where the state file cannot be closed, the process ends all the same, with 0 and a line."""
+    (tmp_path / "slow.py").write_text(
+        "import sys, time\n"
+        "from exporter import cli, daemon, state\n"
+        "daemon.LONGEST_END = 1.0\n"
+        "state.State.close = lambda self: time.sleep(600)\n"
+        "sys.exit(cli.main(sys.argv[4:]))\n"
+    )
+    with SimulatorServer(simulated_api()) as api:
+        # In the place of `python -m exporter`.
+        under = (sys.executable, str(tmp_path / "slow.py"))
+        with Daemon(tmp_path, configuration(api.url), under=under, environ={"PYTHONPATH": str(Path.cwd())}) as daemon:
+            daemon.wait_ready()
+            assert terminated(daemon) == 0
+            assert "stopped while the state file could not be closed; nothing is lost" in daemon.lines[-1]
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[int]:
+    """The end of a pipe that takes nothing, for nobody reads it."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(512))
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x")
+    os.set_blocking(writer, True)
+    yield writer
+    os.close(reader)
+    os.close(writer)
+
+
+def broken_pipe() -> int:
+    """The end of a pipe whose other end is closed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+def unseen(
+    folder: Path, url: str, port: int, output: int | None, *, under: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    """The daemon, with its output somewhere."""
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(configuration(url, poll={"settle": soon(5)})))
+    flags = (f"--config.file={path}", f"--storage.path={folder / 'state.db'}", f"--web.listen-address=127.0.0.1:{port}")
+    return subprocess.Popen([*under, *python("-m", "exporter"), *flags], stdout=output, stderr=output)
+
+
+def works_and_ends(process: subprocess.Popen[bytes], app: SimulatorApp, port: int) -> None:
+    """It polls, serves, and ends well within ten seconds."""
+    try:
+        wait_until("it has polled", lambda: bool(app.journal.counts()))
+        wait_until("it is ready", lambda: get(f"http://127.0.0.1:{port}/-/ready").status_code == 200)
+        assert get(f"http://127.0.0.1:{port}/metrics").status_code == 200
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+        assert time.monotonic() - began < 10
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("fault", ["reader hangs", "reader is gone", "disk is full"])
+def test_a_log_that_takes_nothing_stops_nothing(fault: str, full_pipe: int, free_port: int, tmp_path: Path) -> None:
+    """While its log cannot be written, the process polls and serves, and SIGTERM ends it with 0."""
+    app = simulated_api()
+    app.faults.set(error_rate=0.5, error_status=500)
+    with SimulatorServer(app) as api, Path("/dev/full").open("wb") as full:
+        output = {"reader hangs": full_pipe, "reader is gone": broken_pipe(), "disk is full": full.fileno()}[fault]
+        process = unseen(tmp_path, api.url, free_port, output)
+        if fault == "reader hangs":
+            wait_until("it has polled", lambda: bool(app.journal.counts()))
+            before = sum(app.journal.counts().values())
+            wait_until("it polls in the next round", lambda: sum(app.journal.counts().values()) > before + 1)
+        works_and_ends(process, app, free_port)
+
+
+def test_closed_standard_streams_are_no_place_for_other_files(free_port: int, tmp_path: Path) -> None:
+    """Started without standard streams, it works, and none of its files gets the number of one."""
+    app = simulated_api()
+    closed = ("/bin/sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-')
+    with SimulatorServer(app) as api:
+        process = unseen(tmp_path, api.url, free_port, None, under=closed)
+        wait_until("it has polled", lambda: bool(app.journal.counts()))
+        files = [Path(f"/proc/{process.pid}/fd/{number}").readlink() for number in range(3)]
+        works_and_ends(process, app, free_port)
+    assert files == [Path("/dev/null")] * 3
+    with contextlib.closing(sqlite3.connect(tmp_path / "state.db")) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 def test_sigterm_ends_it_within_ten_seconds_whatever_hangs(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Secrets stay secret: an API that repeats everything it is told gets none of them into a log, a page or an error."""
 
+import html
 import itertools
 import json
 import re
+import sqlite3
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,9 @@ from exporter.client import Client
 from exporter.config import Settings
 from exporter.errors import ApiError
 from exporter.model import Group, MinuteRange, Stream, Target
+from tests.peer import Peer, Request, reply
 from tests.processes import Daemon, configuration, wait_until
+from tests.test_redact import SPELLINGS
 
 # Letters that are written in another way in a URL, in JSON and by Python's repr; none of it occurs by chance.
 API_KEY = 'K9x/api+key="Zq7&1'
@@ -201,3 +206,60 @@ def test_the_settings_tell_no_secret() -> None:
     for what in (settings, *settings.merchants, settings.merchants[0].password, client, vars(client)):
         assert told_in(f"{what} {what!r}") == []
     client.close()
+
+
+# All that an API could have been told, in all spellings.
+SPELT = [spell(secret, 0) for secret in (API_KEY, PASSWORD, TOKEN) for spell in SPELLINGS.values()]
+
+
+def telling_api(request: Request) -> bytes:
+    """An API that works, and has secrets in its names, ids and label values."""
+    if "auth-token" in request.path:
+        return reply(200, {"token": TOKEN, "expiration": "2099-01-01T00:00:00+09:00"})
+    if "medias" in request.path:
+        spelt = SPELT[int(request.path.rpartition("-")[2])]
+        return reply(
+            200, {"name": f"News {spelt}", "ref_id": spelt, "live_event_id": None, "encode_type": f"({spelt})"}
+        )
+    first, last = (datetime.strptime(request.query[name] + "Z", "%Y%m%d%H%M%S%z") for name in ("from", "to"))
+    labels = {"all": 10} if request.query["group"] == "all" else {"jp": 2} | {f"<{spelt}>": 3 for spelt in SPELT}
+    minutes = range(int((last - first).total_seconds()) // 60 + 1)
+    rows = [{"date": f"{first + timedelta(minutes=minute):%Y/%m/%d %H:%M}", **labels} for minute in minutes]
+    return reply(200, rows)
+
+
+def test_names_and_label_values_tell_no_secret(tmp_path: Path) -> None:
+    """In whatever spelling a name, an id or a label value has it, no secret is shown; and no play is lost by that."""
+    media = [{"id": f"media-{number}"} for number in range(len(SPELT))]
+    settings = {"collect": [{"target": "play_count", "groups": ["all", "country"]}], "requests_per_minute": 200}
+    account = {"api_key": API_KEY, "password": PASSWORD}
+    with Peer(telling_api) as api:
+        config = configuration(f"{api.url}/v1", {"media": media, **account, **settings})
+        with Daemon(tmp_path, config, "--log.level=debug") as daemon:
+            daemon.wait_ready()
+            wait_until("names are known", lambda: len(_names(daemon)) == len(media))
+            plays = "smartstream_merchant_last_minute_plays_by_country"
+            wait_until("label values are shown", lambda: bool(daemon.values(plays)))
+            by_country = {labels[0]: value for labels, value in daemon.values(plays).items()}
+            pages = {path: daemon.get(path).text for path in ("/", "/api/v1/status", "/config", "/metrics")}
+            daemon.kill()
+        names = _texts(tmp_path / "state.db")
+    assert by_country["jp"] == 2
+    assert sum(by_country.values()) == 2 + 3 * len(set(SPELT))
+    assert "<<secret>>" in by_country
+    for shown in (*pages.values(), daemon.output, *names):
+        assert told_in(html.unescape(shown)) == []
+        assert [spelt for spelt in SPELT if spelt in shown] == []
+
+
+def _names(daemon: Daemon) -> set[str]:
+    samples = [sample for family in daemon.families() for sample in family.samples]
+    known = [sample.labels for sample in samples if sample.name == "smartstream_media_info"]
+    return {labels["media_id"] for labels in known if "secret" in labels["name"]}
+
+
+def _texts(state: Path) -> list[str]:
+    """The names and label values in a state file."""
+    with closing(sqlite3.connect(state)) as db:
+        found = db.execute("SELECT name || ref_id || encode_type FROM media UNION SELECT label FROM series").fetchall()
+    return [text for (text,) in found]

@@ -1,0 +1,132 @@
+"""The output of commands, where it is closed early, full, or cannot show a character."""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.processes import PATIENCE, configuration, merchant, python
+
+CONFIG = configuration("http://127.0.0.1:9/v1", merchant(id="放送局", media=[{"id": "番組"}]))
+
+# Terminals that do not know Japanese, or not all of it.
+TERMINALS: Mapping[str, Mapping[str, str]] = {
+    "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "ASCII": {"PYTHONIOENCODING": "ascii:strict"},
+    "cp932": {"PYTHONIOENCODING": "cp932"},
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A good configuration, with names in Japanese."""
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(CONFIG, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> Path:
+    """A configuration with an error, at a place that is hard to show."""
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump({**CONFIG, "鍵🔑é": 1}, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def run(*arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        python("-m", "exporter", *arguments),
+        env={**os.environ, **(environ or {})},
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@pytest.fixture
+def plays(tmp_path: Path) -> Path:
+    """A recording of a media with a Japanese name, with a fall of the plays."""
+    path = tmp_path / "plays.csv"
+    first = 1_767_571_200
+    rows = [f"{first + 60 * at},朝🔑é,{4 if 300 <= at < 340 else 40 + at * 7 % 5}" for at in range(480)]
+    path.write_text("\n".join(["minute,media_id,plays", *rows, ""]), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("terminal", TERMINALS)
+def test_what_a_terminal_cannot_show_is_escaped(terminal: str, config: Path, wrong: Path, plays: Path) -> None:
+    """In every command, a character that the output cannot show is its escape, and never a traceback."""
+    commands: dict[tuple[str, ...], int] = {
+        ("check-config", str(wrong)): 1,
+        ("plan", f"--config.file={config}"): 0,
+        ("replay", f"--csv={plays}"): 0,
+        (f"--config.file={config}", f"--storage.path={config.with_name('無🔑é') / 'state.db'}"): 1,
+        ("simulate", "--timezone=朝🔑é"): 2,
+    }
+    environ = {"COLUMNS": "200", **TERMINALS[terminal]}
+    shown = {command: run(*command, environ=environ) for command in commands}
+    assert {command: done.returncode for command, done in shown.items()} == commands
+    texts = {command: done.stdout + done.stderr for command, done in shown.items()}
+    assert [text for text in texts.values() if b"Traceback" in text or b"Error:" in text] == []
+    escaped = [command for command, text in texts.items() if b"\\" in text]
+    assert escaped if terminal == "cp932" else len(escaped) == len(commands)
+
+
+def test_the_log_escapes_what_its_encoding_lacks(config: Path) -> None:
+    """The daemon's log in ASCII shows where a file with a Japanese name was put."""
+    path = config.with_name("状態")
+    path.mkdir()
+    (path / "state.db").write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 64)
+    command = python("-m", "exporter", f"--config.file={config}", f"--storage.path={path / 'state.db'}")
+    environ = {**os.environ, **TERMINALS["ASCII"]}
+    with subprocess.Popen(
+        [*command, "--web.listen-address=127.0.0.1:0"], stderr=subprocess.PIPE, env=environ
+    ) as daemon:
+        assert daemon.stderr is not None
+        line = daemon.stderr.readline()
+        daemon.kill()
+    assert b"\\u72b6\\u614b/state.db: the state file is damaged" in line
+
+
+# By how the shell redirects it; 3 is a pipe whose other end is closed.
+OUTPUTS = {"closed pipe": ">&3", "full disk": ">/dev/full", "closed": ">&-"}
+
+
+def into(output: str, *arguments: str, unbuffered: str) -> tuple[int, str]:
+    """Run a command; its exit code and what it writes to standard error."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [
+            "/bin/bash",
+            "-c",
+            f'exec 3>&{writer}; exec "$0" "$@" {OUTPUTS[output]}',
+            *python("-m", "exporter", *arguments),
+        ],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stderr=subprocess.PIPE,
+        pass_fds=[writer],
+        timeout=PATIENCE,
+        check=False,
+    )
+    os.close(writer)
+    return done.returncode, done.stderr.decode()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_output_that_nobody_takes_is_no_traceback(output: str, unbuffered: str, config: Path) -> None:
+    """A pipe closed early is quiet, a full disk is one line; both end with 1. A closed output is none."""
+    code, told = into(output, "check-config", str(config), unbuffered=unbuffered)
+    assert code == (0 if output == "closed" else 1)
+    full = "smartstream-exporter: cannot write the output: No space left on device\n"
+    assert told == (full if output == "full disk" else "")
+
+
+def test_help_that_nobody_takes_is_no_traceback() -> None:
+    """`--help | head -0` is quiet."""
+    _, told = into("closed pipe", "--help", unbuffered="")
+    assert told == ""
