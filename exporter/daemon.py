@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import metadata
@@ -44,6 +45,9 @@ GRACE = 5.0
 
 # And all that is left to do so long; a disk can hang, too.
 LONGEST_END = 8.5
+
+# A state file that is damaged again so soon (seconds) is on a disk that fails.
+DAMAGED_AGAIN = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +185,21 @@ def run(settings: Settings, listen: Address, signals: Signals) -> int:
         InputError: The address cannot be listened on.
     """
     open_files = raise_limit()
+    ended_at = float("-inf")
+    while (code := _run(settings, listen, signals, open_files)) is None:
+        before, ended_at = ended_at, time.monotonic()
+        if ended_at - before < DAMAGED_AGAIN:
+            log.error("the state file is damaged again; check the disk")
+            return 1
+    return code
+
+
+def _run(settings: Settings, listen: Address, signals: Signals, open_files: int) -> int | None:
+    """Poll, count and serve until a signal, or until the state file is found to be damaged.
+
+    Returns:
+        The exit code; None where the file is to be opened again, which keeps what can be read of it.
+    """
     clock = SystemClock()
     state = open_state(settings.storage.path, clock.now)
     try:
@@ -208,14 +227,13 @@ def run(settings: Settings, listen: Address, signals: Signals) -> int:
     )
     _warn_of_waits(settings)
     _warn_of_open_files(settings, open_files)
-    received = None
-    while received not in STOP_SIGNALS:
-        received = signals.wait(1.0)
-        if received == signal.SIGHUP:
-            log.warning("SIGHUP does not reload the configuration: restart the exporter to apply changes")
-        schedule.watch_clock()
-    log.info("stopping", signal=received.name)
-    signals.end_within(LONGEST_END, _end_in_a_hurry)
+    stopped_by = _wait(signals, schedule, state)
+    if stopped_by is None:
+        problem = state.problem
+        log.warning("restarting to salvage the state file", problem=problem.message if problem else "")
+    else:
+        log.info("stopping", signal=stopped_by.name)
+        signals.end_within(LONGEST_END, _end_in_a_hurry)
     clock.stop()
     for poller in polling.pollers.values():
         poller.stop()
@@ -226,12 +244,26 @@ def run(settings: Settings, listen: Address, signals: Signals) -> int:
     if all(ended):
         polling.close()
         state.close()
+        if stopped_by is None:
+            return None
         log.info("stopped")
         return 0
     # Python would wait for its threads, and they for a peer that does not answer. What is counted is committed.
     log.warning("stopped while a request hung; nothing is lost")
     logs.flush()
-    os._exit(0)
+    os._exit(0 if stopped_by else 1)
+
+
+def _wait(signals: Signals, schedule: Schedule, state: State) -> signal.Signals | None:
+    """Wait for the signal to stop, or until the state file is found to be damaged."""
+    while not state.damaged:
+        received = signals.wait(1.0)
+        if received in STOP_SIGNALS:
+            return received
+        if received == signal.SIGHUP:
+            log.warning("SIGHUP does not reload the configuration: restart the exporter to apply changes")
+        schedule.watch_clock()
+    return None
 
 
 def _end_in_a_hurry() -> None:
@@ -270,7 +302,9 @@ class ProcessHealth:
                 log.info(f"resolved: {event.message}")
             else:
                 log.warning(f"still failing: {event.message}")
-        self._polling.ledger.show_counted(self._polling.clock.now())
+        # While it cannot be written, what is counted stays on display as it is.
+        with contextlib.suppress(StateWriteFailed):
+            self._polling.ledger.show_counted(self._polling.clock.now())
 
     def _find(self) -> Iterator[ProblemView]:
         writing = self._state.problem

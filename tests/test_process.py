@@ -25,7 +25,7 @@ from exporter.simulator.faults import FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.state import open_state
-from tests.processes import PATIENCE, Daemon, configuration, get, python, silent_peer, soon, wait_until
+from tests.processes import PATIENCE, Daemon, configuration, get, python, reserved_port, silent_peer, soon, wait_until
 
 
 def simulated_api(sleep: Callable[[float], object] | None = None) -> SimulatorApp:
@@ -401,6 +401,37 @@ def test_a_file_of_somebody_else_is_one_line(tmp_path: Path) -> None:
         assert "is not a state file of smartstream-exporter" in only_line(daemon)
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith("state.db")] == ["state.db"]
+
+
+def test_a_state_file_that_is_damaged_while_it_is_open_is_salvaged(tmp_path: Path) -> None:
+    """The process begins again by itself with what can be read, at the same address. When that is not enough for long,
+    it ends with 1.
+    """
+    with SimulatorServer(simulated_api()) as api:
+        config = configuration(api.url, poll={"settle": soon(15)})
+        with reserved_port() as port, Daemon(tmp_path, config, listen=f"127.0.0.1:{port}") as daemon:
+            wait_until("plays are shown", lambda: bool(daemon.values("smartstream_merchant_last_minute_plays")))
+            before = daemon.values("smartstream_merchant_plays_total")
+            damage_schema(tmp_path / "state.db")
+            daemon.line("msg=.restarting to salvage the state file. .*the state file is damaged")
+            wait_until("it has begun again", lambda: sum("msg=started" in line for line in daemon.lines) == 2)
+            assert daemon.get("/-/healthy").status_code == 200
+            assert daemon.values("smartstream_state_writable") == {(): 1}
+            assert daemon.values("smartstream_merchant_plays_total") == before
+            damage_schema(tmp_path / "state.db")
+            assert daemon.ended() == 1
+            assert "the state file is damaged again; check the disk" in daemon.lines[-1]
+            assert "Traceback" not in daemon.output
+
+
+def damage_schema(path: Path) -> None:
+    """Make SQLite find nonsense in the description of a table, in whichever process reads it next."""
+    with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_master SET sql = 'CREATE TABLE sends (nonsense' WHERE name = 'sends'")
+        version = db.execute("PRAGMA schema_version").fetchone()[0]
+        db.execute(f"PRAGMA schema_version = {version + 1}")
+        db.commit()
 
 
 def test_a_damaged_state_file_is_kept_aside(tmp_path: Path) -> None:
