@@ -173,13 +173,16 @@ class _Deadlines:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                while not self._waiting or self._waiting[0][0] > time.monotonic():
-                    self._changed.wait(self._waiting[0][0] - time.monotonic() if self._waiting else None)
-                watchdog = heapq.heappop(self._waiting)[2]
-            watchdog.bite()
-            # Not kept until the next one is due.
-            del watchdog
+            # Whatever happens to one, the others have their deadlines.
+            with contextlib.suppress(Exception):
+                self._next().bite()
+
+    def _next(self) -> Watchdog:
+        """The next whose time is over, when it is."""
+        with self._changed:
+            while not self._waiting or self._waiting[0][0] > time.monotonic():
+                self._changed.wait(self._waiting[0][0] - time.monotonic() if self._waiting else None)
+            return heapq.heappop(self._waiting)[2]
 
 
 _deadlines = _Deadlines()
