@@ -850,7 +850,7 @@ def test_an_exchange_tells_what_was_asked_and_why_it_failed(api: Api) -> None:
 
 def test_the_content_type_does_not_matter(api: Api) -> None:
     """JSON that is sent as something else is still JSON, and may be compressed."""
-    body = gzip.compress(b'[{"date": "2018/12/01 14:34", "all": 10}]')
+    body = gzip.compress(b'[{"date": "2018/12/01 14:34", "all": 10}]', mtime=0)
     api.answer = lambda _: reply(200, body, Content_Type="text/html; charset=x", Content_Encoding="gzip")
     with api.client() as client:
         assert client.aggregations(PLAYS, ASKED).rows == {AT: {"": 10}}
@@ -895,8 +895,8 @@ def test_an_answer_without_end(api: Api) -> None:
     """An answer that is larger than any to this can be is not read to its end, packed or not."""
     for body, headers in (
         (b" " * 2**18, ""),
-        (gzip.compress(b" " * 2**24), "Content-Encoding: gzip\r\nContent-Length: 16314\r\n"),
-        (gzip.compress(b"") * 2**14, "Content-Encoding: gzip\r\n"),
+        (gzip.compress(b" " * 2**24, mtime=0), "Content-Encoding: gzip\r\nContent-Length: 16314\r\n"),
+        (gzip.compress(b"", mtime=0) * 2**14, "Content-Encoding: gzip\r\n"),
     ):
         head = f"HTTP/1.1 200 OK\r\n{headers}\r\n".encode()
         api.answer = lambda _, start=head + body: drip(start)  # type: ignore[misc]
@@ -976,7 +976,7 @@ def test_large_answers_are_read_one_at_a_time() -> None:
     """Another large one waits until the first is done; a small one does not. What cannot be read lets the next go."""
     limit = Limit(2**20, 1, "rows")
     large, small = (transport.Answer(200, {}, b" " * size) for size in (transport.LARGE + 1, transport.LARGE))
-    packed = transport.Answer(200, {"Content-Encoding": "gzip"}, gzip.compress(large.packed))
+    packed = transport.Answer(200, {"Content-Encoding": "gzip"}, gzip.compress(large.packed, mtime=0))
     entered = threading.Event()
 
     def enter() -> None:
@@ -997,12 +997,12 @@ def test_large_answers_are_read_one_at_a_time() -> None:
 @pytest.mark.parametrize(
     ("packing", "packed"),
     [
-        ("gzip", gzip.compress(b"[]")),
-        ("X-GZIP", gzip.compress(b"[]") + b"\0" * 9),
+        ("gzip", gzip.compress(b"[]", mtime=0)),
+        ("X-GZIP", gzip.compress(b"[]", mtime=0) + b"\0" * 9),
         ("deflate", zlib.compress(b"[]")),
         ("deflate", zlib.compress(b"[]")[2:-4]),
         ("identity", b"[]"),
-        ("gzip", gzip.compress(b"[" + b" " * 100_000 + b"]")),
+        ("gzip", gzip.compress(b"[" + b" " * 100_000 + b"]", mtime=0)),
     ],
 )
 def test_answers_may_be_packed(api: Api, packing: str, packed: bytes) -> None:
@@ -1034,7 +1034,7 @@ def test_a_large_token_is_none(api: Api) -> None:
         )
 
 
-@pytest.mark.parametrize("body", [bomb(b"", b"no ", b""), gzip.compress(b"no " * 30_000)[:-9], b"no gzip"])
+@pytest.mark.parametrize("body", [bomb(b"", b"no ", b""), gzip.compress(b"no " * 30_000, mtime=0)[:-9], b"no gzip"])
 def test_an_error_that_is_packed(api: Api, body: bytes) -> None:
     """Of an error no more is unpacked than is told, and one that cannot be unpacked is an error."""
     api.answer = lambda _: reply(500, body, Content_Encoding="gzip")
@@ -1090,7 +1090,7 @@ def test_no_peer_holds_a_thread(api: Api, script: Script) -> None:
         (b"SSH-2.0-OpenSSH_9.2\r\n", "{peer} does not speak HTTP"),
         (b"HTTP/1.1 " + b"2" * 70_000, "{peer} does not speak HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nno gzip", "the answer cannot be unpacked"),
-        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"[]")[:-4], "the answer was cut"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"[]", mtime=0)[:-4], "the answer was cut"),
     ],
 )
 def test_answers_that_are_not_whole(api: Api, answer: bytes, told: str) -> None:
