@@ -1090,7 +1090,10 @@ def test_no_peer_holds_a_thread(api: Api, script: Script) -> None:
         (b"SSH-2.0-OpenSSH_9.2\r\n", "{peer} does not speak HTTP"),
         (b"HTTP/1.1 " + b"2" * 70_000, "{peer} does not speak HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nno gzip", "the answer cannot be unpacked"),
-        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"[]", mtime=0)[:-4], "the answer was cut"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"[]", mtime=0)[:-4],
+            "the answer was cut",
+        ),
     ],
 )
 def test_answers_that_are_not_whole(api: Api, answer: bytes, told: str) -> None:
