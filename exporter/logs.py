@@ -44,9 +44,11 @@ FLUSH = 1.0
 # What these say below the level nobody needs: a line for each run, each connection, each scrape that waits.
 _QUIET = {
     "apscheduler": logging.WARNING,
-    "asyncio": logging.ERROR,
     # A job that fails is logged by its listener.
     "apscheduler.executors": logging.CRITICAL,
+    # What it skips is logged by a listener, too; a round that goes on past its next start is usual.
+    "apscheduler.scheduler": logging.ERROR,
+    "asyncio": logging.ERROR,
     "charset_normalizer": logging.WARNING,
     "urllib3": logging.WARNING,
     # What a peer sends is no news, and a request that fails is logged by the server itself.

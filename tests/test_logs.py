@@ -107,7 +107,7 @@ def test_the_level_is_a_threshold(level: str, shown: int) -> None:
     assert len(lines_of(stream)) == 2 * shown
 
 
-@pytest.mark.parametrize("name", ["apscheduler.scheduler", "urllib3.connectionpool"])
+@pytest.mark.parametrize("name", ["apscheduler.jobstores", "urllib3.connectionpool"])
 @pytest.mark.parametrize("level", ["debug", "error"])
 def test_chatty_libraries_are_quiet(name: str, level: str) -> None:
     """The scheduler's line for each run and urllib3's for each connection are not written, even at debug."""
@@ -116,6 +116,13 @@ def test_chatty_libraries_are_quiet(name: str, level: str) -> None:
     assert lines_of(stream) == []
     logging.getLogger(name).warning("Run time was missed")
     assert len(lines_of(stream)) == (1 if level == "debug" else 0)
+
+
+def test_a_round_that_is_late_is_logged_once() -> None:
+    """What the scheduler skips is an event, which a listener of our own logs in our own words."""
+    stream = start("debug")
+    logging.getLogger("apscheduler.scheduler").warning("skipped: maximum number of running instances reached (1)")
+    assert lines_of(stream) == []
 
 
 @pytest.mark.parametrize("level", ["debug", "error"])
