@@ -11,12 +11,12 @@ from exporter.ledger import Ledger
 from exporter.model import MINUTE, Group, Minute, MinuteRange, Rows, Stream
 from exporter.state import open_state
 
-# On `/metrics` a media has 100 series: twice the plays by 1 + 39 + 6 labels, the devices, the ends of 4 streams, two
-# thresholds, its info.
+# On `/metrics` a media has 100 series: twice the plays by 1 + 38 + 6 labels, the devices, the ends of 4 streams, two
+# thresholds, its info, how many of its streams fail, whether it is gone.
 SERIES_PER_MEDIA = 100
 _LABELS = {
     Group.ALL: ("",),
-    Group.COUNTRY: tuple(f"{first}{second}" for first in "abc" for second in "klmnopqrstuvw"),
+    Group.COUNTRY: tuple(f"{first}{second}" for first in "ab" for second in "cdefghijklmnopqrstu"),
     Group.OS: ("iOS", "Android", "Windows", "macOS", "tvOS", "Linux"),
 }
 _COLLECT = [

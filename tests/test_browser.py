@@ -118,7 +118,7 @@ def test_a_daemon_shows_its_media_and_a_fault_without_reloading(browser: Browser
                 assert names(page) == [each["name"] for each in media]
                 page.evaluate("window.notReloaded = true")
                 switch.set(error_rate=1.0)
-                expect(page.locator("#health")).to_contain_text(f"failed for {MERCHANT}")
+                expect(page.locator("#health")).to_contain_text(f"The API fails for {MERCHANT}")
                 expect(page.locator(".facts")).to_contain_text(": 500")
                 expect(page.locator("tr.failed", has_text="whole merchant/play_count/all").first).to_be_visible()
                 assert page.evaluate("window.notReloaded")

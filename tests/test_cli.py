@@ -176,7 +176,8 @@ def test_variables_that_cannot_work_are_found_before_the_start(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, value)
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(GOOD))
+    # To loopback, no proxy is used.
+    path.write_text(yaml.safe_dump(configuration("http://api.invalid/v1")))
     state = tmp_path / "state.db"
     for arguments in (["check-config", str(path)], [f"--config.file={path}", f"--storage.path={state}"]):
         assert main(arguments) == 1

@@ -354,7 +354,7 @@ def test_too_few_file_descriptors_for_the_merchants_are_one_line(tmp_path: Path)
     merchants = [{"id": f"merchant-{number}"} for number in range(10)]
     with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1", *merchants), under=few) as daemon:
         line = daemon.line("the limit of open files is too low").string
-        assert "level=warning" in line
+        assert "level=warn " in line
         assert f"limit=64 needed={needed(10, 4)} merchants=10 concurrency=4" in line
 
 
