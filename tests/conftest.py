@@ -1,14 +1,18 @@
 """What all tests share: programs that may be missing, seeds, and that nothing is skipped with CI=true."""
 
+import logging
 import os
 import shutil
 import socket
+import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+import structlog
 
+from exporter import logs
 from exporter.state import State, open_state
 from tests.fakes import FakeClock
 
@@ -46,6 +50,23 @@ def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"with CI=true nothing may be skipped: {reason}"
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Logging is global, and the exporter's commands set it up: each test leaves it as it was."""
+    root = logging.getLogger()
+    level, handlers, show = root.level, list(root.handlers), warnings.showwarning
+    yield
+    if root.handlers == handlers:
+        return
+    for name in logs._QUIET:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    logging.captureWarnings(capture=False)
+    warnings.showwarning = show
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,15 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import yaml
 
+from exporter.layout import PAGE
+from exporter.state import open_state
 from tests.processes import PATIENCE, configuration, merchant, python
 
 CONFIG = configuration("http://127.0.0.1:9/v1", merchant(id="放送局", media=[{"id": "番組"}]))
@@ -79,7 +82,11 @@ def test_the_log_escapes_what_its_encoding_lacks(config: Path) -> None:
     """The daemon's log in ASCII shows where a file with a Japanese name was put."""
     path = config.with_name("状態")
     path.mkdir()
-    (path / "state.db").write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 64)
+    open_state(path / "state.db", time.time).close()
+    with (path / "state.db").open("r+b") as file:
+        # The pages after the first, which tells that it is the exporter's.
+        file.seek(PAGE)
+        file.write(b"\xff" * PAGE)
     command = python("-m", "exporter", f"--config.file={config}", f"--storage.path={path / 'state.db'}")
     environ = {**os.environ, **TERMINALS["ASCII"]}
     with subprocess.Popen(

@@ -21,21 +21,6 @@ from tests.processes import PATIENCE
 SECRET = 'pä"ss\\w ord'
 
 
-@pytest.fixture(autouse=True)
-def _undo() -> Iterator[None]:
-    """Logging is global: each test leaves it as it was."""
-    root = logging.getLogger()
-    level, handlers, show = root.level, list(root.handlers), warnings.showwarning
-    yield
-    for name in logs._QUIET:
-        logging.getLogger(name).setLevel(logging.NOTSET)
-    root.setLevel(level)
-    root.handlers[:] = handlers
-    logging.captureWarnings(capture=False)
-    warnings.showwarning = show
-    structlog.reset_defaults()
-
-
 def lines_of(stream: io.StringIO) -> list[str]:
     return text_of(stream).splitlines()
 
