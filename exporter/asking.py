@@ -7,7 +7,7 @@ import structlog
 from exporter.catalog import Catalog, Lookup
 from exporter.client import Client
 from exporter.clock import Clock
-from exporter.counting import SHORTEST_RANGE
+from exporter.counting import SHORTEST_DENSE_RANGE, SHORTEST_RANGE
 from exporter.errors import BadRequest, TooLarge
 from exporter.history import History
 from exporter.ledger import Ledger
@@ -38,6 +38,8 @@ class Asking:
         self._trials: dict[Stream, int] = {}
         # Streams of which it refused the shortest, too: so the length was not what it refused.
         self._refused: set[Stream] = set()
+        # Streams of which a longer range holds too much to be read.
+        self._dense: set[Stream] = set()
         # What in the newest answers could not be used.
         self._problems: dict[Task, str] = {}
 
@@ -86,13 +88,20 @@ class Asking:
         asked = self._ledger.to_ask(stream, now, trial)
         try:
             reading = self._client.aggregations(stream, asked)
-        except (BadRequest, TooLarge):
+        except BadRequest:
             if stream.target.by_day or len(asked) <= SHORTEST_RANGE:
                 if self._trials.pop(stream, None) is not None:
                     self._refused.add(stream)
                 raise
-            # Perhaps the range was too long, or what it holds too much. What works is found by halves, and remembered.
+            # Perhaps the range was too long. What works is found by halves, and remembered.
             self._trials[stream] = max(SHORTEST_RANGE, len(asked) // 2)
+            return False
+        except TooLarge:
+            if stream.target.by_day or len(asked) <= SHORTEST_DENSE_RANGE:
+                raise
+            # That says nothing of other streams, so it is remembered of this one alone.
+            self._dense.add(stream)
+            self._trials[stream] = max(SHORTEST_DENSE_RANGE, len(asked) // 2)
             return False
         if asked.first > self._ledger.to_ask(stream, self._clock.now(), trial).first:
             # The first answers have shown that the clock was ahead: the range left out what is to be counted.
@@ -102,14 +111,13 @@ class Asking:
         self._ledger.enter(stream, asked, rows, self._clock.now())
         seen, held = self._ledger.seen(stream), self._ledger.held(stream)
         self._watch.enter(stream, asked, rows, seen, self._clock.now(), held)
-        if trial is not None and len(asked) == trial and stream not in self._refused:
-            self._ledger.believe_range(stream.merchant_id, trial, now)
-            log.info(
-                "longer ranges are refused, or hold too much; asking for shorter ones",
-                stream=str(stream),
-                minutes=trial,
-            )
-        self._trials.pop(stream, None)
+        cut = trial is not None and len(asked) == trial
+        if not (cut and stream in self._dense):
+            if trial is not None and cut and stream not in self._refused:
+                self._ledger.believe_range(stream.merchant_id, trial, now)
+                log.info("the API refuses longer ranges; asking for shorter ones", stream=str(stream), minutes=trial)
+            self._trials.pop(stream, None)
+            self._dense.discard(stream)
         self._refused.discard(stream)
         self._staleness.entered(stream, asked, now)
         return True

@@ -20,6 +20,9 @@ from exporter.units import LARGEST, LARGEST_TOTAL, from_units, to_units
 # A range of an hour or less is not made shorter when the API refuses it: what it refuses is something else.
 SHORTEST_RANGE = 60
 
+# What was too much to be read is asked for in ranges down to so many minutes. From 3 on, an answer moves on.
+SHORTEST_DENSE_RANGE = 4
+
 # A rise of the plays is half believed after 14 minutes.
 RATE_MINUTES = 20
 

@@ -131,8 +131,9 @@ class MerchantPast:
                 self._failed(f"media {media_id}", error)
 
     def _refused(self, stream: Stream, left: MinuteRange, asked: MinuteRange, error: ApiError) -> Part | None:
-        if isinstance(error, BadRequest | TooLarge) and len(asked) > SHORTEST_RANGE:
-            self._trial = max(SHORTEST_RANGE, len(asked) // 2)
+        shortest = 1 if isinstance(error, TooLarge) else SHORTEST_RANGE
+        if isinstance(error, BadRequest | TooLarge) and len(asked) > shortest:
+            self._trial = max(shortest, len(asked) // 2)
             log.info(
                 "the API refused a long range, or answered too much; asking for half of it",
                 stream=str(stream),

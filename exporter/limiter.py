@@ -104,9 +104,9 @@ class Limiter:
         return self._monotonic() < self._blocked_until
 
     def wait(self) -> float:
-        """Seconds until a request may leave, 0 or less if one may."""
+        """Seconds until a request may leave, 0 if one may."""
         with self._mutex:
-            return self._wait(self._monotonic())
+            return max(0.0, self._wait(self._monotonic()))
 
     def take(self) -> Slot:
         """Take the place of one request that leaves now.

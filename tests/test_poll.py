@@ -383,6 +383,51 @@ def test_a_long_range_that_holds_too_much_is_halved(build: Callable[..., World])
     assert world.poller.link.last_error == ""
 
 
+def test_a_stream_that_holds_much_takes_shorter_ranges_than_others(build: Callable[..., World]) -> None:
+    """One stream's answers are too large beyond 20 minutes: it is caught up by such ranges, and others at once."""
+    world = build()
+    world.round()
+    world.clock.advance(3 * 3600)
+    original = world.client.aggregations
+    lengths: dict[str, list[int]] = {"": [], "a": [], "b": []}
+
+    def answer(stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Reading:
+        reading = original(stream, asked, hourly=hourly)
+        if stream.media_id == "a" and len(asked) > 20:
+            raise TooLarge("the answer is too large")
+        lengths[stream.media_id].append(len(asked))
+        return reading
+
+    world.client.aggregations = answer  # type: ignore[method-assign]
+    for _ in range(30):
+        world.round()
+    streams = world.settings.merchants[0].streams()
+    assert {world.ledger.through(stream) for stream in streams} == {world.ledger.settled("m", world.clock.now())}
+    assert max(lengths["a"]) <= 20
+    assert max(lengths["b"]) > 200
+    assert world.poller.link.failing == {}
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_round_with_slow_answers_ends(build: Callable[..., World], concurrency: int) -> None:
+    """Where answers take so long that the budget is never spent, there is always something due. The round ends all the
+    same, and the next begins with what is worth most.
+    """
+    world = build(concurrency=concurrency, media=[f"media-{number}" for number in range(30)])
+    send = world.client._send
+
+    def slow(what: str) -> None:
+        send(what)
+        world.clock.advance(7 / concurrency)
+
+    world.client._send = slow  # type: ignore[method-assign]
+    for _ in range(3):
+        began = world.clock.monotonic()
+        world.poller.round()
+        assert 0 < world.clock.monotonic() - began < 120
+        assert world.poller.link.round_ended == world.clock.now()
+
+
 # ---- what nobody foresaw ----
 
 
