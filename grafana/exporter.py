@@ -135,10 +135,10 @@ def _failing() -> parts.Panel:
         "Their plays are not counted meanwhile.",
         query(f"sum by (merchant_id) (smartstream_failing_streams{{{MERCHANTS}}})", "of media, {{merchant_id}}"),
         query(
-            f"sum by (merchant_id) (smartstream_merchant_failing_streams{{{MERCHANTS}}}) > 0",
+            f"sum by (merchant_id) (smartstream_merchant_failing_streams{{{MERCHANTS}}})",
             "of the whole merchant, {{merchant_id}}",
         ),
-        query(f"sum by (merchant_id) (smartstream_media_gone{{{MERCHANTS}}}) > 0", "media gone, {{merchant_id}}"),
+        query(f"sum by (merchant_id) (smartstream_media_gone{{{MERCHANTS}}})", "media gone, {{merchant_id}}"),
         size=(12, 8),
     )
 
