@@ -105,6 +105,12 @@ class Polling:
         """How the connections do."""
         return {merchant_id: poller.link for merchant_id, poller in self.pollers.items()}
 
+    def show_counted(self) -> None:
+        """Let the counters whose 0 has been on display for a minute show what they have counted."""
+        # While the file cannot be written, what is counted stays on display as it is.
+        with contextlib.suppress(StateWriteFailed):
+            self.ledger.show_counted(self.clock.now())
+
     def close(self) -> None:
         """Close the connections, and write what the drop detector has not written yet."""
         for client in self.clients.values():
@@ -200,23 +206,24 @@ def _run(settings: Settings, listen: Address, signals: Signals, open_files: int)
     Returns:
         The exit code; None where the file is to be opened again, which keeps what can be read of it.
     """
-    clock = SystemClock()
-    state = open_state(settings.storage.path, clock.now)
-    try:
-        telemetry = Telemetry()
-        polling = build_polling(settings, state, telemetry, clock)
-        rounds = {merchant_id: poller.round for merchant_id, poller in polling.pollers.items()}
-        schedule = Schedule(clock, rounds)
-        health = ProcessHealth(polling, state, schedule)
-        telemetry.watch_process(state_writable=lambda: state.problem is None, dropped_log_lines=logs.dropped)
-        app = _app(settings, polling, health, schedule, telemetry)
-        server = make_server(app, listen, peers_for(open_files, len(settings.merchants), settings.poll.concurrency))
-    except BaseException:
-        state.close()
-        raise
+    with signals.ending_at_once(_end_while_starting):
+        clock = SystemClock()
+        state = open_state(settings.storage.path, clock.now)
+        try:
+            telemetry = Telemetry()
+            polling = build_polling(settings, state, telemetry, clock)
+            rounds = {merchant_id: poller.round for merchant_id, poller in polling.pollers.items()}
+            schedule = Schedule(clock, rounds)
+            health = ProcessHealth(polling, state, schedule)
+            telemetry.watch_process(state_writable=lambda: state.problem is None, dropped_log_lines=logs.dropped)
+            app = _app(settings, polling, health, schedule, telemetry)
+            server = make_server(app, listen, peers_for(open_files, len(settings.merchants), settings.poll.concurrency))
+        except BaseException:
+            state.close()
+            raise
     telemetry.reloaded(ok=True, at=clock.now())
     server.start()
-    schedule.start(math.ceil(settings.poll.settle) % 60, health.beat)
+    schedule.start(math.ceil(settings.poll.settle) % 60, health.beat, polling.show_counted)
     log.info(
         "started",
         open=f"http://{server.address}/",
@@ -249,7 +256,7 @@ def _run(settings: Settings, listen: Address, signals: Signals, open_files: int)
         log.info("stopped")
         return 0
     # Python would wait for its threads, and they for a peer that does not answer. What is counted is committed.
-    log.warning("stopped while a request hung; nothing is lost")
+    log.warning("stopped while a request or the disk hung; nothing is lost")
     logs.flush()
     os._exit(0 if stopped_by else 1)
 
@@ -264,6 +271,11 @@ def _wait(signals: Signals, schedule: Schedule, state: State) -> signal.Signals 
             log.warning("SIGHUP does not reload the configuration: restart the exporter to apply changes")
         schedule.watch_clock()
     return None
+
+
+def _end_while_starting() -> None:
+    log.info("stopped while starting; nothing is lost")
+    logs.flush()
 
 
 def _end_in_a_hurry() -> None:
@@ -302,9 +314,13 @@ class ProcessHealth:
                 log.info(f"resolved: {event.message}")
             else:
                 log.warning(f"still failing: {event.message}")
-        # While it cannot be written, what is counted stays on display as it is.
-        with contextlib.suppress(StateWriteFailed):
-            self._polling.ledger.show_counted(self._polling.clock.now())
+
+    def links(self) -> Mapping[str, LinkView]:
+        """How the connections do: none lets a request leave while the state file cannot be written."""
+        links = self._polling.links()
+        if self._state.problem is None:
+            return links
+        return {merchant_id: replace(link, up=False) for merchant_id, link in links.items()}
 
     def _find(self) -> Iterator[ProblemView]:
         writing = self._state.problem
@@ -324,13 +340,13 @@ class ProcessHealth:
 def _app(
     settings: Settings, polling: Polling, health: ProcessHealth, schedule: Schedule, telemetry: Telemetry
 ) -> Handler:
-    collector = SnapshotCollector(health.snapshot, polling.links, settings.poll, polling.clock.now)
+    collector = SnapshotCollector(health.snapshot, health.links, settings.poll, polling.clock.now)
 
     def shown(render: Callable[[status.Status], str]) -> Callable[[str], str | None]:
         def of_merchant(merchant_id: str) -> str | None:
             whole = status.build(
                 health.snapshot(),
-                polling.links(),
+                health.links(),
                 polling.hours(),
                 polling.requests.view(),
                 polling.clock.now(),

@@ -62,22 +62,27 @@ class Schedule:
         self._scheduler: BackgroundScheduler | None = None
         self.last_beat = clock.monotonic()
 
-    def start(self, second: int, beat: Callable[[], None]) -> None:
+    def start(self, second: int, beat: Callable[[], None], *others: Callable[[], None]) -> None:
         """Begin a first round of each merchant now, and from then on one each minute.
 
         Args:
             second: Of each minute; the rounds begin then or soon after.
-            beat: Called every few seconds.
+            beat: Called every few seconds. It must not wait for what can hang.
+            others: Called as often, each by itself.
         """
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
-            executors={"default": ThreadPoolExecutor(len(self._rounds) + 1)},
+            executors={"default": ThreadPoolExecutor(len(self._rounds) + 1 + len(others))},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         self._scheduler.add_listener(_log_event, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
         self._scheduler.add_job(
             self._run_beat, CronTrigger(second=f"*/{BEAT}", timezone=UTC), args=(beat,), id="heartbeat"
         )
+        for place, other in enumerate(others):
+            self._scheduler.add_job(
+                other, CronTrigger(second=f"*/{BEAT}", timezone=UTC), id=f"every few seconds {place}"
+            )
         for place, (merchant_id, job) in enumerate(self._rounds.items()):
             later = place * SPREAD // max(len(self._rounds), SPREAD * ROUNDS_A_SECOND)
             self._scheduler.add_job(

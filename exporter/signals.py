@@ -4,10 +4,10 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Self
 
@@ -18,19 +18,21 @@ class Signals:
     """Some signals, caught and waited for in turn; a context manager for the main thread.
 
     The C library's wait for a signal does not survive a process that is stopped and continued. So the interpreter's
-    handler writes the number of each signal into a socket, whichever thread it interrupts, and that is waited for.
+    handler writes the number of each signal into a pipe, whichever thread it interrupts, and that is waited for.
     """
 
     def __init__(self, numbers: Iterable[signal.Signals]) -> None:
         """Get ready to catch these signals from the start of the context on."""
         self._numbers = frozenset(numbers)
         self._stack = contextlib.ExitStack()
-        self._reader, self._writer = socket.socketpair()
+        # A pipe takes 65,536 signals before one is lost.
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._received: deque[signal.Signals] = deque()
         self._ending = False
 
     def __enter__(self) -> Self:
-        self._writer.settimeout(0)
-        before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._stack.callback(signal.set_wakeup_fd, before)
         for number in self._numbers:
             self._stack.callback(signal.signal, number, signal.signal(number, _caught))
@@ -40,19 +42,45 @@ class Signals:
         # What ends the process still listens, should the interpreter hang on its way out.
         if not self._ending:
             self._stack.close()
-            self._reader.close()
-            self._writer.close()
+            os.close(self._reader)
+            os.close(self._writer)
 
     def wait(self, seconds: float) -> signal.Signals | None:
         """The next signal, or None where none comes within so many seconds."""
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
+        while not self._received and (left := deadline - time.monotonic()) > 0:
             if select.select([self._reader], [], [], left)[0]:
-                # Other signals that Python handles are written there, too.
-                number = self._reader.recv(1)[0]
-                if number in self._numbers:
-                    return signal.Signals(number)
-        return None
+                for number in os.read(self._reader, 4096):
+                    # Other signals that Python handles are written there, too. One that waits already is one.
+                    if number in self._numbers and number not in self._received:
+                        self._received.append(signal.Signals(number))
+        return self._received.popleft() if self._received else None
+
+    @contextlib.contextmanager
+    def ending_at_once(self, before: Callable[[], object]) -> Iterator[None]:
+        """Meanwhile SIGTERM or SIGINT ends the process with 0 at once, even where the main thread hangs, on a disk for
+        example.
+
+        Args:
+            before: Called before that.
+        """
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.is_set():
+                if self.wait(0.05) in STOP_SIGNALS:
+                    try:
+                        before()
+                    finally:
+                        os._exit(0)
+
+        watching = threading.Thread(target=watch, name="start", daemon=True)
+        watching.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watching.join()
 
     def end_within(self, seconds: float, too_late: Callable[[], object]) -> None:
         """Make sure that the process ends, now that it has been told to, whatever its other threads wait for.
@@ -86,7 +114,7 @@ def interrupt_on_stop() -> None:
 
 
 def _caught(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: the number is in the socket."""
+    """Do nothing: the number is in the pipe."""
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -30,7 +30,18 @@ from exporter.simulator.faults import FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.state import open_state
-from tests.processes import PATIENCE, Daemon, configuration, get, python, reserved_port, silent_peer, soon, wait_until
+from tests.processes import (
+    PATIENCE,
+    Daemon,
+    Program,
+    configuration,
+    get,
+    python,
+    reserved_port,
+    silent_peer,
+    soon,
+    wait_until,
+)
 
 
 def simulated_api(sleep: Callable[[float], object] | None = None) -> SimulatorApp:
@@ -275,6 +286,55 @@ def test_closed_standard_streams_are_no_place_for_other_files(free_port: int, tm
     assert files == [Path("/dev/null")] * 3
     with contextlib.closing(sqlite3.connect(tmp_path / "state.db")) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [
+        ("", signal.SIGTERM, 0),
+        ("demo", signal.SIGINT, 0),
+        ("--log.level=warn", signal.SIGHUP, 7),
+        ("plan", signal.SIGINT, 130),
+    ],
+)
+def test_a_signal_while_the_program_is_imported_is_not_lost(command: str, number: signal.Signals, code: int) -> None:
+    """It ends the process without a word, or does nothing, before anything has begun."""
+    program = f"""
+import os, sys, types
+sys.argv[1:] = {command.split()!r}
+def main():
+    os.kill(os.getpid(), {int(number)})
+    return 7
+sys.modules["exporter.cli"] = types.SimpleNamespace(main=main)
+from exporter.__main__ import main
+sys.exit(main())
+"""
+    with Program(python("-c", program), Path.cwd()) as process:
+        assert process.ended() == code
+        assert process.output == ""
+
+
+def test_a_signal_while_the_state_file_is_opened_ends_it(tmp_path: Path) -> None:
+    """A disk that hangs, or a large file that is salvaged, does not keep the process from ending."""
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration("http://127.0.0.1:9/v1")))
+    program = """
+import sys, time
+from exporter import daemon
+from exporter.__main__ import main
+def hang(*_):
+    print("opening", flush=True)
+    while True:
+        time.sleep(1)
+daemon.open_state = hang
+sys.argv[1:] = ["--config.file=config.yaml"]
+sys.exit(main())
+"""
+    with Program(python("-c", program), tmp_path) as process:
+        process.line("opening")
+        process.send(signal.SIGHUP)
+        process.send(signal.SIGTERM)
+        assert process.ended() == 0
+        assert "stopped while starting; nothing is lost" in process.lines[-1]
 
 
 def test_sigterm_ends_it_within_ten_seconds_whatever_hangs(tmp_path: Path) -> None:
