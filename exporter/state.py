@@ -4,6 +4,7 @@ Every change goes through `State.transaction`, which other modules use for their
 """
 
 import contextlib
+import shutil
 import sqlite3
 import threading
 import time
@@ -59,6 +60,12 @@ class StateProblem:
 
     message: str
     since: float
+
+
+# With fewer free bytes nothing can be opened: SQLite's index of its log alone takes 32 KiB.
+FULL = 64 * 1024
+
+_EMPTIED = "something has emptied it"
 
 
 class State:
@@ -209,14 +216,14 @@ class State:
         if self.damaged and self._problem is not None:
             # Whatever else fails, this comes first, and goes on though other writes succeed.
             message = self._problem.message
-        elif isinstance(error, StateError):
-            message = str(error)
         elif _is_damage(error):
             self.damaged = True
             message = (
                 f"{self.path}: the state file is damaged ({layout.reason_of(error)}), so nothing is counted; "
                 "start the exporter again: it keeps what can be read"
             )
+        elif isinstance(error, StateError):
+            message = str(error)
         elif code is not None and code & 0xFF in _BUSY:
             message = (
                 f"{self.path}: another program holds the state file ({layout.reason_of(error)}), "
@@ -251,6 +258,8 @@ class State:
         try:
             place = self._file.place()
             if place is Place.HERE:
+                if self._file.new:
+                    raise StateDamaged(_EMPTIED)
                 self._find_siblings()
         except (OSError, sqlite3.Error, StateError) as error:
             raise self._failed(error) from error
@@ -324,7 +333,7 @@ class State:
 
     def _is_elsewhere(self) -> bool:
         try:
-            return self._file.place() is not Place.HERE or self._identities() != self._siblings
+            return self._file.place() is not Place.HERE or self._file.new or self._identities() != self._siblings
         except OSError:
             return True
 
@@ -352,7 +361,7 @@ def open_state(path: Path, now: Callable[[], float], monotonic: Callable[[], flo
             "install a newer one"
         )
     file = statefile.take(path)
-    new, salvaged = file.new, False
+    new, salvaged = file.new and not statefile.wal_is_left(file), False
     try:
         try:
             db = _open(file)
@@ -365,10 +374,7 @@ def open_state(path: Path, now: Callable[[], float], monotonic: Callable[[], flo
     except BaseException as error:
         file.close()
         if isinstance(error, (*layout.READ_ERRORS, OSError, StateDamaged)):
-            raise StateError(
-                f"{path}: cannot use the state file ({layout.reason_of(error)}); check the disk and the rights, "
-                "and on a network file system give a path on a local disk with --storage.path"
-            ) from error
+            raise StateError(_cannot_use(path, error)) from error
         raise
     if file.names > 1:
         log.warning(
@@ -378,8 +384,22 @@ def open_state(path: Path, now: Callable[[], float], monotonic: Callable[[], flo
     return State(file, db, now, monotonic, salvaged=salvaged)
 
 
+def _cannot_use(path: Path, error: BaseException) -> str:
+    with contextlib.suppress(OSError):
+        # SQLite calls that a disk I/O error.
+        if shutil.disk_usage(path.parent).free < FULL:
+            return f"{path}: cannot use the state file, the disk is full; free some space"
+    return (
+        f"{path}: cannot use the state file ({layout.reason_of(error)}); check the disk and the rights, "
+        "and on a network file system give a path on a local disk with --storage.path"
+    )
+
+
 def _open(file: StateFile) -> sqlite3.Connection:
     new = file.new
+    if new and statefile.wal_is_left(file):
+        # SQLite leaves nothing beside a file that it has not begun.
+        raise StateDamaged(_EMPTIED)
     if not new and not statefile.header_is_whole(file):
         raise StateDamaged("its header is not as it was made")
     db = _connect(file, new=new)

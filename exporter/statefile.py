@@ -300,6 +300,13 @@ def _recognise(path: Path, descriptor: int) -> None:
     raise _not_ours(path, "another SQLite database" if head.startswith(_MAGIC) else "something else, or damaged")
 
 
+def wal_is_left(file: StateFile) -> bool:
+    """Whether SQLite has left something beside the file that is not in it."""
+    with contextlib.suppress(OSError):
+        return Path(file.wal_and_shm[0]).stat().st_size > 0
+    return False
+
+
 def _not_ours(path: Path, what: str) -> NotAStateFile:
     return NotAStateFile(
         f"{path}: is not a state file of smartstream-exporter ({what}), and is left as it is; "

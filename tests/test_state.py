@@ -222,6 +222,45 @@ def test_a_second_process_is_told_who_has_the_file(opened: State, path: Path, na
     open_state(path.parent / name, now).close()
 
 
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_a_file_that_is_emptied_is_damaged_and_not_new(opened: State, path: Path, tmp_path: Path, how: str) -> None:
+    """As by a log rotation that copies and truncates. It is noticed at once, and after a restart the requests wait as
+    after any damage: nobody knows what was sent.
+    """
+    with opened.transaction() as db:
+        db.execute("INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES ('m', 1, 'b', 1)")
+    os.truncate(path, 0)
+    opened.probe()
+    assert opened.damaged
+    assert opened.problem is not None
+    assert "the state file is damaged (something has emptied it), so nothing is counted" in opened.problem.message
+    folder = tmp_path / "after"
+    folder.mkdir()
+    if how == "stopped":
+        opened.close()
+    for each in path.parent.glob("state.db*"):
+        shutil.copy(each, folder)
+    with contextlib.closing(open_state(folder / "state.db", now)) as again:
+        assert again.sends_lost("m")
+        with again.transaction() as db:
+            db.execute("DELETE FROM sends")
+    assert len(list(folder.glob("state.db.corrupt-*"))) >= 1
+
+
+def test_a_full_disk_at_the_start_is_called_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite says "disk I/O error"."""
+    usage = shutil.disk_usage(path.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4096))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(StateError) as caught:
+            open_state(path, now)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(caught.value) == f"{path}: cannot use the state file, the disk is full; free some space"
+
+
 def test_a_file_of_two_names_is_said(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """After a kill, what is newest would be beside the other name."""
     open_state(path, now).close()
