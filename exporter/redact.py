@@ -8,6 +8,7 @@ searched. Each character of a layer knows where in the text it came from, and th
 import binascii
 import html
 import re
+import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,7 @@ _ESCAPE = re.compile(
 )
 _CONTROLS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _BLANKS = re.compile(r"[ +]{2,}|\+")
+_LOWER = {ord(letter): letter.lower() for letter in string.ascii_uppercase}
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
@@ -193,8 +195,11 @@ class _Work:
 
 
 def _folded(layer: _Layer) -> _Layer:
-    """A layer in which all blanks are alike: a URL writes them as `+`, and what is shown is cut to single ones."""
-    text = layer.text
+    """A layer in which all blanks are alike, and upper and lower case letters of ASCII.
+
+    A URL writes blanks as `+`, and what is shown is cut to single ones. Gateways write header values in lower case.
+    """
+    text = layer.text.lower() if layer.text.isascii() else layer.text.translate(_LOWER)
     if not text.isprintable():
         text = "".join(char if char.isprintable() else " " for char in text)
     return _rewritten(_Layer(text, layer.starts, layer.ends), _BLANKS, lambda match: [(" ", match.end())])

@@ -81,6 +81,8 @@ def test_other_texts_stay_as_they_are(text: str, secret: str) -> None:
         ("the password hunter22 is wrong", "the password <secret> is wrong"),
         ('{"password": "a\\"b\\\\c-12"}', '{"password": "<secret>"}'),
         ("token hunter22-and-more", "token <secret>"),
+        ("Token: HUNTER22-And-More", "Token: <secret>"),
+        ("日本 %48UNTER22", "日本 <secret>"),
         ("cut: hunter2…", "cut: <secret>…"),
         ("cut: hunter22-and-mo…", "cut: <secret>…"),
         ("cut: hun…", "cut: hun…"),

@@ -132,6 +132,8 @@ def test_the_daemon_tells_no_secret(echo_api: str, tmp_path: Path) -> None:
         # A value that cannot be used is no failure of its request.
         down = {(merchant_id,): 0.0 for merchant_id in MERCHANTS if merchant_id != "odd-value-at-answer"}
         wait_until("every request has failed", lambda: down.items() <= daemon.values("smartstream_up").items())
+        # What failed is judged at the end of the round.
+        wait_until("it is logged", lambda: all(f"merchant={each}" in daemon.output for each in MERCHANTS))
         pages = {
             path: daemon.get(path).text
             for path in (
