@@ -36,7 +36,8 @@ class Limits:
     Attributes:
         peers: Connections at once. At the limit a new one ends the idlest.
         request_bytes: A request's headers, and its body, at most so many each.
-        unread_bytes: Answers that are not read yet, all peers together. Beyond that the slowest are cut.
+        unread_bytes: Answers that are not read yet, all peers together; one that several read counts once. Beyond that
+            the slowest are cut.
         idle: Seconds that a connection may be idle.
         asking: Seconds from a request's first byte until it is whole.
         taking: Seconds from an answer's first byte until all of it is read.
@@ -69,14 +70,14 @@ class Peer(asyncio.BufferedProtocol):
     Attributes:
         phase: What it is doing.
         since: Since when, by the loop's clock (seconds).
-        unread: Bytes of the answer that it has not read yet.
+        answer: What it reads, while it does.
         lost: Done when the connection has ended.
     """
 
     def __init__(self, peers: "Peers", inner: asyncio.Protocol, loop: asyncio.AbstractEventLoop) -> None:
         self.phase = Phase.IDLE
         self.since = loop.time()
-        self.unread = 0
+        self.answer = b""
         self.lost: asyncio.Future[None] = loop.create_future()
         self._peers = peers
         self._inner = inner
@@ -86,9 +87,14 @@ class Peer(asyncio.BufferedProtocol):
         self._writable.set()
         self._half_closed = False
 
-    def enter(self, phase: Phase, unread: int = 0) -> None:
+    def enter(self, phase: Phase, answer: bytes = b"") -> None:
         """Note what it does from now on."""
-        self.phase, self.since, self.unread = phase, self._loop.time(), unread
+        self.phase, self.since, self.answer = phase, self._loop.time(), answer
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of its answer that the connection has copied, and that have not left yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     async def taken(self) -> None:
         """Wait until all that was written has left."""
@@ -210,12 +216,11 @@ class Peers:
             if now - peer.since > self.limits.patience(peer.phase):
                 peer.abort()
 
-    def make_room(self, size: int) -> None:
-        """End those that have been reading their answers for longest, until an answer of `size` bytes has room."""
-        taking = sorted((each for each in self._all if each.phase is Phase.TAKING), key=lambda each: each.since)
-        unread = sum(each.unread for each in taking)
-        for peer in taking:
-            if unread + size <= self.limits.unread_bytes:
+    def make_room(self, answer: bytes) -> None:
+        """End those that have been reading their answers for longest, until one more has room."""
+        while taking := [each for each in self._all if each.phase is Phase.TAKING]:
+            # Several may read the same one.
+            held = {id(each): len(each) for each in (answer, *(peer.answer for peer in taking))}
+            if sum(held.values()) + sum(peer.buffered for peer in taking) <= self.limits.unread_bytes:
                 break
-            unread -= peer.unread
-            peer.abort()
+            min(taking, key=lambda each: each.since).abort()

@@ -2,7 +2,7 @@
 
 import gzip
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import parse_qs
@@ -116,7 +116,15 @@ def make_server(app: Handler, address: Address, peers: int = MOST_PEERS) -> Serv
     Raises:
         InputError: The address cannot be listened on.
     """
-    return Server(app, [listen(address, LISTEN_FLAG)], limits=Limits(peers=peers), lanes=_LANES)
+    return Server(app, [listen(address, LISTEN_FLAG)], limits=Limits(peers=peers), lanes=_LANES, alike=_alike)
+
+
+def _alike(request: Request) -> Hashable | None:
+    """All that an answer depends on. The body of HEAD is not sent, so it gets what GET gets."""
+    if request.method not in ("GET", "HEAD"):
+        return None
+    headers = request.headers
+    return request.path, request.query, headers.get("accept", ""), headers.get("accept-encoding", "")
 
 
 def _answer(routes: Mapping[str, _Route], request: Request) -> _Reply:

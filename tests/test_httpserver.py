@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import re
 import select
 import socket
@@ -17,8 +18,8 @@ import structlog
 
 from exporter import httpserver
 from exporter.address import Address, listen
-from exporter.httpserver import Handler, Request, Response, Server
-from exporter.peers import Limits, Peers
+from exporter.httpserver import Alike, Handler, Request, Response, Server
+from exporter.peers import Limits, Peers, Phase
 from tests.processes import PATIENCE, Program, get, python, wait_until
 
 MEGABYTE = 1024 * 1024
@@ -74,6 +75,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Served]]:
         def start(
             answer: Callable[[Request], bytes] = lambda _: b"fine\n",
             lanes: Mapping[str, str] | None = None,
+            alike: Alike = lambda _: None,
             **limits: Any,
         ) -> Served:
             served = Served(answer)
@@ -85,7 +87,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Served]]:
 
             monkeypatch.setattr(httpserver, "Peers", Watched)
             listener = listen(Address("127.0.0.1", 0), "--flag")
-            served.server = Server(served.handle, [listener], limits=Limits(**limits), lanes=lanes)
+            served.server = Server(served.handle, [listener], limits=Limits(**limits), lanes=lanes, alike=alike)
             served.server.start()
             stack.callback(served.server.stop)
             assert served.get("/first").ok
@@ -170,13 +172,116 @@ def test_requests_that_are_sent_at_once_are_answered_one_after_the_other(serve: 
 
 def test_unread_answers_are_bounded_in_total(serve: Callable[..., Served]) -> None:
     """Beyond the limit those that read for longest are cut, and a peer that reads gets its answer."""
-    answer = b"x" * MEGABYTE * 8
-    served = serve(lambda _: answer, unread_bytes=20 * MEGABYTE)
+    served = serve(lambda _: b"x" * MEGABYTE * 8, unread_bytes=20 * MEGABYTE)
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(served.connect(REQUEST)) for _ in range(8)]
         wait_until("all have asked", lambda: len(served.calls) == len(peers))
         wait_until("most are cut", lambda: served.peers <= 2)
-        assert served.get().content == answer
+        assert served.get().content == b"x" * MEGABYTE * 8
+
+
+def test_an_answer_that_several_read_counts_once(serve: Callable[..., Served]) -> None:
+    """It is in memory once, so nobody is cut for it."""
+    answer = b"x" * MEGABYTE * 8
+    served = serve(lambda _: answer, unread_bytes=20 * MEGABYTE)
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(served.connect(REQUEST.replace(b"1.1", b"1.0"))) for _ in range(8)]
+        wait_until("all have asked", lambda: len(served.calls) == len(peers))
+        for peer in peers:
+            with peer.makefile("rb") as stream:
+                assert stream.read().endswith(answer)
+
+
+def _by_path(request: Request) -> str:
+    return request.path
+
+
+def _read(peer: socket.socket) -> bytes:
+    with peer.makefile("rb") as stream:
+        return stream.read()
+
+
+def _hold_both_threads(served: Served, stack: contextlib.ExitStack) -> None:
+    """Ask for what is not finished until the test says so, once for each thread."""
+    for path in (b"/held/1", b"/held/2"):
+        stack.enter_context(served.connect(REQUEST.replace(b" / ", b" " + path + b" ")))
+    wait_until("both threads are busy", lambda: len(served.calls) == 2)
+
+
+def _holding(release: threading.Event, answer: Callable[[Request], bytes]) -> Callable[[Request], bytes]:
+    def hold(request: Request) -> bytes:
+        if request.path.startswith("/held/"):
+            release.wait(PATIENCE)
+            return b""
+        return answer(request)
+
+    return hold
+
+
+def test_those_who_wait_for_the_same_get_one_answer(serve: Callable[..., Served]) -> None:
+    """What many wait for is made once, after the last of them has asked; others get their own."""
+    release, number = threading.Event(), itertools.count(1)
+    served = serve(_holding(release, lambda _: b"number %d\n" % next(number)), alike=_by_path)
+    with contextlib.ExitStack() as stack:
+        stack.callback(release.set)
+        _hold_both_threads(served, stack)
+        next(number)
+        asked = [REQUEST.replace(b"1.1", b"1.0")] * 20 + [b"GET /other HTTP/1.0\r\n\r\n"]
+        peers = [stack.enter_context(served.connect(each)) for each in asked]
+        wait_until("all wait", lambda: _waiting(served) == 21)
+        release.set()
+        answers = [_read(peer).rpartition(b"\r\n\r\n")[2] for peer in peers]
+    assert sorted(served.calls[2:]) == ["/", "/other"]
+    assert len(set(answers[:20])) == 1
+    assert answers[20] != answers[0]
+    assert b"number 1\n" not in answers
+
+
+def test_an_answer_is_never_older_than_its_request(serve: Callable[..., Served]) -> None:
+    """Who asks while an answer is being made gets a newer one."""
+    begun, release = threading.Event(), threading.Event()
+    number = itertools.count(1)
+
+    def count(request: Request) -> bytes:
+        mine = next(number)
+        if request.path == "/" and not begun.is_set():
+            begun.set()
+            release.wait(PATIENCE)
+        return b"number %d\n" % mine
+
+    served = serve(lambda request: b"" if request.path == "/first" else count(request), alike=_by_path)
+    with served.connect(REQUEST.replace(b"1.1", b"1.0")) as peer:
+        assert begun.wait(PATIENCE)
+        assert served.get().text == "number 2\n"
+        release.set()
+        assert _read(peer).endswith(b"number 1\n")
+
+
+def test_a_failure_is_not_shared(serve: Callable[..., Served]) -> None:
+    """Where it fails for one, the others who wait are tried again."""
+    release, number = threading.Event(), itertools.count()
+
+    def fail_first(_: Request) -> bytes:
+        if next(number) == 0:
+            raise RuntimeError("only once")
+        return b"fine\n"
+
+    served = serve(
+        _holding(release, lambda request: b"" if request.path == "/first" else fail_first(request)), alike=_by_path
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(release.set)
+        _hold_both_threads(served, stack)
+        peers = [stack.enter_context(served.connect(REQUEST.replace(b"1.1", b"1.0"))) for _ in range(10)]
+        wait_until("all wait", lambda: _waiting(served) == 10)
+        release.set()
+        statuses = sorted(_read(peer)[:12] for peer in peers)
+    assert statuses == [b"HTTP/1.1 200"] * 9 + [b"HTTP/1.1 500"]
+
+
+def _waiting(served: Served) -> int:
+    """How many wait for an answer, apart from those that hold the threads."""
+    return sum(each.phase is Phase.WAITING for each in served.all_peers) - 2
 
 
 def test_at_the_limit_the_idlest_make_room(serve: Callable[..., Served]) -> None:

@@ -417,6 +417,45 @@ def test_the_server_says_nothing_of_itself() -> None:
     assert b"Traceback" not in answer
 
 
+def test_scrapes_that_wait_together_cost_one_rendering() -> None:
+    """However many ask for the same, what they wait for is collected once; another format is another answer."""
+    begun, release = threading.Semaphore(0), threading.Event()
+    parts, calls = Parts(), []
+
+    class Slow:
+        def collect(self) -> Iterator[Any]:
+            calls.append(1)
+            begun.release()
+            assert release.wait(60)
+            return iter(())
+
+    parts.registry.register(Slow())
+    with serving(parts) as server, contextlib.ExitStack() as stack:
+        stack.callback(release.set)
+
+        def scrape(accept: bytes, method: bytes = b"GET") -> None:
+            peer = stack.enter_context(connected(server))
+            peer.sendall(method + b" /metrics HTTP/1.0\r\nAccept: " + accept + b"\r\n\r\n")
+            peers.append(peer)
+
+        peers: list[socket.socket] = []
+        for _ in range(2):
+            scrape(b"*/*")
+            assert begun.acquire(timeout=30)
+        for _ in range(20):
+            scrape(b"text/plain")
+            scrape(b"text/plain", b"HEAD")
+            scrape(b"application/openmetrics-text")
+        # A probe that is asked after them is answered after they have been read from their connections.
+        for _ in range(3):
+            assert get(server, "/-/healthy").ok
+        release.set()
+        answers = [peer.makefile("rb").read() for peer in peers]
+    assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in answers)
+    assert [b"# EOF" in answer for answer in answers[2:]] == [False, False, True] * 20
+    assert len(calls) == 4
+
+
 def test_a_large_body_is_refused() -> None:
     """Nobody can fill the memory by sending to an exporter."""
     with serving() as server:
