@@ -71,6 +71,7 @@ class Peer(asyncio.BufferedProtocol):
         phase: What it is doing.
         since: Since when, by the loop's clock (seconds).
         answer: What it reads, while it does.
+        half_closed: Whether it has said that it sends no more.
         lost: Done when the connection has ended.
     """
 
@@ -85,7 +86,7 @@ class Peer(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._writable = asyncio.Event()
         self._writable.set()
-        self._half_closed = False
+        self.half_closed = False
 
     def enter(self, phase: Phase, answer: bytes = b"") -> None:
         """Note what it does from now on."""
@@ -140,12 +141,12 @@ class Peer(asyncio.BufferedProtocol):
         self._inner.data_received(bytes(self._peers.buffer[:nbytes]))
 
     def eof_received(self) -> bool:
-        """Whether the connection stays: an answer on its way is sent to its end.
+        """Whether the connection stays: a request that is whole is answered, and the answer sent to its end.
 
-        A peer that waits for its answer has most likely given up. Rendering for it would make the next ones late, too.
+        A peer that has given up looks the same until something is sent to it.
         """
-        self._half_closed = True
-        return self.phase is Phase.TAKING
+        self.half_closed = True
+        return self.phase in (Phase.WAITING, Phase.TAKING)
 
     def pause_writing(self) -> None:
         """Something written has not left yet."""
@@ -164,7 +165,12 @@ class Peer(asyncio.BufferedProtocol):
         await self.taken()
         if self.phase is Phase.TAKING:
             self.enter(Phase.IDLE)
-        if self._half_closed:
+        if self.half_closed:
+            # It may have sent its next request before. The library has scheduled that by now, so it is looked at first.
+            self._loop.call_soon(self._close_idle)
+
+    def _close_idle(self) -> None:
+        if self.phase is Phase.IDLE:
             self.close()
 
 
@@ -201,7 +207,8 @@ class Peers:
 
     def end_idlest(self) -> None:
         """End the one whose loss matters least, and of those the one that has been so for longest."""
-        min(self._all, key=lambda each: (each.phase, each.since)).abort()
+        # One that sends no more has most likely given up.
+        min(self._all, key=lambda each: (Phase.IDLE if each.half_closed else each.phase, each.since)).abort()
 
     def end_idle(self) -> None:
         """End all that wait for nothing, to have their descriptors."""

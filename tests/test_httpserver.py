@@ -6,6 +6,7 @@ import itertools
 import re
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -328,7 +329,7 @@ def test_one_lane_does_not_wait_for_another(serve: Callable[..., Served]) -> Non
 
 
 def test_nothing_is_rendered_for_those_who_have_gone(serve: Callable[..., Served]) -> None:
-    """A request whose peer hangs up while it waits costs nothing."""
+    """A request whose peer breaks off while it waits costs nothing."""
     release = threading.Event()
 
     def hang(request: Request) -> bytes:
@@ -343,7 +344,9 @@ def test_nothing_is_rendered_for_those_who_have_gone(serve: Callable[..., Served
             stack.enter_context(served.connect(REQUEST))
         wait_until("both threads hang", lambda: served.calls.count("/") == 2)
         for _ in range(5):
-            served.connect(REQUEST.replace(b" / ", b" /gone ")).close()
+            gone = stack.enter_context(served.connect(REQUEST.replace(b" / ", b" /gone ")))
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.close()
         assert served.get("/metrics").ok
         wait_until("they have gone", lambda: served.peers <= 2)
         release.set()
@@ -358,6 +361,44 @@ def test_a_peer_may_end_its_side_and_read_on(serve: Callable[..., Served]) -> No
         assert stream.readline() == b"HTTP/1.1 200 OK\r\n"
         peer.shutdown(socket.SHUT_WR)
         assert stream.read().endswith(b"x" * MEGABYTE * 8)
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("requests", [1, 3])
+def test_a_peer_that_sends_no_more_is_answered(serve: Callable[..., Served], version: bytes, requests: int) -> None:
+    """As `nc -N` does: all that it has asked for is answered, then the connection ends."""
+    served = serve(lambda _: b"fine\n")
+    with served.connect(REQUEST.replace(b"1.1", version) * requests) as peer:
+        peer.shutdown(socket.SHUT_WR)
+        assert _read(peer).count(b"\r\n\r\nfine\n") == (1 if version == b"1.0" else requests)
+        wait_until("it is forgotten", lambda: served.peers == 0)
+
+
+def test_a_peer_that_sends_no_more_is_answered_late(serve: Callable[..., Served]) -> None:
+    """It may end its side while it waits, and waits for as long as the answer takes."""
+    release = threading.Event()
+    served = serve(_holding(release, lambda _: b"fine\n"))
+    with contextlib.ExitStack() as stack:
+        stack.callback(release.set)
+        _hold_both_threads(served, stack)
+        peer = stack.enter_context(served.connect(REQUEST))
+        wait_until("it waits", lambda: _waiting(served) == 1)
+        peer.shutdown(socket.SHUT_WR)
+        wait_until("that is seen", lambda: any(each.half_closed for each in served.all_peers))
+        release.set()
+        assert _read(peer).endswith(b"fine\n")
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET / HT", REQUEST[:-2], b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"]
+)
+def test_half_a_request_is_the_end(serve: Callable[..., Served], sent: bytes) -> None:
+    """Where the rest cannot come, nobody waits for it."""
+    served = serve(lambda _: b"fine\n")
+    with served.connect(sent) as peer:
+        peer.shutdown(socket.SHUT_WR)
+        assert hung_up(peer)
+    assert served.calls == []
 
 
 def test_several_sockets_are_served() -> None:
