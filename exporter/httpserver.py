@@ -7,6 +7,7 @@ of one more thread, so that a peer that is slow to ask or to read holds a file d
 import asyncio
 import contextlib
 import errno
+import re
 import socket
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -15,6 +16,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import unquote
 
 import structlog
 from uvicorn.config import Config
@@ -42,6 +44,7 @@ _REST = 0.2
 _RESOLVED_AFTER = 60.0
 
 _TEXT = ("Content-Type", "text/plain; charset=utf-8")
+_CLOSE = ("Connection", "close")
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,12 +362,7 @@ class _Bridge:
         peer: Peer = scope["state"]["peer"]
         # A peer may send its next requests at once. They are looked at when it has read the answer before.
         await peer.taken()
-        body = await _body(receive, self._peers.limits.request_bytes)
-        peer.enter(Phase.WAITING)
-        response: Response | None = Response(413, (_TEXT, ("Connection", "close")), b"the body is too large\n")
-        if body is not None:
-            lane = self._lanes[self._names.get(scope["path"], "")]
-            response = await lane.answer(_request(scope, body), peer)
+        response = await self._respond(scope, receive, peer)
         if response is None:
             return
         self._peers.make_room(response.body)
@@ -376,13 +374,42 @@ class _Bridge:
             await peer.lost
         await peer.finished()
 
+    async def _respond(self, scope: Any, receive: Callable[[], Any], peer: Peer) -> Response | None:
+        limit = self._peers.limits.request_bytes
+        if _head_size(scope) > limit:
+            return Response(431, (_TEXT, _CLOSE), b"the headers are too large\n")
+        headers = _request_headers(scope)
+        # Who expects to be asked for the body has not sent it. The library asks once the body is read.
+        asks_first = headers.get("expect", "").lower() == "100-continue"
+        too_large = asks_first and int(headers.get("content-length", "0")) > limit
+        body = None if too_large else await _body(receive, limit)
+        peer.enter(Phase.WAITING)
+        if body is None:
+            return Response(413, (_TEXT, _CLOSE), b"the body is too large\n")
+        path, query = _path(scope), scope["query_string"].decode("latin-1")
+        lane = self._lanes[self._names.get(path, "")]
+        return await lane.answer(Request(scope["method"], path, query, headers, body), peer)
 
-def _request(scope: Any, body: bytes) -> Request:
+
+def _head_size(scope: Any) -> int:
+    """Bytes of the request line and the headers. The library has a limit, too, but looks only where it needs more."""
+    line = len(scope["method"]) + len(scope["raw_path"]) + len(scope["query_string"]) + len(" ? HTTP/1.1\r\n")
+    return line + sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
+
+
+def _path(scope: Any) -> str:
+    """The path of the target, percent-decoded. A client may put scheme and host before it, as it does to a proxy."""
+    target: str = scope["raw_path"].decode("ascii")
+    absolute = re.match(r"https?://[^/]*", target, re.IGNORECASE)
+    return scope["path"] if absolute is None else unquote(target[absolute.end() :]) or "/"
+
+
+def _request_headers(scope: Any) -> dict[str, str]:
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]},{value}" if name in headers else value
-    return Request(scope["method"], scope["path"], scope["query_string"].decode("latin-1"), headers, body)
+    return headers
 
 
 async def _body(receive: Callable[[], Any], limit: int) -> bytes | None:

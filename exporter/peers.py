@@ -35,7 +35,7 @@ class Limits:
 
     Attributes:
         peers: Connections at once. At the limit a new one ends the idlest.
-        request_bytes: A request's headers, and its body, at most so many each.
+        request_bytes: A request's line and headers, and its body, at most so many each.
         unread_bytes: Answers that are not read yet, all peers together; one that several read counts once. Beyond that
             the slowest are cut.
         idle: Seconds that a connection may be idle.

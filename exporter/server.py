@@ -8,7 +8,7 @@ from http import HTTPStatus
 from urllib.parse import parse_qs
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client import exposition as text_format
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
@@ -156,10 +156,25 @@ def _probe(fault: str | None, word: str) -> _Reply:
     return _Reply(HTTPStatus.SERVICE_UNAVAILABLE, f"not {word}: {fault}\n".encode("utf-8", "replace"))
 
 
+@dataclass(frozen=True, slots=True)
+class _Named(Collector):
+    """Families and samples by name. A registry can do that only for collectors that say beforehand what they have."""
+
+    collector: Collector
+    names: frozenset[str]
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self.collector.collect():
+            named = Metric(family.name, family.documentation, family.type, family.unit)
+            named.samples = [each for each in family.samples if not self.names.isdisjoint((family.name, each.name))]
+            if named.samples:
+                yield named
+
+
 def _metrics(registry: CollectorRegistry) -> _Route:
     def route(request: Request) -> _Reply:
         names = parse_qs(request.query).get("name[]")
-        shown: Collector = registry.restricted_registry(names) if names else registry
+        shown: Collector = _Named(registry, frozenset(names)) if names else registry
         render, content_type = _format(request.headers.get("accept", ""))
         return _Reply(HTTPStatus.OK, render(shown), content_type)
 

@@ -401,6 +401,68 @@ def test_half_a_request_is_the_end(serve: Callable[..., Served], sent: bytes) ->
     assert served.calls == []
 
 
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        (b"http://127.0.0.1:10077/-/healthy", "/-/healthy", ""),
+        (b"HTTPS://example.com/a%20b?c=%20d", "/a b", "c=%20d"),
+        (b"http://example.com", "/", ""),
+        (b"http://example.com?a=/b", "/", "a=/b"),
+        (b"//example.com/x", "//example.com/x", ""),
+    ],
+)
+def test_a_target_may_name_the_server(serve: Callable[..., Served], target: bytes, path: str, query: str) -> None:
+    """Scheme and host in front of the path are not part of it."""
+    asked: list[Request] = []
+
+    def note(request: Request) -> bytes:
+        asked.append(request)
+        return b"fine\n"
+
+    served = serve(note)
+    with served.connect(REQUEST.replace(b" / ", b" " + target + b" ").replace(b"1.1", b"1.0")) as peer:
+        assert _read(peer).endswith(b"fine\n")
+    assert (asked[-1].path, asked[-1].query) == (path, query)
+
+
+@pytest.mark.parametrize(("size", "answer"), [(20_000, b"HTTP/1.1 413 "), (5, b"HTTP/1.1 100 ")])
+def test_who_asks_before_it_sends_is_told_at_once(serve: Callable[..., Served], size: int, answer: bytes) -> None:
+    """A body that is too large is refused before it is sent; any other is asked for."""
+    served = serve()
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % size
+    with served.connect(head) as peer, peer.makefile("rb") as stream:
+        assert stream.readline().startswith(answer)
+        if size == 5:
+            peer.sendall(b"12345")
+            assert stream.readline() == b"\r\n"
+            assert stream.readline().startswith(b"HTTP/1.1 200 ")
+        else:
+            assert stream.read().endswith(b"the body is too large\n")
+    assert served.calls == (["/"] if size == 5 else [])
+
+
+@pytest.mark.parametrize(
+    ("size", "status"), [(16 * 1024, b"200"), (16 * 1024 + 1, b"431"), (32_000, b"431"), (70_000, b"400")]
+)
+@pytest.mark.parametrize("where", ["header", "target"])
+def test_headers_have_a_limit(serve: Callable[..., Served], size: int, status: bytes, where: str) -> None:
+    """It is what the limits say, wherever the bytes are, and however they arrive."""
+    served = serve()
+    filler = b"GET /?%b HTTP/1.0\r\nX: %b\r\n"
+    left = b"x" * (size - len(filler % (b"", b"")))
+    sent = (filler % ((b"", left) if where == "header" else (left, b""))) + b"\r\n"
+    with served.connect() as peer:
+        # It may refuse before it has read all.
+        with contextlib.suppress(ConnectionError):
+            peer.sendall(sent)
+        if status != b"400":
+            assert _read(peer).startswith(b"HTTP/1.1 " + status)
+        else:
+            with contextlib.suppress(ConnectionError):
+                assert _read(peer).startswith(b"HTTP/1.1 400")
+    assert served.calls == (["/"] if status == b"200" else [])
+
+
 def test_several_sockets_are_served() -> None:
     """One server listens at several places, and frees them all."""
     sockets = [listen(Address("127.0.0.1", 0), "--flag") for _ in range(2)]

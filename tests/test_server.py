@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import gzip
+import re
 import socket
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from exporter.address import Address, parse_address
 from exporter.errors import InputError
 from exporter.httpserver import Handler, Request, Server
 from exporter.server import create_app, make_server
+from exporter.telemetry import Telemetry
 
 
 @dataclass
@@ -260,6 +262,24 @@ def test_metrics_can_be_restricted_by_name() -> None:
         Gauge(name, "Some.", registry=parts.registry)
     assert b"one" not in ask(parts.app(), "/metrics?name[]=two").body
     assert b"two" in ask(parts.app(), "/metrics?name[]=two").body
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
+def test_every_name_on_the_page_can_be_selected(accept: str) -> None:
+    """Each sample's name and each family's name selects what it names and nothing else, whoever collects it."""
+    telemetry = Telemetry()
+    telemetry.observe_request("m", "medias", "200", 0.1)
+    app = Parts(registry=telemetry.registry).app()
+    page = ask(app, "/metrics", accept=accept).body.decode()
+    parse: Any = parse_openmetrics if accept.startswith("application") else parse_text
+    families = {family.name: {sample.name for sample in family.samples} for family in parse(page)}
+    assert {"process_open_fds", "python_info"} <= {name for names in families.values() for name in names}
+    families = {family: names for family, names in families.items() if names}
+    for name in {*families, *(name for names in families.values() for name in names)}:
+        lines = ask(app, f"/metrics?name[]={name}", accept=accept).body.decode().splitlines()
+        found = {re.split("[{ ]", line)[0] for line in lines if not line.startswith("#")}
+        assert found in ({name}, families.get(name))
+    assert ask(app, "/metrics?name[]=nothing", accept="text/plain").body == b""
 
 
 @pytest.mark.parametrize(
