@@ -7,14 +7,16 @@ of one more thread, so that a peer that is slow to ask or to read holds a file d
 import asyncio
 import contextlib
 import errno
-import queue
+import re
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import unquote
 
 import structlog
 from uvicorn.config import Config
@@ -42,6 +44,7 @@ _REST = 0.2
 _RESOLVED_AFTER = 60.0
 
 _TEXT = ("Content-Type", "text/plain; charset=utf-8")
+_CLOSE = ("Connection", "close")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,9 @@ class Response:
 
 Handler = Callable[[Request], Response]
 
+# What requests have in common that get the same answer, or None where a request is like no other.
+Alike = Callable[[Request], Hashable | None]
+
 
 class Server:
     """Serves a handler on threads of its own.
@@ -96,6 +102,7 @@ class Server:
         *,
         limits: Limits | None = None,
         lanes: Mapping[str, str] | None = None,
+        alike: Alike = lambda _: None,
         threads: int = 2,
     ) -> None:
         """Prepare; `start` begins.
@@ -106,12 +113,15 @@ class Server:
             limits: What peers may use.
             lanes: Path to the name of its lane. Requests in different lanes do not wait for each other; paths that
                 are not named share one more lane.
+            alike: Requests of one lane for which this is the same, and not None, get one answer where they wait
+                together. The handler is called when all of them are there, so it is as new as one of their own.
             threads: How many requests of one lane are answered at once.
         """
         self._handler = handler
         self._sockets = sockets
         self._limits = limits or Limits()
         self._lanes = lanes or {}
+        self._alike = alike
         self._threads = threads
         host, port = sockets[0].getsockname()[:2]
         self._address = Address("localhost" if ip_address(host).is_unspecified else host, port)
@@ -149,7 +159,7 @@ class Server:
         loop.set_exception_handler(_report)
         peers = Peers(self._limits, loop.time)
         names = {*self._lanes.values(), ""}
-        lanes = {name: _Lane(self._handler, self._threads, name) for name in names}
+        lanes = {name: _Lane(self._handler, self._alike, self._threads, name) for name in names}
         state, config = ServerState(), _configure(_Bridge(peers, lanes, self._lanes), self._limits)
 
         def connect() -> Peer:
@@ -260,42 +270,76 @@ class _Acceptor:
                 log.info("resolved: connections are accepted again")
 
 
-class _Lane:
-    """A few threads that answer requests of one kind."""
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A request that waits for its answer."""
 
-    def __init__(self, handler: Handler, threads: int, name: str) -> None:
+    request: Request
+    peer: Peer
+    done: asyncio.Future[Response]
+
+
+class _Lane:
+    """A few threads that answer requests of one kind. Requests that are alike and wait together get one answer."""
+
+    def __init__(self, handler: Handler, alike: Alike, threads: int, name: str) -> None:
         self._handler = handler
-        self._jobs: queue.SimpleQueue[tuple[Request, Peer, asyncio.Future[Response]] | None] = queue.SimpleQueue()
-        self._count = threads
+        self._alike = alike
+        # What waits, the oldest first: the jobs by what they have in common.
+        self._waiting: dict[Hashable, list[_Job]] = {}
+        self._changed = threading.Condition()
+        self._stopped = False
         for _ in range(threads):
             # Not a ThreadPoolExecutor: Python would wait for its threads at the end, and they for what hangs.
             threading.Thread(target=self._work, name=f"answers {name}".strip(), daemon=True).start()
 
     async def answer(self, request: Request, peer: Peer) -> Response | None:
         """The response, or None where the peer has gone meanwhile."""
-        done: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        self._jobs.put((request, peer, done))
-        await asyncio.wait((done, peer.lost), return_when=asyncio.FIRST_COMPLETED)
-        return done.result() if done.done() and not peer.lost.done() else None
+        job = _Job(request, peer, asyncio.get_running_loop().create_future())
+        self._add([job])
+        await asyncio.wait((job.done, peer.lost), return_when=asyncio.FIRST_COMPLETED)
+        return job.done.result() if job.done.done() and not peer.lost.done() else None
 
     def stop(self) -> None:
         """End the threads, each after what it does now."""
-        for _ in range(self._count):
-            self._jobs.put(None)
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _add(self, jobs: Sequence[_Job]) -> None:
+        with self._changed:
+            for job in jobs:
+                # Nothing else is equal to a new object.
+                key = self._alike(job.request)
+                self._waiting.setdefault(object() if key is None else key, []).append(job)
+                self._changed.notify()
+
+    def _take(self) -> list[_Job]:
+        """The oldest job, and those that are alike; empty at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._stopped)
+            return [] if self._stopped else self._waiting.pop(next(iter(self._waiting)))
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            self._do(*job)
+        while jobs := self._take():
+            self._do(jobs)
             # An answer can be large. The thread would keep it until the next one.
-            del job
+            del jobs
 
-    def _do(self, request: Request, peer: Peer, done: asyncio.Future[Response]) -> None:
+    def _do(self, jobs: list[_Job]) -> None:
         # Nobody may wait for it any more.
-        if not peer.lost.done():
-            response = _respond(self._handler, request)
-            # The server may have stopped meanwhile.
-            with contextlib.suppress(RuntimeError):
-                done.get_loop().call_soon_threadsafe(done.set_result, response)
+        jobs = [job for job in jobs if not job.peer.lost.done()]
+        if not jobs:
+            return
+        response = _respond(self._handler, jobs[0].request)
+        if response.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            # What failed for one may work for the next.
+            self._add(jobs[1:])
+            del jobs[1:]
+        # The server may have stopped meanwhile.
+        with contextlib.suppress(RuntimeError):
+            for job in jobs:
+                job.done.get_loop().call_soon_threadsafe(job.done.set_result, response)
 
 
 def _respond(handler: Handler, request: Request) -> Response:
@@ -318,16 +362,11 @@ class _Bridge:
         peer: Peer = scope["state"]["peer"]
         # A peer may send its next requests at once. They are looked at when it has read the answer before.
         await peer.taken()
-        body = await _body(receive, self._peers.limits.request_bytes)
-        peer.enter(Phase.WAITING)
-        response: Response | None = Response(413, (_TEXT, ("Connection", "close")), b"the body is too large\n")
-        if body is not None:
-            lane = self._lanes[self._names.get(scope["path"], "")]
-            response = await lane.answer(_request(scope, body), peer)
+        response = await self._respond(scope, receive, peer)
         if response is None:
             return
-        self._peers.make_room(len(response.body))
-        peer.enter(Phase.TAKING, unread=len(response.body))
+        self._peers.make_room(response.body)
+        peer.enter(Phase.TAKING, answer=response.body)
         await send({"type": "http.response.start", "status": response.status, "headers": _headers(response)})
         await _send_body(response, send, head=scope["method"] == "HEAD")
         if response.cut:
@@ -335,13 +374,42 @@ class _Bridge:
             await peer.lost
         await peer.finished()
 
+    async def _respond(self, scope: Any, receive: Callable[[], Any], peer: Peer) -> Response | None:
+        limit = self._peers.limits.request_bytes
+        if _head_size(scope) > limit:
+            return Response(431, (_TEXT, _CLOSE), b"the headers are too large\n")
+        headers = _request_headers(scope)
+        # Who expects to be asked for the body has not sent it. The library asks once the body is read.
+        asks_first = headers.get("expect", "").lower() == "100-continue"
+        too_large = asks_first and int(headers.get("content-length", "0")) > limit
+        body = None if too_large else await _body(receive, limit)
+        peer.enter(Phase.WAITING)
+        if body is None:
+            return Response(413, (_TEXT, _CLOSE), b"the body is too large\n")
+        path, query = _path(scope), scope["query_string"].decode("latin-1")
+        lane = self._lanes[self._names.get(path, "")]
+        return await lane.answer(Request(scope["method"], path, query, headers, body), peer)
 
-def _request(scope: Any, body: bytes) -> Request:
+
+def _head_size(scope: Any) -> int:
+    """Bytes of the request line and the headers. The library has a limit, too, but looks only where it needs more."""
+    line = len(scope["method"]) + len(scope["raw_path"]) + len(scope["query_string"]) + len(" ? HTTP/1.1\r\n")
+    return line + sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
+
+
+def _path(scope: Any) -> str:
+    """The path of the target, percent-decoded. A client may put scheme and host before it, as it does to a proxy."""
+    target: str = scope["raw_path"].decode("ascii")
+    absolute = re.match(r"https?://[^/]*", target, re.IGNORECASE)
+    return scope["path"] if absolute is None else unquote(target[absolute.end() :]) or "/"
+
+
+def _request_headers(scope: Any) -> dict[str, str]:
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]},{value}" if name in headers else value
-    return Request(scope["method"], scope["path"], scope["query_string"].decode("latin-1"), headers, body)
+    return headers
 
 
 async def _body(receive: Callable[[], Any], limit: int) -> bytes | None:

@@ -35,8 +35,9 @@ class Limits:
 
     Attributes:
         peers: Connections at once. At the limit a new one ends the idlest.
-        request_bytes: A request's headers, and its body, at most so many each.
-        unread_bytes: Answers that are not read yet, all peers together. Beyond that the slowest are cut.
+        request_bytes: A request's line and headers, and its body, at most so many each.
+        unread_bytes: Answers that are not read yet, all peers together; one that several read counts once. Beyond that
+            the slowest are cut.
         idle: Seconds that a connection may be idle.
         asking: Seconds from a request's first byte until it is whole.
         taking: Seconds from an answer's first byte until all of it is read.
@@ -69,14 +70,15 @@ class Peer(asyncio.BufferedProtocol):
     Attributes:
         phase: What it is doing.
         since: Since when, by the loop's clock (seconds).
-        unread: Bytes of the answer that it has not read yet.
+        answer: What it reads, while it does.
+        half_closed: Whether it has said that it sends no more.
         lost: Done when the connection has ended.
     """
 
     def __init__(self, peers: "Peers", inner: asyncio.Protocol, loop: asyncio.AbstractEventLoop) -> None:
         self.phase = Phase.IDLE
         self.since = loop.time()
-        self.unread = 0
+        self.answer = b""
         self.lost: asyncio.Future[None] = loop.create_future()
         self._peers = peers
         self._inner = inner
@@ -84,11 +86,16 @@ class Peer(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._writable = asyncio.Event()
         self._writable.set()
-        self._half_closed = False
+        self.half_closed = False
 
-    def enter(self, phase: Phase, unread: int = 0) -> None:
+    def enter(self, phase: Phase, answer: bytes = b"") -> None:
         """Note what it does from now on."""
-        self.phase, self.since, self.unread = phase, self._loop.time(), unread
+        self.phase, self.since, self.answer = phase, self._loop.time(), answer
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of its answer that the connection has copied, and that have not left yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     async def taken(self) -> None:
         """Wait until all that was written has left."""
@@ -134,12 +141,12 @@ class Peer(asyncio.BufferedProtocol):
         self._inner.data_received(bytes(self._peers.buffer[:nbytes]))
 
     def eof_received(self) -> bool:
-        """Whether the connection stays: an answer on its way is sent to its end.
+        """Whether the connection stays: a request that is whole is answered, and the answer sent to its end.
 
-        A peer that waits for its answer has most likely given up. Rendering for it would make the next ones late, too.
+        A peer that has given up looks the same until something is sent to it.
         """
-        self._half_closed = True
-        return self.phase is Phase.TAKING
+        self.half_closed = True
+        return self.phase in (Phase.WAITING, Phase.TAKING)
 
     def pause_writing(self) -> None:
         """Something written has not left yet."""
@@ -158,7 +165,12 @@ class Peer(asyncio.BufferedProtocol):
         await self.taken()
         if self.phase is Phase.TAKING:
             self.enter(Phase.IDLE)
-        if self._half_closed:
+        if self.half_closed:
+            # It may have sent its next request before. The library has scheduled that by now, so it is looked at first.
+            self._loop.call_soon(self._close_idle)
+
+    def _close_idle(self) -> None:
+        if self.phase is Phase.IDLE:
             self.close()
 
 
@@ -195,7 +207,8 @@ class Peers:
 
     def end_idlest(self) -> None:
         """End the one whose loss matters least, and of those the one that has been so for longest."""
-        min(self._all, key=lambda each: (each.phase, each.since)).abort()
+        # One that sends no more has most likely given up.
+        min(self._all, key=lambda each: (Phase.IDLE if each.half_closed else each.phase, each.since)).abort()
 
     def end_idle(self) -> None:
         """End all that wait for nothing, to have their descriptors."""
@@ -210,12 +223,11 @@ class Peers:
             if now - peer.since > self.limits.patience(peer.phase):
                 peer.abort()
 
-    def make_room(self, size: int) -> None:
-        """End those that have been reading their answers for longest, until an answer of `size` bytes has room."""
-        taking = sorted((each for each in self._all if each.phase is Phase.TAKING), key=lambda each: each.since)
-        unread = sum(each.unread for each in taking)
-        for peer in taking:
-            if unread + size <= self.limits.unread_bytes:
+    def make_room(self, answer: bytes) -> None:
+        """End those that have been reading their answers for longest, until one more has room."""
+        while taking := [each for each in self._all if each.phase is Phase.TAKING]:
+            # Several may read the same one.
+            held = {id(each): len(each) for each in (answer, *(peer.answer for peer in taking))}
+            if sum(held.values()) + sum(peer.buffered for peer in taking) <= self.limits.unread_bytes:
                 break
-            unread -= peer.unread
-            peer.abort()
+            min(taking, key=lambda each: each.since).abort()

@@ -2,13 +2,13 @@
 
 import gzip
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import parse_qs
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client import exposition as text_format
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
@@ -116,7 +116,15 @@ def make_server(app: Handler, address: Address, peers: int = MOST_PEERS) -> Serv
     Raises:
         InputError: The address cannot be listened on.
     """
-    return Server(app, [listen(address, LISTEN_FLAG)], limits=Limits(peers=peers), lanes=_LANES)
+    return Server(app, [listen(address, LISTEN_FLAG)], limits=Limits(peers=peers), lanes=_LANES, alike=_alike)
+
+
+def _alike(request: Request) -> Hashable | None:
+    """All that an answer depends on. The body of HEAD is not sent, so it gets what GET gets."""
+    if request.method not in ("GET", "HEAD"):
+        return None
+    headers = request.headers
+    return request.path, request.query, headers.get("accept", ""), headers.get("accept-encoding", "")
 
 
 def _answer(routes: Mapping[str, _Route], request: Request) -> _Reply:
@@ -148,10 +156,25 @@ def _probe(fault: str | None, word: str) -> _Reply:
     return _Reply(HTTPStatus.SERVICE_UNAVAILABLE, f"not {word}: {fault}\n".encode("utf-8", "replace"))
 
 
+@dataclass(frozen=True, slots=True)
+class _Named(Collector):
+    """Families and samples by name. A registry can do that only for collectors that say beforehand what they have."""
+
+    collector: Collector
+    names: frozenset[str]
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self.collector.collect():
+            named = Metric(family.name, family.documentation, family.type, family.unit)
+            named.samples = [each for each in family.samples if not self.names.isdisjoint((family.name, each.name))]
+            if named.samples:
+                yield named
+
+
 def _metrics(registry: CollectorRegistry) -> _Route:
     def route(request: Request) -> _Reply:
         names = parse_qs(request.query).get("name[]")
-        shown: Collector = registry.restricted_registry(names) if names else registry
+        shown: Collector = _Named(registry, frozenset(names)) if names else registry
         render, content_type = _format(request.headers.get("accept", ""))
         return _Reply(HTTPStatus.OK, render(shown), content_type)
 

@@ -2,9 +2,11 @@
 
 import contextlib
 import functools
+import itertools
 import re
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +19,8 @@ import structlog
 
 from exporter import httpserver
 from exporter.address import Address, listen
-from exporter.httpserver import Handler, Request, Response, Server
-from exporter.peers import Limits, Peers
+from exporter.httpserver import Alike, Handler, Request, Response, Server
+from exporter.peers import Limits, Peers, Phase
 from tests.processes import PATIENCE, Program, get, python, wait_until
 
 MEGABYTE = 1024 * 1024
@@ -74,6 +76,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Served]]:
         def start(
             answer: Callable[[Request], bytes] = lambda _: b"fine\n",
             lanes: Mapping[str, str] | None = None,
+            alike: Alike = lambda _: None,
             **limits: Any,
         ) -> Served:
             served = Served(answer)
@@ -85,7 +88,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Served]]:
 
             monkeypatch.setattr(httpserver, "Peers", Watched)
             listener = listen(Address("127.0.0.1", 0), "--flag")
-            served.server = Server(served.handle, [listener], limits=Limits(**limits), lanes=lanes)
+            served.server = Server(served.handle, [listener], limits=Limits(**limits), lanes=lanes, alike=alike)
             served.server.start()
             stack.callback(served.server.stop)
             assert served.get("/first").ok
@@ -170,13 +173,116 @@ def test_requests_that_are_sent_at_once_are_answered_one_after_the_other(serve: 
 
 def test_unread_answers_are_bounded_in_total(serve: Callable[..., Served]) -> None:
     """Beyond the limit those that read for longest are cut, and a peer that reads gets its answer."""
-    answer = b"x" * MEGABYTE * 8
-    served = serve(lambda _: answer, unread_bytes=20 * MEGABYTE)
+    served = serve(lambda _: b"x" * MEGABYTE * 8, unread_bytes=20 * MEGABYTE)
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(served.connect(REQUEST)) for _ in range(8)]
         wait_until("all have asked", lambda: len(served.calls) == len(peers))
         wait_until("most are cut", lambda: served.peers <= 2)
-        assert served.get().content == answer
+        assert served.get().content == b"x" * MEGABYTE * 8
+
+
+def test_an_answer_that_several_read_counts_once(serve: Callable[..., Served]) -> None:
+    """It is in memory once, so nobody is cut for it."""
+    answer = b"x" * MEGABYTE * 8
+    served = serve(lambda _: answer, unread_bytes=20 * MEGABYTE)
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(served.connect(REQUEST.replace(b"1.1", b"1.0"))) for _ in range(8)]
+        wait_until("all have asked", lambda: len(served.calls) == len(peers))
+        for peer in peers:
+            with peer.makefile("rb") as stream:
+                assert stream.read().endswith(answer)
+
+
+def _by_path(request: Request) -> str:
+    return request.path
+
+
+def _read(peer: socket.socket) -> bytes:
+    with peer.makefile("rb") as stream:
+        return stream.read()
+
+
+def _hold_both_threads(served: Served, stack: contextlib.ExitStack) -> None:
+    """Ask for what is not finished until the test says so, once for each thread."""
+    for path in (b"/held/1", b"/held/2"):
+        stack.enter_context(served.connect(REQUEST.replace(b" / ", b" " + path + b" ")))
+    wait_until("both threads are busy", lambda: len(served.calls) == 2)
+
+
+def _holding(release: threading.Event, answer: Callable[[Request], bytes]) -> Callable[[Request], bytes]:
+    def hold(request: Request) -> bytes:
+        if request.path.startswith("/held/"):
+            release.wait(PATIENCE)
+            return b""
+        return answer(request)
+
+    return hold
+
+
+def test_those_who_wait_for_the_same_get_one_answer(serve: Callable[..., Served]) -> None:
+    """What many wait for is made once, after the last of them has asked; others get their own."""
+    release, number = threading.Event(), itertools.count(1)
+    served = serve(_holding(release, lambda _: b"number %d\n" % next(number)), alike=_by_path)
+    with contextlib.ExitStack() as stack:
+        stack.callback(release.set)
+        _hold_both_threads(served, stack)
+        next(number)
+        asked = [REQUEST.replace(b"1.1", b"1.0")] * 20 + [b"GET /other HTTP/1.0\r\n\r\n"]
+        peers = [stack.enter_context(served.connect(each)) for each in asked]
+        wait_until("all wait", lambda: _waiting(served) == 21)
+        release.set()
+        answers = [_read(peer).rpartition(b"\r\n\r\n")[2] for peer in peers]
+    assert sorted(served.calls[2:]) == ["/", "/other"]
+    assert len(set(answers[:20])) == 1
+    assert answers[20] != answers[0]
+    assert b"number 1\n" not in answers
+
+
+def test_an_answer_is_never_older_than_its_request(serve: Callable[..., Served]) -> None:
+    """Who asks while an answer is being made gets a newer one."""
+    begun, release = threading.Event(), threading.Event()
+    number = itertools.count(1)
+
+    def count(request: Request) -> bytes:
+        mine = next(number)
+        if request.path == "/" and not begun.is_set():
+            begun.set()
+            release.wait(PATIENCE)
+        return b"number %d\n" % mine
+
+    served = serve(lambda request: b"" if request.path == "/first" else count(request), alike=_by_path)
+    with served.connect(REQUEST.replace(b"1.1", b"1.0")) as peer:
+        assert begun.wait(PATIENCE)
+        assert served.get().text == "number 2\n"
+        release.set()
+        assert _read(peer).endswith(b"number 1\n")
+
+
+def test_a_failure_is_not_shared(serve: Callable[..., Served]) -> None:
+    """Where it fails for one, the others who wait are tried again."""
+    release, number = threading.Event(), itertools.count()
+
+    def fail_first(_: Request) -> bytes:
+        if next(number) == 0:
+            raise RuntimeError("only once")
+        return b"fine\n"
+
+    served = serve(
+        _holding(release, lambda request: b"" if request.path == "/first" else fail_first(request)), alike=_by_path
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(release.set)
+        _hold_both_threads(served, stack)
+        peers = [stack.enter_context(served.connect(REQUEST.replace(b"1.1", b"1.0"))) for _ in range(10)]
+        wait_until("all wait", lambda: _waiting(served) == 10)
+        release.set()
+        statuses = sorted(_read(peer)[:12] for peer in peers)
+    assert statuses == [b"HTTP/1.1 200"] * 9 + [b"HTTP/1.1 500"]
+
+
+def _waiting(served: Served) -> int:
+    """How many wait for an answer, apart from those that hold the threads."""
+    return sum(each.phase is Phase.WAITING for each in served.all_peers) - 2
 
 
 def test_at_the_limit_the_idlest_make_room(serve: Callable[..., Served]) -> None:
@@ -223,7 +329,7 @@ def test_one_lane_does_not_wait_for_another(serve: Callable[..., Served]) -> Non
 
 
 def test_nothing_is_rendered_for_those_who_have_gone(serve: Callable[..., Served]) -> None:
-    """A request whose peer hangs up while it waits costs nothing."""
+    """A request whose peer breaks off while it waits costs nothing."""
     release = threading.Event()
 
     def hang(request: Request) -> bytes:
@@ -238,7 +344,9 @@ def test_nothing_is_rendered_for_those_who_have_gone(serve: Callable[..., Served
             stack.enter_context(served.connect(REQUEST))
         wait_until("both threads hang", lambda: served.calls.count("/") == 2)
         for _ in range(5):
-            served.connect(REQUEST.replace(b" / ", b" /gone ")).close()
+            gone = stack.enter_context(served.connect(REQUEST.replace(b" / ", b" /gone ")))
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.close()
         assert served.get("/metrics").ok
         wait_until("they have gone", lambda: served.peers <= 2)
         release.set()
@@ -253,6 +361,106 @@ def test_a_peer_may_end_its_side_and_read_on(serve: Callable[..., Served]) -> No
         assert stream.readline() == b"HTTP/1.1 200 OK\r\n"
         peer.shutdown(socket.SHUT_WR)
         assert stream.read().endswith(b"x" * MEGABYTE * 8)
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("requests", [1, 3])
+def test_a_peer_that_sends_no_more_is_answered(serve: Callable[..., Served], version: bytes, requests: int) -> None:
+    """As `nc -N` does: all that it has asked for is answered, then the connection ends."""
+    served = serve(lambda _: b"fine\n")
+    with served.connect(REQUEST.replace(b"1.1", version) * requests) as peer:
+        peer.shutdown(socket.SHUT_WR)
+        assert _read(peer).count(b"\r\n\r\nfine\n") == (1 if version == b"1.0" else requests)
+        wait_until("it is forgotten", lambda: served.peers == 0)
+
+
+def test_a_peer_that_sends_no_more_is_answered_late(serve: Callable[..., Served]) -> None:
+    """It may end its side while it waits, and waits for as long as the answer takes."""
+    release = threading.Event()
+    served = serve(_holding(release, lambda _: b"fine\n"))
+    with contextlib.ExitStack() as stack:
+        stack.callback(release.set)
+        _hold_both_threads(served, stack)
+        peer = stack.enter_context(served.connect(REQUEST))
+        wait_until("it waits", lambda: _waiting(served) == 1)
+        peer.shutdown(socket.SHUT_WR)
+        wait_until("that is seen", lambda: any(each.half_closed for each in served.all_peers))
+        release.set()
+        assert _read(peer).endswith(b"fine\n")
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET / HT", REQUEST[:-2], b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"]
+)
+def test_half_a_request_is_the_end(serve: Callable[..., Served], sent: bytes) -> None:
+    """Where the rest cannot come, nobody waits for it."""
+    served = serve(lambda _: b"fine\n")
+    with served.connect(sent) as peer:
+        peer.shutdown(socket.SHUT_WR)
+        assert hung_up(peer)
+    assert served.calls == []
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        (b"http://127.0.0.1:10077/-/healthy", "/-/healthy", ""),
+        (b"HTTPS://example.com/a%20b?c=%20d", "/a b", "c=%20d"),
+        (b"http://example.com", "/", ""),
+        (b"http://example.com?a=/b", "/", "a=/b"),
+        (b"//example.com/x", "//example.com/x", ""),
+    ],
+)
+def test_a_target_may_name_the_server(serve: Callable[..., Served], target: bytes, path: str, query: str) -> None:
+    """Scheme and host in front of the path are not part of it."""
+    asked: list[Request] = []
+
+    def note(request: Request) -> bytes:
+        asked.append(request)
+        return b"fine\n"
+
+    served = serve(note)
+    with served.connect(REQUEST.replace(b" / ", b" " + target + b" ").replace(b"1.1", b"1.0")) as peer:
+        assert _read(peer).endswith(b"fine\n")
+    assert (asked[-1].path, asked[-1].query) == (path, query)
+
+
+@pytest.mark.parametrize(("size", "answer"), [(20_000, b"HTTP/1.1 413 "), (5, b"HTTP/1.1 100 ")])
+def test_who_asks_before_it_sends_is_told_at_once(serve: Callable[..., Served], size: int, answer: bytes) -> None:
+    """A body that is too large is refused before it is sent; any other is asked for."""
+    served = serve()
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % size
+    with served.connect(head) as peer, peer.makefile("rb") as stream:
+        assert stream.readline().startswith(answer)
+        if size == 5:
+            peer.sendall(b"12345")
+            assert stream.readline() == b"\r\n"
+            assert stream.readline().startswith(b"HTTP/1.1 200 ")
+        else:
+            assert stream.read().endswith(b"the body is too large\n")
+    assert served.calls == (["/"] if size == 5 else [])
+
+
+@pytest.mark.parametrize(
+    ("size", "status"), [(16 * 1024, b"200"), (16 * 1024 + 1, b"431"), (32_000, b"431"), (70_000, b"400")]
+)
+@pytest.mark.parametrize("where", ["header", "target"])
+def test_headers_have_a_limit(serve: Callable[..., Served], size: int, status: bytes, where: str) -> None:
+    """It is what the limits say, wherever the bytes are, and however they arrive."""
+    served = serve()
+    filler = b"GET /?%b HTTP/1.0\r\nX: %b\r\n"
+    left = b"x" * (size - len(filler % (b"", b"")))
+    sent = (filler % ((b"", left) if where == "header" else (left, b""))) + b"\r\n"
+    with served.connect() as peer:
+        # It may refuse before it has read all.
+        with contextlib.suppress(ConnectionError):
+            peer.sendall(sent)
+        if status != b"400":
+            assert _read(peer).startswith(b"HTTP/1.1 " + status)
+        else:
+            with contextlib.suppress(ConnectionError):
+                assert _read(peer).startswith(b"HTTP/1.1 400")
+    assert served.calls == (["/"] if status == b"200" else [])
 
 
 def test_several_sockets_are_served() -> None:

@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import gzip
+import re
 import socket
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from exporter.address import Address, parse_address
 from exporter.errors import InputError
 from exporter.httpserver import Handler, Request, Server
 from exporter.server import create_app, make_server
+from exporter.telemetry import Telemetry
 
 
 @dataclass
@@ -262,6 +264,24 @@ def test_metrics_can_be_restricted_by_name() -> None:
     assert b"two" in ask(parts.app(), "/metrics?name[]=two").body
 
 
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
+def test_every_name_on_the_page_can_be_selected(accept: str) -> None:
+    """Each sample's name and each family's name selects what it names and nothing else, whoever collects it."""
+    telemetry = Telemetry()
+    telemetry.observe_request("m", "medias", "200", 0.1)
+    app = Parts(registry=telemetry.registry).app()
+    page = ask(app, "/metrics", accept=accept).body.decode()
+    parse: Any = parse_openmetrics if accept.startswith("application") else parse_text
+    families = {family.name: {sample.name for sample in family.samples} for family in parse(page)}
+    assert {"process_open_fds", "python_info"} <= {name for names in families.values() for name in names}
+    families = {family: names for family, names in families.items() if names}
+    for name in {*families, *(name for names in families.values() for name in names)}:
+        lines = ask(app, f"/metrics?name[]={name}", accept=accept).body.decode().splitlines()
+        found = {re.split("[{ ]", line)[0] for line in lines if not line.startswith("#")}
+        assert found in ({name}, families.get(name))
+    assert ask(app, "/metrics?name[]=nothing", accept="text/plain").body == b""
+
+
 @pytest.mark.parametrize(
     ("accept_encoding", "compressed"),
     [
@@ -415,6 +435,46 @@ def test_the_server_says_nothing_of_itself() -> None:
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"uvicorn" not in answer.lower()
     assert b"Traceback" not in answer
+
+
+def test_scrapes_that_wait_together_cost_one_rendering() -> None:
+    """However many ask for the same, it is collected once; another format is another answer."""
+    begun, release = threading.Semaphore(0), threading.Event()
+    parts, calls = Parts(), []
+
+    class Slow:
+        def collect(self) -> Iterator[Any]:
+            calls.append(1)
+            begun.release()
+            assert release.wait(60)
+            return iter(())
+
+    parts.registry.register(Slow())
+    with serving(parts) as server, contextlib.ExitStack() as stack:
+        stack.callback(release.set)
+
+        def scrape(accept: bytes, method: bytes = b"GET") -> None:
+            peer = stack.enter_context(connected(server))
+            peer.sendall(method + b" /metrics HTTP/1.0\r\nAccept: " + accept + b"\r\n\r\n")
+            peers.append(peer)
+
+        peers: list[socket.socket] = []
+        for _ in range(2):
+            scrape(b"*/*")
+            assert begun.acquire(timeout=30)
+        for _ in range(20):
+            scrape(b"text/plain")
+            scrape(b"text/plain", b"HEAD")
+            scrape(b"application/openmetrics-text")
+        # A probe that is asked after them is answered after they have been read from their connections.
+        for _ in range(3):
+            assert get(server, "/-/healthy").ok
+        release.set()
+        answers = [peer.makefile("rb").read() for peer in peers]
+    assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in answers)
+    assert [b"# EOF" in answer for answer in answers[2:]] == [False, False, True] * 20
+    # Four, unless the machine is so slow that some asked late.
+    assert len(calls) <= 10
 
 
 def test_a_large_body_is_refused() -> None:
