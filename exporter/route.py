@@ -135,6 +135,10 @@ def _proxy_problem(url: str) -> str | None:
         return f"contains {found}; remove it"
     if " " in url:
         return f"contains a space; {fix}"
+    if '"' in url or url.startswith("'"):
+        return f"contains a quotation mark; {fix}, without quotes"
+    if "\\" in url:
+        return f"contains a backslash; {fix}"
     parts = _parse(url)
     # What follows a special character in a password is no longer the account.
     if not parts.host or parts.port == 0 or "@" in (parts.request_uri + (parts.fragment or "")):
