@@ -25,6 +25,9 @@ from exporter.invisible import find_invisible
 
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
+# What files of variables and Windows put there; in a password these are written as %XX.
+_NOT_IN_ADDRESSES = {" ": "a space", '"': "a quotation mark", "\\": "a backslash"}
+
 _SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
 
 # How OpenSSL names the certificates in a folder.
@@ -133,12 +136,9 @@ def _proxy_problem(url: str) -> str | None:
     fix = "write one such as http://proxy.example.com:3128"
     if found := find_invisible(url):
         return f"contains {found}; remove it"
-    if " " in url:
-        return f"contains a space; {fix}"
-    if '"' in url or url.startswith("'"):
-        return f"contains a quotation mark; {fix}, without quotes"
-    if "\\" in url:
-        return f"contains a backslash; {fix}"
+    quoted = "a quotation mark" if url.startswith("'") else ""
+    if wrong := next((name for mark, name in _NOT_IN_ADDRESSES.items() if mark in url), quoted):
+        return f"contains {wrong}; {fix}"
     parts = _parse(url)
     # What follows a special character in a password is no longer the account.
     if not parts.host or parts.port == 0 or "@" in (parts.request_uri + (parts.fragment or "")):
