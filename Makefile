@@ -18,7 +18,7 @@ help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
 run: $(VENV)/.project ## run the exporter: with config.yaml where there is one, else the demo
-	@if [ -e config.yaml ]; then set -- --config.file=config.yaml; else set -- demo; fi; \
+	@if [ -e config.yaml ]; then set -- --config.file=config.yaml; else echo "no config.yaml here: this is the demo, with a simulated API"; set -- demo; fi; \
 	exec $(BIN)/smartstream-exporter "$$@" $(ARGS)
 
 test: $(VENV)/.project $(VENV)/.dev lint ## everything a change must pass
