@@ -305,15 +305,10 @@ class ProcessHealth:
         self._state.probe()
         now = self._polling.clock.monotonic()
         problems = self.problems()
-        for problem in problems:
-            begun = self._faults.report(problem.subject, problem.message, now)
-            if begun is not None:
-                log.warning(begun.message)
-        for event in self._faults.settle(now, {(problem.subject, "") for problem in problems}):
-            if event.kind == "end":
-                log.info(f"resolved: {event.message}")
-            else:
-                log.warning(f"still failing: {event.message}")
+        events = [self._faults.report(problem.subject, problem.message, now) for problem in problems]
+        events += self._faults.settle(now, {(problem.subject, "") for problem in problems})
+        for event in filter(None, events):
+            (log.info if event.kind == "end" else log.warning)(event.line)
 
     def links(self) -> Mapping[str, LinkView]:
         """How the connections do: none lets a request leave while the state file cannot be written."""

@@ -8,6 +8,8 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from exporter.wording import some
+
 # A reminder comes when a fault is twice as old as at the line before, but not sooner and not later than this.
 REMIND_FIRST, REMIND_LAST = 15 * 60.0, 6 * 3600.0
 
@@ -35,6 +37,11 @@ class FaultEvent:
     message: str
     since: float
     count: int
+
+    @property
+    def line(self) -> str:
+        """The message as it is logged."""
+        return {"begin": "", "remind": "still failing: ", "end": "resolved: "}[self.kind] + self.message
 
 
 @dataclass(slots=True)
@@ -116,8 +123,7 @@ def _event(kind: Literal["begin", "remind", "end"], key: str, faults: Sequence[_
     """What to log of faults of one kind, the oldest first."""
     message, names = faults[0].message, [fault.name for fault in faults]
     if len(names) > 1:
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        message = f"{len(names)} streams or media ({', '.join(names[:NAMED])}{more}): {message}"
+        message = f"{len(names)} streams or media ({some(names, NAMED)}): {message}"
     elif names[0]:
         message = f"{names[0]}: {message}"
     return FaultEvent(kind, key, message, faults[0].since, sum(fault.count for fault in faults))

@@ -87,7 +87,7 @@ class MerchantPast:
             self._queue.append((stream, minutes))
 
     def wait(self) -> float:
-        """Seconds until the next request may leave, 0 or less if it may now."""
+        """Seconds until the next request may leave, 0 if it may now."""
         return max(self._limiter.wait(), self._paused_until - self._clock.monotonic())
 
     def ask(self) -> Part | None:
@@ -120,7 +120,7 @@ class MerchantPast:
     def media(self, media_id: str) -> Media | None:
         """What the catalog knows of a media, None where it does not know it; waits for the budget. Raises as `ask`."""
         while True:
-            self._clock.sleep(max(0.0, self.wait()))
+            self._clock.sleep(self.wait())
             try:
                 return self.client.media(media_id)
             except BudgetSpent:

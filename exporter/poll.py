@@ -338,8 +338,8 @@ class MerchantPoller:
     def _tell(self, event: FaultEvent) -> None:
         since = datetime.fromtimestamp(event.since, UTC).isoformat(timespec="seconds")
         if event.kind == "end":
-            log.info(f"resolved: {event.message}", merchant=self.merchant_id, since=since, times=event.count)
+            log.info(event.line, merchant=self.merchant_id, since=since, times=event.count)
         elif event.kind == "remind":
-            log.warning(f"still failing: {event.message}", merchant=self.merchant_id, since=since, times=event.count)
+            log.warning(event.line, merchant=self.merchant_id, since=since, times=event.count)
         else:
-            log.warning(event.message, merchant=self.merchant_id)
+            log.warning(event.line, merchant=self.merchant_id)

@@ -15,6 +15,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from exporter.clock import Clock
+from exporter.wording import some
 
 log = structlog.get_logger("schedule")
 
@@ -116,9 +117,8 @@ class Schedule:
         stuck = [merchant_id for merchant_id, beats in self._beats.copy().items() if beats * BEAT > LONGEST_ROUND]
         if not stuck:
             return None
-        more = f" and {len(stuck) - NAMED} more" if len(stuck) > NAMED else ""
         return (
-            f"no round of requests has ended for {LONGEST_ROUND / 60:g} minutes for {', '.join(stuck[:NAMED])}{more}; "
+            f"no round of requests has ended for {LONGEST_ROUND / 60:g} minutes for {some(stuck, NAMED)}; "
             "the log shows why; restart the exporter if this goes on"
         )
 

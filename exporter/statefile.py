@@ -175,8 +175,7 @@ def put(made: StateFile) -> StateFile:
     if target.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     # A WAL of before would be taken for this file's.
-    for suffix in SIBLINGS:
-        target.with_name(target.name + suffix).unlink(missing_ok=True)
+    _remove_siblings(target)
     _move(made.real, target)
     return StateFile(made.path, target, made.descriptor, made.identity)
 
@@ -196,8 +195,7 @@ def put_in_place_of(made: StateFile, file: StateFile, aside: Path) -> StateFile:
     wal = file.real.with_name(file.real.name + "-wal")
     with contextlib.suppress(FileNotFoundError):
         wal.rename(aside.with_name(aside.name + "-wal"))
-    for suffix in SIBLINGS:
-        file.real.with_name(file.real.name + suffix).unlink(missing_ok=True)
+    _remove_siblings(file.real)
     made.real.rename(file.real)
     _sync_folder(file.real)
     return StateFile(file.path, file.real, made.descriptor, made.identity)
@@ -212,7 +210,12 @@ def aside_of(file: StateFile, now: int) -> Path:
 
 def remove(path: Path) -> None:
     """Delete a file and what SQLite has put beside it, as far as they are there."""
-    for suffix in ("", *SIBLINGS):
+    path.unlink(missing_ok=True)
+    _remove_siblings(path)
+
+
+def _remove_siblings(path: Path) -> None:
+    for suffix in SIBLINGS:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 

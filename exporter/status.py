@@ -24,6 +24,10 @@ from exporter.snapshot import (
     StreamView,
     Thresholds,
 )
+from exporter.wording import some
+
+# Of many merchants or media, so many are named.
+NAMED = 5
 
 # The alert on the whole merchant has one severity, and a threshold that is not configured.
 WHOLE_MERCHANT = Thresholds(warning=MERCHANT_THRESHOLD, critical=MERCHANT_THRESHOLD)
@@ -255,22 +259,22 @@ def _causes(merchants: Sequence[MerchantStatus], problems: Sequence[ProblemView]
         yield Health.BAD, _sentences(worst)
     failing = [each.merchant_id for each in merchants if each.up is False]
     if failing:
-        yield Health.BAD, f"The API fails for {_some(failing)}."
+        yield Health.BAD, f"The API fails for {some(failing, NAMED)}."
     waiting = [each.merchant_id for each in merchants if each.up is None]
     if waiting:
-        yield Health.WARNING, f"Waiting for the first answer of the API for {_some(waiting)}."
+        yield Health.WARNING, f"Waiting for the first answer of the API for {some(waiting, NAMED)}."
     media = [each for merchant in merchants for each in merchant.media]
     fallen = [_name(each) for each in media if each.drop.state in (DropState.WARNING, DropState.CRITICAL)]
     if fallen:
-        yield Health.WARNING, f"The API answers. Plays have dropped: {_some(fallen)}."
+        yield Health.WARNING, f"The API answers. Plays have dropped: {some(fallen, NAMED)}."
     if problems:
         yield Health.WARNING, _sentences(each.message for each in problems)
     sick = [_name(each) for each in media if each.failing_streams and not each.gone]
     sick += [f"all media of {each.merchant_id}" for each in merchants if each.whole.failing_streams]
     gone = [_name(each) for each in media if each.gone]
     if sick or gone:
-        causes = [f"Requests fail for {_some(sick)}."] if sick else []
-        causes += [f"The API does not know {_some(gone)} (404)."] if gone else []
+        causes = [f"Requests fail for {some(sick, NAMED)}."] if sick else []
+        causes += [f"The API does not know {some(gone, NAMED)} (404)."] if gone else []
         yield Health.WARNING, f"The API answers. {' '.join(causes)}"
     holding = [
         f"{each.merchant_id} ({each.held_values or each.unusable})"
@@ -278,7 +282,10 @@ def _causes(merchants: Sequence[MerchantStatus], problems: Sequence[ProblemView]
         if each.held_values or each.unusable
     ]
     if holding:
-        yield Health.WARNING, f"The API answers. Values that cannot be used are not counted yet: {_some(holding)}."
+        yield (
+            Health.WARNING,
+            f"The API answers. Values that cannot be used are not counted yet: {some(holding, NAMED)}.",
+        )
 
 
 def _name(media: MediaStatus) -> str:
@@ -296,11 +303,6 @@ def clock_problem(offset: float) -> str:
 
 def _sentences(messages: Iterable[str]) -> str:
     return " ".join(f"{message[0].upper()}{message[1:].rstrip('.')}." for message in messages)
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _merchant(

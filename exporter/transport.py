@@ -527,7 +527,6 @@ _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
     (OSError, "cannot reach {peer}: {error.strerror}"),
     # For urllib3 a connection that fails is one that times out, so this comes after the errors that say more.
     ((requests.Timeout, urllib3.exceptions.TimeoutError), "timed out after {timeout:g} s"),
-    ((requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError), "the answer cannot be unpacked"),
     ((http.client.IncompleteRead, urllib3.exceptions.InvalidChunkLength), "the answer was cut"),
     (http.client.HTTPException, "{peer} does not speak HTTP"),
     (requests.exceptions.ProxyError, "{peer} does not let it through"),

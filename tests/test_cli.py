@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from exporter import __version__
+from exporter.__main__ import _COMMANDS
 from exporter.address import Address
 from exporter.cli import _parser, main
 from tests.processes import Program, configuration, get, python
@@ -154,6 +155,14 @@ def test_the_daemon_refuses_a_bad_configuration(capsys: pytest.CaptureFixture[st
     main(["check-config", str(bad_config)])
     assert daemon_said == capsys.readouterr()
     assert not state.exists()
+
+
+def test_what_ends_with_its_work_is_known_before_the_imports(capsys: pytest.CaptureFixture[str]) -> None:
+    """An early signal ends these with 130, and what serves with 0: the two lists of commands agree."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    commands = re.findall(r"^    ([a-z-]+) {2,}", capsys.readouterr().out, re.MULTILINE)
+    assert set(commands) == _COMMANDS | {"demo", "simulate"}
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ ORDER = (
     "units",
     "holding",
     "errors",
+    "wording",
     "address",
     "descriptors",
     "peers",
