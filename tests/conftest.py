@@ -22,7 +22,7 @@ hypothesis.settings.load_profile("any-speed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seeds", type=int, default=25, help="how many random stories the journeys tell")
+    parser.addoption("--seeds", type=int, default=10, help="how many random stories the journeys tell")
     parser.addoption("--damages", type=int, default=90, help="how often a state file is damaged at random")
 
 
