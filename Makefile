@@ -23,7 +23,7 @@ run: $(VENV)/.project ## run the exporter: with config.yaml where there is one, 
 
 test: $(VENV)/.project $(VENV)/.dev lint ## everything a change must pass
 	@scripts/test-tools.sh
-	@$(BIN)/python -m pytest -q -n auto --dist=worksteal --cov $(ARGS)
+	@$(BIN)/python -m pytest -q -n auto --dist=loadgroup --no-loadscope-reorder --cov $(ARGS)
 
 lint: $(VENV)/.project $(VENV)/.dev ## style, format, types
 	@$(BIN)/ruff check --quiet
@@ -35,7 +35,7 @@ format: $(VENV)/.dev ## format, and mend what ruff can mend
 	@$(BIN)/ruff format --quiet
 
 chaos: $(VENV)/.project $(VENV)/.dev ## the journeys with SEEDS=N random seeds
-	@$(BIN)/python -m pytest -q -n auto --dist=worksteal tests/test_journeys.py --seeds=$(SEEDS)
+	@$(BIN)/python -m pytest -q -n auto --dist=loadgroup --no-loadscope-reorder tests/test_journeys.py --seeds=$(SEEDS)
 
 bench: $(VENV)/.project $(VENV)/.dev ## measure time and memory
 	@$(BIN)/python -m benchmarks $(ARGS)

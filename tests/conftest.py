@@ -26,6 +26,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--damages", type=int, default=90, help="how often a state file is damaged at random")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "real_time: mostly waits; such tests start first, and wait side by side")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Twice as many workers as processors: many tests wait for a process or for time to pass."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest starts first, so that nothing long is left for the end."""
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    return next((turn for turn, marker in enumerate(("real_time", "no_cover")) if item.get_closest_marker(marker)), 2)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" in metafunc.fixturenames:
         metafunc.parametrize("seed", range(metafunc.config.getoption("seeds")))
@@ -67,6 +86,13 @@ def _own_logging() -> Iterator[None]:
     logging.captureWarnings(capture=False)
     warnings.showwarning = show
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _uncovered_programs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coverage of a test that is not covered does not slow the programs that it starts."""
+    if request.node.get_closest_marker("no_cover"):
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.fixture(scope="session")

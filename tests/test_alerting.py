@@ -34,6 +34,8 @@ from exporter.telemetry import Telemetry
 from tests.fakes import FakeClock
 from tests.processes import Alertmanager, Prometheus, Webhook, merchant, reserved_port, wait_until
 
+pytestmark = [pytest.mark.real_time, pytest.mark.no_cover]
+
 EXAMPLES = Path(__file__).parent.parent / "prometheus"
 
 # Seconds of the exporter's clock in one of Prometheus'.

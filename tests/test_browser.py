@@ -25,6 +25,8 @@ from tests.browser import DESKTOP, PHONE, Visit, chromium, visit
 from tests.processes import MERCHANT, PATIENCE, Daemon, configuration, soon
 from tests.statuses import NOW, many
 
+pytestmark = [pytest.mark.real_time, pytest.mark.xdist_group("browser")]
+
 expect.set_options(timeout=PATIENCE * 1000)
 
 # Longer than the page waits between two refreshes (milliseconds).

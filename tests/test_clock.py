@@ -24,6 +24,8 @@ from exporter.status import clock_problem
 from exporter.telemetry import Telemetry
 from tests.fakes import FakeClock
 
+pytestmark = pytest.mark.no_cover
+
 HOUR = 3600.0
 DAY = 24 * HOUR
 MERCHANT = "broadcaster"

@@ -20,6 +20,8 @@ from exporter.state import State, open_state
 from exporter.telemetry import Telemetry
 from tests.fakes import FakeClock
 
+pytestmark = pytest.mark.xdist_group("damage")
+
 MEDIA = [f"media-{n:02}" for n in range(4)]
 SITES = [f"site-{n}" for n in range(5)]
 START = FakeClock().wall

@@ -10,6 +10,8 @@ from benchmarks.plays import Drop, Series
 from exporter.forecast import Alarm
 from exporter.model import DAY_MINUTES
 
+pytestmark = [pytest.mark.no_cover, pytest.mark.xdist_group("drops")]
+
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:

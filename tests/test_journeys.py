@@ -35,9 +35,14 @@ from exporter.transport import Watchdog, WatchedAdapter
 from exporter.units import UNIT, from_units
 from tests.fakes import FakeClock
 
+pytestmark = pytest.mark.no_cover
+
 PACKAGE = str(Path(exporter.__file__).parent)
 MERCHANT = "broadcaster"
 HEALTHY: dict[str, Any] = Faults().model_dump(exclude={"drop"})
+
+# Of a request, in real seconds. A slow machine answers within it.
+TIMEOUT = 2.0
 
 # Each fault as the story can meet it. A value is final at most 18 minutes after its row could first be there, which
 # the revision window of 30 minutes covers.
@@ -52,7 +57,7 @@ FAULTS: list[dict[str, Any]] = [
     {"nulls": True, "omit_zero": False, "total": True},
     {"error_rate": 0.3},
     {"error_rate": 1.0, "error_status": 503},
-    {"hang_rate": 0.02, "hang_seconds": 0.8},
+    {"hang_rate": 0.005, "hang_seconds": TIMEOUT + 0.5},
     {"cut_rate": 0.2},
     {"malformed_rate": 0.2},
     {"html_rate": 0.2, "text_rate": 0.5},
@@ -65,6 +70,9 @@ FAULTS: list[dict[str, Any]] = [
     {"bad_rate": 0.02},
     {"bad_rate": 0.2, "revise_up": 0.3, "revise_down": 0.3},
 ]
+
+# Bad values stay for so many minutes at most. Where many have stayed for a revision window, the oldest are given up.
+LONGEST_BAD = 20
 
 # The process is away for so many seconds at most in all: what is owed is not owed for a day.
 LONGEST_AWAY = 20 * 3600.0
@@ -189,7 +197,7 @@ class Story:
         media = self.rng.sample(list(self.world.catalog(MERCHANT)), 2)
         return Settings.model_validate(
             {
-                "api": {"url": self.server.url, "timeout": "500ms"},
+                "api": {"url": self.server.url, "timeout": f"{TIMEOUT:.0f}s"},
                 "merchants": [
                     {
                         "id": MERCHANT,
@@ -236,6 +244,8 @@ class Story:
                 if self.rng.random() < 0.3:
                     away = min(self.away, self.rng.random() * 5 * 3600)
                     self.away -= away
+                    # By the time that it is back they would have stayed for too long.
+                    self.switch.set(bad_rate=0.0)
                     self.clock.advance(away)
                 self.open()
         else:
@@ -266,8 +276,13 @@ class Story:
 
     def live(self, minutes: int) -> None:
         """So many minutes with faults that come and go, and kills."""
+        unchanged = 0
         for _ in range(minutes):
+            unchanged += 1
+            if unchanged > LONGEST_BAD:
+                self.switch.set(bad_rate=0.0)
             if self.rng.random() < 0.08:
+                unchanged = 0
                 chosen = self.rng.sample(self.faults, self.rng.choice([0, 1, 1, 2]))
                 self.switch.set(**self.healthy)
                 for fault in chosen:

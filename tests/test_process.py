@@ -43,6 +43,8 @@ from tests.processes import (
     wait_until,
 )
 
+pytestmark = pytest.mark.real_time
+
 
 def simulated_api(sleep: Callable[[float], object] | None = None) -> SimulatorApp:
     world = World()
