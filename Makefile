@@ -10,6 +10,9 @@ UV := build/uv/bin/uv
 COMPILE := $(UV) pip compile --no-config --quiet --universal --python-version=3.11 --generate-hashes --no-strip-extras \
 	--custom-compile-command='make lock' $(if $(UPGRADE),--upgrade) pyproject.toml --group=build
 
+# What takes longest starts first (tests/conftest.py).
+PYTEST := pytest -q -n auto --dist=loadgroup --no-loadscope-reorder
+
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help run test lint format chaos bench docs pictures dashboards panels image lock clean
@@ -21,9 +24,16 @@ run: $(VENV)/.project ## run the exporter: with config.yaml where there is one, 
 	@if [ -e config.yaml ]; then set -- --config.file=config.yaml; else echo "no config.yaml here: this is the demo, with a simulated API"; set -- demo; fi; \
 	exec $(BIN)/smartstream-exporter "$$@" $(ARGS)
 
-test: $(VENV)/.project $(VENV)/.dev lint ## everything a change must pass
+test: $(VENV)/.project $(VENV)/.dev lint ## everything a change must pass; ARGS=tests/test_plan.py: some of it
 	@scripts/test-tools.sh
-	@$(BIN)/python -m pytest -q -n auto --dist=loadgroup --no-loadscope-reorder --cov $(ARGS)
+ifdef ARGS
+	@$(BIN)/python -m $(PYTEST) $(ARGS)
+else
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m $(PYTEST)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+endif
 
 lint: $(VENV)/.project $(VENV)/.dev ## style, format, types
 	@$(BIN)/ruff check --quiet
@@ -35,7 +45,7 @@ format: $(VENV)/.dev ## format, and mend what ruff can mend
 	@$(BIN)/ruff format --quiet
 
 chaos: $(VENV)/.project $(VENV)/.dev ## the journeys with SEEDS=N random seeds
-	@$(BIN)/python -m pytest -q -n auto --dist=loadgroup --no-loadscope-reorder tests/test_journeys.py --seeds=$(SEEDS)
+	@$(BIN)/python -m $(PYTEST) tests/test_journeys.py --seeds=$(SEEDS)
 
 bench: $(VENV)/.project $(VENV)/.dev ## measure time and memory
 	@$(BIN)/python -m benchmarks $(ARGS)

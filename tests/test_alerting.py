@@ -34,7 +34,7 @@ from exporter.telemetry import Telemetry
 from tests.fakes import FakeClock
 from tests.processes import Alertmanager, Prometheus, Webhook, merchant, reserved_port, wait_until
 
-pytestmark = [pytest.mark.real_time, pytest.mark.no_cover]
+pytestmark = [pytest.mark.real_time, pytest.mark.unmeasured]
 
 EXAMPLES = Path(__file__).parent.parent / "prometheus"
 

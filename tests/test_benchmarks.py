@@ -19,7 +19,7 @@ from exporter.config import load
 from exporter.model import minute_of
 from tests.processes import wait_until
 
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.unmeasured
 
 # Each benchmark in a tiny size, what its rows are about, and how many columns of figures it has.
 TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {

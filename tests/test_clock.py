@@ -24,7 +24,7 @@ from exporter.status import clock_problem
 from exporter.telemetry import Telemetry
 from tests.fakes import FakeClock
 
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.unmeasured
 
 HOUR = 3600.0
 DAY = 24 * HOUR

@@ -34,7 +34,7 @@ from exporter.plan import lower_bound
 from exporter.schedule import SPREAD
 from exporter.state import State, open_state
 
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.unmeasured
 
 # A minute's beginning, and with `settle` of 2m the moment at which a minute is settled.
 START = 1_780_000_020.0

@@ -35,7 +35,7 @@ from exporter.transport import Watchdog, WatchedAdapter
 from exporter.units import UNIT, from_units
 from tests.fakes import FakeClock
 
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.unmeasured
 
 PACKAGE = str(Path(exporter.__file__).parent)
 MERCHANT = "broadcaster"

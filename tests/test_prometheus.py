@@ -20,7 +20,7 @@ from exporter.simulator.server import SimulatorServer
 from exporter.telemetry import Telemetry
 from tests.processes import MERCHANT, Daemon, Prometheus, configuration, reserved_port, wait_until
 
-pytestmark = [pytest.mark.real_time, pytest.mark.no_cover]
+pytestmark = [pytest.mark.real_time, pytest.mark.unmeasured]
 
 # Rows are there when their minute ends, zeros too: so every label value has its series from the first answer on.
 FAULTS = Faults(late_minutes=0, omit_zero=False, rate_limit=1000)
