@@ -1,5 +1,6 @@
 """What all tests share: programs that may be missing, seeds, and that nothing is skipped with CI=true."""
 
+import itertools
 import logging
 import os
 import shutil
@@ -39,12 +40,11 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest starts first, so that nothing long is left for the end."""
-    items.sort(key=_turn)
-
-
-def _turn(item: pytest.Item) -> int:
-    return next((turn for turn, marker in enumerate(("real_time", "unmeasured")) if item.get_closest_marker(marker)), 2)
+    """What takes longest starts first; what waits and what computes, in turn."""
+    waiting = [item for item in items if item.get_closest_marker("real_time")]
+    computing = [item for item in items if item.get_closest_marker("unmeasured") and item not in waiting]
+    first = [item for pair in itertools.zip_longest(waiting, computing) for item in pair if item is not None]
+    items[:] = [*first, *(item for item in items if item not in first)]
 
 
 @pytest.hookimpl(wrapper=True)
