@@ -246,6 +246,7 @@ def test_days_come_back_as_what_they_were(name: str, at: Minute) -> None:
             assert api.ask(KEYS, asked) == expected
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("repeat", REPEATS[:3], ids=lambda repeat: repeat[0])
 @pytest.mark.parametrize(("often", "every"), [(1, 25), (23, 1)])
 @pytest.mark.parametrize("played", ["through", "until the first pass", "from the second pass"])

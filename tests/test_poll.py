@@ -302,6 +302,7 @@ def test_a_stream_that_fails_does_not_starve_the_others(build: Callable[..., Wor
     )
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "fault",
     [NoAnswer("timed out"), ServerError("internal", status=500), RefusedError("no permission", status=403)],
@@ -580,6 +581,7 @@ def test_a_failing_catalog_does_not_hold_up_the_counting(build: Callable[..., Wo
     assert world.catalog.views(world.clock.now())["b"].name == "name of b"
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "fault",
     [
@@ -604,6 +606,7 @@ def test_a_catalog_that_never_answers_takes_nothing_from_the_counting(
         assert sum(what.startswith("media ") for what in asked) <= 3
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize("fault", [None, RateLimited("slow down")])
 def test_the_catalog_has_a_tenth_of_a_budget_that_is_short(
@@ -679,6 +682,7 @@ def test_values_that_cannot_be_used_are_told_once(build: Callable[..., World]) -
     assert len([entry for entry in logs if entry["event"].startswith("resolved: unknown")]) == 1
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     ("fault", "failing"),
     [
@@ -725,6 +729,7 @@ def told(lines: Sequence[Mapping[str, object]]) -> list[str]:
 TWENTY = [f"media-{number}" for number in range(20)]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(("fault", "concurrency"), list(zip(OUTAGES, itertools.cycle([1, 4]), strict=False)))
 def test_after_hours_without_an_api_all_is_fresh_in_minutes(
     build: Callable[..., World], fault: ApiError, concurrency: int
@@ -802,6 +807,7 @@ def test_an_outage_of_some_media_only_is_theirs(build: Callable[..., World]) -> 
     assert asked.count("/play_count") == 1
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("fault", OUTAGES)
 def test_a_whole_merchant_that_always_fails_starves_no_media(build: Callable[..., World], fault: ApiError) -> None:
     """An account that may see its media but not the whole merchant, nor some of the media: those that it may see are
@@ -822,6 +828,7 @@ def test_a_whole_merchant_that_always_fails_starves_no_media(build: Callable[...
     assert sum(asked[media_id] for media_id in bad) <= 90
 
 
+@pytest.mark.unmeasured
 def test_media_that_all_fail_cost_a_request_a_minute_and_are_back_in_minutes(build: Callable[..., World]) -> None:
     """While the whole merchant is answered, media that fail for hours take a request a minute together; when it has
     ended for one, the others are asked for at once.
@@ -840,6 +847,7 @@ def test_media_that_all_fail_cost_a_request_a_minute_and_are_back_in_minutes(bui
     assert set(behind(world)) == {0}
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     ("fault", "concurrency"),
     [(Unauthorized("no permission", status=401), 4), (RefusedError("no permission", status=403), 1)],

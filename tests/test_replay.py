@@ -236,6 +236,7 @@ def test_only_what_begins_later_is_told(capsys: pytest.CaptureFixture[str], tmp_
     assert 0 < len(later) < len(every)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("which", range(6))
 def test_it_is_what_a_daemon_would_find(which: int) -> None:
     """Two steps over whole recordings give exactly the episodes of going on minute by minute with all media."""

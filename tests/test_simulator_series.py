@@ -394,6 +394,7 @@ def test_settings_change_no_row_that_is_there() -> None:
     assert max(shown(world, switch, clock.now + 60, MINUTE - 30, MINUTE + 30)) == MINUTE + 20
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("interval", [Interval.HOUR, Interval.DAY, Interval.MONTH])
 @pytest.mark.parametrize("group", [Group.ALL, Group.OS])
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "Asia/Kathmandu"])
