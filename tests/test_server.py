@@ -21,6 +21,7 @@ from exporter.errors import InputError
 from exporter.httpserver import Handler, Request, Server
 from exporter.server import create_app, make_server
 from exporter.telemetry import Telemetry
+from tests.processes import PATIENCE
 
 
 @dataclass
@@ -342,11 +343,11 @@ def serving(parts: Parts | None = None, address: str = "127.0.0.1:0") -> Iterato
 
 
 def connected(server: Server) -> socket.socket:
-    return socket.create_connection((server.address.host, server.address.port), timeout=30)
+    return socket.create_connection((server.address.host, server.address.port), timeout=PATIENCE)
 
 
 def get(server: Server, path: str) -> requests.Response:
-    return requests.get(f"http://{server.address}{path}", timeout=30)
+    return requests.get(f"http://{server.address}{path}", timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", ":0", "0.0.0.0:0"])
@@ -373,7 +374,7 @@ def test_a_machine_without_ipv6_can_be_listened_on(monkeypatch: pytest.MonkeyPat
     """An address without a host falls back to all of IPv4."""
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
     with serving(address=":0") as server:
-        response = requests.get(f"http://127.0.0.1:{server.address.port}/-/healthy", timeout=30)
+        response = requests.get(f"http://127.0.0.1:{server.address.port}/-/healthy", timeout=PATIENCE)
         assert response.text == "healthy\n"
 
 
@@ -461,7 +462,7 @@ def test_scrapes_that_wait_together_cost_one_rendering() -> None:
         peers: list[socket.socket] = []
         for _ in range(2):
             scrape(b"*/*")
-            assert begun.acquire(timeout=30)
+            assert begun.acquire(timeout=PATIENCE)
         for _ in range(20):
             scrape(b"text/plain")
             scrape(b"text/plain", b"HEAD")
@@ -480,7 +481,7 @@ def test_scrapes_that_wait_together_cost_one_rendering() -> None:
 def test_a_large_body_is_refused() -> None:
     """Nobody can fill the memory by sending to an exporter."""
     with serving() as server:
-        response = requests.post(f"http://{server.address}/", data=b"x" * 20_000, timeout=30)
+        response = requests.post(f"http://{server.address}/", data=b"x" * 20_000, timeout=PATIENCE)
     assert response.status_code == 413
 
 
@@ -503,7 +504,7 @@ def test_head_over_the_wire_leaves_the_connection_usable() -> None:
     """After HEAD the same connection answers GET: no body was sent that would be read as the next answer."""
     with serving() as server, requests.Session() as session:
         for method in ("HEAD", "GET", "HEAD", "GET"):
-            with session.request(method, f"http://{server.address}/config", timeout=30) as response:
+            with session.request(method, f"http://{server.address}/config", timeout=PATIENCE) as response:
                 assert response.status_code == 200
                 assert response.text == ("merchants: []\n" if method == "GET" else "")
 

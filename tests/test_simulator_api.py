@@ -21,6 +21,7 @@ from exporter.simulator.gate import Credentials, RateLimit
 from exporter.simulator.journal import Journal, Request
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
+from tests.processes import PATIENCE
 
 NOW = datetime(2026, 11, 18, 20, 0, tzinfo=ZoneInfo("Asia/Tokyo")).timestamp()
 LAST_HALF_HOUR = {"interval": "minute", "from": "20261118193000", "to": "20261118195959"}
@@ -49,7 +50,7 @@ class Api:
     def login(self, merchant_id: str = "demo", **account: str) -> requests.Response:
         """Ask for a token, and use it from now on where there is one."""
         url = f"{self.server.url}/merchants/{merchant_id}/auth-token/"
-        answer = self.session.post(url, json=ACCOUNT | account, headers=HEADERS, timeout=5)
+        answer = self.session.post(url, json=ACCOUNT | account, headers=HEADERS, timeout=PATIENCE)
         if answer.ok:
             self.token = answer.json()["token"]
         return answer
@@ -58,7 +59,7 @@ class Api:
         """Call the API for the merchant."""
         sent = HEADERS | {"Authorization": f"Bearer {self.token}"} | (headers or {})
         url = f"{self.server.url}/merchants/demo/{path}"
-        return self.session.get(url, params=query, headers=sent, timeout=5)
+        return self.session.get(url, params=query, headers=sent, timeout=PATIENCE)
 
     def rows(self, **query: str) -> requests.Response:
         """Rows of the last half hour, unless the query says otherwise."""
@@ -68,8 +69,8 @@ class Api:
         """Use the control path."""
         url = f"{self.server.url.removesuffix('/v1')}/control/{path}"
         if body is None:
-            return self.session.get(url, timeout=5)
-        return self.session.post(url, data=body if isinstance(body, str) else json.dumps(body), timeout=5)
+            return self.session.get(url, timeout=PATIENCE)
+        return self.session.post(url, data=body if isinstance(body, str) else json.dumps(body), timeout=PATIENCE)
 
     def media_id(self, ref_id: str) -> str:
         """The id of a media of the merchant."""
@@ -158,7 +159,7 @@ def test_empty_credentials(api: Api, account: dict[str, str]) -> None:
 def test_token_needs_an_object(api: Api, body: str) -> None:
     """A body that is no JSON object is refused with 400."""
     url = f"{api.server.url}/merchants/demo/auth-token/"
-    answer = api.session.post(url, data=body, headers=HEADERS, timeout=5)
+    answer = api.session.post(url, data=body, headers=HEADERS, timeout=PATIENCE)
     assert (answer.status_code, answer.json()["code"]) == (400, "BAD_REQUEST")
 
 
@@ -679,7 +680,7 @@ def test_many_clients_at_once(api: Api) -> None:
     def ask() -> None:
         query = LAST_HALF_HOUR | {"group": "os"}
         url = f"{api.server.url}/merchants/demo/aggregations"
-        texts.extend(requests.get(url, query, headers=headers, timeout=30).text for _ in range(5))
+        texts.extend(requests.get(url, query, headers=headers, timeout=PATIENCE).text for _ in range(5))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -704,7 +705,7 @@ def test_server_stops_while_an_answer_hangs() -> None:
     switch.set(hang_rate=0)
     with SimulatorServer(app, port=server.address[1]) as again:
         assert again.url == server.url
-        assert requests.get(f"{again.url}/merchants/demo/aggregations", timeout=5).status_code == 401
+        assert requests.get(f"{again.url}/merchants/demo/aggregations", timeout=PATIENCE).status_code == 401
 
 
 def test_port_in_use(api: Api) -> None:
@@ -718,4 +719,4 @@ def test_ipv6() -> None:
     world = World()
     with SimulatorServer(create_app(world, FaultSwitch(world, time.time), time.time), "::1") as server:
         assert server.url == f"http://[::1]:{server.address[1]}/v1"
-        assert requests.get(server.url, timeout=5).status_code == 404
+        assert requests.get(server.url, timeout=PATIENCE).status_code == 404
