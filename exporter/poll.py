@@ -336,10 +336,9 @@ class MerchantPoller:
             self._tell(event)
 
     def _tell(self, event: FaultEvent) -> None:
-        since = datetime.fromtimestamp(event.since, UTC).isoformat(timespec="seconds")
-        if event.kind == "end":
-            log.info(event.line, merchant=self.merchant_id, since=since, times=event.count)
-        elif event.kind == "remind":
-            log.warning(event.line, merchant=self.merchant_id, since=since, times=event.count)
-        else:
+        if event.kind == "begin":
             log.warning(event.line, merchant=self.merchant_id)
+            return
+        since = datetime.fromtimestamp(event.since, UTC).isoformat(timespec="seconds")
+        say = log.info if event.kind == "end" else log.warning
+        say(event.line, merchant=self.merchant_id, since=since, times=event.count)

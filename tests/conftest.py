@@ -28,11 +28,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--damages", type=int, default=90, help="how often a state file is damaged at random")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "unmeasured: a long simulation, of which coverage is not measured")
-    config.addinivalue_line("markers", "real_time: mostly waits; such tests start first, and wait side by side")
-
-
 def pytest_xdist_auto_num_workers() -> int:
     """Twice as many workers as processors: many tests wait for a process or for time to pass."""
     return 2 * len(os.sched_getaffinity(0))
@@ -41,15 +36,21 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest starts first; what waits and what computes, in turn."""
-    waiting = [item for item in items if item.get_closest_marker("real_time")]
-    computing = [item for item in items if item.get_closest_marker("unmeasured") and item not in waiting]
-    first = [item for pair in itertools.zip_longest(waiting, computing) for item in pair if item is not None]
-    items[:] = [*first, *(item for item in items if item not in first)]
+    waiting, computing, others = [], [], []
+    for item in items:
+        if item.get_closest_marker("real_time"):
+            waiting.append(item)
+        elif item.get_closest_marker("unmeasured"):
+            computing.append(item)
+        else:
+            others.append(item)
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(waiting, computing))
+    items[:] = [*filter(None, in_turn), *others]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Measuring coverage makes a simulation three times as slow, and it runs no line that no other test runs."""
+    """Measuring coverage makes a simulation three times as slow, and it runs hardly a line that no other test runs."""
     measuring = coverage.Coverage.current()
     if measuring is None or not item.get_closest_marker("unmeasured"):
         return (yield)

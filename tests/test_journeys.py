@@ -279,7 +279,7 @@ class Story:
         unchanged = 0
         for _ in range(minutes):
             unchanged += 1
-            if unchanged > LONGEST_BAD:
+            if unchanged == LONGEST_BAD:
                 self.switch.set(bad_rate=0.0)
             if self.rng.random() < 0.08:
                 unchanged = 0

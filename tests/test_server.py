@@ -21,6 +21,7 @@ from exporter.errors import InputError
 from exporter.httpserver import Handler, Request, Server
 from exporter.server import create_app, make_server
 from exporter.telemetry import Telemetry
+from tests import processes
 from tests.processes import PATIENCE
 
 
@@ -347,7 +348,7 @@ def connected(server: Server) -> socket.socket:
 
 
 def get(server: Server, path: str) -> requests.Response:
-    return requests.get(f"http://{server.address}{path}", timeout=PATIENCE)
+    return processes.get(f"http://{server.address}{path}")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", ":0", "0.0.0.0:0"])
@@ -374,7 +375,7 @@ def test_a_machine_without_ipv6_can_be_listened_on(monkeypatch: pytest.MonkeyPat
     """An address without a host falls back to all of IPv4."""
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
     with serving(address=":0") as server:
-        response = requests.get(f"http://127.0.0.1:{server.address.port}/-/healthy", timeout=PATIENCE)
+        response = processes.get(f"http://127.0.0.1:{server.address.port}/-/healthy")
         assert response.text == "healthy\n"
 
 

@@ -21,7 +21,7 @@ from exporter.simulator.gate import Credentials, RateLimit
 from exporter.simulator.journal import Journal, Request
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, get
 
 NOW = datetime(2026, 11, 18, 20, 0, tzinfo=ZoneInfo("Asia/Tokyo")).timestamp()
 LAST_HALF_HOUR = {"interval": "minute", "from": "20261118193000", "to": "20261118195959"}
@@ -705,7 +705,7 @@ def test_server_stops_while_an_answer_hangs() -> None:
     switch.set(hang_rate=0)
     with SimulatorServer(app, port=server.address[1]) as again:
         assert again.url == server.url
-        assert requests.get(f"{again.url}/merchants/demo/aggregations", timeout=PATIENCE).status_code == 401
+        assert get(f"{again.url}/merchants/demo/aggregations").status_code == 401
 
 
 def test_port_in_use(api: Api) -> None:
@@ -719,4 +719,4 @@ def test_ipv6() -> None:
     world = World()
     with SimulatorServer(create_app(world, FaultSwitch(world, time.time), time.time), "::1") as server:
         assert server.url == f"http://[::1]:{server.address[1]}/v1"
-        assert requests.get(server.url, timeout=PATIENCE).status_code == 404
+        assert get(server.url).status_code == 404
