@@ -50,7 +50,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Measuring coverage makes a simulation three times as slow, and it runs hardly a line that no other test runs."""
+    """Measuring coverage makes a simulation three times as slow, and it runs hardly a line that no other test runs.
+
+    A program that a signal interrupts while coverage holds its lock hangs for ever: the lock is never given back.
+    """
     measuring = coverage.Coverage.current()
     if measuring is None or not item.get_closest_marker("unmeasured"):
         return (yield)

@@ -365,6 +365,7 @@ def test_label_values_beyond_the_limit_are_other(api: Api) -> None:
     assert sum(mine.values()) == whole[""]
 
 
+@pytest.mark.unmeasured
 def test_an_interrupt_says_how_to_go_on(api: Api) -> None:
     """SIGINT ends the program with one line and 130, and the same command goes on with what is missing."""
     config = api.folder / "config.yaml"

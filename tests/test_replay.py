@@ -315,6 +315,7 @@ def test_a_terminal_has_a_progress_bar(tmp_path: Path) -> None:
     assert plain.stdout == on_terminal.stdout
 
 
+@pytest.mark.unmeasured
 def test_an_interrupt_is_one_line(tmp_path: Path) -> None:
     """SIGINT and SIGTERM end it with 130 and one line."""
     os.mkfifo(tmp_path / "plays.csv")

@@ -66,6 +66,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_second_signal_ends_a_command_that_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
     """The first interrupts it; should its cleaning up hang, the second ends it."""
