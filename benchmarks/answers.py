@@ -9,12 +9,12 @@ import requests
 
 from benchmarks.report import Cell, Table, figures
 from benchmarks.simulated import HandClock, simulated_api
-from exporter.config import Settings
+from exporter.api.transport import WatchedAdapter
+from exporter.config.settings import Settings
 from exporter.daemon import Polling, build_polling
+from exporter.serving.instruments import Telemetry
 from exporter.simulator.series import World
-from exporter.state import open_state
-from exporter.telemetry import Telemetry
-from exporter.transport import WatchedAdapter
+from exporter.storage.state import open_state
 
 MERCHANT = "broadcaster"
 STREAMS_PER_MEDIA = 5

@@ -13,18 +13,18 @@ from random import Random
 from statistics import NormalDist
 from typing import cast
 
-from exporter.catalog import Catalog, Lookup
-from exporter.client import Client
-from exporter.config import Settings
-from exporter.faults import Faults
-from exporter.history import MINUTES_BACK
-from exporter.ledger import Ledger
-from exporter.limiter import Limiter
+from exporter.api.answers import Media
+from exporter.api.budget import Limiter
+from exporter.api.catalog import Catalog, Lookup
+from exporter.api.client import Client
+from exporter.config.settings import Settings
+from exporter.counting.ledger import Ledger
+from exporter.drops.monitor import Watch
+from exporter.drops.warmup import MINUTES_BACK
 from exporter.model import MINUTE, Group, Minute, MinuteRange, Reading, Rows, Stream, Target
-from exporter.parse import Media
-from exporter.poll import MerchantPoller
-from exporter.state import State
-from exporter.watch import Watch
+from exporter.polling.incidents import Faults
+from exporter.polling.poller import MerchantPoller
+from exporter.storage.state import State
 
 MERCHANT = "merchant"
 

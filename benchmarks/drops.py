@@ -13,9 +13,9 @@ from pathlib import Path
 
 from benchmarks.plays import REAL_NAMES, START, WEEK, Drop, Merchant, Series, real, rides, simulate
 from benchmarks.report import Cell, Table, figures
-from exporter.forecast import KEPT, Alarm, Together, broad, judge, judge_live
+from exporter.drops.baseline import Look, Track
+from exporter.drops.detector import KEPT, Alarm, Together, broad, judge, judge_live
 from exporter.model import DAY_MINUTES, Minute
-from exporter.track import Look, Track
 
 # What was chosen was chosen on other seeds: 1 to 14, and the real series with seeds 1 to 8.
 SEEDS = range(301, 307)

@@ -14,9 +14,9 @@ from benchmarks.canned import canned_api
 from benchmarks.prepared import Prepared
 from benchmarks.process import Running, running
 from benchmarks.report import Cell, Table
-from exporter.config import load
+from exporter.config.settings import load
 from exporter.model import MINUTE
-from exporter.state import open_state
+from exporter.storage.state import open_state
 
 REQUESTS = 45
 

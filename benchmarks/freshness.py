@@ -27,16 +27,16 @@ from benchmarks.canned import listen, other_than_rows
 from benchmarks.prepared import Prepared
 from benchmarks.process import Running, running
 from benchmarks.report import Cell, Table
-from exporter.catalog import MEDIA_EVERY, Catalog, Lookup
-from exporter.config import Settings, load
-from exporter.counting import ended_before, whole_minutes
-from exporter.history import MINUTES_BACK, History
-from exporter.ledger import Ledger
+from exporter.api.answers import Media
+from exporter.api.catalog import MEDIA_EVERY, Catalog, Lookup
+from exporter.config.settings import Settings, load
+from exporter.counting.ledger import Ledger
+from exporter.counting.rules import ended_before, whole_minutes
+from exporter.drops.monitor import Watch
+from exporter.drops.warmup import MINUTES_BACK, History
 from exporter.model import MINUTE, Minute, MinuteRange, Rows
-from exporter.parse import Media
-from exporter.plan import lower_bound
-from exporter.state import open_state
-from exporter.watch import Watch
+from exporter.planning.index import lower_bound
+from exporter.storage.state import open_state
 
 REQUESTS = 45
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import yaml
 
-from exporter.config import Settings, load
-from exporter.counting import ended_before, whole_minutes
-from exporter.ledger import Ledger
+from exporter.config.settings import Settings, load
+from exporter.counting.ledger import Ledger
+from exporter.counting.rules import ended_before, whole_minutes
 from exporter.model import MINUTE, Group, Minute, MinuteRange, Rows, Stream
-from exporter.state import open_state
+from exporter.storage.state import open_state
 
 # On `/metrics` a media has 100 series: twice the plays by 1 + 38 + 6 labels, the devices, the ends of 4 streams, two
 # thresholds, its info, how many of its streams fail, whether it is gone.

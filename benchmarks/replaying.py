@@ -8,10 +8,10 @@ from math import pi, sin, sqrt
 from pathlib import Path
 
 from benchmarks.report import Cell, Table, figures
-from exporter import recording
-from exporter.config import DEFAULT_THRESHOLDS
+from exporter.backtest import plays_csv
+from exporter.backtest.parallel import rehearse
+from exporter.config.settings import DEFAULT_THRESHOLDS
 from exporter.model import DAY_MINUTES
-from exporter.rehearse import rehearse
 
 # 2026-08-31T15:00:00Z.
 _FIRST = 29_803_140
@@ -32,7 +32,7 @@ def run(folder: Path, *, media: int = 40, days: int = 28, repeats: int = 3) -> T
 def _rows(path: Path, repeats: int) -> Iterator[tuple[Cell, ...]]:
     seconds: dict[str, list[float]] = {"reading the CSV": [], "replay": []}
     for _ in range(repeats):
-        for what, call in (("reading the CSV", recording.read), ("replay", _replay)):
+        for what, call in (("reading the CSV", plays_csv.read), ("replay", _replay)):
             seconds[what].append(_seconds(call, path))
     reading = figures(seconds["reading the CSV"])
     for what, values in seconds.items():
@@ -40,7 +40,7 @@ def _rows(path: Path, repeats: int) -> Iterator[tuple[Cell, ...]]:
 
 
 def _replay(path: Path) -> None:
-    recordings = recording.read(path)
+    recordings = plays_csv.read(path)
     thresholds = dict.fromkeys(["", *(each.media_id for each in recordings)], DEFAULT_THRESHOLDS)
     rehearse(recordings, thresholds, processes=len(os.sched_getaffinity(0)), progress=lambda _: None)
 

@@ -13,11 +13,11 @@ from benchmarks.prepared import Prepared, prepare
 from benchmarks.report import Cell, Figures, Table, figures
 from exporter.clock import SystemClock
 from exporter.daemon import build_polling
-from exporter.httpserver import Handler, Request
-from exporter.metrics import SnapshotCollector, build_registry
-from exporter.server import create_app
-from exporter.state import open_state
-from exporter.telemetry import Telemetry
+from exporter.httpd.server import Handler, Request
+from exporter.serving.families import SnapshotCollector, build_registry
+from exporter.serving.instruments import Telemetry
+from exporter.serving.routes import create_app
+from exporter.storage.state import open_state
 
 PLAIN = "plain generate_latest"
 

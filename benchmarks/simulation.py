@@ -32,10 +32,10 @@ from benchmarks.audience import (
 from benchmarks.picture import Line, draw
 from benchmarks.report import Cell, Table, figures
 from exporter.model import MINUTE, Minute, Stream
-from exporter.plan import Candidate, choose, lower_bound
-from exporter.staleness import Moment
-from exporter.state import State, open_state
-from exporter.turns import Round, Turns
+from exporter.planning.index import Candidate, choose, lower_bound
+from exporter.polling.queue import Round, Turns
+from exporter.polling.staleness import Moment
+from exporter.storage.state import State, open_state
 
 REQUESTS = 50
 

@@ -6,14 +6,17 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from exporter import __version__, backfill, config, console, daemon, demo, logs, replay, signals
-from exporter.address import Address, parse_address
-from exporter.books import read_rates
+from exporter import __version__, console, daemon, demo, logs, signals
+from exporter.backfill import command as backfill
+from exporter.backtest import command as replay
 from exporter.clock import SystemClock
+from exporter.config import settings as config
+from exporter.counting.ledger_rows import read_rates
 from exporter.errors import ConfigError, ExporterError, InputError
-from exporter.instants import parse_instant
-from exporter.outlook import describe, look_ahead
+from exporter.httpd.address import Address, parse_address
+from exporter.planning.capacity import describe, look_ahead
 from exporter.simulator import command as simulator
+from exporter.times import parse_instant
 
 LISTEN = ":10077"
 

@@ -13,30 +13,31 @@ from types import MappingProxyType
 import requests
 import structlog
 
-from exporter import __version__, logs, page, status
-from exporter.address import Address
-from exporter.catalog import Catalog
-from exporter.client import Client
+from exporter import __version__, logs
+from exporter.api.budget import Limiter
+from exporter.api.catalog import Catalog
+from exporter.api.client import Client
+from exporter.api.request_log import Exchange, RequestLog
 from exporter.clock import ApiClock, Clock, SystemClock
-from exporter.config import Settings, dump
-from exporter.descriptors import needed, peers_for, raise_limit
+from exporter.config.settings import Settings, dump
+from exporter.counting.ledger import Ledger
+from exporter.drops.monitor import Watch
 from exporter.errors import StateWriteFailed
-from exporter.faults import Faults
-from exporter.httpserver import Handler
-from exporter.ledger import Ledger
-from exporter.limiter import Limiter
-from exporter.metrics import SnapshotCollector, build_registry
+from exporter.httpd.address import Address
+from exporter.httpd.descriptors import needed, peers_for, raise_limit
+from exporter.httpd.server import Handler
 from exporter.model import MINUTE
-from exporter.plan import can_hold
-from exporter.poll import MerchantPoller
-from exporter.requestlog import Exchange, RequestLog
-from exporter.schedule import Schedule
-from exporter.server import create_app, make_server
+from exporter.planning.index import can_hold
+from exporter.polling.incidents import Faults
+from exporter.polling.poller import MerchantPoller
+from exporter.polling.scheduler import Schedule
+from exporter.serving import page, status
+from exporter.serving.families import SnapshotCollector, build_registry
+from exporter.serving.instruments import Telemetry
+from exporter.serving.routes import create_app, make_server
 from exporter.signals import STOP_SIGNALS, Signals
-from exporter.snapshot import HourView, LinkView, MerchantView, ProblemView, Snapshot, Subject
-from exporter.state import State, open_state
-from exporter.telemetry import Telemetry
-from exporter.watch import Watch
+from exporter.storage.state import State, open_state
+from exporter.views import HourView, LinkView, MerchantView, ProblemView, Snapshot, Subject
 
 log = structlog.get_logger("daemon")
 

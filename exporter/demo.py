@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from exporter.config import Settings
+from exporter.config.settings import Settings
 from exporter.simulator.app import create_app
 from exporter.simulator.command import config_for
 from exporter.simulator.faults import Faults, FaultSwitch

@@ -2,7 +2,7 @@
 
 from grafana_foundation_sdk.builders import dashboard
 
-from exporter.config import DEFAULT_THRESHOLDS
+from exporter.config.settings import DEFAULT_THRESHOLDS
 from grafana import fields, pages, parts, queries
 from grafana.fields import AGE_STEPS, BLUE, GREEN, GREY, ORANGE, RED, value
 from grafana.overview import DROP_STEPS, NO_EXPECTATION, SINCE

@@ -5,7 +5,7 @@ from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import geomap as geomap_models
 
-from exporter.snapshot import MERCHANT_THRESHOLD
+from exporter.views import MERCHANT_THRESHOLD
 from grafana import fields, pages, parts, queries
 from grafana.fields import AGE_STEPS, BLUE, GREEN, GREY, ORANGE, RED, value
 from grafana.parts import CATCH_UP, ONE_MINUTE, now, query, rows

@@ -15,8 +15,8 @@ import pytest
 import structlog
 
 from exporter import logs
-from exporter.state import State, open_state
-from tests.fakes import FakeClock
+from exporter.storage.state import State, open_state
+from tests.support.fakes import FakeClock
 
 # A test's speed is the machine's business.
 hypothesis.settings.register_profile("any-speed", deadline=None)

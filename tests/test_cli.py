@@ -11,9 +11,9 @@ import yaml
 
 from exporter import __version__
 from exporter.__main__ import _COMMANDS
-from exporter.address import Address
 from exporter.cli import _parser, main
-from tests.processes import Program, configuration, get, python
+from exporter.httpd.address import Address
+from tests.support.processes import Program, configuration, get, python
 
 SCRIPT = Path(sys.executable).with_name("smartstream-exporter")
 

@@ -10,19 +10,19 @@ import pytest
 from structlog.testing import capture_logs
 
 from exporter.clock import CLOCKS_AGREE, ApiClock
-from exporter.config import Settings
-from exporter.counting import ended_before
+from exporter.config.settings import Settings
+from exporter.counting.rules import ended_before
 from exporter.daemon import Polling, ProcessHealth, build_polling
 from exporter.model import Group, Minute, Stream, Target
-from exporter.schedule import Schedule
+from exporter.polling.scheduler import Schedule
+from exporter.serving.instruments import Telemetry
+from exporter.serving.status import clock_problem
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
-from exporter.state import State, open_state
-from exporter.status import clock_problem
-from exporter.telemetry import Telemetry
-from tests.fakes import FakeClock
+from exporter.storage.state import State, open_state
+from tests.support.fakes import FakeClock
 
 pytestmark = pytest.mark.unmeasured
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from exporter.layout import PAGE
-from exporter.state import open_state
-from tests.processes import PATIENCE, configuration, merchant, python
+from exporter.storage.schema import PAGE
+from exporter.storage.state import open_state
+from tests.support.processes import PATIENCE, configuration, merchant, python
 
 CONFIG = configuration("http://127.0.0.1:9/v1", merchant(id="放送局", media=[{"id": "番組"}]))
 

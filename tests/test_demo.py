@@ -5,7 +5,7 @@ from pathlib import Path
 
 from exporter.simulator.control import DEFAULT_MERCHANT
 from exporter.simulator.series import World
-from tests.processes import Program, get, python, wait_until
+from tests.support.processes import Program, get, python, wait_until
 
 
 def test_the_demo_shows_plays(tmp_path: Path) -> None:

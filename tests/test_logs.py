@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 from exporter import logs
-from tests.processes import PATIENCE
+from tests.support.processes import PATIENCE
 
 SECRET = 'pä"ss\\w ord'
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from exporter.bodies import clean
+from exporter.api.json_body import clean
 from exporter.redact import HIDDEN, Redactor
 
 SECRET = 'K9x/api+key="Zq7&1 ß'

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exporter.signals import Signals
-from tests.processes import PATIENCE, Program, python
+from tests.support.processes import PATIENCE, Program, python
 
 
 @pytest.fixture(autouse=True)

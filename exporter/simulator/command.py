@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 
-from exporter.address import Address, parse_address
 from exporter.errors import InputError
+from exporter.httpd.address import Address, parse_address
 from exporter.signals import STOP_SIGNALS, Signals
 from exporter.simulator.app import create_app
 from exporter.simulator.control import DEFAULT_MERCHANT

@@ -2,9 +2,9 @@
 
 from typing import Self
 
-from exporter.address import Address, listen
-from exporter.httpserver import Server
-from exporter.peers import Limits
+from exporter.httpd.address import Address, listen
+from exporter.httpd.peers import Limits
+from exporter.httpd.server import Server
 from exporter.simulator.app import SimulatorApp
 
 # Requests answered at once. One that hangs keeps its thread.

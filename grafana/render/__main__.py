@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 from exporter import logs
 from grafana.every import documents
 from grafana.render.history import MERCHANT, write_blocks
-from tests.processes import Program, get, reserved_port
+from tests.support.processes import Program, get, reserved_port
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "render"

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from exporter.config import Settings
+from exporter.config.settings import Settings
 from exporter.daemon import build_polling
-from exporter.metrics import SnapshotCollector, build_registry
+from exporter.serving.families import SnapshotCollector, build_registry
+from exporter.serving.instruments import Telemetry
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
-from exporter.state import open_state
-from exporter.telemetry import Telemetry
-from tests.fakes import FakeClock
+from exporter.storage.state import open_state
+from tests.support.fakes import FakeClock
 
 MERCHANT = "demo"
 TARGET = {"instance": "exporter:10077", "job": "smartstream"}

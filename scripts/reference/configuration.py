@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, PlainSerializer, SecretStr
 from pydantic.fields import FieldInfo
 
-from exporter import config
-from exporter.durations import format_duration
+from exporter.config import settings
 from exporter.model import Target
+from exporter.times import format_duration
 from reference.markdown import MADE, attributes, code, table
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
@@ -42,7 +42,7 @@ _WORDS: Mapping[object, str] = {
 
 def document() -> str:
     """The document."""
-    filled = config.Settings.model_validate(
+    filled = settings.Settings.model_validate(
         {
             "merchants": [
                 {
@@ -56,7 +56,7 @@ def document() -> str:
             ]
         }
     )
-    parts = _sections("", config.Settings, filled.model_dump(mode="json"))
+    parts = _sections("", settings.Settings, filled.model_dump(mode="json"))
     tables = "".join(f"\n## {heading}\n\n{text}" for heading, text in parts)
     example = EXAMPLE.read_text(encoding="utf-8")
     return f"{MADE}{_INTRODUCTION}{tables}\n## The example\n\n```yaml\n{example}```\n"
@@ -94,7 +94,7 @@ def _kind(field: FieldInfo) -> str:
     annotation = _bare(field.annotation)
     if any(isinstance(each, PlainSerializer) and each.func is format_duration for each in field.metadata):
         return "duration"
-    if annotation is config.DropSettings:
+    if annotation is settings.DropSettings:
         return "section, or `false`"
     inner, several = _model(annotation)
     if inner is not None:

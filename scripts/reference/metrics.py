@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from exporter.metrics import FAMILIES, Family
-from exporter.telemetry import Telemetry
+from exporter.serving.families import FAMILIES, Family
+from exporter.serving.instruments import Telemetry
 from reference.markdown import MADE, code, table
 
 _INTRODUCTION = """# The metrics

@@ -3,9 +3,9 @@
 from dataclasses import fields
 from typing import Any, get_type_hints
 
-from exporter import status
-from exporter.requestlog import Exchange
-from exporter.snapshot import ProblemView
+from exporter.api.request_log import Exchange
+from exporter.serving import status
+from exporter.views import ProblemView
 from reference.markdown import MADE, attributes, code, table
 
 _INTRODUCTION = """# The status page and its JSON

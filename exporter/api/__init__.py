@@ -1,0 +1,1 @@
+"""The Analytics API: requests within the budget, and answers as values."""

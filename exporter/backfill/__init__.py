@@ -1,0 +1,1 @@
+"""`backfill`: the history of the counters as blocks for Prometheus."""

@@ -1,0 +1,1 @@
+"""`replay`: the drop alerts on recorded plays."""

@@ -1,0 +1,253 @@
+"""What the drop alerts would have done over recorded plays: the daemon's detector, over all minutes at once. Pure.
+
+Media are apart from each other but for two sums over all of them by minute, so the work is done in two steps: first
+each media's looks, on as many processors as there are, and then, with the sums, the verdicts. Only looks that show a
+drop by themselves are kept for the second step: what the other media do can make a drop smaller, never larger.
+"""
+
+import math
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from exporter.backtest.plays_csv import Recording
+from exporter.drops.baseline import HELD, Look, Track
+from exporter.drops.detector import KEPT, Alarm, Together, Verdict, broad, judge
+from exporter.model import DAY_MINUTES, Minute
+
+# Between rows of a media that are not further away than this, a missing one is a gap; else the media was not there.
+GAP = 60
+
+# Minutes that are taken at a time. Each look is an object, and they are gone before the next ones are made.
+_BATCH = DAY_MINUTES
+
+_NO_WINDOWS = ((0.0, 0), (0.0, 0), (0.0, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A time in which an alert would have fired.
+
+    Attributes:
+        media_id: The media, or "" for the whole merchant.
+        severity: `warning`, `critical`, or `merchant`.
+        start: The minute in which it begins to fire.
+        end: The minute in which it stops.
+        ratio: Of its worst minute, the share of the expected plays that was missing.
+        expected: The plays that were expected in that minute.
+        actual: The plays that it had.
+    """
+
+    media_id: str
+    severity: str
+    start: Minute
+    end: Minute
+    ratio: float
+    expected: float
+    actual: float
+
+
+@dataclass(slots=True)
+class Sums:
+    """What media have together, by minute. They add up, whichever media are apart.
+
+    Attributes:
+        r5: Sums of the mean plays of the last 5 minutes.
+        forecast: Sums of the forecasts.
+        fallen: Sums of the forecasts of those media that are far below theirs.
+    """
+
+    r5: dict[Minute, float] = field(default_factory=dict)
+    forecast: dict[Minute, float] = field(default_factory=dict)
+    fallen: dict[Minute, float] = field(default_factory=dict)
+
+    def count(self, look: Look) -> None:
+        """Add a minute of one media."""
+        if look.forecast is None:
+            return
+        _add(self.r5, look.minute, look.r5)
+        _add(self.forecast, look.minute, look.forecast)
+        # Above its forecast it need not be asked about.
+        if look.r5 < look.forecast and broad((look,)):
+            _add(self.fallen, look.minute, look.forecast)
+
+    def merge(self, other: "Sums") -> None:
+        """Add other media's."""
+        for mine, theirs in ((self.r5, other.r5), (self.forecast, other.forecast), (self.fallen, other.fallen)):
+            for minute, value in theirs.items():
+                _add(mine, minute, value)
+
+    def whole(self, minute: Minute) -> Look:
+        """All media as if they were one."""
+        return Look(minute, self.r5[minute], self.forecast[minute], 1.0, _NO_WINDOWS, None)
+
+    def broad(self, minute: Minute) -> bool:
+        """Whether the media that are far below their forecast make up most of it."""
+        fallen, forecast = self.fallen.get(minute, 0.0), self.forecast.get(minute, 0.0)
+        rest = forecast - fallen
+        return broad(
+            (Look(minute, 0.0, fallen, 1.0, _NO_WINDOWS, None), Look(minute, rest, rest, 1.0, _NO_WINDOWS, None))
+        )
+
+
+def _add(sums: dict[Minute, float], minute: Minute, value: float) -> None:
+    sums[minute] = sums.get(minute, 0.0) + value
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """One media after the first step.
+
+    Attributes:
+        media_id: Which one.
+        suspects: The looks that show a drop above the threshold by themselves, oldest first.
+        plain: For a picture, what each minute of the recording showed: `r5` and the forecast, not a number where that
+            is not known. Else empty.
+    """
+
+    media_id: str
+    suspects: Sequence[Look]
+    plain: tuple[Sequence[float], Sequence[float]] = ((), ())
+
+
+def watch(recording: Recording, threshold: float | None, sums: Sums, *, plain: bool = False) -> Watched:
+    """The first step for one media.
+
+    Args:
+        recording: Its plays.
+        threshold: Which ratio a drop must exceed to be worth keeping, or None to keep none.
+        sums: To these it is added.
+        plain: Whether every minute is to be drawn.
+    """
+    suspects: list[Look] = []
+    r5s, forecasts = array("d"), array("d")
+    for looks in _looks(recording):
+        for look in looks:
+            sums.count(look)
+            if threshold is not None and _ratio(judge(look)) > threshold:
+                suspects.append(look)
+            if plain and look.live is not None:
+                r5s.append(look.r5)
+                forecasts.append(float("nan") if look.forecast is None else look.forecast)
+    return Watched(recording.media_id, suspects, (r5s, forecasts))
+
+
+def _looks(recording: Recording) -> Iterator[list[Look]]:
+    track = Track()
+    for first, plays in _runs(recording):
+        yield track.take(first, plays)
+
+
+def _runs(recording: Recording) -> Iterator[tuple[Minute, list[float | None]]]:
+    """The minutes in runs, with None for those missing; between two runs there may be more of them."""
+    first: Minute = 0
+    run: list[float | None] = []
+    for minute, plays in zip(recording.minutes, recording.plays, strict=True):
+        missing = minute - first - len(run)
+        if run and (missing > HELD or len(run) >= _BATCH):
+            yield first, run
+            run = []
+        if run:
+            run += [None] * missing
+        else:
+            first = minute
+        run.append(plays)
+    if run:
+        yield first, run
+
+
+def _ratio(verdict: Verdict | None) -> float:
+    return 0.0 if verdict is None else verdict.ratio
+
+
+def whole_merchant(recordings: Iterable[Recording]) -> Recording:
+    """The plays of all media together. A minute is not known where a media has a gap, or where none has a row."""
+    sums: dict[Minute, float] = {}
+    unknown: set[Minute] = set()
+    for recording in recordings:
+        for minute, plays in zip(recording.minutes, recording.plays, strict=True):
+            _add(sums, minute, plays)
+        for before, after in pairwise(recording.minutes):
+            if after - before > 1:
+                unknown.update(range(max(before + 1, after - GAP), min(after - 1, before + GAP) + 1))
+    minutes = array("q", sorted(sums.keys() - unknown))
+    return Recording("", minutes, array("d", map(sums.__getitem__, minutes)))
+
+
+def factors(sums: Sums, minutes: Sequence[Minute], looks: Iterable[Look]) -> Iterator[float]:
+    """By how much less is expected at each look of one media, since the others have less.
+
+    Args:
+        sums: Of all media.
+        minutes: The minutes that they have, ascending.
+        looks: In order of time.
+    """
+    together = Together()
+    reached = 0
+    for look in looks:
+        reached = max(reached, bisect_left(minutes, look.minute - HELD + 1))
+        end = bisect_right(minutes, look.minute, reached)
+        for minute in minutes[reached:end]:
+            together.add(sums.whole(minute))
+        reached = end
+        yield together.factor(look)
+
+
+def verdicts(watched: Watched, sums: Sums, minutes: Sequence[Minute]) -> Iterator[Verdict]:
+    """What is said of the suspects of a media, or of the whole merchant; arguments as for `factors`."""
+    if not watched.media_id:
+        judged = (judge(look) for look in watched.suspects if sums.broad(look.minute))
+    else:
+        pairs = zip(watched.suspects, factors(sums, minutes, watched.suspects), strict=True)
+        judged = (judge(look, factor) for look, factor in pairs)
+    yield from (verdict for verdict in judged if verdict is not None)
+
+
+def expected(recording: Recording, watched: Watched, sums: Sums, minutes: Sequence[Minute]) -> Sequence[float]:
+    """The plays expected in each minute of a recording, not a number where nothing was; arguments as for `factors`."""
+    r5s, forecasts = watched.plain
+    if not watched.media_id:
+        return forecasts
+    looks = [
+        Look(minute, r5, forecast, 1.0, _NO_WINDOWS, None)
+        for minute, r5, forecast in zip(recording.minutes, r5s, forecasts, strict=True)
+        if not math.isnan(forecast)
+    ]
+    known = (
+        look.forecast * factor
+        for look, factor in zip(looks, factors(sums, minutes, looks), strict=True)
+        if look.forecast is not None
+    )
+    return [forecast if math.isnan(forecast) else next(known) for forecast in forecasts]
+
+
+def episodes(
+    recording: Recording, drops: Sequence[Verdict], thresholds: Mapping[str, float], last: Minute
+) -> Iterator[Episode]:
+    """When the alerts of one media would have fired.
+
+    Args:
+        recording: The plays.
+        drops: The minutes with a drop, ascending; all others have none, or are missing, which is the same here.
+        thresholds: By severity.
+        last: The newest minute of all recordings. What still fires then, ends there.
+    """
+    beyond = Verdict(last + KEPT + 1, 0.0, 0.0, 0.0)
+    for severity, threshold in thresholds.items():
+        alarm = Alarm(threshold)
+        start: Minute = 0
+        fired: list[Verdict] = []
+        for drop in (*drops, beyond):
+            change = alarm.step(drop.minute, drop.ratio)
+            if change is not None and not change.firing:
+                worst = max(fired, key=lambda each: each.ratio)
+                actual = recording.plays[bisect_left(recording.minutes, worst.minute)]
+                end = min(change.minute, last)
+                yield Episode(recording.media_id, severity, start, end, worst.ratio, worst.expected, actual)
+                fired = []
+            if change is not None and change.firing:
+                start = change.minute
+            if alarm.firing:
+                fired.append(drop)

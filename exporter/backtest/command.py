@@ -1,0 +1,207 @@
+"""`replay`: what the drop alerts would have done over recorded plays, from a file or from the API."""
+
+import json
+import os
+import sys
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from exporter import logs
+from exporter.api.history import MerchantPast, fetch, open_pasts
+from exporter.backtest import plays_csv, plot
+from exporter.backtest.alerts import Episode
+from exporter.backtest.parallel import Rehearsal, rehearse
+from exporter.backtest.plays_csv import Recording
+from exporter.clock import Clock
+from exporter.config.settings import DEFAULT_THRESHOLDS, MerchantSettings, Settings
+from exporter.counting.rules import ended_before
+from exporter.errors import InputError
+from exporter.model import DAY_MINUTES, Group, Minute, MinuteRange, Stream, Target, minute_of, start_of, total_of
+from exporter.times import format_instant
+from exporter.views import Thresholds
+
+# How the catalog calls what is not live; "" where it does not say.
+_FILES = frozenset({"", "file"})
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How to tell it.
+
+    Attributes:
+        json: Whether one JSON object is to be a line, instead of words.
+        since: Only episodes that begin then or later (Unix seconds), or None for all.
+        plot: Where a picture goes, or None.
+    """
+
+    json: bool
+    since: float | None
+    plot: Path | None
+
+
+def of_file(path: Path, settings: Settings | None, output: Output) -> None:
+    """Replay a file, with the thresholds of a configuration where there is one.
+
+    Raises:
+        InputError: The file cannot be used.
+    """
+    recordings = plays_csv.read(path)
+    ids = [each.media_id for each in recordings]
+    _tell(recordings, _thresholds(settings, ids), output)
+
+
+def of_api(settings: Settings, media_ids: Sequence[str], days: int, output: Output, clock: Clock) -> None:
+    """Replay the newest days of some media, fetched from the API within the budget.
+
+    Raises:
+        InputError: The media cannot be replayed.
+        HistoryError: The API failed for too long.
+        StateError: The state file, which has the budget, cannot be used.
+    """
+    merchant = _merchant_of(settings, media_ids)
+    settings = settings.model_copy(update={"merchants": (merchant,)})
+    last = ended_before(clock.now(), settings.poll.max_lag)
+    minutes = MinuteRange(last - days * DAY_MINUTES + 1, last)
+    beside_bars = logs.around_writes(lambda: tqdm.external_write_mode(file=sys.stderr))
+    with beside_bars, open_pasts(settings, clock) as pasts:
+        past = pasts[merchant.id]
+        wanted = [media_id for media_id in dict.fromkeys(media_ids) if _can_be_replayed(media_id, past)]
+        if not wanted:
+            raise InputError("no media is left to be replayed")
+        recordings = _fetch(past, [_plays_of(merchant, each) for each in wanted], minutes, clock)
+    if not recordings:
+        raise InputError(f"the API has no plays of these media in the last {days} days")
+    _tell(recordings, _thresholds(settings, wanted), output)
+
+
+# ---- where the plays come from ----
+
+
+def _merchant_of(settings: Settings, media_ids: Iterable[str]) -> MerchantSettings:
+    """The merchant whose media they are."""
+    owners = {media.id: merchant for merchant in settings.merchants for media in merchant.media}
+    found: dict[str, MerchantSettings] = {}
+    for media_id in media_ids:
+        owner = owners.get(media_id)
+        if owner is None:
+            raise InputError(f"--media: {media_id} is not in the configuration; add it there, or correct the id")
+        found[owner.id] = owner
+    if len(found) > 1:
+        raise InputError(f"--media: the media are of {' and '.join(found)}; replay one merchant at a time")
+    return next(iter(found.values()))
+
+
+def _plays_of(merchant: MerchantSettings, media_id: str) -> Stream:
+    return Stream(merchant.id, media_id, Target.PLAY_COUNT, Group.ALL)
+
+
+def _can_be_replayed(media_id: str, past: MerchantPast) -> bool:
+    """Whether a media is always on; says so where it is not."""
+    media = past.media(media_id)
+    if media is None:
+        print(f"media {media_id} is left out: the catalog does not know it", file=sys.stderr)
+        return False
+    if media.live_event_id or media.encode_type.lower() not in _FILES:
+        print(f"media {media_id} is left out: it is live, and when its past events ran is not known", file=sys.stderr)
+        return False
+    return True
+
+
+def _fetch(past: MerchantPast, streams: Sequence[Stream], minutes: MinuteRange, clock: Clock) -> list[Recording]:
+    plays: dict[str, dict[Minute, float | None]] = {stream.media_id: {} for stream in streams}
+    for stream in streams:
+        past.want(stream, minutes)
+    with tqdm(
+        total=len(streams) * len(minutes), desc="fetching", unit="min", unit_scale=True, disable=None
+    ) as progress:
+        for part in fetch([past], clock):
+            for minute, values in (part.rows or {}).items():
+                if minute in part.minutes:
+                    plays[part.stream.media_id][minute] = total_of(values)
+            progress.update(len(part.minutes))
+    recordings = [_recording(media_id, shown, minutes.last) for media_id, shown in plays.items() if shown]
+    return [each for each in recordings if each.minutes]
+
+
+def _recording(media_id: str, shown: Mapping[Minute, float | None], last: Minute) -> Recording:
+    """A minute without a row is one without plays, but for those before the first row: the media may be younger.
+
+    A minute whose plays cannot be used is left out.
+    """
+    known = {minute: shown.get(minute, 0.0) for minute in range(min(shown), last + 1)}
+    plays = {minute: value for minute, value in known.items() if value is not None}
+    return Recording(media_id, array("q", plays), array("d", plays.values()))
+
+
+def _thresholds(settings: Settings | None, media_ids: Sequence[str]) -> Mapping[str, Thresholds | None]:
+    """By media id, "" for the whole merchant: those of the merchant that has most of the media, or the defaults."""
+    if settings is None:
+        return dict.fromkeys(("", *media_ids), DEFAULT_THRESHOLDS)
+    ids = set(media_ids)
+    merchant = max(settings.merchants, key=lambda each: len(ids & {media.id for media in each.media}))
+    known = {media.id: media for media in merchant.media}
+    return {media_id: settings.thresholds(merchant, known.get(media_id)) for media_id in ("", *media_ids)}
+
+
+# ---- what is told ----
+
+
+def _tell(recordings: Sequence[Recording], thresholds: Mapping[str, Thresholds | None], output: Output) -> None:
+    # Those that this process may use.
+    processes = len(os.sched_getaffinity(0))
+    total = sum(len(each.minutes) for each in recordings)
+    with tqdm(total=total, desc="replaying", unit="min", unit_scale=True, disable=None) as bar:
+        rehearsal = rehearse(
+            recordings, thresholds, processes=processes, progress=bar.update, plain=output.plot is not None
+        )
+    since = output.since
+    shown = [each for each in rehearsal.episodes if since is None or start_of(each.start) >= since]
+    for episode in shown:
+        print(_as_json(episode) if output.json else _in_words(episode))
+    count = f"{len(shown)} episode{'' if len(shown) == 1 else 's'}"
+    print(f"{count}; {len(recordings)} media, {total / DAY_MINUTES:,.1f} media-days of plays", file=sys.stderr)
+    if output.plot is not None:
+        _draw(output.plot, rehearsal, shown, since)
+
+
+def _as_json(episode: Episode) -> str:
+    return json.dumps(
+        {
+            "media_id": episode.media_id,
+            "severity": episode.severity,
+            "start": format_instant(start_of(episode.start)),
+            "end": format_instant(start_of(episode.end)),
+            "ratio": round(episode.ratio, 4),
+            "expected": round(episode.expected, 2),
+            "actual": int(episode.actual) if episode.actual.is_integer() else episode.actual,
+        },
+        ensure_ascii=False,
+    )
+
+
+def _in_words(episode: Episode) -> str:
+    return (
+        f"{format_instant(start_of(episode.start))} to {format_instant(start_of(episode.end))}  {episode.severity:8}  "
+        f"{episode.media_id or 'the whole merchant'}: {episode.ratio:.0%} missing at worst, "
+        f"{episode.actual:g} plays in the minute where {episode.expected:.1f} were expected"
+    )
+
+
+def _draw(path: Path, rehearsal: Rehearsal, episodes: Sequence[Episode], since: float | None) -> None:
+    strips = []
+    for media_id, played in rehearsal.recordings.items():
+        spans = [plot.Span(each.severity, each.start, each.end) for each in episodes if each.media_id == media_id]
+        start = 0 if since is None else bisect_left(played.minutes, minute_of(since))
+        series = (played.minutes[start:], played.plays[start:], rehearsal.expected[media_id][start:])
+        strips.append(plot.Strip(media_id or "the whole merchant", *series, spans))
+    if not any(strip.minutes for strip in strips):
+        raise InputError("--plot: there are no plays at or after --evaluate-from to draw")
+    try:
+        path.write_text(plot.draw("Plays a minute, and where the drop alerts fire (UTC)", strips), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); check the disk and the folder") from error

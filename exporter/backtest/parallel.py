@@ -1,0 +1,160 @@
+"""The drop detector over recordings, on as many processors as there are."""
+
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+from exporter.backtest.alerts import (
+    Episode,
+    Sums,
+    Watched,
+    episodes,
+    expected,
+    verdicts,
+    watch,
+    whole_merchant,
+)
+from exporter.backtest.plays_csv import Recording
+from exporter.errors import InputError
+from exporter.views import MERCHANT_THRESHOLD, Thresholds
+
+# Fewer minutes are done before other processes have started.
+WORTH_SHARING = 200_000
+
+# The work is cut into so many parts at most, however many processes there are: sums of floats depend on it.
+_PARTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What came of it.
+
+    Attributes:
+        episodes: In order of their start.
+        recordings: By media id, "" for the whole merchant.
+        expected: For a picture, by media id, the plays expected in each minute of its recording. Else empty.
+    """
+
+    episodes: Sequence[Episode]
+    recordings: Mapping[str, Recording]
+    expected: Mapping[str, Sequence[float]]
+
+
+def rehearse(
+    recordings: Sequence[Recording],
+    thresholds: Mapping[str, Thresholds | None],
+    *,
+    processes: int,
+    progress: Callable[[int], object],
+    plain: bool = False,
+) -> Rehearsal:
+    """All episodes of the media of one merchant, and of the whole merchant.
+
+    Args:
+        recordings: The plays of the media.
+        thresholds: By media id, "" for the whole merchant, which has one of its own; None where no alert is wanted.
+        processes: How many to use, where it is worth it.
+        progress: Told how many minutes are done, now and then.
+        plain: Whether a picture is to be drawn.
+    """
+    every = [whole_merchant(recordings), *recordings]
+    alerts = {recording.media_id: _by_severity(recording.media_id, thresholds) for recording in every}
+    least = {media_id: min(alert.values(), default=None) for media_id, alert in alerts.items()}
+    watched, sums = _watch(every, least, processes, progress, plain=plain)
+    minutes = sorted(sums.forecast)
+    last = max(recording.minutes[-1] for recording in recordings)
+    found: list[Episode] = []
+    for recording in every:
+        drops = list(verdicts(watched[recording.media_id], sums, minutes))
+        found += episodes(recording, drops, alerts[recording.media_id], last)
+    found.sort(key=lambda each: (each.start, each.media_id, each.severity))
+    known = {
+        recording.media_id: expected(recording, watched[recording.media_id], sums, minutes)
+        for recording in every
+        if plain
+    }
+    return Rehearsal(found, {recording.media_id: recording for recording in every}, known)
+
+
+def _by_severity(media_id: str, thresholds: Mapping[str, Thresholds | None]) -> dict[str, float]:
+    mine = thresholds[media_id]
+    if mine is None:
+        return {}
+    return {"warning": mine.warning, "critical": mine.critical} if media_id else {"merchant": MERCHANT_THRESHOLD}
+
+
+def _watch(
+    recordings: Sequence[Recording],
+    least: Mapping[str, float | None],
+    processes: int,
+    progress: Callable[[int], object],
+    *,
+    plain: bool,
+) -> tuple[dict[str, Watched], Sums]:
+    """The first step for all, here or in other processes."""
+    parts = [recordings[start::_PARTS] for start in range(min(_PARTS, len(recordings)))]
+    if processes < 2 or sum(map(_size, parts)) < WORTH_SHARING:
+        results = {}
+        for place, part in enumerate(parts):
+            results[place] = _watch_some(part, least, plain=plain)
+            progress(_size(part))
+    else:
+        results = _watch_apart(parts, least, processes, progress, plain=plain)
+    watched: dict[str, Watched] = {}
+    sums = Sums()
+    # In this order, whichever was done first.
+    for place in range(len(parts)):
+        some, added = results[place]
+        watched |= some
+        sums.merge(added)
+    return watched, sums
+
+
+def _watch_apart(
+    parts: Sequence[Sequence[Recording]],
+    least: Mapping[str, float | None],
+    processes: int,
+    progress: Callable[[int], object],
+    *,
+    plain: bool,
+) -> dict[int, tuple[dict[str, Watched], Sums]]:
+    """The first step in other processes; the result of each part, by its place."""
+    results = {}
+    # Not forked: a process with threads, such as the progress bar's, cannot be copied safely.
+    with ProcessPoolExecutor(processes, get_context("spawn"), _end_quietly) as pool:
+        work = {pool.submit(_watch_some, part, least, plain=plain): place for place, part in enumerate(parts)}
+        try:
+            for done in as_completed(work):
+                results[work[done]] = done.result()
+                progress(_size(parts[work[done]]))
+        except BrokenProcessPool as error:
+            raise InputError("one of the processes was killed; if for lack of memory, replay fewer media") from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return results
+
+
+def _size(recordings: Sequence[Recording]) -> int:
+    """The minutes of media, the whole merchant's left out: nobody has asked for those."""
+    return sum(len(recording.minutes) for recording in recordings if recording.media_id)
+
+
+def _watch_some(
+    recordings: Sequence[Recording], least: Mapping[str, float | None], *, plain: bool
+) -> tuple[dict[str, Watched], Sums]:
+    sums = Sums()
+    watched = {}
+    for recording in recordings:
+        # The whole merchant is none of its own media.
+        mine = sums if recording.media_id else Sums()
+        watched[recording.media_id] = watch(recording, least[recording.media_id], mine, plain=plain)
+    return watched, sums
+
+
+def _end_quietly() -> None:
+    # An interrupt goes to all processes of the terminal. What is to be said of it, the first one says.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,0 +1,331 @@
+"""The ledger's rows in the state file: read, written and forgotten. Each function runs in its caller's transaction."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporter.counting.holding import Cell, Held
+from exporter.counting.rules import Account, Book, Entry
+from exporter.errors import StateError
+from exporter.model import Group, Minute, Stream, Target
+from exporter.storage.schema import READ_ERRORS, reason_of
+from exporter.storage.state_file import recognise
+from exporter.units import from_units
+from exporter.views import SeriesView
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRow:
+    """Where a stream stands.
+
+    Attributes:
+        stream_id: Its key in the other tables.
+        start: The minutes after this one are counted.
+        through: The newest minute counted.
+        seen: The newest minute counted because its row or a later one was there.
+        kept_from: The oldest slot whose value can still be revised.
+        answered: Whether it has had an answer.
+        rate: Smoothed plays a minute, where it counts plays.
+        peak: The largest value of a slot that has been counted (millionths).
+        held: The slots of the values that are not counted yet, ascending; one for each value.
+    """
+
+    stream_id: int
+    start: Minute
+    through: Minute
+    seen: Minute
+    kept_from: Minute
+    answered: bool
+    rate: float | None
+    peak: int = 0
+    held: tuple[Minute, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MerchantRow:
+    """What is kept of a merchant.
+
+    Attributes:
+        horizon: The newest minute of which a row was seen, or None.
+        lost_minutes: Minutes, summed over the streams, that were too old to be caught up, or without a value that could
+            be used.
+        revisions_up: Counted values that rose.
+        revisions_down: Counted values that fell.
+        series_resets: Counters that began again at 0.
+        longest_range: Minutes that one request may ask for, or None where no limit is known.
+        longest_range_at: When that was found out (Unix seconds).
+    """
+
+    horizon: Minute | None = None
+    lost_minutes: int = 0
+    revisions_up: int = 0
+    revisions_down: int = 0
+    series_resets: int = 0
+    longest_range: int | None = None
+    longest_range_at: float = 0.0
+
+
+def begin_merchant(db: sqlite3.Connection, merchant_id: str) -> MerchantRow:
+    """Read a merchant's row, or make it."""
+    db.execute(
+        "INSERT INTO merchants (merchant_id) VALUES (?) ON CONFLICT DO UPDATE SET removed_at = NULL",
+        (merchant_id,),
+    )
+    row = db.execute(
+        "SELECT horizon, lost_minutes, revisions_up, revisions_down, series_resets, longest_range, longest_range_at "
+        "FROM merchants WHERE merchant_id = ?",
+        (merchant_id,),
+    ).fetchone()
+    horizon, lost, up, down, resets, longest, longest_at = row
+    return MerchantRow(horizon, lost, up, down, resets, longest, longest_at or 0.0)
+
+
+def write_merchant(db: sqlite3.Connection, merchant_id: str, row: MerchantRow) -> None:
+    """Write a merchant's row."""
+    db.execute(
+        "UPDATE merchants SET horizon = ?, lost_minutes = ?, revisions_up = ?, revisions_down = ?, "
+        "series_resets = ?, longest_range = ?, longest_range_at = ? WHERE merchant_id = ?",
+        (
+            row.horizon,
+            row.lost_minutes,
+            row.revisions_up,
+            row.revisions_down,
+            row.series_resets,
+            row.longest_range,
+            row.longest_range_at,
+            merchant_id,
+        ),
+    )
+
+
+def begin_stream(db: sqlite3.Connection, stream: Stream, start: Minute) -> StreamRow:
+    """Read a stream's row, or make one that counts the minutes after `start`."""
+    key = (stream.merchant_id, stream.media_id, stream.target, stream.group)
+    made = db.execute(
+        "INSERT INTO streams (merchant_id, media_id, target, grouping, start, through, seen, kept_from) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING stream_id",
+        (*key, start, start, start, start + 1),
+    ).fetchone()
+    if made and stream.group is Group.ALL:
+        db.execute("INSERT INTO series (stream_id, place, label) VALUES (?, 0, '')", made)
+    db.execute(
+        "UPDATE streams SET removed_at = NULL WHERE "
+        "merchant_id = ? AND media_id = ? AND target = ? AND grouping = ? AND removed_at IS NOT NULL",
+        key,
+    )
+    row = db.execute(
+        "SELECT stream_id, start, through, seen, kept_from, answered, rate, peak FROM streams "
+        "WHERE merchant_id = ? AND media_id = ? AND target = ? AND grouping = ?",
+        key,
+    ).fetchone()
+    stream_id, started, through, seen, kept_from, answered, rate, peak = row
+    slots = db.execute("SELECT slot FROM held WHERE stream_id = ? ORDER BY slot", (stream_id,))
+    held = tuple(slot for (slot,) in slots)
+    return StreamRow(stream_id, started, through, seen, kept_from, bool(answered), rate, peak, held)
+
+
+def move_stream(db: sqlite3.Connection, row: StreamRow) -> None:
+    """Write where a stream stands, its start included."""
+    db.execute(
+        "UPDATE streams SET start = ?, through = ?, seen = ?, kept_from = ?, answered = ? WHERE stream_id = ?",
+        (row.start, row.through, row.seen, row.kept_from, row.answered, row.stream_id),
+    )
+    if not row.held:
+        db.execute("DELETE FROM held WHERE stream_id = ?", (row.stream_id,))
+
+
+def mark_removed(db: sqlite3.Connection, streams: Iterable[Stream], merchant_ids: Iterable[str], now: float) -> None:
+    """Note since when the streams and merchants that are not among these have been out of the configuration."""
+    wanted = {(s.merchant_id, s.media_id, str(s.target), str(s.group)) for s in streams}
+    rows = db.execute(
+        "SELECT stream_id, merchant_id, media_id, target, grouping FROM streams WHERE removed_at IS NULL"
+    ).fetchall()
+    gone = [(now, stream_id) for stream_id, *key in rows if tuple(key) not in wanted]
+    db.executemany("UPDATE streams SET removed_at = ? WHERE stream_id = ?", gone)
+    known = set(merchant_ids)
+    merchants = db.execute("SELECT merchant_id FROM merchants WHERE removed_at IS NULL").fetchall()
+    db.executemany(
+        "UPDATE merchants SET removed_at = ? WHERE merchant_id = ?",
+        [(now, merchant_id) for (merchant_id,) in merchants if merchant_id not in known],
+    )
+
+
+def forget_removed(db: sqlite3.Connection, before: float) -> None:
+    """Delete what has been out of the configuration since before a moment (Unix seconds)."""
+    gone = "(SELECT stream_id FROM streams WHERE removed_at < ?)"
+    for table in ("slots", "held", "series"):
+        db.execute(f"DELETE FROM {table} WHERE stream_id IN {gone}", (before,))  # noqa: S608 - constants
+    db.execute("DELETE FROM streams WHERE removed_at < ?", (before,))
+    db.execute("DELETE FROM merchants WHERE removed_at < ?", (before,))
+    for table in ("media", "tracks", "track_days"):
+        db.execute(
+            f"DELETE FROM {table} WHERE NOT EXISTS (SELECT 1 FROM streams "  # noqa: S608 - constants
+            f"WHERE streams.merchant_id = {table}.merchant_id AND streams.media_id = {table}.media_id)"
+        )
+    for table in ("sends", "budgets"):
+        db.execute(f"DELETE FROM {table} WHERE merchant_id NOT IN (SELECT merchant_id FROM merchants)")  # noqa: S608 - constants
+
+
+def read_book(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> Book:
+    """Read what a stream has counted."""
+    accounts = {
+        label: Account(total, owed, owed_since)
+        for label, total, owed, owed_since in db.execute(
+            "SELECT label, total, owed, owed_since FROM series WHERE stream_id = ? ORDER BY place", (row.stream_id,)
+        )
+    }
+    slots: dict[Minute, dict[str, int]] = {}
+    for slot, label, value in db.execute("SELECT slot, label, value FROM slots WHERE stream_id = ?", (row.stream_id,)):
+        slots.setdefault(slot, {})[label] = value
+    return Book(
+        stream.target,
+        row.start,
+        row.through,
+        row.seen,
+        row.kept_from,
+        row.answered,
+        row.rate,
+        row.peak,
+        slots,
+        _read_held(db, row),
+        accounts,
+    )
+
+
+def _read_held(db: sqlite3.Connection, row: StreamRow) -> dict[Cell, Held]:
+    if not row.held:
+        return {}
+    values = db.execute("SELECT slot, label, value, since FROM held WHERE stream_id = ?", (row.stream_id,))
+    return {(slot, label): Held(value, since) for slot, label, value, since in values}
+
+
+def write_entry(db: sqlite3.Connection, row: StreamRow, book: Book, entry: Entry) -> StreamRow:
+    """Write what an answer did to a book."""
+    stream_id = row.stream_id
+    written = StreamRow(
+        stream_id,
+        row.start,
+        entry.through,
+        entry.seen,
+        entry.kept_from,
+        entry.answered,
+        entry.rate,
+        entry.peak,
+        held=tuple(sorted(slot for slot, _ in entry.held)),
+    )
+    if written != row:
+        db.execute(
+            "UPDATE streams SET through = ?, seen = ?, kept_from = ?, answered = ?, rate = ?, peak = ? "
+            "WHERE stream_id = ?",
+            (entry.through, entry.seen, entry.kept_from, entry.answered, entry.rate, entry.peak, stream_id),
+        )
+    db.executemany(
+        "INSERT INTO series (stream_id, place, label, total, owed, owed_since) VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET total = excluded.total, owed = excluded.owed, owed_since = excluded.owed_since",
+        [
+            (stream_id, len(book.accounts) + place, label, account.total, account.owed, account.owed_since)
+            for place, (label, account) in enumerate(entry.accounts.items())
+        ],
+    )
+    db.executemany(
+        "DELETE FROM slots WHERE stream_id = ? AND slot = ? AND label = ?",
+        [(stream_id, change.slot, change.label) for change in entry.changes if not change.value],
+    )
+    db.executemany(
+        "INSERT OR REPLACE INTO slots (stream_id, slot, label, value) VALUES (?, ?, ?, ?)",
+        [(stream_id, change.slot, change.label, change.value) for change in entry.changes if change.value],
+    )
+    if entry.kept_from != row.kept_from:
+        db.execute("DELETE FROM slots WHERE stream_id = ? AND slot < ?", (stream_id, entry.kept_from))
+    # The 0 at which a counter begins again is on display for a while, as that of a new one.
+    db.executemany(
+        "UPDATE series SET shown = 0 WHERE stream_id = ? AND label = ?",
+        [(stream_id, label) for label in entry.begun_again],
+    )
+    _write_held(db, stream_id, book, entry)
+    if entry.last is not None:
+        db.executemany(
+            "UPDATE series SET last = ? WHERE stream_id = ? AND label = ? AND last IS NOT ?",
+            [(value, stream_id, label, value) for label, value in entry.last.items()],
+        )
+    return written
+
+
+def _write_held(db: sqlite3.Connection, stream_id: int, book: Book, entry: Entry) -> None:
+    db.executemany(
+        "DELETE FROM held WHERE stream_id = ? AND slot = ? AND label = ?",
+        [(stream_id, *cell) for cell in book.held.keys() - entry.held.keys()],
+    )
+    db.executemany(
+        "INSERT OR REPLACE INTO held (stream_id, slot, label, value, since) VALUES (?, ?, ?, ?, ?)",
+        [
+            (stream_id, *cell, held.value, held.since)
+            for cell, held in entry.held.items()
+            if book.held.get(cell) != held
+        ],
+    )
+
+
+def show_series(db: sqlite3.Connection, stream_id: int, labels: Iterable[str]) -> None:
+    """Note that the series' 0 has been on display for long enough."""
+    db.executemany(
+        "UPDATE series SET shown = 1 WHERE stream_id = ? AND label = ?",
+        [(stream_id, label) for label in labels],
+    )
+
+
+def unshown_labels(db: sqlite3.Connection, stream_id: int) -> tuple[str, ...]:
+    """The label values whose 0 has not been on display for long enough."""
+    return tuple(
+        label for (label,) in db.execute("SELECT label FROM series WHERE stream_id = ? AND shown = 0", (stream_id,))
+    )
+
+
+def read_rates(path: Path) -> dict[str, dict[str, float]]:
+    """The smoothed plays a minute in a state file, which a running exporter may be writing.
+
+    Returns:
+        By merchant and media id, "" for the whole merchant; nothing where there is no file, or an empty one.
+
+    Raises:
+        StateError: The file cannot be read, or is none of this exporter's.
+    """
+    rates: dict[str, dict[str, float]] = {}
+    try:
+        if not recognise(path):
+            return {}
+        real = path.resolve()
+        # Without a WAL nobody has it open. Then nothing need be put beside it, which not every reader may do.
+        unused = "" if real.with_name(real.name + "-wal").exists() else "&immutable=1"
+        with contextlib.closing(sqlite3.connect(f"{real.as_uri()}?mode=ro{unused}", uri=True)) as db:
+            for merchant_id, media_id, rate in db.execute(
+                "SELECT merchant_id, media_id, rate FROM streams "
+                "WHERE rate IS NOT NULL AND target = ? AND grouping = ?",
+                (Target.PLAY_COUNT, Group.ALL),
+            ):
+                rates.setdefault(merchant_id, {})[media_id] = rate
+    except (*READ_ERRORS, OSError) as error:
+        raise StateError(
+            f"{path}: the state file cannot be read ({reason_of(error)}); "
+            "check the rights, and that the exporter starts with it"
+        ) from error
+    return rates
+
+
+def read_series(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> tuple[SeriesView, ...]:
+    """Read a stream's series as they are to be shown."""
+    return tuple(_series(db, stream, row))
+
+
+def _series(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> Iterator[SeriesView]:
+    gauge = row.answered and not stream.target.by_day
+    for label, total, last, shown in db.execute(
+        "SELECT label, total, last, shown FROM series WHERE stream_id = ? ORDER BY place", (row.stream_id,)
+    ):
+        yield SeriesView(
+            label=label,
+            total=(from_units(total) if shown else 0.0) if stream.target.summable else None,
+            last=from_units(last) if gauge and last is not None else None,
+        )

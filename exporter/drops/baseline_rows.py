@@ -1,0 +1,83 @@
+"""Tracks in the state file. Each function runs in its caller's transaction.
+
+A track's numbers are bytes, of which no table can say what they may be. So each has a checksum: what a failing disk has
+changed is not judged by, it is fetched again.
+"""
+
+import sqlite3
+import zlib
+from dataclasses import dataclass
+
+from exporter.drops.baseline import Packed
+from exporter.drops.seasonal import HISTORY_DAYS
+from exporter.model import DAY_MINUTES
+
+
+@dataclass(frozen=True, slots=True)
+class TrackRow:
+    """A track as it was written.
+
+    Attributes:
+        packed: The track, or None where nothing was taken yet.
+        past_known: Whether the time before the first start was asked for, and all that came is there.
+        damaged: Whether something of it is not as it was written; that is left out.
+    """
+
+    packed: Packed | None
+    past_known: bool
+    damaged: bool = False
+
+
+def read_tracks(db: sqlite3.Connection, merchant_id: str) -> dict[str, TrackRow]:
+    """The tracks of a merchant, by media id, "" for the whole merchant."""
+    days: dict[str, dict[int, bytes]] = {}
+    damaged: set[str] = set()
+    for media_id, day, sealed in db.execute(
+        "SELECT media_id, day, steps FROM track_days WHERE merchant_id = ?", (merchant_id,)
+    ):
+        steps = _unsealed(sealed)
+        if steps is None:
+            damaged.add(media_id)
+        else:
+            days.setdefault(media_id, {})[day] = steps
+    rows = {}
+    for media_id, newest, sealed_recent, sealed_noise, past_known in db.execute(
+        "SELECT media_id, newest, recent, noise, past_known FROM tracks WHERE merchant_id = ?", (merchant_id,)
+    ):
+        packed = None
+        if newest is not None:
+            recent, noise = _unsealed(sealed_recent), _unsealed(sealed_noise)
+            if recent is None or noise is None:
+                damaged.add(media_id)
+            else:
+                packed = Packed(newest, recent, noise, days.get(media_id, {}))
+        whole = media_id not in damaged
+        rows[media_id] = TrackRow(packed, past_known=bool(past_known) and whole, damaged=not whole)
+    return rows
+
+
+def write_track(db: sqlite3.Connection, merchant_id: str, media_id: str, packed: Packed, *, past_known: bool) -> None:
+    """Write a track and those of its days that were packed; delete the days that are too old to matter."""
+    db.execute(
+        "INSERT OR REPLACE INTO tracks (merchant_id, media_id, newest, recent, noise, past_known) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        (merchant_id, media_id, packed.newest, _sealed(packed.recent), _sealed(packed.noise), past_known),
+    )
+    db.executemany(
+        "INSERT OR REPLACE INTO track_days (merchant_id, media_id, day, steps) VALUES (?, ?, ?, ?)",
+        [(merchant_id, media_id, day, _sealed(steps)) for day, steps in packed.days.items()],
+    )
+    db.execute(
+        "DELETE FROM track_days WHERE merchant_id = ? AND media_id = ? AND day < ?",
+        (merchant_id, media_id, (packed.newest or 0) // DAY_MINUTES - HISTORY_DAYS),
+    )
+
+
+def _sealed(content: bytes) -> bytes:
+    return content + zlib.crc32(content).to_bytes(4, "big")
+
+
+def _unsealed(sealed: bytes) -> bytes | None:
+    """What was sealed, or None where it is not that any more."""
+    content = sealed[:-4]
+    return content if sealed == _sealed(content) else None

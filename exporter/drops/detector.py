@@ -1,0 +1,236 @@
+"""The play-count drop detector: what a look at a minute says about a drop. The rule is docs/drop-detection.md.
+
+Everything is in data time: minutes whose plays have arrived. What is late or missing is never a drop.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from exporter.drops.baseline import HELD, SUSTAINED_SHARE, Look
+from exporter.model import Minute
+
+# What chance may do is left out: plays down to this share of the expectation are no evidence.
+_TOLERATED = 0.9
+# The evidence that a drop needs: a logarithm of a likelihood ratio.
+_EVIDENCE = 9.0
+
+# A drop that is sustained needs less evidence, but must be deep, and not of a quiet media: their lulls are long.
+_SUSTAINED_EVIDENCE, _SUSTAINED_RATIO, _SUSTAINED_EXPECTED = 7.0, 1 - SUSTAINED_SHARE, 4.0
+
+# The least that is expected because all media fall together.
+_FACTOR_LEAST = 0.6
+# All media fall suddenly, where they are below this share of what they were so many minutes earlier.
+_SUDDEN, _EARLIER = 0.7, 10
+
+# A running live event drops when its last 3 or 6 minutes are this far below the 10 before them.
+_LIVE_RATIO = 0.7
+_LIVE_LEAST = 5
+
+# A media takes part in a drop of the whole merchant when it is below this share of its forecast.
+_BROAD = 0.65
+
+# Of an alert, in minutes, as the alerting rules have it: `for` and `keep_firing_for`.
+PENDING, KEPT = 2, 10
+
+
+class Verdict(NamedTuple):
+    """What the detector says about a minute.
+
+    Attributes:
+        minute: The minute.
+        ratio: The share of the expected plays that is missing, 0 to 1; 0 if that can be chance.
+        evidence: How unlikely it is that this is chance, as the logarithm of a likelihood ratio; above 9 it counts.
+        expected: The plays expected in the minute.
+    """
+
+    minute: Minute
+    ratio: float
+    evidence: float
+    expected: float
+
+
+def judge(look: Look, factor: float = 1.0) -> Verdict | None:
+    """Judge a minute of a media that is always on, or of the whole merchant; None if too little is known.
+
+    Args:
+        look: The minute.
+        factor: By how much less is expected, because the merchant's other media have less than they let expect.
+    """
+    if look.forecast is None:
+        return None
+    expected = look.forecast * factor
+    tolerated = expected * _TOLERATED
+    ratio = evidence = 0.0
+    for plays, present in look.windows:
+        if plays >= tolerated * present:
+            continue
+        found = _evidence(plays, tolerated * present) / look.noise
+        missing = 1 - plays / (expected * present)
+        if found <= _EVIDENCE:
+            if not ratio:
+                evidence = max(evidence, found)
+        elif missing > ratio:
+            ratio, evidence = missing, found
+    for plays, present, forecast in look.sustained:
+        before = forecast * factor
+        tolerated = before * _TOLERATED * present
+        if before < _SUSTAINED_EXPECTED or plays >= tolerated:
+            continue
+        missing = 1 - plays / (before * present)
+        found = _evidence(plays, tolerated) / look.noise
+        if missing > max(ratio, _SUSTAINED_RATIO) and found > _SUSTAINED_EVIDENCE:
+            ratio, evidence, expected = missing, found, before
+    return Verdict(look.minute, ratio, evidence, expected)
+
+
+def judge_live(look: Look) -> Verdict | None:
+    """Judge a minute of a live event by the ten minutes before; None if too little is known.
+
+    The caller knows that the event runs, and has run for long enough that those ten minutes belong to it.
+    """
+    if look.live is None:
+        return None
+    best: Verdict | None = None
+    for plays, present, before, before_present in look.live:
+        if not present or before_present < _LIVE_LEAST:
+            continue
+        expected = before / before_present
+        tolerated = expected * _TOLERATED * present
+        ratio = evidence = 0.0
+        if plays < tolerated:
+            evidence = _evidence(plays, tolerated) / look.noise
+            missing = 1 - plays / (expected * present)
+            ratio = missing if missing > _LIVE_RATIO and evidence > _EVIDENCE else 0.0
+        if best is None or ratio > best.ratio:
+            best = Verdict(look.minute, ratio, evidence, expected)
+    return best
+
+
+def _evidence(plays: float, expected: float) -> float:
+    """The logarithm of how much likelier so few plays are if they are the mean than if more were expected."""
+    return expected - plays + (plays * math.log(plays / expected) if plays else 0.0)
+
+
+def broad(looks: Iterable[Look]) -> bool:
+    """Whether a drop of the whole merchant is one of many media: of those with more than half of the forecast plays.
+
+    Args:
+        looks: One minute of each media.
+    """
+    all_media = dropped = 0.0
+    for look in looks:
+        if look.forecast is not None:
+            all_media += look.forecast
+            if look.r5 < _BROAD * look.forecast:
+                dropped += look.forecast
+    return dropped > all_media / 2
+
+
+class Together:
+    """What all media of a merchant that are always on have, and what they let expect, by minute of data."""
+
+    __slots__ = ("_newest", "_sums")
+
+    def __init__(self) -> None:
+        """Make one without media."""
+        # Minute -> the sums of r5 and of the forecasts.
+        self._sums: dict[Minute, tuple[float, float]] = {}
+        self._newest = -1
+
+    def add(self, look: Look) -> None:
+        """Add a minute of one media."""
+        if look.forecast is None:
+            return
+        minute = look.minute
+        sums = self._sums.get(minute)
+        if sums is not None:
+            self._sums[minute] = sums[0] + look.r5, sums[1] + look.forecast
+            return
+        self._sums[minute] = look.r5, look.forecast
+        if minute > self._newest:
+            self._newest = minute
+            for old in [old for old in self._sums if old <= minute - HELD]:
+                del self._sums[old]
+
+    def factor(self, look: Look) -> float:
+        """By how much less is to be expected of a media, because the others have less: 0.6 to 1.
+
+        Args:
+            look: One that has been added.
+        """
+        now = self._sums.get(look.minute)
+        if now is None or look.forecast is None or now[1] <= 0:
+            return 1.0
+        others = now[1] - look.forecast
+        if others <= 0:
+            return 1.0
+        earlier = self._sums.get(look.minute - _EARLIER)
+        # A holiday comes slowly. An outage of all media does not, and must not hide itself.
+        if earlier is not None and now[0] * earlier[1] < _SUDDEN * earlier[0] * now[1]:
+            return 1.0
+        return min(1.0, max(_FACTOR_LEAST, (now[0] - look.r5) / others))
+
+
+class Change(NamedTuple):
+    """An alert begins or ends.
+
+    Attributes:
+        minute: The minute of data in which it does.
+        firing: Whether it begins.
+    """
+
+    minute: Minute
+    firing: bool
+
+
+class Alarm:
+    """An alert of the drop ratio, as Prometheus would have it that evaluates once in each minute of data."""
+
+    __slots__ = ("_above", "_newest", "_pending", "_since", "_threshold", "firing")
+
+    def __init__(self, threshold: float, pending: int = PENDING) -> None:
+        """Make one that does not fire.
+
+        Args:
+            threshold: What the ratio must exceed.
+            pending: For how many minutes before the alert begins.
+        """
+        self._pending = pending
+        self._threshold = threshold
+        self._newest: Minute | None = None
+        # The first minute in a row above the threshold, and the newest above it.
+        self._since: Minute | None = None
+        self._above = 0
+        self.firing = False
+
+    def step(self, minute: Minute, ratio: float | None) -> Change | None:
+        """Take the next minute; those left out are missing.
+
+        Args:
+            minute: Later than the one before.
+            ratio: None if it is missing.
+
+        Returns:
+            What has changed. After a long gap the end lies in it.
+        """
+        if self._newest is not None and minute > self._newest + 1:
+            self._since = None
+        self._newest = minute
+        high = ratio is not None and ratio > self._threshold
+        change = None
+        # The first minute that is not above it begins the wait.
+        end = self._above + 1 + KEPT
+        if self.firing and (minute > end or (minute == end and not high)):
+            self.firing = False
+            change = Change(end, firing=False)
+        if not high:
+            self._since = None
+            return change
+        self._above = minute
+        if self._since is None:
+            self._since = minute
+        if not self.firing and minute >= self._since + self._pending:
+            self.firing = True
+            change = Change(minute, firing=True)
+        return change

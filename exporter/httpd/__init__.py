@@ -1,0 +1,1 @@
+"""The HTTP server, shared by the exporter and the simulated API."""

@@ -1,0 +1,99 @@
+"""How stale a merchant's streams are, and what that costs. It reads the ledger; the time is an argument."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from exporter.config.settings import MerchantSettings, PollSettings
+from exporter.counting.ledger import Ledger
+from exporter.counting.rules import ended_before
+from exporter.model import Group, Minute, MinuteRange, Stream, Target
+from exporter.planning.priorities import FLOOR, plays_weights, stream_factors
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What is the same for all streams while they are looked at.
+
+    Attributes:
+        complete: The newest minute that ended `settle` ago.
+        settled: The newest settled minute.
+        monotonic: Monotonic seconds.
+    """
+
+    complete: Minute
+    settled: Minute
+    monotonic: float
+
+
+class Staleness:
+    """The staleness of one merchant's streams. No stream may be entered by two threads at once.
+
+    Attributes:
+        pace_maker: The whole merchant's plays. Their answers show which minutes are settled.
+        streams: How many streams there are.
+    """
+
+    def __init__(
+        self, merchant: MerchantSettings, poll: PollSettings, ledger: Ledger, noise: Callable[[], float]
+    ) -> None:
+        """Nothing has been asked for.
+
+        Args:
+            merchant: Whose streams.
+            poll: When a minute counts, and what the freshness of a stream matters.
+            ledger: What is counted.
+            noise: Tells by how much the whole merchant's plays vary more than by independent viewers' chance.
+        """
+        self._noise = noise
+        self._merchant_id = merchant.id
+        self._settle = poll.settle
+        self._ledger = ledger
+        self._factors = stream_factors(merchant, poll)
+        self.streams = len(self._factors)
+        self.pace_maker = Stream(merchant.id, "", Target.PLAY_COUNT, Group.ALL)
+        # What is asked for before any row has shown that the minute is settled.
+        self._not_waiting = {self.pace_maker, *(stream for stream in self._factors if stream.target.by_day)}
+        # The newest minute that each stream's last answer was asked up to.
+        self._asked: dict[Stream, Minute] = {}
+
+    def moment(self, now: float, monotonic: float) -> Moment:
+        """What to look at the streams with now, given in Unix seconds and in monotonic ones."""
+        return Moment(ended_before(now, self._settle), self._ledger.settled(self._merchant_id, now), monotonic)
+
+    def entered(self, stream: Stream, asked: MinuteRange, now: float) -> None:
+        """Note that the ledger has an answer for these minutes, which was asked for at a moment (Unix seconds)."""
+        # A range that was cut short goes on at once, unless there is nothing settled beyond it.
+        if asked.last >= self._ledger.settled(self._merchant_id, now):
+            self._asked[stream] = ended_before(now, self._settle)
+
+    def due(self, stream: Stream, moment: Moment, *, paced: bool = True) -> int:
+        """A stream's staleness where an answer could show something new, at least 1; else 0.
+
+        Without a pace maker that is answered, any stream may be the one to show that a minute is settled.
+        """
+        through = self._ledger.through(stream)
+        staleness = (self._newest(stream, moment) if paced else moment.complete) - through
+        asked = self._asked.get(stream)
+        # What one answer has not shown of a minute, another in the same minute would hardly show.
+        due = asked != moment.complete and (
+            # A clock that was ahead for a while has let minutes be counted as empty before they came.
+            staleness > 0 or asked is None or through > moment.complete
+        )
+        return max(1, staleness) if due else 0
+
+    def weights(self, moment: Moment) -> dict[Stream, float]:
+        """What a minute of each stream's staleness costs."""
+        known = self._ledger.plays(self._merchant_id)
+        whole = known.pop("")
+        plays = plays_weights(whole, known, moment.settled, self._noise())
+        plays[""] = max(FLOOR, whole.rate if whole.rate is not None else sum(plays.values()))
+        return {stream: plays[stream.media_id] * factor for stream, factor in self._factors.items()}
+
+    def mean(self, weights: Mapping[Stream, float], moment: Moment) -> float:
+        """The mean of the streams' staleness (minutes), weighted by what it costs."""
+        waits = {stream: max(0, self._newest(stream, moment) - self._ledger.through(stream)) for stream in weights}
+        return sum(weight * waits[stream] for stream, weight in weights.items()) / sum(weights.values())
+
+    def _newest(self, stream: Stream, moment: Moment) -> Minute:
+        """The newest minute that a stream could count."""
+        return moment.complete if stream in self._not_waiting else moment.settled

@@ -1,0 +1,468 @@
+"""The state file: one SQLite database, opened by one process, written by one connection.
+
+Every change goes through `State.transaction`, which other modules use for their own tables.
+"""
+
+import contextlib
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from exporter.errors import StateDamaged, StateError, StateWriteFailed
+from exporter.storage import schema, state_file
+from exporter.storage.salvage import salvage
+from exporter.storage.state_file import Place, StateFile
+
+log = structlog.get_logger("state")
+
+# A disk that hangs lets a write wait. After so many seconds that is said.
+LONGEST_WRITE = 60.0
+
+# So long the heartbeat waits for a write to end.
+PROBE_WAIT = 1.0
+
+# A problem that is back within so many seconds goes on: on a full disk, small writes may succeed now and then.
+SAME_PROBLEM = 60.0
+
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+# What the computer has to do with, and not what is in the file.
+_ENVIRONMENT = (
+    *_BUSY,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOLFS,
+    sqlite3.SQLITE_AUTH,
+)
+
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
+
+
+@dataclass(frozen=True, slots=True)
+class StateProblem:
+    """Why the state file cannot be written now.
+
+    Attributes:
+        message: What is wrong, and how to fix it.
+        since: When the first of the writes in a row failed (Unix seconds).
+    """
+
+    message: str
+    since: float
+
+
+# With fewer free bytes nothing can be opened: SQLite's index of its log alone takes 32 KiB.
+FULL = 64 * 1024
+
+_EMPTIED = "something has emptied it"
+
+
+class State:
+    """An open state file. Safe for use by several threads.
+
+    Attributes:
+        path: Where it is.
+        damaged: Whether damage was found while it was open. It is saved at the next start alone, as what this process
+            remembers would no longer be what is in the file.
+    """
+
+    def __init__(
+        self,
+        file: StateFile,
+        db: sqlite3.Connection,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+        *,
+        salvaged: bool = False,
+    ) -> None:
+        """Take over what `open_state` has opened.
+
+        Args:
+            file: The file, locked.
+            db: The connection to it.
+            now: Unix seconds.
+            monotonic: Seconds that never go back.
+            salvaged: Whether it was damaged, and is made anew from what could be read.
+        """
+        self.path = file.path
+        self.damaged = False
+        self._file = file
+        self._db = db
+        self._now = now
+        self._monotonic = monotonic
+        self._salvaged = salvaged
+        self._sends_lost_of: set[str] = set()
+        self._mutex = threading.RLock()
+        self._users = 0
+        # Both are read without the mutex: it may be held by a write that hangs.
+        self._busy_since: float | None = None
+        self._problem: StateProblem | None = None
+        self._resolved: tuple[float, float] | None = None
+        self._siblings = self._identities()
+        # Only where a file could be put in its place, and not be opened, there is no connection.
+        self._connected = True
+        self._closed = False
+
+    @property
+    def problem(self) -> StateProblem | None:
+        """What keeps the file from being written now, or None."""
+        busy_since = self._busy_since
+        if busy_since is not None and (seconds := self._monotonic() - busy_since) > LONGEST_WRITE:
+            return StateProblem(
+                f"{self.path}: a write has not ended for {seconds:.0f} s; check the disk", self._now() - seconds
+            )
+        return self._problem
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Write in one transaction: all of the block is in the file after it, or nothing.
+
+        Raises:
+            StateWriteFailed: The file did not take it; nothing of the block is in the file.
+        """
+        with self._alone():
+            self._find_file()
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield self._db
+                self._db.execute("COMMIT")
+            except schema.READ_ERRORS as error:
+                raise self._failed(error) from error
+            finally:
+                # A full disk can end a transaction by itself, and rolling back then is an error of its own.
+                with contextlib.suppress(sqlite3.Error):
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+            if self._problem is not None and not self.damaged:
+                self._resolved = (self._monotonic(), self._problem.since)
+                self._problem = None
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """Read what is committed.
+
+        Raises:
+            StateError: It cannot be read.
+        """
+        with self._alone():
+            try:
+                yield self._db
+            except schema.READ_ERRORS as error:
+                raise StateError(str(self._failed(error, reading=True))) from error
+
+    def probe(self) -> None:
+        """Look whether the file is still where it was, and where it could not be written, whether it can be again.
+
+        For the heartbeat: while nothing can be written no requests leave, so nothing else would write. It does not wait
+        for a write that hangs, and what it finds is in `problem`.
+        """
+        if not self._mutex.acquire(timeout=PROBE_WAIT):
+            return
+        try:
+            with contextlib.suppress(StateWriteFailed):
+                if self._problem is not None or self._is_elsewhere():
+                    with self.transaction() as db:
+                        # It is there already, and written all the same.
+                        db.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
+        finally:
+            self._mutex.release()
+
+    def sends_lost(self, merchant_id: str) -> bool:
+        """Whether nobody knows what requests of a merchant left before the file was opened: True once, after damage."""
+        with self._mutex:
+            if not self._salvaged or merchant_id in self._sends_lost_of:
+                return False
+            self._sends_lost_of.add(merchant_id)
+            return True
+
+    def close(self) -> None:
+        """Close the file and let other processes have it."""
+        with self._alone():
+            if self._closed:
+                return
+            with contextlib.suppress(StateWriteFailed):
+                self._find_file()
+            self._closed = True
+            self._disconnect(self._file)
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._mutex:
+            self._users += 1
+            if self._busy_since is None:
+                self._busy_since = self._monotonic()
+            try:
+                yield
+            finally:
+                self._users -= 1
+                if not self._users:
+                    self._busy_since = None
+
+    def _failed(self, error: Exception, *, reading: bool = False) -> StateWriteFailed:
+        """The error to raise; it is what keeps the file from being written from now on."""
+        code = getattr(error, "sqlite_errorcode", None)
+        if self.damaged and self._problem is not None:
+            # Whatever else fails, this comes first, and goes on though other writes succeed.
+            message = self._problem.message
+        elif _is_damage(error):
+            self.damaged = True
+            message = (
+                f"{self.path}: the state file is damaged ({schema.reason_of(error)}), so nothing is counted; "
+                "start the exporter again: it keeps what can be read"
+            )
+        elif isinstance(error, StateError):
+            message = str(error)
+        elif code is not None and code & 0xFF in _BUSY:
+            message = (
+                f"{self.path}: another program holds the state file ({schema.reason_of(error)}), "
+                "so nothing is counted meanwhile; close the program, such as sqlite3"
+            )
+        elif reading:
+            message = f"{self.path}: reading failed ({schema.reason_of(error)}); check the disk and the rights"
+        else:
+            message = (
+                f"{self.path}: writing failed ({schema.reason_of(error)}); nothing is lost, "
+                "but nothing is counted until the file can be written: check the disk and the rights"
+            )
+        since = self._now()
+        if self._problem is not None:
+            since = self._problem.since
+        elif self._resolved is not None and self._monotonic() - self._resolved[0] < SAME_PROBLEM:
+            since = self._resolved[1]
+        self._problem = StateProblem(message, since)
+        return StateWriteFailed(message)
+
+    # ---- the file, which others may delete or replace ----
+
+    def _find_file(self) -> None:
+        """Make sure that what is written is found at the file's name after a restart.
+
+        Raises:
+            StateWriteFailed: It would not be.
+        """
+        if self._closed:
+            # Nothing may open it again: another process may have it.
+            raise StateWriteFailed(f"{self.path}: the state file is closed")
+        try:
+            place = self._file.place()
+            if place is Place.HERE:
+                if self._file.new:
+                    raise StateDamaged(_EMPTIED)
+                self._find_siblings()
+        except (OSError, sqlite3.Error, StateError) as error:
+            raise self._failed(error) from error
+        if place is Place.GONE:
+            try:
+                self._write_anew()
+            except (OSError, sqlite3.Error, StateError) as error:
+                message = (
+                    f"{self.path}: the state file was deleted, and cannot be written anew ({schema.reason_of(error)}), "
+                    "so nothing is counted; check the folder and the disk"
+                )
+                raise self._failed(StateError(message)) from error
+        elif place is Place.REPLACED:
+            raise self._failed(
+                StateError(
+                    f"{self.path}: another file has taken the place of the state file, so nothing is counted; "
+                    "move it away, and what is counted is written there again; or start the exporter again to use it"
+                )
+            )
+
+    def _find_siblings(self) -> None:
+        if not self._connected:
+            self._connect()
+        elif self._identities() != self._siblings:
+            # Others who open the database would begin a WAL of their own. What is in the one that only this process
+            # still has goes into the database, and a new one is begun.
+            (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:
+                raise StateError(
+                    f"{self.path}: a file that SQLite has beside it was deleted, and cannot be made anew while another "
+                    "program holds the state file, so nothing is counted; close the program, such as sqlite3"
+                )
+            self._disconnect(self._file)
+            self._connect()
+            log.warning(f"{self.path}: a file that SQLite has beside it was deleted; it is made anew, nothing is lost")
+
+    def _write_anew(self) -> None:
+        """Put all that is in the deleted file, which is still open, at its name again."""
+        new = state_file.make_beside(self._file)
+        try:
+            with contextlib.closing(sqlite3.connect(new.real, isolation_level=None)) as target:
+                self._db.backup(target)
+            placed = state_file.put(new)
+        except BaseException:
+            new.close()
+            with contextlib.suppress(OSError):
+                state_file.remove(new.real)
+            raise
+        old, self._file = self._file, placed
+        self._disconnect(old)
+        old.close()
+        self._connect()
+        log.warning(f"{self.path}: the state file was deleted; it is written anew, nothing is lost")
+
+    def _connect(self) -> None:
+        self._db = _connect(self._file)
+        self._connected = True
+        self._siblings = self._identities()
+
+    def _disconnect(self, file: StateFile) -> None:
+        """Close the connection to a file, which may no longer be the one at its name."""
+        self._connected = False
+        with contextlib.ExitStack() as stack:
+            if file is not self._file or self._is_elsewhere():
+                stack.enter_context(file.keep_siblings())
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+
+    def _identities(self) -> tuple[state_file.Identity | None, ...]:
+        return tuple(map(state_file.identity_at, self._file.wal_and_shm))
+
+    def _is_elsewhere(self) -> bool:
+        try:
+            return self._file.place() is not Place.HERE or self._file.new or self._identities() != self._siblings
+        except OSError:
+            return True
+
+
+def open_state(path: Path, now: Callable[[], float], monotonic: Callable[[], float] = time.monotonic) -> State:
+    """Open the state file, or make it.
+
+    A file that is damaged is kept as `<path>.corrupt-<Unix time>`, and a new one begun with what can be read of it.
+
+    Args:
+        path: Where it is.
+        now: Unix seconds.
+        monotonic: Seconds that never go back.
+
+    Raises:
+        NotAStateFile: Something else is there; it is left as it is.
+        StateLocked: Another process holds it.
+        StateTooNew: A newer release wrote it.
+        StateError: It cannot be opened or written.
+    """
+    if sqlite3.sqlite_version_info < schema.SQLITE_NEEDED:
+        needed = ".".join(map(str, schema.SQLITE_NEEDED))
+        raise StateError(
+            f"{path}: cannot use the state file (this Python has SQLite {sqlite3.sqlite_version}, {needed} is needed); "
+            "install a newer one"
+        )
+    file = state_file.take(path)
+    new, salvaged = file.new and not state_file.wal_is_left(file), False
+    try:
+        try:
+            db = _open(file)
+        except (*schema.READ_ERRORS, StateDamaged) as error:
+            if new or not _is_damage(error, at_start=True):
+                raise
+            file = _save_what_can_be_read(file, schema.reason_of(error), now)
+            salvaged = True
+            db = _open(file)
+    except BaseException as error:
+        file.close()
+        if isinstance(error, (*schema.READ_ERRORS, OSError, StateDamaged)):
+            raise StateError(_cannot_use(path, error)) from error
+        raise
+    if file.names > 1:
+        log.warning(
+            f"{path}: the state file has {file.names} names (hard links); start the exporter with the same one always, "
+            "as SQLite keeps what is newest beside the name"
+        )
+    return State(file, db, now, monotonic, salvaged=salvaged)
+
+
+def _cannot_use(path: Path, error: BaseException) -> str:
+    with contextlib.suppress(OSError):
+        # SQLite calls that a disk I/O error.
+        if shutil.disk_usage(path.parent).free < FULL:
+            return f"{path}: cannot use the state file, the disk is full; free some space"
+    return (
+        f"{path}: cannot use the state file ({schema.reason_of(error)}); check the disk and the rights, "
+        "and on a network file system give a path on a local disk with --storage.path"
+    )
+
+
+def _open(file: StateFile) -> sqlite3.Connection:
+    new = file.new
+    if new and state_file.wal_is_left(file):
+        # SQLite leaves nothing beside a file that it has not begun.
+        raise StateDamaged(_EMPTIED)
+    if not new and not state_file.header_is_whole(file):
+        raise StateDamaged("its header is not as it was made")
+    db = _connect(file, new=new)
+    try:
+        schema.check(db, str(file.path))
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _connect(file: StateFile, *, new: bool = False) -> sqlite3.Connection:
+    db = sqlite3.connect(file.real, isolation_level=None, check_same_thread=False, timeout=5)
+    try:
+        # A counter that falls after a power cut would be read as a restart, and all of it counted again.
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA cache_size = -16384")
+        if new:
+            schema.create(db)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        state_file.tighten_siblings(file)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _save_what_can_be_read(damaged: StateFile, reason: str, now: Callable[[], float]) -> StateFile:
+    new = state_file.make_beside(damaged)
+    try:
+        with contextlib.closing(sqlite3.connect(new.real, isolation_level=None)) as db:
+            # A kill meanwhile leaves a file that is begun anew the next time; what is whole is written out by `put`.
+            db.execute("PRAGMA synchronous = OFF")
+            db.execute("PRAGMA journal_mode = MEMORY")
+            db.execute("PRAGMA cache_size = -65536")
+            schema.create(db)
+            lost = salvage(damaged.real, db, now())
+        aside = state_file.aside_of(damaged, int(now()))
+        placed = state_file.put_in_place_of(new, damaged, aside)
+    except BaseException:
+        new.close()
+        with contextlib.suppress(OSError):
+            state_file.remove(new.real)
+        raise
+    damaged.close()
+    log.warning(
+        f"{damaged.path}: the state file is damaged ({reason}); what can be read is kept, the damaged file is "
+        f"{aside.name}; lost: {lost}; requests begin after a minute"
+    )
+    return placed
+
+
+def _is_damage(error: BaseException, *, at_start: bool = False) -> bool:
+    """Whether an error is about what is in the file, and not about the disk, the rights or other programs."""
+    if isinstance(error, StateDamaged):
+        return True
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        # Texts that cannot be decoded; and where all of it is read, sizes that no memory has.
+        return isinstance(error, sqlite3.OperationalError | UnicodeDecodeError) or (
+            at_start and isinstance(error, MemoryError)
+        )
+    if code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF in _DAMAGE:
+        return True
+    return at_start and code & 0xFF not in _ENVIRONMENT

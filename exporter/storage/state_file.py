@@ -1,0 +1,373 @@
+"""The state file as a file: recognised before it is touched, locked for one process, and found again at its place.
+
+What is locked is the database itself, whatever name leads to it. SQLite's own locks cannot do that, as they would keep
+`plan` and the operator's sqlite3 from reading. So one byte that SQLite never locks is locked by an *open file
+description* lock. Unlike flock(2), it does not become a lock on the whole file on NFS, where it would be in SQLite's
+way; unlike a POSIX lock, it is not gone when anything in this process closes the file.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import cached_property
+from pathlib import Path
+
+from exporter.errors import NotAStateFile, StateError, StateLocked
+from exporter.storage.schema import APPLICATION_ID, empty_file
+
+# For nobody else: the state file names media and live events.
+MODE = 0o600
+
+# Beside the database, SQLite's own.
+SIBLINGS = ("-wal", "-shm", "-journal")
+
+# SQLite locks this byte and the ones after it (PENDING_BYTE; SHARED_FIRST and SHARED_SIZE are of those).
+_PENDING = 2**30
+_SHARED, _SHARED_SIZE = _PENDING + 2, 510
+_OURS = _PENDING - 1
+
+_MAGIC = b"SQLite format 3\x00"
+_ID_AT = 68
+
+# Somebody may replace the file just while it is opened, but not each time.
+_TRIES = 5
+
+# Device and inode.
+Identity = tuple[int, int]
+
+# What fcntl says where another holds the lock.
+_HELD = (errno.EAGAIN, errno.EACCES)
+
+
+class Place(Enum):
+    """What is where the file was opened."""
+
+    HERE = auto()
+    GONE = auto()
+    REPLACED = auto()
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """A state file that this process has locked.
+
+    Attributes:
+        path: Its name as configured.
+        real: Its name without symbolic links.
+        descriptor: Of the open file; to close it is to unlock it.
+        identity: What tells it from another file of the same name.
+    """
+
+    path: Path
+    real: Path
+    descriptor: int
+    identity: Identity
+
+    @cached_property
+    def wal_and_shm(self) -> tuple[str, str]:
+        """The names of what SQLite has beside it while it is open."""
+        return f"{self.real}-wal", f"{self.real}-shm"
+
+    @property
+    def new(self) -> bool:
+        """Whether nothing is in it."""
+        return os.fstat(self.descriptor).st_size == 0
+
+    @property
+    def names(self) -> int:
+        """How many names it has: hard links."""
+        return os.fstat(self.descriptor).st_nlink
+
+    def place(self) -> Place:
+        """Whether the file is still what its name leads to.
+
+        Raises:
+            OSError: That cannot be told.
+        """
+        found = identity_at(self.path)
+        if found is None:
+            return Place.GONE
+        return Place.HERE if found == self.identity else Place.REPLACED
+
+    @contextlib.contextmanager
+    def keep_siblings(self) -> Iterator[None]:
+        """Let SQLite close its connection without deleting `-wal` and `-shm`: they are no longer this file's.
+
+        SQLite deletes them by name, after it has locked the database for itself alone. This keeps it from that.
+        """
+        with contextlib.suppress(OSError):
+            _lock(self.descriptor, fcntl.F_RDLCK, _SHARED, _SHARED_SIZE)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                _lock(self.descriptor, fcntl.F_UNLCK, _SHARED, _SHARED_SIZE)
+
+    def close(self) -> None:
+        """Unlock it. A connection to it must be closed before: closing the file ends all of SQLite's locks, too."""
+        os.close(self.descriptor)
+
+
+def take(path: Path) -> StateFile:
+    """Recognise the state file and lock it, or make an empty one. What is not a state file is left as it is.
+
+    Raises:
+        NotAStateFile: Something else is there.
+        StateLocked: Another process has it.
+        StateError: It cannot be opened, or not locked.
+    """
+    try:
+        for _ in range(_TRIES):
+            file = _open(path)
+            try:
+                _recognise(path, file.descriptor)
+                _lock_whole(file)
+                # What was there a moment ago may not be what is there now.
+                if file.place() is Place.HERE:
+                    _tighten(file.descriptor)
+                    return file
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+    except (OSError, ValueError) as error:
+        raise StateError(
+            f"{path}: cannot be made or opened here ({_reason(error)}); "
+            "give a folder and a file that this user can write to with --storage.path"
+        ) from error
+    raise StateError(f"{path}: is replaced again and again; stop what does that, and start anew")
+
+
+def make_beside(file: StateFile) -> StateFile:
+    """Make an empty file beside another, locked, to take its place later; one that is left from a kill goes.
+
+    Raises:
+        OSError: It cannot be made.
+        StateError: It cannot be locked.
+    """
+    real = file.real.with_name(file.real.name + ".new")
+    remove(real)
+    made = _described(file.path, real, os.open(real, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE))
+    try:
+        _tighten(made.descriptor)
+        _lock_whole(made)
+    except BaseException:
+        made.close()
+        remove(real)
+        raise
+    return made
+
+
+def put(made: StateFile) -> StateFile:
+    """Give a file that `make_beside` made the name that it is for, where no other has it now.
+
+    Raises:
+        OSError: That cannot be done: FileExistsError where another has it.
+    """
+    target = Path(os.path.realpath(made.path))
+    os.fsync(made.descriptor)
+    if target.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    # A WAL of before would be taken for this file's.
+    _remove_siblings(target)
+    _move(made.real, target)
+    return StateFile(made.path, target, made.descriptor, made.identity)
+
+
+def put_in_place_of(made: StateFile, file: StateFile, aside: Path) -> StateFile:
+    """Let a new file take the place of one, which is kept under another name with its WAL.
+
+    Raises:
+        OSError: That cannot be done.
+    """
+    os.fsync(made.descriptor)
+    # The name leads to the one or the other whenever the process is killed.
+    try:
+        os.link(file.real, aside)
+    except OSError:
+        file.real.rename(aside)
+    wal = file.real.with_name(file.real.name + "-wal")
+    with contextlib.suppress(FileNotFoundError):
+        wal.rename(aside.with_name(aside.name + "-wal"))
+    _remove_siblings(file.real)
+    made.real.rename(file.real)
+    _sync_folder(file.real)
+    return StateFile(file.path, file.real, made.descriptor, made.identity)
+
+
+def aside_of(file: StateFile, now: int) -> Path:
+    """A name for a damaged file that nothing has yet."""
+    while (aside := file.real.with_name(f"{file.real.name}.corrupt-{now}")).exists():
+        now += 1
+    return aside
+
+
+def remove(path: Path) -> None:
+    """Delete a file and what SQLite has put beside it, as far as they are there."""
+    path.unlink(missing_ok=True)
+    _remove_siblings(path)
+
+
+def _remove_siblings(path: Path) -> None:
+    for suffix in SIBLINGS:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def identity_at(path: Path | str) -> Identity | None:
+    """Device and inode of what a name leads to, or None where nothing is.
+
+    Raises:
+        OSError: That cannot be told.
+    """
+    try:
+        # Before each transaction: a Path's own method takes longer.
+        info = os.stat(path)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return info.st_dev, info.st_ino
+
+
+def recognise(path: Path) -> bool:
+    """Whether there is a state file to be read at a path; False for nothing at all, or an empty file.
+
+    Raises:
+        NotAStateFile: Something else is there.
+        OSError: It cannot be read.
+    """
+    try:
+        info = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    _refuse_others(path, info.st_mode)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        _recognise(path, descriptor)
+        return os.fstat(descriptor).st_size > 0
+    finally:
+        os.close(descriptor)
+
+
+def header_is_whole(file: StateFile) -> bool:
+    """Whether the first bytes, which SQLite believes, are those of a state file."""
+    head, usual = os.pread(file.descriptor, 24, 0), empty_file()
+    # A database that is in WAL mode has 2 here.
+    return head in (usual[:24], usual[:18] + b"\x02\x02" + usual[20:24])
+
+
+def tighten_siblings(file: StateFile) -> None:
+    """Take other users' rights to the WAL away, where it is from a time when the file had them."""
+    for suffix in SIBLINGS:
+        with contextlib.suppress(OSError):
+            file.real.with_name(file.real.name + suffix).chmod(MODE)
+
+
+def _open(path: Path) -> StateFile:
+    real = Path(os.path.realpath(path))
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        # To open a device or a FIFO can do something already.
+        _refuse_others(path, real.stat().st_mode)
+        return _described(path, real, os.open(real, flags))
+    except FileNotFoundError:
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(real, flags | os.O_CREAT | os.O_EXCL, MODE)
+            _tighten(descriptor)
+            return _described(path, real, descriptor)
+        return _described(path, real, os.open(real, flags))
+
+
+def _described(path: Path, real: Path, descriptor: int) -> StateFile:
+    info = os.fstat(descriptor)
+    return StateFile(path, real, descriptor, (info.st_dev, info.st_ino))
+
+
+def _refuse_others(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+        raise _not_ours(path, kinds.get(stat.S_IFMT(mode), "a device"))
+
+
+def _recognise(path: Path, descriptor: int) -> None:
+    """Look at the first bytes, without SQLite: it would change a database by looking at it."""
+    _refuse_others(path, os.fstat(descriptor).st_mode)
+    head = os.pread(descriptor, _ID_AT + 4, 0)
+    # The number alone decides: the magic before it can be damaged and made good again.
+    if not head or head[_ID_AT:] == APPLICATION_ID.to_bytes(4, "big"):
+        return
+    raise _not_ours(path, "another SQLite database" if head.startswith(_MAGIC) else "something else, or damaged")
+
+
+def wal_is_left(file: StateFile) -> bool:
+    """Whether SQLite has left something beside the file that is not in it."""
+    with contextlib.suppress(OSError):
+        return Path(file.wal_and_shm[0]).stat().st_size > 0
+    return False
+
+
+def _not_ours(path: Path, what: str) -> NotAStateFile:
+    return NotAStateFile(
+        f"{path}: is not a state file of smartstream-exporter ({what}), and is left as it is; "
+        "give the path of the state file with --storage.path, or move this away to start anew"
+    )
+
+
+def _lock_whole(file: StateFile) -> None:
+    try:
+        _lock(file.descriptor, fcntl.F_WRLCK, _OURS, 1)
+    except OSError as error:
+        if error.errno in _HELD:
+            raise StateLocked(
+                f"{file.path}: another smartstream-exporter uses this state file; "
+                "stop it, or give this one its own with --storage.path"
+            ) from error
+        # Without a lock two exporters could count in one file, and both send what the budget allows one.
+        raise StateError(
+            f"{file.path}: its file system cannot lock files ({error.strerror}), as some network file systems; "
+            "give a path on a local disk with --storage.path"
+        ) from error
+
+
+def _lock(descriptor: int, kind: int, start: int, length: int) -> None:
+    # struct flock: type, whence, start, length, process.
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0))
+
+
+def _tighten(descriptor: int) -> None:
+    """Take other users' rights away, whatever the umask; SQLite gives the same to what it puts beside the file."""
+    # On some file systems, and for a file of another owner, they are not this process's to change.
+    with contextlib.suppress(OSError):
+        os.fchmod(descriptor, MODE)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a file, but never over another one."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Not every file system has hard links.
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        source.rename(target)
+    else:
+        source.unlink()
+    _sync_folder(target)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,0 +1,86 @@
+"""Durations as Prometheus writes them, and times as people, files and HTTP write them. Pure."""
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+_SECOND = 1000
+_MINUTE = 60 * _SECOND
+_HOUR = 60 * _MINUTE
+_DAY = 24 * _HOUR
+
+# Unit -> milliseconds, the largest first: the order in which they are written, each at most once.
+_UNITS = {"y": 365 * _DAY, "w": 7 * _DAY, "d": _DAY, "h": _HOUR, "m": _MINUTE, "s": _SECOND, "ms": 1}
+_WRITTEN = ("d", "h", "m", "s", "ms")
+
+# Nine digits are more than any setting takes, and keep the arithmetic within a float.
+_PATTERN = re.compile("".join(f"(?:([0-9]{{1,9}}){unit})?" for unit in _UNITS))
+
+
+def parse_duration(text: str) -> float:
+    """The seconds of a duration such as `1h30m`.
+
+    Raises:
+        ValueError: The text is not a duration.
+    """
+    match = _PATTERN.fullmatch(text)
+    if not text or match is None:
+        raise ValueError("not a duration")
+    counts = zip(match.groups(), _UNITS.values(), strict=True)
+    return sum(int(count) * size for count, size in counts if count is not None) / 1000
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest text that reads as a duration of that many seconds, to the millisecond."""
+    rest = round(seconds * 1000)
+    text = ""
+    for unit in _WRITTEN:
+        count, rest = divmod(rest, _UNITS[unit])
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def round_duration(seconds: float) -> float:
+    """A duration to the second, a long one to the minute."""
+    step = 1 if seconds < 600 else 60
+    return round(seconds / step) * step
+
+
+_UNIX = re.compile(r"\d{1,11}(?:\.\d{1,9})?", re.ASCII)
+_RFC_3339 = re.compile(
+    r"\d{4}-\d{2}-\d{2}(?:[Tt ]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?(?P<zone>[Zz]|[+-]\d{2}:\d{2})?)?", re.ASCII
+)
+
+
+def parse_instant(text: str) -> float:
+    """The Unix seconds of a time such as `2026-01-31T18:00:00+09:00`, `2026-01-31` (its start in UTC), `1769850000`.
+
+    Raises:
+        ValueError: The text is not a time; the message says how to write one.
+    """
+    if _UNIX.fullmatch(text):
+        return float(text)
+    found = _RFC_3339.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not a time; write 2026-01-31T18:00:00Z, 2026-01-31 or Unix seconds")
+    if len(text) > len("2026-01-31") and found["zone"] is None:
+        raise ValueError(f"{text!r} names no zone; add Z for UTC, or an offset such as +09:00")
+    try:
+        moment = datetime.fromisoformat(text.upper())
+    except ValueError:
+        raise ValueError(f"{text!r} does not exist in the calendar") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def parse_http_date(text: str) -> float | None:
+    """The Unix seconds of an HTTP date such as `Fri, 27 Nov 2026 18:44:07 GMT`, None where the text is none."""
+    try:
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def format_instant(instant: float) -> str:
+    """Unix seconds as RFC 3339 in UTC, to the second."""
+    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,205 @@
+"""What is known of the media: when the catalog is asked, what is believed, and for how long."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.api.answers import LiveEvent, Media
+from exporter.api.catalog import LIVE_BELIEVED, LIVE_EVERY, MEDIA_EVERY, RETRY_EVERY, RUNNING_EVERY, Catalog, Lookup
+from exporter.config.settings import MerchantSettings
+from exporter.storage.state import State, open_state
+from exporter.views import MediaView
+
+NOW = 1_800_000_000.0
+
+A, B = Lookup("a"), Lookup("b")
+
+Build = Callable[..., Catalog]
+
+
+def known(media_id: str = "a", name: str = "News", event: str = "") -> Media:
+    return Media(media_id=media_id, ref_id=f"ref-{media_id}", name=name, live_event_id=event, encode_type="live")
+
+
+def settings(media: list[Mapping[str, Any]], merchant_id: str = "m") -> MerchantSettings:
+    return MerchantSettings.model_validate(
+        {"id": merchant_id, "api_key": "k", "mail_address": "a@example.com", "password": "p", "media": media}
+    )
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    opened = open_state(tmp_path / "state.db", lambda: NOW)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def build(state: State) -> Build:
+    """Makes a catalog with the media a and b, or others; as after a restart if it is not the first."""
+    return lambda *media: Catalog(state, settings(list(media) or [{"id": "a"}, {"id": "b"}]))
+
+
+def test_all_media_are_looked_up_at_first(build: Build) -> None:
+    """Each media once, then none for hours."""
+    catalog = build()
+    assert catalog.next_lookup(NOW) == A
+    catalog.enter_media(A, known("a"), NOW)
+    assert catalog.next_lookup(NOW) == B
+    catalog.enter_media(B, known("b"), NOW + 1)
+    assert catalog.next_lookup(NOW + MEDIA_EVERY - 1) is None
+    assert catalog.next_lookup(NOW + MEDIA_EVERY) == A
+
+
+def test_what_is_under_way_is_not_asked_for_again(build: Build) -> None:
+    """Another thread gets the next lookup, or none."""
+    catalog = build()
+    assert catalog.next_lookup(NOW, {A}) == B
+    assert catalog.next_lookup(NOW, {A, B}) is None
+
+
+def test_the_longest_due_comes_first(build: Build) -> None:
+    """Lookups that are late take turns in the order in which they became due."""
+    catalog = build()
+    catalog.enter_media(B, known("b"), NOW)
+    catalog.enter_media(A, known("a"), NOW + 1)
+    assert catalog.next_lookup(NOW + 2 * MEDIA_EVERY) == B
+
+
+def test_a_merchant_without_media_needs_no_lookup(state: State) -> None:
+    """There is nothing to ask for, and nothing to show."""
+    catalog = Catalog(state, settings([]))
+    assert catalog.next_lookup(NOW) is None
+    assert catalog.views(NOW) == {}
+
+
+def test_a_failed_lookup_is_tried_again_later(build: Build) -> None:
+    """It makes way for the others, and comes again after a while; what was known stays."""
+    catalog = build()
+    catalog.enter_media(A, known(name="News"), NOW)
+    late = NOW + MEDIA_EVERY
+    catalog.failed(B, late)
+    assert catalog.next_lookup(late) == A
+    catalog.failed(A, late)
+    assert catalog.next_lookup(late + RETRY_EVERY - 1) is None
+    assert catalog.next_lookup(late + RETRY_EVERY) is not None
+    assert catalog.views(late)["a"].name == "News"
+
+
+def test_before_its_lookup_a_media_has_what_is_configured(build: Build) -> None:
+    """A view of every media is there from the start, in the order of the configuration."""
+    catalog = build({"id": "b", "name": "Mine", "labels": {"channel": "news"}}, {"id": "a"})
+    assert list(catalog.views(NOW).values()) == [
+        MediaView("b", name="Mine", labels={"channel": "news"}),
+        MediaView("a"),
+    ]
+
+
+def test_a_configured_name_wins(build: Build) -> None:
+    """The catalog gives the name where the configuration does not; the rest is always the catalog's."""
+    catalog = build({"id": "a", "name": "Mine"}, {"id": "b"})
+    catalog.enter_media(A, known("a", name="Theirs"), NOW)
+    catalog.enter_media(B, known("b", name="Theirs"), NOW)
+    assert list(catalog.views(NOW).values()) == [
+        MediaView("a", name="Mine", ref_id="ref-a", encode_type="live"),
+        MediaView("b", name="Theirs", ref_id="ref-b", encode_type="live"),
+    ]
+
+
+def test_a_rename_replaces_the_name(build: Build) -> None:
+    """There is one view of a media, with the newest name, after a restart too."""
+    catalog = build({"id": "a"})
+    catalog.enter_media(A, known(name="Old"), NOW)
+    catalog.enter_media(A, known(name="New"), NOW + MEDIA_EVERY)
+    restarted = build({"id": "a"})
+    for each in (catalog, restarted):
+        assert [view.name for view in each.views(NOW + MEDIA_EVERY).values()] == ["New"]
+
+
+def test_a_live_event_is_asked_for_every_few_minutes(build: Build) -> None:
+    """As soon as it is known, and from then on again and again; its state is shown."""
+    catalog = build({"id": "a"})
+    catalog.enter_media(A, known(event="e"), NOW)
+    event = Lookup("a", "e")
+    assert catalog.views(NOW)["a"].live_event_running is None
+    for at, running, pause in ((NOW, True, RUNNING_EVERY), (NOW + RUNNING_EVERY, False, LIVE_EVERY)):
+        assert catalog.next_lookup(at) == event
+        catalog.enter_live(event, LiveEvent(running), at)
+        assert catalog.views(at)["a"].live_event_running is running
+        assert catalog.next_lookup(at + pause - 1) is None
+
+
+def test_what_a_live_event_did_long_ago_is_not_believed(build: Build) -> None:
+    """Where no answer comes, the gauge goes away instead of telling what was; with one it is back."""
+    catalog = build({"id": "a"})
+    catalog.enter_media(A, known(event="e"), NOW)
+    event = Lookup("a", "e")
+    catalog.enter_live(event, LiveEvent(True), NOW)
+    catalog.failed(event, NOW + LIVE_EVERY)
+    assert catalog.views(NOW + LIVE_BELIEVED)["a"].live_event_running is True
+    assert catalog.views(NOW + LIVE_BELIEVED + 1)["a"].live_event_running is None
+    catalog.enter_live(event, LiveEvent(True), NOW + LIVE_BELIEVED + 2)
+    assert catalog.views(NOW + LIVE_BELIEVED + 2)["a"].live_event_running is True
+
+
+@pytest.mark.parametrize("after", ["", "f"])
+def test_another_live_event_replaces_the_one_before(build: Build, after: str) -> None:
+    """The old event is not asked for again, and its state is not shown for the new one."""
+    catalog = build({"id": "a"})
+    catalog.enter_media(A, known(event="e"), NOW)
+    catalog.enter_live(Lookup("a", "e"), LiveEvent(True), NOW)
+    catalog.enter_media(A, known(event=after), NOW + 1)
+    assert catalog.views(NOW + 1)["a"].live_event_running is None
+    assert catalog.next_lookup(NOW + LIVE_EVERY) == (Lookup("a", after) if after else None)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_an_answer_about_the_live_event_before_comes_too_late(build: Build, fails: bool) -> None:
+    """What was under way while the media was given another event is not entered, and not tried again."""
+    catalog = build({"id": "a"})
+    old = Lookup("a", "e")
+    catalog.enter_media(A, known(event="e"), NOW)
+    catalog.enter_media(A, known(event="f"), NOW + 1)
+    if fails:
+        catalog.failed(old, NOW + 2)
+    else:
+        catalog.enter_live(old, LiveEvent(True), NOW + 2)
+    assert catalog.views(NOW + 2)["a"].live_event_running is None
+    catalog.enter_live(Lookup("a", "f"), LiveEvent(False), NOW + 3)
+    assert catalog.next_lookup(NOW + MEDIA_EVERY - 1, {Lookup("a", "f")}) is None
+
+
+def test_a_restart_asks_for_nothing_that_is_known(build: Build) -> None:
+    """Names are in the state file; only the states of live events are asked for at once."""
+    catalog = build()
+    catalog.enter_media(A, known("a", event="e"), NOW)
+    catalog.enter_media(B, known("b"), NOW)
+    catalog.enter_live(Lookup("a", "e"), LiveEvent(True), NOW)
+    restarted = build()
+    assert restarted.views(NOW + 1)["a"] == MediaView("a", name="News", ref_id="ref-a", encode_type="live")
+    assert restarted.next_lookup(NOW + 1) == Lookup("a", "e")
+    restarted.enter_live(Lookup("a", "e"), LiveEvent(True), NOW + 1)
+    assert restarted.next_lookup(NOW + 2) is None
+    assert restarted.next_lookup(NOW + MEDIA_EVERY, {Lookup("a", "e")}) == A
+
+
+def test_a_restart_takes_only_what_is_configured(build: Build, state: State) -> None:
+    """Media that left the configuration, and those of another merchant, are not shown."""
+    build().enter_media(A, known("a"), NOW)
+    assert list(build({"id": "b"}).views(NOW)) == ["b"]
+    other = Catalog(state, settings([{"id": "a"}], merchant_id="other"))
+    assert other.views(NOW) == {"a": MediaView("a")}
+    assert other.next_lookup(NOW) == A
+
+
+def test_a_clock_that_was_set_back_holds_nothing_up(build: Build) -> None:
+    """What was entered years ahead is asked for again now, and what it said of a live event is not believed."""
+    catalog = build({"id": "a"})
+    ahead = NOW + 10 * 365 * 86400
+    catalog.enter_media(A, known(event="e"), ahead)
+    catalog.enter_live(Lookup("a", "e"), LiveEvent(True), ahead)
+    assert catalog.views(NOW)["a"].live_event_running is None
+    assert {catalog.next_lookup(NOW, {A}), catalog.next_lookup(NOW, {Lookup("a", "e")})} == {A, Lookup("a", "e")}
+    assert build({"id": "a"}).next_lookup(NOW, {Lookup("a", "e")}) == A

@@ -1,0 +1,241 @@
+"""That the benchmarks run and have figures; how fast anything is, no test says."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+import benchmarks.__main__ as command
+from benchmarks import answers, drops, fleet, freshness, memory, replaying, scrape, simulation, startup
+from benchmarks.canned import canned_api
+from benchmarks.prepared import Prepared, prepare
+from benchmarks.process import running
+from benchmarks.report import Figures, Table
+from exporter import logs
+from exporter.config.settings import load
+from exporter.model import minute_of
+from tests.support.processes import wait_until
+
+pytestmark = pytest.mark.unmeasured
+
+# Each benchmark in a tiny size, what its rows are about, and how many columns of figures it has.
+TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
+    "scrape": (
+        lambda folder: scrape.run(folder, series=(100,), repeats=2),
+        [
+            "plain generate_latest",
+            "plain generate_latest, OpenMetrics",
+            "text",
+            "text, gzip",
+            "OpenMetrics",
+            "OpenMetrics, gzip",
+        ],
+        2,
+    ),
+    "answers": (lambda folder: answers.run(folder, media=(1,), answers=10, repeats=2), [10], 3),
+    "memory": (lambda folder: memory.run(folder, series=(100,), repeats=1), [100], 3),
+    "startup": (
+        lambda folder: startup.run(folder, series=(0, 100), repeats=1),
+        ["Python, same imports", "daemon", "daemon"],
+        3,
+    ),
+    "freshness": (
+        lambda folder: freshness.run(
+            folder,
+            scenarios=(freshness.Scenario("steady", 3), freshness.Scenario("wild", 60, wild=True)),
+            minutes=0.02,
+            warm_up=0.02,
+        ),
+        ["steady", "wild"],
+        0,
+    ),
+    "simulation": (
+        lambda folder: simulation.run(folder, media=(60, 70), exponents=(1.0,), minutes=10, picture=folder / "a.svg"),
+        [1.0, 1.0],
+        0,
+    ),
+    "planning": (lambda folder: simulation.run_planning(folder, streams=(60, 70), rounds=2), [60, 70], 1),
+    "fleet": (lambda folder: fleet.run(folder, merchants=(2,), media=3, minutes=0.02, warm_up=0.02), [2], 0),
+    "replay": (
+        lambda folder: replaying.run(folder, media=2, days=1, repeats=1),
+        ["reading the CSV", "replay"],
+        2,
+    ),
+    "drops": (
+        lambda folder: drops.run(
+            folder,
+            seeds=(1,),
+            size=(1, 1, 1),
+            names=("Twitter_volume_CVS",),
+            real_seeds=(1,),
+            ride_shares=(0.02,),
+            ride_seeds=(1,),
+        ),
+        list(drops.MEASURES),
+        0,
+    ),
+    "drops-cost": (lambda folder: drops.run_cost(folder, weeks=(1,), minutes=100, repeats=2), [1], 2),
+}
+
+
+def test_every_benchmark_is_tested() -> None:
+    """No benchmark is without a test in a tiny size."""
+    assert list(TINY) == list(command.BENCHMARKS)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_benchmark_has_its_figures(name: str, tmp_path: Path) -> None:
+    """Each benchmark runs, and has a row with figures for each thing that it compares."""
+    run, rows, columns = TINY[name]
+    table = run(tmp_path)
+    assert table.title == name
+    assert [row[0] for row in table.rows] == rows
+    assert all(len(row) == len(table.headings) for row in table.rows)
+    last = [cell for cell in table.rows[-1] if isinstance(cell, Figures)]
+    assert len(last) == columns
+    # Growth of memory this small can be anything.
+    assert name == "memory" or all(value > 0 for cell in last for value in cell.values)
+
+
+def test_the_fleet_polls(tmp_path: Path) -> None:
+    """A fleet's daemon really asks the canned API, which answers so that plays are counted."""
+    with canned_api() as (url, _):
+        config = fleet.configure(tmp_path / "fleet", url, merchants=2, media=3)
+        with running(Prepared(config, load(config, {}), 0)) as daemon:
+            wait_until("both merchants have answers", lambda: daemon.scrape().count(b"smartstream_up{") == 2)
+            page = daemon.scrape().decode()
+    assert 'smartstream_up{merchant_id="merchant-0"} 1.0' in page
+    assert 'code="200",endpoint="aggregations",merchant_id="merchant-1"' in page
+
+
+def test_the_daemon_asks_for_what_has_settled(tmp_path: Path) -> None:
+    """A daemon whose state was made ready, and which is up to date, asks an API that notes what arrives, nothing about
+    names and the past; as the minutes were known before, the whole merchant's plays come first.
+    """
+    audience = freshness.Scenario("steady", 3).audience()
+    with freshness.logging_api(audience, 0.01) as api:
+        two_minutes_ago = time.time() - 2 * 60
+        with running(freshness.prepare(tmp_path / "merchant", api, two_minutes_ago)):
+            wait_until("all are asked for", lambda: {each.media_id for each in api.arrivals} >= {"", *audience.rates})
+    asked = [each for each in api.arrivals if each.media_id is not None]
+    assert asked[0].media_id == ""
+    # One may have left just before a minute settled.
+    assert all(minute_of(each.at - 30) - 3 <= each.last <= minute_of(each.at) - 3 for each in asked)
+
+
+def test_staleness_by_the_log() -> None:
+    """What a media's requests have asked for is not stale, from when an answer has left; all else is, by the minute."""
+    noon = 1_780_000_020.0
+    newest = minute_of(noon) - 3
+    rates = {"a": 3.0, "b": 1.0}
+    log = [freshness.Arrival(noon + 1, "", newest), *(freshness.Arrival(noon + 2, each, newest) for each in "ab")]
+    assert freshness.staleness(log, rates, noon + 60, 0.1) == 0
+    later = [*log, freshness.Arrival(noon + 61, "a", newest + 1)]
+    assert freshness.staleness(later, rates, noon + 120, 0.1) == pytest.approx(1 / 4)
+    assert freshness.staleness(later, rates, noon + 120, 60.0) == pytest.approx(1.0)
+    assert freshness.staleness(later, rates, noon + 180, 0.1) == pytest.approx((1 * 3 + 2 * 1) / 4)
+    # Before its first request, a media is behind since the log began.
+    assert freshness.staleness(log[:2], rates, noon + 60, 0.1) == pytest.approx(1 / 4)
+
+
+def test_the_most_in_a_minute() -> None:
+    """Of moments exactly 60 s apart only one counts."""
+    assert freshness.most_in(60.0, [0.0, 1.0, 59.9, 60.0, 61.0, 200.0]) == 3
+    assert freshness.most_in(60.0, []) == 0
+
+
+def test_the_picture_is_svg_with_its_lines(tmp_path: Path) -> None:
+    """The picture is well-formed, names its lines, and has a mark for each measured point."""
+    simulation.run(tmp_path, media=(60, 70), exponents=(1.0,), minutes=5, picture=tmp_path / "a.svg")
+    root = ET.parse(tmp_path / "a.svg").getroot()
+    texts = {text.text for text in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"fixed rotation", "smartstream-exporter, measured", "bound of any schedule"} <= texts
+    # One in the legend.
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}circle"))) == 3
+
+
+@pytest.mark.parametrize(("streams", "room", "mean"), [(10, 10, 0.0), (10, 5, 0.5), (10, 4, 0.8), (30, 10, 1.0)])
+def test_a_rotation_by_hand(streams: int, room: int, mean: float) -> None:
+    """Turns of 2 minutes are 0, 1, 0, 1, …; of 2.5, now 2 and now 3 minutes."""
+    assert simulation.rotation(streams, room) == pytest.approx(mean)
+
+
+def test_the_page_has_the_series_that_were_prepared(tmp_path: Path) -> None:
+    """A daemon that starts with a prepared state file shows just as many series of media, as they were counted."""
+    prepared = prepare(tmp_path, 200, now=1_780_000_000.0)
+    with running(prepared) as daemon:
+        page = daemon.scrape().decode()
+        assert min(daemon.memory("VmRSS"), daemon.memory("VmHWM")) > 1
+    counters = [line for line in page.splitlines() if line.startswith("smartstream_plays_total{")]
+    assert [line.rpartition(" ")[2] for line in counters] == [str(_plays(31))] * 2
+
+
+def _plays(minutes: int) -> float:
+    newest = 1_780_000_000 // 60 - 3
+    return float(sum(1 + minute % 97 for minute in range(newest - minutes + 1, newest + 1)))
+
+
+def test_preparing_again_takes_what_is_there(tmp_path: Path) -> None:
+    """What was prepared for one benchmark is used by the next."""
+    first = prepare(tmp_path, 100, now=1_780_000_000.0)
+    written = first.settings.storage.path.stat().st_mtime_ns
+    assert prepare(tmp_path, 100, now=1_790_000_000.0) == first
+    assert first.settings.storage.path.stat().st_mtime_ns == written
+
+
+def test_a_table_is_aligned() -> None:
+    """Words stand to the left, numbers to the right; figures are the median and the spread."""
+    table = Table(
+        "pages",
+        "what they take",
+        ("what", "series", "seconds"),
+        (("all", 12_345, Figures((3.0, 1.0, 2.0))), ("one", 1, "")),
+    )
+    assert str(table).splitlines() == [
+        "pages: what they take",
+        "what  series    seconds",
+        "all   12,345  2 (1 – 3)",
+        "one        1",
+    ]
+
+
+def test_the_command_runs_what_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name runs that benchmark alone; none runs all."""
+    monkeypatch.setattr(logs, "setup", lambda *_: None)
+    tables = {name: Table(name, "nothing", ("what",), (("a",),)) for name in ("one", "two")}
+    monkeypatch.setattr(command, "BENCHMARKS", {name: lambda _, name=name: tables[name] for name in tables})
+    assert command.main(["two"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["", "two: nothing", "what", "a"]
+    assert command.main([]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "nothing" in line] == [
+        "one: nothing",
+        "two: nothing",
+    ]
+
+
+def test_how_long_to_measure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--minutes` is handed on to what takes so long as it is told, and refused for anything else."""
+    monkeypatch.setattr(logs, "setup", lambda *_: None)
+    row = Table("freshness", "nothing", ("minutes",), ())
+    monkeypatch.setattr(command, "BENCHMARKS", {"freshness": lambda _, minutes: replace(row, rows=((minutes,),))})
+    assert command.main(["freshness", "--minutes=45"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "     45"
+    monkeypatch.undo()
+    with pytest.raises(SystemExit) as ended:
+        command.main(["scrape", "--minutes=45"])
+    assert ended.value.code == 2
+    assert "--minutes is for freshness, fleet" in capsys.readouterr().err
+
+
+def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that there is no benchmark for ends with code 2 and a list of those that there are."""
+    with pytest.raises(SystemExit) as ended:
+        command.main(["speed"])
+    assert ended.value.code == 2
+    assert (
+        "no benchmark speed; there are scrape, answers, memory, startup, freshness, simulation, planning, fleet, "
+        "replay, drops, drops-cost" in capsys.readouterr().err
+    )

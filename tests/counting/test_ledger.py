@@ -1,0 +1,262 @@
+"""The ledger in its state file: one answer one transaction, shown after it."""
+
+import sqlite3
+from collections.abc import Callable
+
+import pytest
+
+from exporter.config.settings import Settings
+from exporter.counting.ledger import KEEP_REMOVED, Ledger
+from exporter.errors import StateWriteFailed
+from exporter.model import Group, Minute, MinuteRange, Stream, Target, minute_of
+from exporter.storage.state import State
+from exporter.views import SeriesView, StreamView
+from tests.support.fakes import FakeClock
+
+PLAYS = Stream("m", "a", Target.PLAY_COUNT, Group.ALL)
+COUNTRIES = Stream("m", "a", Target.PLAY_COUNT, Group.COUNTRY)
+DEVICES = Stream("m", "a", Target.DEVICE_COUNT, Group.ALL)
+KEYS = Stream("m", "a", Target.KEY_DELIVERY_COUNT, Group.ALL)
+
+
+def configured(*media: str, **poll: str | int) -> Settings:
+    """Settings with one merchant and these media."""
+    return Settings.model_validate(
+        {
+            "merchants": [
+                {
+                    "id": "m",
+                    "api_key": "k",
+                    "mail_address": "a@example.com",
+                    "password": "p",
+                    "collect": [
+                        {"target": "play_count", "groups": ["all", "country"]},
+                        {"target": "device_count"},
+                        {"target": "key_delivery_count"},
+                    ],
+                    "media": [{"id": one} for one in media],
+                }
+            ],
+            "poll": poll,
+        }
+    )
+
+
+@pytest.fixture
+def open_ledger(state: State, clock: FakeClock) -> Callable[..., Ledger]:
+    def build(*media: str, **poll: str | int) -> Ledger:
+        settings = configured(*(media or ("a",)), **poll)
+        ledger = Ledger(state, settings, on_revision=lambda age: None)
+        ledger.sync(settings.merchants, clock.now())
+        return ledger
+
+    return build
+
+
+def newest(clock: FakeClock) -> Minute:
+    """The newest minute that settle (2m) allows."""
+    return minute_of(clock.now()) - 3
+
+
+def view(ledger: Ledger, stream: Stream) -> StreamView:
+    return ledger.snapshot.merchants["m"].streams[stream]
+
+
+def answer(ledger: Ledger, clock: FakeClock, stream: Stream, rows: dict[Minute, dict[str, float]]) -> MinuteRange:
+    asked = ledger.to_ask(stream, clock.now())
+    ledger.enter(stream, asked, rows, clock.now())
+    return asked
+
+
+def pass_minute(ledger: Ledger, clock: FakeClock) -> Minute:
+    """Let a minute pass and zeros be shown for it; returns the newest minute."""
+    clock.advance(60)
+    ledger.show_counted(clock.now())
+    return newest(clock)
+
+
+def test_a_stream_begins_at_zero(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+    """Before the first answer a counter shows 0, and neither gauges nor a time are claimed."""
+    ledger = open_ledger()
+    assert view(ledger, PLAYS) == StreamView(PLAYS, None, (SeriesView("", 0.0, None),))
+    assert view(ledger, COUNTRIES).series == ()
+
+
+def test_a_new_counter_shows_its_zero_for_a_minute(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+    """Plays of a new label value are counted at once and shown when its 0 has been on display for a minute."""
+    ledger = open_ledger()
+    minute = pass_minute(ledger, clock)
+    answer(ledger, clock, COUNTRIES, {minute: {"jp": 5}})
+    assert view(ledger, COUNTRIES).series == (SeriesView("jp", 0.0, 5.0),)
+    clock.advance(59)
+    ledger.show_counted(clock.now())
+    assert view(ledger, COUNTRIES).series[0].total == 0
+    clock.advance(1)
+    ledger.show_counted(clock.now())
+    assert view(ledger, COUNTRIES).series[0].total == 5
+
+
+def test_a_counter_that_was_shown_is_not_zero_after_a_restart(
+    open_ledger: Callable[..., Ledger], clock: FakeClock
+) -> None:
+    """A restart shows what was shown; a counter that was not yet shown has its minute of 0 again."""
+    ledger = open_ledger()
+    minute = pass_minute(ledger, clock)
+    answer(ledger, clock, PLAYS, {minute: {"": 7}})
+    answer(ledger, clock, COUNTRIES, {minute: {"jp": 7}})
+    again = open_ledger()
+    assert view(again, PLAYS).series[0].total == 7
+    assert view(again, COUNTRIES).series[0].total == 0
+    pass_minute(again, clock)
+    assert view(again, COUNTRIES).series[0].total == 7
+
+
+def test_a_restart_catches_up(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+    """The first request after an outage asks for all minutes since, a revision window more, and counts them once."""
+    ledger = open_ledger()
+    first = pass_minute(ledger, clock)
+    answer(ledger, clock, PLAYS, {first: {"": 7}})
+    clock.advance(5 * 3600)
+    again = open_ledger()
+    rows = {minute: {"": 1.0} for minute in range(first, newest(clock) + 1)}
+    asked = answer(again, clock, PLAYS, rows)
+    assert (asked.first, asked.last) == (first - 30, newest(clock))
+    # The first minute is revised from 7 to 1: 6 of the 300 that follow pay for it.
+    assert view(again, PLAYS).series[0].total == 7 + 300 - 6
+    assert again.snapshot.merchants["m"].lost_minutes == 0
+
+
+def test_what_is_too_old_to_be_caught_up_is_told(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+    """Minutes beyond max_catch_up are counted as lost, and stay counted after a restart."""
+    ledger = open_ledger()
+    first = pass_minute(ledger, clock)
+    answer(ledger, clock, PLAYS, {first: {"": 7}})
+    clock.advance(26 * 3600)
+    ledger = open_ledger()
+    answer(ledger, clock, PLAYS, {newest(clock): {"": 1}})
+    assert ledger.snapshot.merchants["m"].lost_minutes == 120
+    assert open_ledger().snapshot.merchants["m"].lost_minutes == 120
+
+
+def test_a_failed_write_shows_and_counts_nothing(
+    open_ledger: Callable[..., Ledger], clock: FakeClock, state: State
+) -> None:
+    """On a full disk nothing changes; the same answer is counted once the disk takes it."""
+    ledger = open_ledger()
+    minute = pass_minute(ledger, clock)
+    before = ledger.snapshot
+    rows: dict[Minute, dict[str, float]] = {minute - n: {f"{m:0500}": 1.0 for m in range(50)} for n in range(30)}
+    with state.read() as db:
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+        db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StateWriteFailed):
+        answer(ledger, clock, COUNTRIES, rows)
+    assert ledger.snapshot is before
+    with state.read() as db:
+        db.execute("PRAGMA max_page_count = 1000000")
+    answer(ledger, clock, COUNTRIES, rows)
+    pass_minute(ledger, clock)
+    assert sum(series.total or 0 for series in view(ledger, COUNTRIES).series) == 50
+
+
+def test_gauges_of_what_does_not_add_up(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+    """Devices have no counter; their gauge is the newest settled minute's, 0 without a row."""
+    ledger = open_ledger()
+    minute = pass_minute(ledger, clock)
+    answer(ledger, clock, DEVICES, {minute: {"": 5}})
+    assert view(ledger, DEVICES).series == (SeriesView("", None, 5.0),)
+    minute = pass_minute(ledger, clock)
+    answer(ledger, clock, PLAYS, {minute: {"": 1}})
+    answer(ledger, clock, DEVICES, {})
+    assert view(ledger, DEVICES) == StreamView(DEVICES, minute, (SeriesView("", None, 0.0),))
+
+
+def test_keys_are_counted_by_day(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+    """Keys have a counter and no gauge of a minute; the first answer is where counting starts."""
+    ledger = open_ledger()
+    today = answer(ledger, clock, KEYS, {}).last + 1 - 1440
+    pass_minute(ledger, clock)
+    answer(ledger, clock, KEYS, {today: {"": 12}})
+    assert view(ledger, KEYS).series == (SeriesView("", 12.0, None),)
+
+
+def test_a_media_that_comes_back_goes_on(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+    """Taking a media out of the configuration and back within 7 days costs nothing; later it begins anew."""
+    ledger = open_ledger("a", "b")
+    answer(ledger, clock, PLAYS, {pass_minute(ledger, clock): {"": 7}})
+    assert PLAYS not in open_ledger("b").snapshot.merchants["m"].streams
+    clock.advance(3600)
+    assert view(open_ledger("a", "b"), PLAYS).series[0].total == 7
+    open_ledger("b")
+    clock.advance(KEEP_REMOVED + 60)
+    open_ledger("b")
+    assert view(open_ledger("a", "b"), PLAYS).series[0].total == 0
+
+
+def test_the_range_that_worked_is_remembered_for_a_day(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+    """A limit that the API set is kept across restarts, and tried again after a day."""
+    ledger = open_ledger()
+    clock.advance(10 * 3600)
+    ledger.believe_range("m", 100, clock.now())
+    assert len(open_ledger().to_ask(PLAYS, clock.now())) == 100
+    clock.advance(24 * 3600)
+    assert len(open_ledger().to_ask(PLAYS, clock.now())) == 1440
+
+
+def test_the_horizon_is_one_for_the_merchant(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+    """A row in any stream's answer settles the minutes of all; a row that was not asked for settles nothing."""
+    ledger = open_ledger()
+    minute = pass_minute(ledger, clock)
+    answer(ledger, clock, COUNTRIES, {minute - 1: {"jp": 1}, minute + 1: {"jp": 1}})
+    assert ledger.snapshot.merchants["m"].horizon == minute - 1
+    assert ledger.settled("m", clock.now()) == minute - 1
+    answer(ledger, clock, DEVICES, {})
+    assert ledger.snapshot.merchants["m"].horizon == minute - 1
+
+
+def test_revisions_are_counted_and_told(state: State, clock: FakeClock) -> None:
+    """Each counted value that changes is counted by direction, kept across restarts, and its age is told."""
+    ages: list[float] = []
+    settings = configured("a")
+    ledger = Ledger(state, settings, ages.append)
+    ledger.sync(settings.merchants, clock.now())
+    minute = pass_minute(ledger, clock)
+    answer(ledger, clock, COUNTRIES, {minute: {"jp": 5, "us": 1}})
+    answer(ledger, clock, COUNTRIES, {minute: {"jp": 4, "us": 3}})
+    again = Ledger(state, settings, ages.append)
+    again.sync(settings.merchants, clock.now())
+    merchant = again.snapshot.merchants["m"]
+    assert (merchant.revisions_up, merchant.revisions_down) == (1, 1)
+    assert ages == [clock.now() - (minute + 1) * 60] * 2
+
+
+def test_more_label_values_than_the_limit_are_warned_of_once(
+    open_ledger: Callable[..., Ledger], clock: FakeClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is beyond the limit is counted as `other`, with one warning; places survive a restart."""
+    ledger = open_ledger(max_label_values=2)
+    minute = pass_minute(ledger, clock)
+    answer(ledger, clock, COUNTRIES, {minute: {"jp": 1, "us": 2, "fr": 3}})
+    answer(ledger, clock, COUNTRIES, {minute: {"jp": 1, "us": 2, "fr": 3, "de": 4}})
+    again = open_ledger(max_label_values=2)
+    answer(again, clock, COUNTRIES, {minute: {"de": 4, "fr": 3, "us": 2, "jp": 1}})
+    pass_minute(again, clock)
+    assert [(series.label, series.total) for series in view(again, COUNTRIES).series] == [
+        ("jp", 1),
+        ("us", 2),
+        ("other", 7),
+    ]
+
+
+def test_the_state_of_a_stream_stays_small(open_ledger: Callable[..., Ledger], clock: FakeClock, state: State) -> None:
+    """Only values that can still be revised are kept."""
+    ledger = open_ledger()
+    for _ in range(100):
+        minute = pass_minute(ledger, clock)
+        answer(ledger, clock, PLAYS, {minute - n: {"": 1} for n in range(40)})
+    with state.read() as db:
+        assert slots(db) == 31
+
+
+def slots(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT count(*) FROM slots").fetchone()[0])

@@ -1,0 +1,61 @@
+"""What is stored ahead of the API's time: what is let go, and what is believed more than a clock."""
+
+import pytest
+
+from exporter.counting.ledger_rows import StreamRow
+from exporter.counting.rebase import rebase_horizon, rebase_stream, shift_start
+from exporter.model import Target
+
+LAG = 600.0
+
+
+def row(start: int, through: int, seen: int, kept_from: int) -> StreamRow:
+    """A stream that stands so, and has been answered."""
+    return StreamRow(1, start, through, seen, kept_from, answered=True, rate=None)
+
+
+def place(moved: StreamRow) -> tuple[int, int, int, int]:
+    return moved.start, moved.through, moved.seen, moved.kept_from
+
+
+@pytest.mark.parametrize(
+    ("before", "complete", "horizon", "after"),
+    [
+        # All is as it should be.
+        (row(100, 500, 498, 468), 500, 500, (100, 500, 498, 468)),
+        # Minutes taken as empty while a clock was ahead are asked for again.
+        (row(100, 900, 500, 470), 501, 500, (100, 500, 500, 470)),
+        # Rows have shown later minutes: the clock is behind now, and what was counted stays.
+        (row(100, 500, 498, 468), 400, 500, (100, 498, 498, 468)),
+        (row(450, 500, 498, 468), 400, 500, (450, 498, 498, 468)),
+        # The same right after the start, before a row has come.
+        (row(500, 500, 500, 501), 400, 499, (500, 500, 500, 501)),
+        # A stream that would begin in the future begins now, whether the merchant has rows or not.
+        (row(900, 900, 900, 901), 500, None, (500, 500, 500, 501)),
+        (row(900, 1000, 900, 901), 500, 500, (500, 500, 500, 501)),
+    ],
+)
+def test_a_stream_stands_at_the_newest_settled_minute_at_most(
+    before: StreamRow, complete: int, horizon: int | None, after: tuple[int, int, int, int]
+) -> None:
+    """No minute that has been counted can be counted again, and none waits for a future that a clock invented."""
+    settled = complete if horizon is None else min(complete, max(horizon, complete - 8))
+    assert place(rebase_stream(before, Target.PLAY_COUNT, complete, settled, horizon, LAG)) == after
+
+
+def test_a_stream_by_day_keeps_its_days() -> None:
+    """It stands at the newest complete minute; which days are known stays."""
+    moved = rebase_stream(row(100, 5000, 5000, 60), Target.KEY_DELIVERY_COUNT, 700, 700, 700, LAG)
+    assert place(moved) == (100, 700, 700, 60)
+    assert moved.answered
+
+
+def test_a_horizon_of_the_future_is_let_go() -> None:
+    """A little ahead is another machine's clock; hours are a range that a wrong clock has asked for."""
+    assert [rebase_horizon(minute, 500, LAG) for minute in (None, 400, 510, 511)] == [None, 400, 510, 500]
+
+
+def test_a_start_is_shifted_whole() -> None:
+    """A stream that has counted nothing begins so many minutes later, or earlier."""
+    assert place(shift_start(row(100, 100, 100, 101), 60)) == (160, 160, 160, 161)
+    assert place(shift_start(row(100, 100, 100, 101), -60)) == (40, 40, 40, 41)

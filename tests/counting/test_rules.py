@@ -1,0 +1,546 @@
+"""The rules of counting, alone."""
+
+from collections.abc import Mapping
+from datetime import UTC, timedelta, timezone
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.config.settings import PollSettings
+from exporter.counting.holding import MOST_HELD, Held, largest_plausible
+from exporter.counting.rules import (
+    Account,
+    Book,
+    Entry,
+    count_days,
+    count_minutes,
+    days_to_ask,
+    ended_before,
+    minutes_to_ask,
+    newest_settled,
+    whole_minutes,
+)
+from exporter.model import DAY_MINUTES, Minute, MinuteRange, Target, end_of, start_of
+from exporter.units import UNIT, from_units
+
+POLL = PollSettings()
+NOON = 29_000_000  # a minute
+ALL = {"": Account()}
+
+
+def counted(total: float, owed: float = 0, since: Minute | None = None) -> Account:
+    """An account of so many plays."""
+    return Account(round(total * UNIT), round(owed * UNIT), since)
+
+
+def exact(slots: Mapping[Minute, Mapping[str, float]]) -> dict[Minute, dict[str, int]]:
+    """Values as the ledger keeps them."""
+    return {slot: {label: round(value * UNIT) for label, value in values.items()} for slot, values in slots.items()}
+
+
+def gauges(entry: Entry) -> dict[str, float | None] | None:
+    """What the newest minute has, as it is shown."""
+    if entry.last is None:
+        return None
+    return {label: None if value is None else value / UNIT for label, value in entry.last.items()}
+
+
+def after(minute: Minute, seconds: float = 0) -> float:
+    """The instant so many seconds after a minute has ended."""
+    return end_of(minute) + seconds
+
+
+def book(through: Minute = NOON, target: Target = Target.PLAY_COUNT, **changes: object) -> Book:
+    values = {
+        "start": through,
+        "through": through,
+        "seen": through,
+        "kept_from": through + 1,
+        "answered": True,
+        "accounts": ALL,
+    }
+    return Book(target=target, **{**values, **changes})  # type: ignore[arg-type]
+
+
+def enter(before: Book, entry: Entry) -> Book:
+    """What `books` does with an entry, in memory."""
+    slots = {slot: dict(values) for slot, values in before.slots.items() if slot >= entry.kept_from}
+    for change in entry.changes:
+        slots.setdefault(change.slot, {})[change.label] = change.value
+    return Book(
+        before.target,
+        before.start,
+        entry.through,
+        entry.seen,
+        entry.kept_from,
+        answered=entry.answered,
+        rate=entry.rate,
+        peak=entry.peak,
+        slots=slots,
+        held=entry.held,
+        accounts={**before.accounts, **entry.accounts},
+    )
+
+
+def answered(
+    before: Book, rows: Mapping[Minute, Mapping[str, float | None]], newest: Minute, poll: PollSettings = POLL
+) -> Entry:
+    """Enter the rows of the API, as they are when a minute has just settled and has a row."""
+    now = after(newest, poll.settle)
+    held = min((slot for slot, _ in before.held), default=None)
+    asked = minutes_to_ask(before.through, before.seen, newest, now, poll, held=held)
+    return count_minutes(before, rows, asked, now, newest, poll)
+
+
+@pytest.mark.parametrize(
+    ("horizon", "seconds", "settled"),
+    [
+        (None, 120, NOON - 8),  # no row was ever seen: only max_lag settles
+        (NOON, 120, NOON),  # a row of the minute, and settle has passed
+        (NOON, 119.9, NOON - 1),  # settle has not passed
+        (NOON - 3, 120, NOON - 3),  # the API is late: later minutes are not taken as empty
+        (NOON - 60, 120, NOON - 8),  # until max_lag has passed
+        (NOON + 5, 120, NOON),  # a newer row settles older minutes
+    ],
+)
+def test_a_minute_is_settled_by_a_row_or_by_max_lag(horizon: Minute | None, seconds: float, settled: Minute) -> None:
+    """A minute is settled when `settle` has passed and its row or a later one was seen, or `max_lag` has passed."""
+    assert newest_settled(after(NOON, seconds), horizon, POLL) == settled
+
+
+@pytest.mark.parametrize(
+    ("through", "seen", "longest", "expected"),
+    [
+        (NOON - 1, NOON - 1, None, (NOON - 31, NOON)),  # a revision window back
+        (NOON - 1, NOON - 100, None, (NOON - 130, NOON)),  # rows have stopped: from where they may yet come
+        (NOON - 600, NOON - 600, None, (NOON - 630, NOON)),  # catch-up in one request
+        (NOON - 9999, NOON - 9999, None, (NOON - DAY_MINUTES + 1, NOON)),  # at most max_catch_up
+        (NOON - 600, NOON - 600, 100, (NOON - 630, NOON - 531)),  # in pieces, where the API says so
+        (NOON - 600, NOON - 600, 40, (NOON - 620, NOON - 581)),  # the window gives way to getting on
+        (NOON - 1, NOON - 600, 100, (NOON - 630, NOON - 531)),  # rows that came late, in pieces, too
+        (NOON + 5, NOON + 5, None, (NOON - 25, NOON + 5)),  # the clock went back
+    ],
+)
+def test_what_is_asked_for(through: Minute, seen: Minute, longest: int | None, expected: tuple[Minute, Minute]) -> None:
+    """A request reaches from a revision window before what is counted to the newest complete minute."""
+    asked = minutes_to_ask(through, seen, NOON, after(NOON, 120), POLL, longest)
+    assert (asked.first, asked.last) == expected
+
+
+def test_an_increase_pays_what_is_owed_first() -> None:
+    """A counter never falls: a decrease is owed, and later increases pay it."""
+    account = Account().changed(10, NOON).changed(-4, NOON + 1)
+    assert account == Account(total=10, owed=4, owed_since=NOON + 1)
+    assert account.changed(3, NOON + 2) == Account(total=10, owed=1, owed_since=NOON + 1)
+    assert account.changed(-1, NOON + 2) == Account(total=10, owed=5, owed_since=NOON + 1)
+    assert account.changed(6, NOON + 2) == Account(total=12)
+
+
+def test_what_began_in_a_future_that_was_taken_back_begins_now() -> None:
+    """Where a stream stands earlier than when something was held or owed first, a day or a window is no longer."""
+    assert Account(10, 4, NOON + 1560).changed(1, NOON) == Account(10, 3, NOON)
+    assert Account(10, 4, NOON + 1560).changed(-1, NOON) == Account(10, 5, NOON)
+    stream = book(NOON, held={(NOON + 1, ""): Held(10**9 * UNIT, NOON + 1560)})
+    assert answered(stream, {NOON + 1: {"": 1e9}}, NOON + 1).held == {(NOON + 1, ""): Held(10**9 * UNIT, NOON + 1)}
+
+
+def test_minutes_below_the_horizon_without_a_row_are_zero() -> None:
+    """Minutes without a row count as 0, and the newest minute's gauge with them."""
+    asked = MinuteRange(NOON - 30, NOON + 4)
+    entry = count_minutes(book(), {NOON + 1: {"": 5}, NOON + 3: {"": 2}}, asked, after(NOON + 4, 120), NOON + 4, POLL)
+    assert entry.through == NOON + 4
+    assert entry.accounts == {"": counted(7)}
+    assert gauges(entry) == {"": 0}
+
+
+def test_minutes_before_the_start_are_not_counted() -> None:
+    """What a stream shows of the time before it was first seen is not counted, but names its label values."""
+    asked = MinuteRange(NOON - 30, NOON)
+    entry = count_minutes(
+        book(accounts={}),
+        {NOON: {"jp": 5, "us": 1}, NOON - 9: {"fr": 2}},
+        asked,
+        after(NOON, 120),
+        NOON,
+        POLL,
+    )
+    assert entry.accounts == {"fr": Account(), "jp": Account(), "us": Account()}
+    assert gauges(entry) == {"fr": 0, "jp": 5, "us": 1}
+    assert not entry.revisions
+
+
+def test_rows_above_the_newest_settled_minute_wait() -> None:
+    """A row that is there before its minute has settled is not counted yet."""
+    asked = MinuteRange(NOON - 30, NOON + 2)
+    entry = count_minutes(book(), {NOON + 1: {"": 5}, NOON + 2: {"": 9}}, asked, after(NOON + 1, 120), NOON + 2, POLL)
+    assert (entry.through, entry.accounts) == (NOON + 1, {"": counted(5)})
+
+
+def test_a_revision_is_counted_with_its_age() -> None:
+    """A later answer's other value changes the counter by the difference, and says how old the minute was."""
+    before = book(
+        NOON + 1, kept_from=NOON - 29, start=NOON - 60, slots=exact({NOON: {"": 5}}), accounts={"": counted(50)}
+    )
+    entry = count_minutes(before, {NOON: {"": 8}}, MinuteRange(NOON - 29, NOON + 1), after(NOON, 300), NOON, POLL)
+    assert entry.accounts == {"": counted(53)}
+    assert [(revision.age, revision.up) for revision in entry.revisions] == [(300, True)]
+
+
+def test_a_row_that_vanishes_is_a_decrease() -> None:
+    """The newest answer is believed: a value that is no longer there is owed."""
+    before = book(
+        NOON + 1, kept_from=NOON - 29, start=NOON - 60, slots=exact({NOON: {"": 5}}), accounts={"": counted(50)}
+    )
+    entry = count_minutes(before, {}, MinuteRange(NOON - 29, NOON + 1), after(NOON + 1, 120), NOON + 1, POLL)
+    assert entry.accounts == {"": counted(50, owed=5, since=NOON + 1)}
+    assert [revision.up for revision in entry.revisions] == [False]
+
+
+def test_what_no_longer_can_be_revised_is_not_counted_again() -> None:
+    """An answer that reaches further back than the kept values does not count those minutes twice."""
+    before = book(NOON, kept_from=NOON - 5, start=NOON - 60, accounts={"": counted(50)})
+    rows = {minute: {"": 1.0} for minute in range(NOON - 30, NOON + 1)}
+    entry = count_minutes(before, rows, MinuteRange(NOON - 30, NOON), after(NOON, 120), NOON, POLL)
+    assert entry.accounts == {"": counted(56)}
+
+
+def test_minutes_that_were_not_asked_for_are_lost() -> None:
+    """Where the catch-up is shorter than the gap, the minutes between are counted as lost."""
+    asked = MinuteRange(NOON + 101, NOON + 200)
+    entry = count_minutes(book(), {NOON + 150: {"": 3}}, asked, after(NOON + 200, 120), NOON + 200, POLL)
+    assert (entry.lost, entry.accounts, entry.through) == (100, {"": counted(3)}, NOON + 200)
+
+
+def test_label_values_beyond_the_limit_are_counted_as_other() -> None:
+    """The first label values keep series of their own; the sum over all is right, and the others are told of."""
+    poll = POLL.model_copy(update={"max_label_values": 2})
+    rows: Mapping[Minute, Mapping[str, float]] = {NOON + 1: {"jp": 5, "us": 3, "fr": 2, "de": 1}}
+    entry = count_minutes(book(accounts={}), rows, MinuteRange(NOON, NOON + 1), after(NOON + 1, 120), NOON + 1, poll)
+    assert entry.accounts == {"jp": counted(5), "us": counted(3), "other": counted(3)}
+    assert entry.overflow == 2
+
+
+@pytest.mark.parametrize(
+    ("shown", "overflow", "others"),
+    [
+        ({"pc": 3, "mobile": 2, "other": 1}, 0, 1),  # as many as there may be, and the API's own `other`
+        ({"other": 1, "pc": 3, "mobile": 2}, 0, 1),
+        ({"other": 1, "pc": 3, "mobile": 2, "tv": 4}, 1, 5),
+        ({"pc": 3, "mobile": 2, "tv": 4, "other": 1}, 1, 5),
+    ],
+)
+def test_the_apis_own_other_is_no_overflow(shown: dict[str, float], overflow: int, others: float) -> None:
+    """The API's own `other` takes nobody's place and is not told as an overflow; one beside it is; sums are right."""
+    poll = POLL.model_copy(update={"max_label_values": 2})
+    asked = MinuteRange(NOON, NOON + 1)
+    entry = count_minutes(book(accounts={}), {NOON + 1: shown}, asked, after(NOON + 1, 120), NOON + 1, poll)
+    assert entry.overflow == overflow
+    assert entry.accounts == {"pc": counted(3), "mobile": counted(2), "other": counted(others)}
+
+
+def test_averages_beyond_the_limit_are_left_out() -> None:
+    """A sum of averages means nothing, so there is no `other` for them."""
+    poll = POLL.model_copy(update={"max_label_values": 1})
+    before = book(accounts={}, target=Target.AVERAGE_PLAY_TIME)
+    rows: Mapping[Minute, Mapping[str, float]] = {NOON + 1: {"jp": 61.5, "us": 30}}
+    entry = count_minutes(before, rows, MinuteRange(NOON, NOON + 1), after(NOON + 1, 120), NOON + 1, poll)
+    assert gauges(entry) == {"jp": 61.5}
+
+
+def test_days_are_asked_for_from_yesterday_by_local_time() -> None:
+    """The range by day begins at local midnight of the day before what is counted, and ends with today."""
+    zone = timezone(timedelta(hours=9))
+    midnight = NOON - (NOON + 540) % DAY_MINUTES
+    asked = days_to_ask(midnight + 30, start_of(midnight + 100), zone, POLL)
+    assert (asked.first, asked.last) == (midnight - DAY_MINUTES, midnight + DAY_MINUTES - 1)
+
+
+def test_a_counter_by_day_grows_by_the_increases_of_the_days() -> None:
+    """The first answer is where counting starts; then today's growth, a new day, and yesterday's revision count."""
+    midnight = NOON - NOON % DAY_MINUTES
+    today, tomorrow = midnight, midnight + DAY_MINUTES
+    asked = MinuteRange(today - DAY_MINUTES, tomorrow - 1)
+    keys = book(NOON, Target.KEY_DELIVERY_COUNT, answered=False)
+    keys = enter(keys, count_days(keys, {today - DAY_MINUTES: {"": 70}, today: {"": 5}}, asked, NOON, POLL))
+    assert keys.accounts == {"": counted(0)}
+    keys = enter(keys, count_days(keys, {today - DAY_MINUTES: {"": 72}, today: {"": 9}}, asked, NOON + 1, POLL))
+    assert keys.accounts == {"": counted(6)}
+    asked = days_to_ask(keys.through, start_of(tomorrow + 1), UTC, POLL)
+    keys = enter(keys, count_days(keys, {today: {"": 20}, tomorrow: {"": 1}}, asked, tomorrow, POLL))
+    assert keys.accounts == {"": counted(18)}
+
+
+labels = st.sampled_from(["jp", "us", "fr"])
+seconds = st.integers(0, 900_000).map(lambda thousandths: thousandths / 1000)
+Shown = dict[str, float | None]
+Steps = list[tuple[int, dict[int, Shown], bool]]
+
+
+def steps_of(value: st.SearchStrategy[float | None], most: int) -> st.SearchStrategy[Steps]:
+    """What happens to a stream."""
+    values = st.dictionaries(labels, value, max_size=3)
+    return st.lists(
+        st.tuples(
+            st.integers(1, 4),  # minutes until the answer
+            st.dictionaries(st.integers(-20, 4), values, max_size=9),  # what the API changed, by minutes from now
+            st.booleans(),  # whether it is answered at all
+        ),
+        max_size=most,
+    )
+
+
+# Fewer steps where values are unknown: not more of them than are held.
+@given(st.one_of(steps_of(seconds, 40), steps_of(st.none() | seconds, 20)))
+def test_after_any_answers_the_counters_are_the_sum_of_the_newest_values(steps: Steps) -> None:
+    """Whatever rows come, change, are unknown for a while and vanish inside the window, and whichever answers fail: not
+    a thousandth is lost or invented, and no counter falls by even the last bit of what is shown.
+    """
+    truth: dict[Minute, Shown] = {}
+    stream = book(NOON, accounts={})
+    newest = NOON
+    for minutes, changed, comes in steps:
+        newest += minutes
+        truth |= {newest + offset: rows for offset, rows in changed.items() if newest + offset <= newest}
+        if not comes:
+            continue
+        entry = answered(stream, truth, newest)
+        for label, account in entry.accounts.items():
+            assert from_units(account.total) >= from_units(stream.accounts.get(label, Account()).total)
+            assert account.owed >= 0
+        stream = enter(stream, entry)
+    # What changed after the last answer, or was unknown until then, is not counted yet; one more answer tells.
+    final = {minute: {label: value or 0.0 for label, value in rows.items()} for minute, rows in truth.items()}
+    stream = enter(stream, answered(stream, final, newest))
+    assert not stream.held
+    for label in ("jp", "us", "fr"):
+        account = stream.accounts.get(label, Account())
+        played = sum(Fraction(str(rows.get(label, 0))) for minute, rows in final.items() if minute > NOON)
+        assert Fraction(account.total - account.owed, UNIT) == played
+
+
+@given(st.floats(0, 4e9), st.floats(0, 3600))
+def test_a_complete_minute_has_ended_long_enough_ago(now: float, seconds: float) -> None:
+    """The newest complete minute ended at least so long ago, and the next one did not."""
+    minute = ended_before(now, seconds)
+    assert end_of(minute) <= now - seconds < end_of(minute + 1)
+
+
+def test_a_part_of_a_minute_is_a_whole_one() -> None:
+    """A window of 90 s needs two minutes."""
+    assert [whole_minutes(seconds) for seconds in (60, 61, 90, 120)] == [1, 2, 2, 2]
+
+
+def test_rows_that_come_hours_late_are_counted_by_each_stream() -> None:
+    """Minutes taken as empty are asked for again until a row has shown them, whoever else has seen it meanwhile."""
+    stream = book(NOON)
+    outage = NOON + 180
+    now = after(outage, POLL.settle)
+    asked = minutes_to_ask(stream.through, stream.seen, NOON, now, POLL)
+    stream = enter(stream, count_minutes(stream, {}, asked, now, NOON, POLL))
+    assert stream.through == outage - 8
+    now = after(outage + 1, POLL.settle)
+    asked = minutes_to_ask(stream.through, stream.seen, outage + 1, now, POLL)
+    rows = {minute: {"": 1.0} for minute in range(asked.first, outage + 2)}
+    # By now another stream's answer has shown that the rows are there.
+    stream = enter(stream, count_minutes(stream, rows, asked, now, outage + 1, POLL))
+    assert stream.accounts == {"": counted(181)}
+
+
+def test_rows_that_come_late_are_counted_in_pieces_where_the_range_is_limited() -> None:
+    """An answer for the newest minutes, all that a short range holds, does not make the ones before it forgotten."""
+    stream, longest = book(NOON), 60
+    outage, horizon = NOON + 300, NOON
+    for newest, arrived in [(outage, NOON), *((outage + 1, outage + 1) for _ in range(20))]:
+        now = after(newest, POLL.settle)
+        for _ in range(20):
+            asked = minutes_to_ask(stream.through, stream.seen, horizon, now, POLL, longest)
+            assert len(asked) <= longest
+            rows = {minute: {"": 1.0} for minute in range(asked.first, min(asked.last, arrived) + 1)}
+            horizon = max(horizon, *rows, NOON)
+            stream = enter(stream, count_minutes(stream, rows, asked, now, horizon, POLL))
+    assert (stream.through, stream.seen) == (outage + 1, outage + 1)
+    assert stream.accounts == {"": counted(301)}
+
+
+def test_rows_too_late_to_be_caught_up_do_not_hold_up_the_window() -> None:
+    """Minutes taken as empty whose rows come after max_catch_up are given up; those after them are read as ever."""
+    long_ago = NOON - 3 * DAY_MINUTES
+    stream = book(NOON - 1, start=long_ago, seen=long_ago, kept_from=long_ago)
+    now = after(NOON, POLL.settle)
+    asked = minutes_to_ask(stream.through, stream.seen, NOON, now, POLL)
+    stream = enter(stream, count_minutes(stream, {NOON: {"": 1.0}}, asked, now, NOON, POLL))
+    assert stream.seen == NOON
+
+
+# ---- values that cannot be used ----
+
+
+def test_a_value_that_cannot_be_used_holds_its_minute_and_label_alone() -> None:
+    """All else of the answer is counted, the counting goes on, and the gauge of what is held is absent."""
+    stream = book(accounts={"jp": counted(7), "us": counted(7)})
+    entry = answered(stream, {NOON + 1: {"jp": None, "us": 5}}, NOON + 1)
+    assert (entry.through, entry.seen) == (NOON + 1, NOON + 1)
+    assert entry.accounts == {"us": counted(12)}
+    assert gauges(entry) == {"jp": None, "us": 5}
+    assert entry.held == {(NOON + 1, "jp"): Held(None, NOON + 1)}
+
+
+def test_what_was_counted_of_a_minute_stays_while_it_is_held() -> None:
+    """A counted value that turns unusable changes nothing, and no revision is told, until a number comes."""
+    stream = enter(book(), answered(book(), {NOON + 1: {"": 5}}, NOON + 1))
+    entry = answered(stream, {NOON + 1: {"": None}, NOON + 2: {"": 2}}, NOON + 2)
+    assert (entry.accounts, entry.revisions) == ({"": counted(7)}, ())
+    stream = enter(stream, entry)
+    entry = answered(stream, {NOON + 1: {"": 4}, NOON + 2: {"": 2}}, NOON + 3)
+    assert (entry.accounts, entry.held) == ({"": counted(7, owed=1, since=NOON + 3)}, {})
+
+
+@pytest.mark.parametrize(("shown", "plays"), [({"": 9.0}, 9), ({}, 0), (None, 0)])
+def test_a_held_minute_is_counted_hours_later(shown: dict[str, float] | None, plays: float) -> None:
+    """The range reaches back to it, whatever comes meanwhile is counted once, and no row at all is a zero."""
+    stream = book(NOON)
+    rows: dict[Minute, Mapping[str, float | None]] = {NOON + 1: {"": None}}
+    for newest in range(NOON + 1, NOON + 300):
+        rows.setdefault(newest, {"": 1})
+        stream = enter(stream, answered(stream, rows, newest))
+        assert set(stream.held) == {(NOON + 1, "")}
+    if shown is None:
+        del rows[NOON + 1]
+    else:
+        rows[NOON + 1] = shown
+    entry = answered(stream, rows, NOON + 300)
+    assert (entry.held, entry.kept_from) == ({}, NOON + 270)
+    assert enter(stream, entry).accounts == {"": counted(298 + plays)}
+
+
+def test_a_minute_that_cannot_be_used_for_too_long_is_given_up() -> None:
+    """After max_catch_up it is counted as lost, what was counted of it stays, and the range is short again."""
+    poll = POLL.model_copy(update={"max_catch_up": 7200.0})
+    stream = book(NOON)
+    rows: dict[Minute, Mapping[str, float | None]] = {NOON + 1: {"": None}}
+    lost = []
+    for newest in range(NOON + 1, NOON + 130):
+        entry = answered(stream, rows, newest, poll)
+        lost += [newest] * entry.lost
+        assert entry.given_up == entry.lost
+        stream = enter(stream, entry)
+    assert lost == [NOON + 121]
+    assert not stream.held
+    assert stream.kept_from == NOON + 129 - 30
+    assert enter(stream, answered(stream, {**rows, NOON + 1: {"": 9}}, NOON + 130, poll)).accounts == {"": counted(0)}
+
+
+@pytest.mark.parametrize("window", [1800.0, 7200.0])
+def test_a_label_value_that_is_never_right_does_not_make_the_range_long(window: float) -> None:
+    """Beside the revision window at most 60 minutes are held; of those before, each is given up once."""
+    poll = POLL.model_copy(update={"revision_window": window})
+    minutes = int(window // 60)
+    stream, lost = book(NOON, accounts={}), 0
+    end = NOON + 610 + minutes
+    for newest in [*range(NOON + 1, NOON + 200), *range(NOON + 600, end + 1)]:
+        rows: dict[Minute, Mapping[str, float | None]] = {
+            minute: {"bad": None, "jp": 1} for minute in range(NOON + 1, newest + 1)
+        }
+        entry = answered(stream, rows, newest, poll)
+        lost += entry.lost
+        stream = enter(stream, entry)
+    assert min(slot for slot, _ in stream.held) == end - minutes - MOST_HELD
+    assert (lost, len(stream.held)) == (end - NOON - 1 - minutes - MOST_HELD, minutes + 1 + MOST_HELD)
+    # What has never had a value has no series.
+    assert stream.accounts == {"jp": counted(end - NOON)}
+
+
+def test_many_minutes_that_cannot_be_used_for_a_while_are_not_given_up() -> None:
+    """Hours that are caught up while the API has a bad moment wait for the revision window, all of them."""
+    stream = book(NOON)
+    bad: dict[Minute, Mapping[str, float | None]] = {minute: {"": None} for minute in range(NOON + 1, NOON + 601)}
+    for newest in range(NOON + 600, NOON + 630):
+        entry = answered(stream, bad, newest)
+        assert entry.lost == 0
+        stream = enter(stream, entry)
+    assert len(stream.held) == 600
+    entry = answered(stream, {minute: {"": 1} for minute in bad}, NOON + 630)
+    assert (entry.lost, entry.accounts, entry.held) == (0, {"": counted(600)}, {})
+
+
+def test_the_range_reaches_back_to_what_is_held() -> None:
+    """It begins at the oldest minute that is held, however old; a limit of the API cuts off its start."""
+    now = after(NOON, 120)
+    cases = (None, NOON - 5), (None, NOON - 600), (None, NOON - 9999), (100, NOON - 600)
+    asked = [minutes_to_ask(NOON - 1, NOON - 1, NOON, now, POLL, longest, held) for longest, held in cases]
+    assert [each.first for each in asked] == [NOON - 31, NOON - 600, NOON - 9999, NOON - 99]
+    assert {each.last for each in asked} == {NOON}
+
+
+def test_minutes_that_are_held_are_no_part_of_the_rate() -> None:
+    """The smoothed plays a minute neither fall nor rise by a minute that is not known."""
+    stream = book(rate=100.0)
+    assert answered(stream, {NOON + 1: {"": None}}, NOON + 1).rate == 100
+    assert answered(stream, {NOON + 1: {"": 1e9}}, NOON + 1).rate == 100
+    assert answered(stream, {NOON + 1: {"": 80}}, NOON + 1).rate == 99
+
+
+def test_a_gauge_of_what_does_not_add_up_is_absent_where_it_is_not_known() -> None:
+    """Devices are not counted, so nothing is held; their gauge is absent for that minute and label value alone."""
+    stream = book(target=Target.DEVICE_COUNT, accounts={"pc": Account(), "tv": Account()})
+    entry = answered(stream, {NOON + 1: {"pc": None, "tv": 3}}, NOON + 1)
+    assert (gauges(entry), entry.held) == ({"pc": None, "tv": 3}, {})
+
+
+# ---- values that cannot be meant ----
+
+
+@pytest.mark.parametrize(
+    ("target", "peak", "largest"),
+    [
+        (Target.PLAY_COUNT, 0, 100_000),
+        (Target.PLAY_COUNT, 99, 100_000),
+        (Target.PLAY_COUNT, 250, 250_000),
+        (Target.PLAY_TIME, 0, 6_000_000),
+        (Target.PLAYER_COUNT, 0, 100_000),
+        (Target.KEY_DELIVERY_COUNT, 0, 144_000_000),
+    ],
+)
+def test_what_is_plausible(target: Target, peak: float, largest: float) -> None:
+    """A thousand times the largest value so far, and of those that had little, of what a busy media has."""
+    assert largest_plausible(target, round(peak * UNIT)) == largest * UNIT
+    stream = book(target=target, peak=round(peak * UNIT))
+    if not target.by_day:
+        assert answered(stream, {NOON + 1: {"": largest}}, NOON + 1).accounts == {"": counted(largest)}
+        assert answered(stream, {NOON + 1: {"": largest + 1}}, NOON + 1).accounts == {}
+
+
+def test_a_wrong_value_that_is_corrected_in_time_is_never_counted() -> None:
+    """10^9 shown for half an hour but a minute, then 10, counts 10; what was counted before stays meanwhile."""
+    stream = enter(book(NOON), answered(book(NOON), {NOON + 1: {"": 7}}, NOON + 1))
+    for newest in range(NOON + 2, NOON + 32):
+        stream = enter(stream, answered(stream, {NOON + 1: {"": 1e9}}, newest))
+        assert stream.accounts == {"": counted(7)}
+    entry = answered(stream, {NOON + 1: {"": 10}}, NOON + 32)
+    assert (entry.accounts, entry.held) == ({"": counted(10)}, {})
+
+
+def test_an_implausible_value_is_believed_after_the_revision_window() -> None:
+    """Shown for half an hour, it is counted as it then is, and what is as large is plausible from then on."""
+    stream = book(NOON)
+    rows = {minute: {"": 200_000.0 + minute - NOON} for minute in range(NOON + 1, NOON + 40)}
+    counters = []
+    for newest in range(NOON + 1, NOON + 40):
+        stream = enter(stream, answered(stream, {m: rows[m] for m in rows if m <= newest}, newest))
+        counters.append(stream.accounts[""].total // UNIT)
+    assert counters[:31] == [0] * 30 + [200_001]
+    assert counters[31:33] == [sum(200_000 + n for n in range(1, 33)), sum(200_000 + n for n in range(1, 34))]
+    assert not stream.held
+
+
+@pytest.mark.parametrize("between", [10.0, None])
+def test_the_time_of_an_implausible_value_begins_anew(between: float | None) -> None:
+    """What is shown as something else in between has not been shown all the time."""
+    stream = book(NOON)
+    for newest in range(NOON + 1, NOON + 50):
+        value = between if newest == NOON + 20 else 1e9
+        stream = enter(stream, answered(stream, {NOON + 1: {"": value}}, newest))
+    assert stream.accounts[""].total <= 10 * UNIT
+    assert stream.held == {(NOON + 1, ""): Held(10**9 * UNIT, NOON + 21)}

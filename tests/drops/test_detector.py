@@ -1,0 +1,254 @@
+"""What is said about a drop, from the looks at minutes."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from exporter.drops.baseline import Look, Track
+from exporter.drops.detector import Alarm, Change, Together, Verdict, broad, judge, judge_live
+from exporter.model import Minute
+
+MIDNIGHT = 20_000 * 1440
+
+
+def look(
+    *plays: float,
+    forecast: float | None = 10.0,
+    minute: Minute = MIDNIGHT,
+    noise: float = 1.0,
+    present: Sequence[int] = (5, 10, 30),
+    sustained: Sequence[tuple[float, int, float]] = (),
+    live: Sequence[tuple[float, int, float, int]] | None = None,
+) -> Look:
+    counts = plays or (50.0, 100.0, 300.0)
+    (five, ten, half_hour) = zip(counts, present, strict=True)
+    r5 = five[0] / five[1] if five[1] else 0.0
+    return Look(minute, r5, forecast, noise, (five, ten, half_hour), live, sustained)
+
+
+def test_as_expected_is_no_drop() -> None:
+    """Plays down to nine tenths of the expectation are no evidence at all."""
+    assert judge(look(45.0, 90.0, 270.0)) == Verdict(MIDNIGHT, 0.0, 0.0, 10.0)
+
+
+def test_what_is_unknown_has_no_verdict() -> None:
+    """Without a forecast there is no ratio, rather than a ratio of 0."""
+    assert judge(look(0.0, 0.0, 0.0, forecast=None)) is None
+
+
+def test_the_largest_ratio_with_evidence_counts() -> None:
+    """Five minutes of nothing are a whole drop, though the longer windows hold plays of before."""
+    verdict = judge(look(0.0, 50.0, 250.0))
+    assert verdict is not None
+    assert (verdict.ratio, verdict.expected) == (1.0, 10.0)
+    assert verdict.evidence == pytest.approx(45.0)
+
+
+def test_without_evidence_there_is_no_drop() -> None:
+    """A media with a play now and then has none for five minutes by chance; how near it is to a drop is told."""
+    verdict = judge(look(0.0, 8.0, 30.0, forecast=1.0))
+    assert verdict is not None
+    assert verdict.ratio == 0.0
+    assert verdict.evidence == pytest.approx(4.5)
+
+
+def test_a_quiet_media_drops_in_a_longer_window() -> None:
+    """Half an hour of nothing is evidence where five minutes are not."""
+    verdict = judge(look(0.0, 0.0, 0.0, forecast=1.0))
+    assert verdict is not None
+    assert verdict.ratio == 1.0
+    assert verdict.evidence == pytest.approx(27.0)
+
+
+def test_noise_divides_the_evidence() -> None:
+    """Plays that vary six times as much are a drop only with six times the evidence."""
+    quiet, noisy = judge(look(0.0, 50.0, 250.0)), judge(look(0.0, 50.0, 250.0, noise=6.0))
+    assert quiet is not None
+    assert noisy is not None
+    assert noisy.evidence == pytest.approx(quiet.evidence / 6)
+    assert noisy.ratio == 0.0
+
+
+def test_missing_minutes_are_not_a_drop() -> None:
+    """The expectation is of the minutes that arrived: half of them with half of the plays are as expected."""
+    verdict = judge(look(20.0, 50.0, 150.0, present=(2, 5, 15)))
+    assert verdict is not None
+    assert verdict.ratio == 0.0
+    verdict = judge(look(0.0, 0.0, 0.0, present=(0, 0, 0)))
+    assert verdict is not None
+    assert verdict.ratio == 0.0
+
+
+@pytest.mark.parametrize(
+    ("sustained", "factor", "expected"),
+    [
+        ((15.0, 15, 6.0), 1.0, 1 - 1 / 6),
+        ((15.0, 15, 6.0), 0.9, 1 - 1 / 5.4),
+        # Not deep enough; of a quiet media; without evidence; as expected.
+        ((33.0, 15, 6.0), 1.0, 0.0),
+        ((0.0, 15, 2.9), 1.0, 0.0),
+        ((5.0, 5, 4.0), 1.0, 0.0),
+        ((90.0, 15, 6.0), 1.0, 0.0),
+    ],
+)
+def test_a_sustained_drop(sustained: tuple[float, int, float], factor: float, expected: float) -> None:
+    """A quarter of an hour with few plays is set against what was before it, when the forecast has fallen already."""
+    verdict = judge(look(5.0, 10.0, 30.0, forecast=1.0, sustained=(sustained,)), factor)
+    assert verdict is not None
+    assert verdict.ratio == pytest.approx(expected)
+    if expected:
+        assert verdict.expected == pytest.approx(sustained[2] * factor)
+
+
+def live(*windows: tuple[float, int, float, int]) -> Verdict:
+    verdict = judge_live(look(live=windows))
+    assert verdict is not None
+    return verdict
+
+
+def test_a_running_event_is_judged_by_the_ten_minutes_before() -> None:
+    """Three minutes with less than three tenths of what was before are a drop; half of it is how events go."""
+    assert live((60.0, 3, 200.0, 10)) == Verdict(MIDNIGHT, 0.0, 0.0, 20.0)
+    none, half = live((0.0, 3, 200.0, 10)), live((60.0, 3, 400.0, 10))
+    assert (none.ratio, none.expected) == (1.0, 20.0)
+    assert half.ratio == 0.0
+    assert half.evidence > 9
+    assert live((0.0, 3, 10.0, 10)).ratio == 0.0
+
+
+def test_a_small_event_drops_in_six_minutes() -> None:
+    """Where three minutes are too little evidence, six can do."""
+    assert live((3.0, 3, 60.0, 10), (4.0, 6, 60.0, 10)).ratio == pytest.approx(1 - 4 / 36)
+    assert live((3.0, 3, 60.0, 10), (20.0, 6, 60.0, 10)).ratio == 0.0
+
+
+def test_an_event_needs_minutes_before() -> None:
+    """A missing minute, or hardly a minute in the ten before, gives no verdict."""
+    assert judge_live(look()) is None
+    assert judge_live(look(live=((0.0, 3, 80.0, 4), (0.0, 0, 80.0, 10)))) is None
+    assert live((0.0, 3, 80.0, 4), (0.0, 6, 100.0, 5)).ratio == 1.0
+
+
+def test_a_broad_drop_is_of_more_than_half() -> None:
+    """Media with more than half of the forecast plays must be down; one big media is not the merchant."""
+    low, fine = look(10.0, 20.0, 60.0), look()
+    unknown = look(0.0, 0.0, 0.0, forecast=None)
+    assert broad([low, low, fine, unknown])
+    assert not broad([low, fine])
+    assert not broad([low, look(100.0, 200.0, 600.0, forecast=20.0)])
+    assert not broad([])
+
+
+def test_a_holiday_moves_all() -> None:
+    """Where the others have three quarters of their forecast, so is expected of this one; its own share is left out."""
+    together = Together()
+    own = look(0.0, 0.0, 0.0, forecast=100.0)
+    together.add(own)
+    assert together.factor(own) == 1.0
+    for _ in range(3):
+        together.add(look(37.5, 75.0, 225.0))
+    assert together.factor(own) == 0.75
+    assert together.factor(look()) < 0.75
+
+
+@pytest.mark.parametrize(("plays", "factor"), [(200.0, 1.0), (10.0, 0.6)])
+def test_the_factor_is_held_within_limits(plays: float, factor: float) -> None:
+    """More than forecast raises no expectation; a fall of all lowers it to six tenths at most."""
+    together = Together()
+    for _ in range(2):
+        together.add(look(plays, 100.0, 300.0))
+    assert together.factor(look(plays, 100.0, 300.0)) == factor
+
+
+def test_an_outage_of_all_is_not_a_holiday() -> None:
+    """What is sudden hides nothing: the factor is 1 while all have less than 0.7 of their share ten minutes ago."""
+    together = Together()
+    for minute, plays in ((0, 50.0), (10, 34.0), (20, 33.0)):
+        for _ in range(3):
+            together.add(look(plays, 100.0, 300.0, minute=MIDNIGHT + minute))
+    assert together.factor(look(34.0, 0.0, 0.0, minute=MIDNIGHT + 10)) == 1.0
+    assert together.factor(look(33.0, 0.0, 0.0, minute=MIDNIGHT + 20)) == pytest.approx(0.66)
+
+
+def test_what_is_not_known_of_the_others_changes_nothing() -> None:
+    """A minute that no other media has, or that forecasts nothing, leaves the expectation as it is."""
+    together = Together()
+    unknown = look(forecast=None)
+    together.add(unknown)
+    assert together.factor(unknown) == 1.0
+    nothing = look(0.0, 0.0, 0.0, forecast=0.0)
+    together.add(nothing)
+    assert together.factor(nothing) == 1.0
+    assert together.factor(look(minute=MIDNIGHT + 1)) == 1.0
+
+
+def test_old_minutes_are_forgotten() -> None:
+    """However long it runs, the sums are of the last two hours; late minutes within them still count."""
+    together = Together()
+    for minute in range(1000):
+        together.add(look(minute=MIDNIGHT + minute))
+    assert len(together._sums) == 128
+    late = look(25.0, 50.0, 150.0, minute=MIDNIGHT + 950)
+    together.add(late)
+    assert together.factor(look(minute=MIDNIGHT + 950)) == 0.6
+
+
+def changes(ratios: Sequence[float | None], alarm: Alarm | None = None) -> list[Change]:
+    alarm = alarm or Alarm(0.4)
+    found = (alarm.step(minute, ratio) for minute, ratio in enumerate(ratios))
+    return [change for change in found if change]
+
+
+def test_an_alarm_begins_with_the_third_minute() -> None:
+    """Two minutes of waiting are three minutes above the threshold in a row; on it is not above it."""
+    assert changes([0.5, 0.5, 0.0, 0.5, 0.4, 0.5, 0.5]) == []
+    assert changes([0.0, 0.5, 0.5, 0.5]) == [Change(3, firing=True)]
+    assert changes([0.5] * 9, Alarm(0.4, pending=5)) == [Change(5, firing=True)]
+
+
+def test_a_missing_minute_begins_the_wait_again() -> None:
+    """Whether it is told as missing or left out."""
+    assert changes([0.5, 0.5, None, 0.5, 0.5]) == []
+    alarm = Alarm(0.4)
+    assert [alarm.step(minute, 0.5) for minute in (1, 2, 4, 5)] == [None] * 4
+    assert alarm.step(6, 0.5) == Change(6, firing=True)
+
+
+def test_an_alarm_ends_when_it_has_been_below_for_ten_minutes() -> None:
+    """It goes on through shorter lulls, and through missing data of less than that."""
+    assert changes([0.5] * 3 + [0.0] * 10 + [0.5] + [None] * 20) == [Change(2, firing=True), Change(24, firing=False)]
+    assert changes([0.5] * 3 + [0.0] * 11) == [Change(2, firing=True), Change(13, firing=False)]
+
+
+def test_an_alarm_ends_within_a_gap() -> None:
+    """After a long gap the end lies where it would have been seen, and a new alarm waits again."""
+    alarm = Alarm(0.4)
+    for minute in range(3):
+        alarm.step(minute, 0.5)
+    assert alarm.firing
+    assert alarm.step(500, 0.5) == Change(13, firing=False)
+    assert not alarm.firing
+    assert [alarm.step(501, 0.5), alarm.step(502, 0.5)] == [None, Change(502, firing=True)]
+
+
+def day_and_night(minute: int) -> float:
+    """60 plays a minute in the evening, 20 in the morning; even, so that nothing is left to chance."""
+    return float(round(40 + 20 * math.cos(2 * math.pi * minute / 1440)))
+
+
+@pytest.mark.parametrize(("share", "delay"), [(0.0, 4), (0.2, 4), (0.5, 6)])
+def test_a_drop_is_found_in_minutes_and_night_is_none(share: float, delay: int) -> None:
+    """A day and night without an alarm, then a drop: the alarm begins within minutes, and ends after it."""
+    track, alarm = Track(), Alarm(0.4)
+    track.fill({MIDNIGHT + hour * 60: day_and_night(hour * 60 + 30) * 60 for hour in range(-21 * 24, 0)})
+    plays = [day_and_night(minute) for minute in range(2160)]
+    plays[2000:2030] = [value * share for value in plays[2000:2030]]
+    found = []
+    for each in track.take(MIDNIGHT, plays):
+        verdict = judge(each)
+        found.append(alarm.step(each.minute, verdict and verdict.ratio))
+    begin, end = [change for change in found if change]
+    assert (begin.firing, begin.minute - MIDNIGHT - 2000) == (True, delay)
+    assert not end.firing
+    assert end.minute - MIDNIGHT - 2030 < 20

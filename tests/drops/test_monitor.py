@@ -1,0 +1,433 @@
+"""The drop detector at work: fed by answers, judged in rounds, kept in the state file."""
+
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.api.answers import LiveEvent, Media
+from exporter.api.catalog import Catalog, Lookup
+from exporter.config.settings import Settings
+from exporter.drops.monitor import HOLD, LASTING, SAVE_EVERY, SETTLED_IN, STATE_BELIEVED, Watch
+from exporter.drops.warmup import RETRY_EVERY, History
+from exporter.errors import StateWriteFailed
+from exporter.model import DAY_MINUTES, Group, Minute, MinuteRange, Rows, Stream, Target, end_of
+from exporter.storage.state import State, open_state
+from tests.support.fakes import FakeClock
+
+MERCHANT = "m"
+MEDIA = ("a", "b", "c", "d")
+
+START: Minute = 29_700_000
+NOW = end_of(START) + 120
+PLAYS = 50.0
+
+
+def settings_for(**merchant: Any) -> Settings:
+    account = {"api_key": "k", "mail_address": "a@example.com", "password": "p"}
+    media = [{"id": media_id} for media_id in MEDIA]
+    return Settings.model_validate({"merchants": [{"id": MERCHANT, **account, "media": media, **merchant}]})
+
+
+def stream_of(media_id: str) -> Stream:
+    return Stream(MERCHANT, media_id, Target.PLAY_COUNT, Group.ALL)
+
+
+def rows_of(media_id: str, asked: MinuteRange, factor: float = 1.0) -> Rows:
+    """Plays that hardly vary."""
+    scale = PLAYS * factor * (1 if media_id else len(MEDIA))
+    return {minute: {"": scale + minute % 3} for minute in range(asked.first, asked.last + 1)}
+
+
+class World:
+    """A watch with its parts, and minutes that pass."""
+
+    def __init__(self, state: State, **merchant: Any) -> None:
+        self.state = state
+        self.settings = settings_for(**merchant)
+        self.catalog = Catalog(state, self.settings.merchants[0])
+        self.watch = Watch(state, self.settings, self.settings.merchants[0], self.catalog)
+        self.minute = START
+        self.shown: dict[tuple[str, Minute], Mapping[str, float | None]] = {}
+
+    @property
+    def now(self) -> float:
+        """When the newest minute has just settled."""
+        return end_of(self.minute) + 120
+
+    def know(self, *, live: str = "") -> None:
+        """Let the catalog tell which media are files."""
+        for media_id in MEDIA:
+            event = "event" if media_id == live else ""
+            known = Media(media_id, "", f"name of {media_id}", event, "live" if event else "file")
+            self.catalog.enter_media(Lookup(media_id), known, self.now)
+
+    def learn(self) -> None:
+        """Answer all that is asked for of the past."""
+        while (history := self.watch.next_history(self.now, self.minute, ())) is not None:
+            self.watch.enter_history(history, past_of(history))
+
+    def pass_minutes(self, count: int, factors: Mapping[str, float] | None = None, *, at_once: bool = False) -> None:
+        """So many minutes with a round after each, or one round after all; a factor for each media's plays."""
+        ranges = [MinuteRange(self.minute - 30, self.minute + count)] if at_once else []
+        ranges += [] if at_once else [MinuteRange(self.minute + n - 30, self.minute + n) for n in range(1, count + 1)]
+        for asked in ranges:
+            self.minute = asked.last
+            for media_id in ("", *MEDIA):
+                factor = (factors or {}).get(media_id, 1.0)
+                for minute, values in rows_of(media_id, asked, factor).items():
+                    self.shown.setdefault((media_id, minute), values)
+                rows = {minute: self.shown[media_id, minute] for minute in range(asked.first, asked.last + 1)}
+                self.watch.enter(stream_of(media_id), asked, rows, asked.last, self.now)
+            self.watch.judge(self.now)
+
+    def ratio(self, media_id: str, later: float = 0.0) -> float | None:
+        """What is shown, so many seconds after the newest minute has come."""
+        view = self.watch.drops(self.now + later).get(media_id)
+        return None if view is None else view.ratio
+
+
+def past_of(history: History) -> Rows:
+    minutes = rows_of(history.media_id, history.asked)
+    if not history.hourly:
+        return minutes
+    return {
+        hour: {"": sum(minutes[hour + minute][""] or 0 for minute in range(60))}
+        for hour in range(history.asked.first, history.asked.last, 60)
+    }
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    opened = open_state(tmp_path / "state.db", FakeClock(NOW).now)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def world(state: State) -> World:
+    """One that knows the past, and for which some minutes have passed."""
+    made = World(state)
+    made.know()
+    made.learn()
+    made.pass_minutes(3)
+    return made
+
+
+def test_nothing_is_said_before_anything_is_known(state: State) -> None:
+    """Without the past there is no verdict; with it, there is one from the next minute on."""
+    world = World(state)
+    world.know()
+    world.pass_minutes(3)
+    assert world.watch.drops(world.now) == {}
+    world.learn()
+    world.pass_minutes(1)
+    assert {world.ratio(media_id) for media_id in ("", *MEDIA)} == {0.0}
+
+
+def test_a_drop_is_shown_with_what_was_expected(world: World) -> None:
+    """Six minutes without most plays of one media are a drop of it, and none of the others or of the merchant."""
+    world.pass_minutes(6, {"a": 0.1, "": 0.8})
+    view = world.watch.drops(world.now)["a"]
+    assert view.minute == world.minute
+    assert view.ratio == pytest.approx(0.9, abs=0.15)
+    assert view.evidence > 9
+    assert view.expected == pytest.approx(PLAYS, rel=0.1)
+    assert [world.ratio(media_id) for media_id in ("", "b", "c", "d")] == [0.0] * 4
+
+
+def test_a_drop_of_all_is_the_merchants(world: World) -> None:
+    """When most media fall, so has the whole merchant."""
+    world.pass_minutes(5, {"a": 0.1, "b": 0.1, "c": 0.1, "": 0.3})
+    assert (world.ratio("") or 0) > 0.35
+    assert (world.ratio("a") or 0) > 0.4
+
+
+def test_one_odd_minute_is_no_alert_when_no_other_comes(world: World) -> None:
+    """Where rows stop coming right after a minute that looks bad, its ratio is gone before an alert's two minutes."""
+    assert world.ratio("a") == 0
+    for _ in range(10):
+        if world.ratio("a") == 0:
+            world.pass_minutes(1, {"a": 0.0, "": 0.75})
+    assert (world.ratio("a", later=HOLD - 1) or 0) > 0.3
+    assert world.ratio("a", later=HOLD) == 0
+    world.pass_minutes(LASTING - 1, {"a": 0.0, "": 0.75})
+    assert (world.ratio("a", later=HOLD + 300) or 0) > 0.3
+
+
+def test_minutes_that_come_together_are_judged_together(world: World) -> None:
+    """A media that is asked for rarely shows a drop that lasts, however long its next answer takes."""
+    world.pass_minutes(10, {"b": 0.05}, at_once=True)
+    assert (world.ratio("b", later=HOLD + 600) or 0) > 0.4
+
+
+def test_what_is_not_fresh_is_not_shown(world: World) -> None:
+    """After longer than the API may be late and a stream may wait, nothing is said; threshold and all."""
+    longest = world.settings.poll.max_lag + world.settings.poll.max_staleness
+    assert world.ratio("a", later=longest - 121) == 0
+    assert world.ratio("a", later=longest - 119) is None
+
+
+def test_minutes_taken_as_empty_are_not_judged(world: World) -> None:
+    """Minutes that are counted as empty only because the API is late are not known, and no zeros."""
+    asked = MinuteRange(world.minute - 30, world.minute + 10)
+    rows = rows_of("a", MinuteRange(asked.first, world.minute))
+    world.watch.enter(stream_of("a"), asked, rows, world.minute, world.now + 600)
+    world.watch.judge(world.now + 600)
+    assert world.watch.drops(world.now + 600)["a"].minute == world.minute
+    hour = world.watch.hours()["a"]
+    assert hour.first + len(hour.plays) - 1 == world.minute
+
+
+def test_a_minute_without_a_row_is_zero(world: World) -> None:
+    """Where a later row is there, a minute without one had no plays."""
+    asked = MinuteRange(world.minute - 30, world.minute + 4)
+    rows = rows_of("a", MinuteRange(asked.first, world.minute))
+    world.watch.enter(stream_of("a"), asked, rows, asked.last, world.now)
+    assert world.watch.hours()["a"].plays[-5:] == (PLAYS + world.minute % 3, 0.0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("value", "held"), [(None, False), (1e9, True)])
+def test_a_minute_whose_plays_are_not_known_is_missing(world: World, value: float | None, held: bool) -> None:
+    """A value that cannot be used or waits is neither a zero nor a spike: what was said of the media stands."""
+    world.pass_minutes(6, {"a": 0.1, "": 0.8})
+    before = world.ratio("a")
+    assert before is not None
+    assert before > 0.7
+    world.minute += 1
+    asked = MinuteRange(world.minute - 30, world.minute)
+    rows = {minute: world.shown["a", minute] for minute in range(asked.first, asked.last)}
+    waiting = frozenset({world.minute} if held else ())
+    world.watch.enter(stream_of("a"), asked, {**rows, world.minute: {"": value}}, world.minute, world.now, waiting)
+    world.watch.judge(world.now)
+    assert world.ratio("a") == before
+    assert world.watch.hours()["a"].plays[-2:] == (world.shown["a", world.minute - 1][""], None)
+    # When its plays are known, they are taken.
+    world.shown["a", world.minute] = {"": 5.0}
+    world.pass_minutes(1, {"a": 0.1, "": 0.8})
+    assert world.watch.hours()["a"].plays[-2] == 5.0
+
+
+def test_drops_can_be_read_while_they_are_judged(world: World) -> None:
+    """Scrapes read on threads of their own: each sees all media, or none before the first judgement."""
+    world.pass_minutes(10)
+    errors: list[Exception] = []
+    sizes: set[int] = set()
+    done = threading.Event()
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                sizes.add(len(world.watch.drops(world.now)))
+        except RuntimeError as error:
+            errors.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        readers = [threading.Thread(target=read) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        for _ in range(2000):
+            world.watch.judge(world.now)
+        done.set()
+        for reader in readers:
+            reader.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert errors == []
+    assert sizes == {len(world.watch.drops(world.now))}
+
+
+def test_other_streams_are_no_matter(world: World) -> None:
+    """Only plays as a whole are looked at."""
+    before = world.watch.hours()
+    asked = MinuteRange(world.minute, world.minute + 5)
+    for target, group in ((Target.PLAY_COUNT, Group.COUNTRY), (Target.PLAY_TIME, Group.ALL)):
+        world.watch.enter(Stream(MERCHANT, "a", target, group), asked, {}, asked.last, world.now)
+    assert world.watch.hours() == before
+
+
+def test_a_media_can_be_left_out(state: State) -> None:
+    """With `drop: false` a media has no threshold and no ratio; its plays still tell of the others."""
+    world = World(state, media=[{"id": "a", "drop": False}, *({"id": media_id} for media_id in "bcd")])
+    world.know()
+    world.learn()
+    world.pass_minutes(4)
+    assert world.watch.thresholds["a"] is None
+    assert world.ratio("a") is None
+    assert world.ratio("b") == 0
+    assert "a" in world.watch.hours()
+
+
+def test_a_media_of_which_the_catalog_has_not_told_is_not_judged(state: State) -> None:
+    """It may be live, and its event's end no drop. Where the catalog cannot tell, the media is taken for a file."""
+    world = World(state)
+    world.learn()
+    world.pass_minutes(3)
+    assert world.ratio("a") is None
+    for media_id in MEDIA:
+        world.catalog.failed(Lookup(media_id), world.now)
+    world.pass_minutes(1)
+    assert world.ratio("a") == 0
+
+
+class TestLive:
+    """A media whose live event runs, or does not."""
+
+    EVENT = Lookup("a", "event")
+
+    @pytest.fixture
+    def world(self, state: State) -> World:
+        made = World(state)
+        made.know(live="a")
+        made.learn()
+        made.pass_minutes(3)
+        return made
+
+    def look(self, world: World, *, running: bool) -> None:
+        world.catalog.enter_live(self.EVENT, LiveEvent(running), world.now)
+
+    def pass_looked_at(
+        self, world: World, count: int, factors: Mapping[str, float] | None = None, *, running: bool = True
+    ) -> None:
+        for _ in range(count):
+            self.look(world, running=running)
+            world.pass_minutes(1, factors)
+
+    def test_without_an_event_there_is_no_drop(self, world: World) -> None:
+        """Before its state is known nothing is said, and while it does not run there is no drop."""
+        assert world.ratio("a") is None
+        self.pass_looked_at(world, 10, {"a": 0.0}, running=False)
+        assert world.ratio("a") == 0
+
+    def test_an_event_that_runs_has_drops(self, world: World) -> None:
+        """After twelve minutes, most plays gone within three are a drop."""
+        self.pass_looked_at(world, int(SETTLED_IN // 60) + 4)
+        assert world.ratio("a") == 0
+        self.pass_looked_at(world, 3, {"a": 0.05})
+        assert (world.ratio("a") or 0) > 0.7
+
+    def test_an_event_that_has_just_begun_has_none(self, world: World) -> None:
+        """The audience comes in, and goes, during the first minutes."""
+        self.pass_looked_at(world, 5)
+        self.pass_looked_at(world, 4, {"a": 0.0})
+        assert world.ratio("a") == 0
+
+    def test_the_end_of_an_event_is_no_drop(self, world: World) -> None:
+        """As soon as it is known to have ended, the ratio is 0."""
+        self.pass_looked_at(world, 20)
+        self.pass_looked_at(world, 3, {"a": 0.0}, running=False)
+        assert world.ratio("a") == 0
+
+    def test_a_media_that_shows_nothing_but_events_has_drops(self, state: State) -> None:
+        """The minutes before are enough: nothing of the days before its event need be known."""
+        world = World(state)
+        world.know(live="a")
+        self.pass_looked_at(world, int(SETTLED_IN // 60) + 4)
+        assert world.ratio("a") == 0
+        self.pass_looked_at(world, 3, {"a": 0.05})
+        assert (world.ratio("a") or 0) > 0.7
+
+    def test_an_old_state_says_nothing(self, world: World) -> None:
+        """If nobody knows whether the event still runs, there is no verdict."""
+        self.pass_looked_at(world, 20)
+        world.pass_minutes(int(STATE_BELIEVED // 60) + 1, {"a": 0.0})
+        assert world.ratio("a") is None
+
+
+def test_it_goes_on_after_a_restart(world: World, state: State) -> None:
+    """What is in the state file is enough for the same verdicts; the past is not asked for again."""
+    world.watch.save(world.now)
+    restarted = World(state)
+    restarted.know()
+    restarted.minute, restarted.shown = world.minute, dict(world.shown)
+    assert restarted.watch.next_history(restarted.now, restarted.minute, ()) is None
+    assert restarted.watch.hours() == world.watch.hours()
+    for each in (world, restarted):
+        each.pass_minutes(4, {"a": 0.1, "": 0.8})
+    assert {key: view.expected for key, view in restarted.watch.drops(world.now).items()} == {
+        key: pytest.approx(view.expected, rel=0.05) for key, view in world.watch.drops(world.now).items()
+    }
+    assert (restarted.ratio("a") or 0) > 0.4
+    assert (world.ratio("a") or 0) > 0.4
+
+
+def test_it_is_written_every_few_minutes(world: World, state: State) -> None:
+    """Not after each round; a clock that was set back does not put it off."""
+
+    def newest() -> int:
+        with state.read() as db:
+            (minute,) = db.execute("SELECT newest FROM tracks WHERE media_id = 'a'").fetchone()
+        return int(minute)
+
+    world.watch.save_now_and_then(world.now)
+    written = newest()
+    world.pass_minutes(1)
+    world.watch.save_now_and_then(world.now)
+    assert newest() == written
+    world.watch.save_now_and_then(world.now - 61)
+    assert newest() == world.minute
+    world.pass_minutes(int(SAVE_EVERY // 60) + 1)
+    world.watch.save_now_and_then(world.now)
+    assert newest() == world.minute
+
+
+def test_what_could_not_be_written_is_written_later(world: World, state: State) -> None:
+    """After a failure the next writing has all of it."""
+    with state.transaction() as db:
+        db.execute("ALTER TABLE track_days RENAME TO elsewhere")
+    with pytest.raises(StateWriteFailed):
+        world.watch.save(world.now)
+    with state.transaction() as db:
+        db.execute("ALTER TABLE elsewhere RENAME TO track_days")
+    world.watch.save(world.now)
+    assert World(state).watch.hours() == world.watch.hours()
+
+
+def test_old_days_are_deleted(world: World, state: State) -> None:
+    """The state file holds no more than the detector looks back on: at most 64 KiB a media with what is in memory."""
+    for _ in range(3):
+        world.minute += 10 * DAY_MINUTES
+        world.pass_minutes(2)
+        world.watch.save(world.now)
+    with state.read() as db:
+        (oldest,) = db.execute("SELECT min(day) FROM track_days").fetchone()
+        (size,) = db.execute("SELECT sum(length(steps)) FROM track_days WHERE media_id = 'a'").fetchone()
+        (recent,) = db.execute("SELECT length(recent) + length(noise) FROM tracks WHERE media_id = 'a'").fetchone()
+    assert oldest >= world.minute // DAY_MINUTES - 22
+    assert size + recent < 32 * 1024
+
+
+def test_a_long_gap_is_asked_for(world: World) -> None:
+    """After hours without an answer, and no catch-up, the past is wanted again; after a short gap it is not."""
+    world.minute += 20
+    world.pass_minutes(1)
+    assert world.watch.next_history(world.now, world.minute, ()) is None
+    world.minute += 100
+    world.pass_minutes(1)
+    history = world.watch.next_history(world.now, world.minute, ())
+    assert history is not None
+    world.watch.enter_history(history, past_of(history))
+    plays = world.watch.hours()[history.media_id].plays
+    assert None not in plays
+
+
+def test_what_is_on_the_way_or_failed_is_not_asked_for(state: State) -> None:
+    """Each request of the past is made once at a time, and again some time after it failed."""
+    world = World(state)
+    first = world.watch.next_history(world.now, world.minute, ())
+    assert first is not None
+    second = world.watch.next_history(world.now, world.minute, [first, Lookup("a")])
+    assert second is not None
+    assert second.stream != first.stream
+    world.watch.failed(first, world.now)
+    assert world.watch.next_history(world.now, world.minute, ()) == second
+    assert world.watch.next_history(world.now + RETRY_EVERY, world.minute, ()) == first
+    world.watch.refused(first)
+    shorter = world.watch.next_history(world.now + RETRY_EVERY, world.minute, ())
+    assert shorter is not None
+    assert len(shorter.asked) == len(first.asked) // 2

@@ -1,0 +1,341 @@
+"""From a drop of plays to a notification: the exporter's own parts and the simulated API, the real Prometheus with the
+real rules, the real Alertmanager with the example configuration, and a webhook.
+
+What is shortened: a minute takes a second. The exporter and the API have a clock that is set a minute ahead each
+second; all of polling, detecting and serving is as in the daemon, but for its scheduler. Prometheus and Alertmanager
+have the real time, so every duration in the rules and in Alertmanager's configuration is a sixtieth, and `time()` in a
+rule is the exporter's clock, which is scraped with the rest. Expressions, thresholds, texts, groups and silences are
+the real ones.
+"""
+
+import contextlib
+import re
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import yaml
+from prometheus_client import Gauge
+
+from exporter import daemon
+from exporter.config.settings import Settings
+from exporter.httpd.address import Address
+from exporter.polling.scheduler import Schedule
+from exporter.serving.instruments import Telemetry
+from exporter.serving.routes import make_server
+from exporter.simulator.app import create_app
+from exporter.simulator.faults import Faults, FaultSwitch
+from exporter.simulator.series import World
+from exporter.simulator.server import SimulatorServer
+from exporter.storage.state import open_state
+from tests.support.fakes import FakeClock
+from tests.support.processes import Alertmanager, Prometheus, Webhook, merchant, reserved_port, wait_until
+
+pytestmark = [pytest.mark.real_time, pytest.mark.unmeasured]
+
+EXAMPLES = Path(__file__).parents[2] / "prometheus"
+
+# Seconds of the exporter's clock in one of Prometheus'.
+SPEED = 60
+
+# An evening in Tokyo: every media has plays.
+EVENING = 1_780_056_000.5
+
+CLOCK = "test_clock_seconds"
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def shortened(text: str) -> str:
+    """A file of rules or of configuration whose durations are a sixtieth, and whose time is the exporter's clock."""
+    return re.sub(r"\b(\d+)([smhd])\b", _shorter, text).replace("time()", f"scalar({CLOCK})")
+
+
+def _shorter(found: re.Match[str]) -> str:
+    return f"{int(found[1]) * UNITS[found[2]] * 1000 // SPEED}ms"
+
+
+def alertmanager_config(webhook: str) -> dict[str, Any]:
+    """The example, shortened, whose receivers are a webhook; its path is the receiver's name."""
+    text = shortened((EXAMPLES / "alertmanager.yml").read_text())
+    config: dict[str, Any] = yaml.safe_load(text.replace("http://localhost:9095", webhook))
+    return config
+
+
+class Studio:
+    """The whole of it, as a context manager.
+
+    Attributes:
+        world: What the API serves.
+        switch: Its faults.
+        clock: The exporter's and the API's.
+        prometheus: Which scrapes the exporter.
+        webhook: Which Alertmanager tells.
+    """
+
+    def __init__(self, folder: Path, programs: Mapping[str, Path], media: Mapping[str, int], size: int) -> None:
+        """Start it with so many media by merchant, of `size` that each merchant has."""
+        self._stack = contextlib.ExitStack()
+        self.clock = FakeClock(EVENING)
+        self.world = World(media=size)
+        self.switch = FaultSwitch(self.world, self.clock.now, Faults(rate_limit=1000))
+        self.media = {name: list(self.world.catalog(name).values())[:number] for name, number in media.items()}
+        with contextlib.ExitStack() as stack:
+            self._start(stack, folder, programs)
+            self._stack = stack.pop_all()
+
+    def _start(self, stack: contextlib.ExitStack, folder: Path, programs: Mapping[str, Path]) -> None:
+        app = create_app(self.world, self.switch, self.clock.now)
+        api = stack.enter_context(SimulatorServer(app))
+        settings = Settings.model_validate(
+            {
+                # The simulator takes a while to make up weeks of hours.
+                "api": {"url": api.url, "timeout": "1m"},
+                "merchants": [
+                    merchant(id=name, requests_per_minute=500, media=[{"id": each.id} for each in media])
+                    for name, media in self.media.items()
+                ],
+            }
+        )
+        state = stack.enter_context(contextlib.closing(open_state(folder / "state.db", self.clock.now)))
+        telemetry = Telemetry()
+        self._shown = Gauge(CLOCK, "The exporter's clock after its newest round.", registry=telemetry.registry)
+        telemetry.reloaded(ok=True, at=self.clock.now())
+        self._polling = daemon.build_polling(settings, state, telemetry, self.clock)
+        stack.callback(self._polling.close)
+        for _ in range(4):
+            # Names and weeks of the past are asked for when all else is done. Nobody looks yet, so no time is taken.
+            self.clock.advance(60)
+            self._round()
+        schedule = Schedule(self.clock, {})
+        health = daemon.ProcessHealth(self._polling, state, schedule)
+        handler = daemon._app(settings, self._polling, health, schedule, telemetry)
+        server = make_server(handler, Address("127.0.0.1", 0))
+        server.start()
+        stack.callback(server.stop)
+        self.webhook = stack.enter_context(Webhook())
+        port, own_port = stack.enter_context(reserved_port()), stack.enter_context(reserved_port())
+        stack.enter_context(Alertmanager(programs["alertmanager"], folder, port, alertmanager_config(self.webhook.url)))
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "500ms"},
+            "rule_files": ["rules*.yml"],
+            "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}]},
+            "scrape_configs": [{"job_name": "smartstream", "static_configs": [{"targets": [str(server.address)]}]}],
+        }
+        prometheus = Prometheus(programs["prometheus"], folder, own_port, config, "--query.lookback-delta=5s")
+        self.prometheus = stack.enter_context(prometheus)
+        # It takes some seconds to scrape for the first time, which are minutes to the rules.
+        wait_until("Prometheus scrapes", lambda: bool(prometheus.query(CLOCK)))
+        (folder / "rules.yml").write_text(shortened((EXAMPLES / "rules" / "smartstream.yml").read_text()))
+        prometheus.send(signal.SIGHUP)
+        wait_until("Prometheus has the rules", lambda: bool(prometheus.api("rules")["groups"]))
+        self._start_real, self._start_clock = time.monotonic(), self.clock.now()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def _round(self) -> None:
+        for poller in self._polling.pollers.values():
+            poller.round()
+        self._polling.ledger.show_counted(self.clock.now())
+        self._shown.set(self.clock.now())
+
+    def minutes(self, number: int) -> None:
+        """So many minutes pass."""
+        end = self.clock.now() + number * 60
+        while self.clock.now() < end:
+            self._minute()
+
+    def minutes_until(self, fact: str, holds: Callable[[], bool]) -> None:
+        """Let minutes pass until something holds; `fact` says what."""
+        end = self.clock.now() + 3 * 3600
+        while not holds():
+            assert self.clock.now() < end, (
+                f"never came true: {fact}; told was {[each.summaries for each in self.told()]}"
+            )
+            self._minute()
+
+    def _minute(self) -> None:
+        """Wait for the next minute, and do what is done in it. On a slow machine some are left out, as the rules' time
+        does not wait.
+        """
+        minute = (time.monotonic() - self._start_real) * SPEED // 60 + 1
+        time.sleep(max(0.0, self._start_real + minute * 60 / SPEED - time.monotonic()))
+        self.clock.advance(self._start_clock + minute * 60 - self.clock.now())
+        self._round()
+
+    def told(self, merchant_id: str | None = None, status: str | None = None) -> list["Told"]:
+        """The notifications so far, of a merchant, of a status."""
+        every = [Told(path, body) for path, body in list(self.webhook.told)]
+        return [told for told in every if merchant_id in (None, told.merchant_id) and status in (None, told.status)]
+
+    def fired(self, alert: str) -> set[str]:
+        """The names of the alerts of a pattern that have fired at any time, told or not."""
+        series = self.prometheus.query(f'count_over_time(ALERTS{{alertname=~"{alert}", alertstate="firing"}}[1h])')
+        return {each["metric"]["alertname"] for each in series}
+
+
+class Told:
+    """A notification.
+
+    Attributes:
+        receiver: Who was told.
+        status: `firing` or `resolved`.
+        merchant_id: Whose alerts it is about.
+        names: The names of its alerts.
+        summaries: What they say.
+    """
+
+    def __init__(self, path: str, body: Mapping[str, Any]) -> None:
+        self.receiver = path.removeprefix("/")
+        self.status = body["status"]
+        self.merchant_id = body["groupLabels"].get("merchant_id")
+        self.names = [alert["labels"]["alertname"] for alert in body["alerts"]]
+        self.summaries = [alert["annotations"]["summary"] for alert in body["alerts"]]
+        self.descriptions = [alert["annotations"]["description"] for alert in body["alerts"]]
+
+
+@pytest.fixture
+def programs(prometheus_bin: Path, alertmanager_bin: Path) -> Mapping[str, Path]:
+    return {"prometheus": prometheus_bin, "alertmanager": alertmanager_bin}
+
+
+def test_a_drop_is_told_by_name_and_the_whole_merchants_once(programs: Mapping[str, Path], tmp_path: Path) -> None:
+    """A drop of 80 % of one media reaches the pager under the media's name, and is taken back when it is over. When all
+    media of another merchant drop, that is one notification about the merchant, also while and after they recover.
+    """
+    with Studio(tmp_path, programs, {"one": 8, "all": 14}, size=14) as studio:
+        studio.minutes(2)
+        assert studio.fired(".*") == set()
+        media = next(media for media in studio.media["one"] if media.ref_id == "anime-003")
+        studio.switch.set(drop={media.id: 0.2, **{each.id: 0.1 for each in studio.media["all"]}})
+        studio.minutes_until(
+            "both drops are told", lambda: {"one", "all"} <= {told.merchant_id for told in studio.told()}
+        )
+        studio.minutes(6)
+        (of_media,) = studio.told("one")
+        assert (of_media.receiver, of_media.status) == ("pager", "firing")
+        assert of_media.names == ["SmartstreamPlaysDropCritical"]
+        assert re.fullmatch(rf"{media.name}: plays are [6-9]\d\.?\d*% below what is expected", of_media.summaries[0])
+        assert media.id in of_media.descriptions[0]
+        assert "plays a minute are expected" in of_media.descriptions[0]
+        # Most of its media have a drop of their own, and nobody is told.
+        drops = 'count(ALERTS{alertname="SmartstreamPlaysDropCritical", merchant_id="all", alertstate="firing"})'
+        assert int(studio.prometheus.query(drops)[0]["value"][1]) >= 8
+
+        studio.switch.set(drop={})
+        over = 'ALERTS{alertname!="SmartstreamMerchantRecovering"}'
+        studio.minutes_until("nothing fires", lambda: not studio.prometheus.query(over))
+        studio.minutes_until(
+            "the end is told", lambda: bool(studio.told("one", "resolved") and studio.told("all", "resolved"))
+        )
+        assert [told.names for told in studio.told("all", "firing")] == [["SmartstreamMerchantPlaysDrop"]]
+        assert {name for told in studio.told("all") for name in told.names} == {"SmartstreamMerchantPlaysDrop"}
+
+
+def test_an_outage_of_the_api_is_one_stale_alert_and_no_drop(programs: Mapping[str, Path], tmp_path: Path) -> None:
+    """In 30 minutes without the API and the catch-up after them, one notification says that rows do not come, and that
+    the API does not answer; no drop alert fires, not even one that nobody is told of.
+    """
+    with Studio(tmp_path, programs, {"one": 5}, size=5) as studio:
+        studio.minutes(2)
+        studio.switch.set(error_rate=1.0, error_status=503)
+        studio.minutes(30)
+        studio.switch.set(error_rate=0.0)
+        studio.minutes_until("the end is told", lambda: bool(studio.told(status="resolved")))
+        studio.minutes(6)
+        (stale,) = studio.told(status="firing")
+        assert stale.receiver == "team"
+        assert stale.names == ["SmartstreamDataStale"]
+        assert stale.summaries[0].startswith("one: no new rows for ")
+        assert "The API does not answer" in stale.descriptions[0]
+        assert {name for told in studio.told() for name in told.names} == {"SmartstreamDataStale"}
+        assert studio.fired(".*Drop.*") == set()
+
+
+def alert(name: str, **labels: str) -> dict[str, Any]:
+    """An alert as Prometheus posts it."""
+    return {"labels": {"alertname": f"Smartstream{name}", **labels}}
+
+
+OF_M = {"merchant_id": "m"}
+OF_V = {**OF_M, "media_id": "v"}
+
+
+@pytest.mark.parametrize(
+    ("source", "silenced", "told"),
+    [
+        pytest.param(
+            alert("ExporterDown", job="smartstream", instance="x"),
+            [alert("PlaysDrop", **OF_V), alert("MerchantPlaysDrop", **OF_M), alert("DataStale", **OF_M)],
+            [],
+            id="a dead exporter silences all",
+        ),
+        pytest.param(
+            alert("ExporterDown", job="smartstream", instance="x", others="up"),
+            [],
+            [alert("PlaysDrop", **OF_V), alert("DataStale", **OF_M)],
+            id="one of several silences nothing",
+        ),
+        pytest.param(
+            alert("MerchantPlaysDrop", **OF_M),
+            [alert("PlaysDrop", **OF_V), alert("PlaysDropCritical", **OF_V)],
+            [alert("PlaysDropCritical", merchant_id="n", media_id="v"), alert("DataStale", **OF_M)],
+            id="a merchant silences its own media",
+        ),
+        pytest.param(
+            alert("MerchantRecovering", **OF_M),
+            [alert("PlaysDrop", **OF_V), alert("PlaysDropCritical", **OF_V)],
+            [alert("PlaysDrop", merchant_id="n", media_id="v"), alert("MerchantPlaysDrop", **OF_M)],
+            id="and for a while after its own drop",
+        ),
+        pytest.param(
+            alert("PlaysDropCritical", **OF_V),
+            [alert("PlaysDrop", **OF_V)],
+            [alert("PlaysDrop", merchant_id="m", media_id="w"), alert("PlaysDrop", merchant_id="n", media_id="v")],
+            id="critical silences the warning of the same media",
+        ),
+        pytest.param(
+            alert("AuthFailing", **OF_M),
+            [alert("DataStale", **OF_M), alert("ApiFailing", **OF_M)],
+            [alert("DataStale", merchant_id="n"), alert("PlaysDrop", **OF_V)],
+            id="refused accounts explain what does not come",
+        ),
+        pytest.param(
+            alert("DataStale", **OF_M),
+            [alert("ApiFailing", **OF_M)],
+            [alert("ApiFailing", merchant_id="n"), alert("PlaysDropCritical", **OF_V)],
+            id="stale data says whether the API answers",
+        ),
+        pytest.param(
+            alert("RateLimited", **OF_M),
+            [alert("BudgetTooSmall", **OF_M)],
+            [alert("BudgetTooSmall", merchant_id="n")],
+            id="refused requests make the budget small",
+        ),
+    ],
+)
+def test_what_silences_what(
+    alertmanager_bin: Path,
+    tmp_path: Path,
+    source: Mapping[str, Any],
+    silenced: Sequence[Mapping[str, Any]],
+    told: Sequence[Mapping[str, Any]],
+) -> None:
+    """With the example configuration, Alertmanager silences what another alert explains, and nothing else."""
+    config = yaml.safe_load((EXAMPLES / "alertmanager.yml").read_text())
+    with reserved_port() as port, Alertmanager(alertmanager_bin, tmp_path, port, config) as alertmanager:
+        alertmanager.post([source, *silenced, *told])
+
+        def states() -> dict[str, str]:
+            return {str(sorted(each["labels"].items())): each["status"]["state"] for each in alertmanager.alerts()}
+
+        expected = {str(sorted(each["labels"].items())): "active" for each in [source, *told]}
+        expected |= {str(sorted(each["labels"].items())): "suppressed" for each in silenced}
+        wait_until("Alertmanager has taken them as expected", lambda: states() == expected)

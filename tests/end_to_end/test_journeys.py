@@ -1,0 +1,388 @@
+"""Journeys: the real client, ledger and limiter against the simulated API over real HTTP, on a clock turned by hand.
+
+Each seed is another story of faults, kills and restarts. At its end every counter must be what the API's final
+values add up to since the first start, and at no time may more requests have left than the budget allows.
+"""
+
+import ast
+import functools
+import itertools
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import requests
+
+import exporter
+from benchmarks.audience import folder_in_memory
+from exporter.api.budget import Limiter
+from exporter.api.transport import Watchdog, WatchedAdapter
+from exporter.config.settings import Settings
+from exporter.counting.rules import ended_before
+from exporter.daemon import Polling, build_polling
+from exporter.model import OTHER, Group, Minute, Stream, Target
+from exporter.serving.instruments import Telemetry
+from exporter.simulator.app import create_app
+from exporter.simulator.faults import Faults, FaultSwitch
+from exporter.simulator.series import World
+from exporter.simulator.server import SimulatorServer
+from exporter.storage.state import State, open_state
+from exporter.units import UNIT, from_units
+from tests.support.fakes import FakeClock
+
+pytestmark = pytest.mark.unmeasured
+
+PACKAGE = str(Path(exporter.__file__).parent)
+MERCHANT = "broadcaster"
+HEALTHY: dict[str, Any] = Faults().model_dump(exclude={"drop"})
+
+# Of a request, in real seconds. A slow machine answers within it.
+TIMEOUT = 2.0
+
+# Each fault as the story can meet it. A value is final at most 18 minutes after its row could first be there, which
+# the revision window of 30 minutes covers.
+FAULTS: list[dict[str, Any]] = [
+    {"late_minutes": 6.0, "late_jitter": 4.0},
+    {"revise_up": 0.5, "revise_minutes": 8.0},
+    {"revise_down": 0.5, "revise_minutes": 8.0},
+    {"late_minutes": 3.0, "late_jitter": 3.0, "revise_up": 0.3, "revise_down": 0.3, "revise_minutes": 10.0},
+    {"omit_zero": False},
+    {"form": "object", "values": "nested"},
+    {"form": "braced", "values": "pairs", "strings": True},
+    {"nulls": True, "omit_zero": False, "total": True},
+    {"error_rate": 0.3},
+    {"error_rate": 1.0, "error_status": 503},
+    {"hang_rate": 0.005, "hang_seconds": TIMEOUT + 0.5},
+    {"cut_rate": 0.2},
+    {"malformed_rate": 0.2},
+    {"html_rate": 0.2, "text_rate": 0.5},
+    {"token_life": 90.0, "expiry_field": "expired_at"},
+    {"token_refusal_rate": 0.2},
+    {"token_refused": True, "token_refusal_rate": 1.0},
+    {"rate_limit": 4, "retry_after": False},
+    {"rate_limit": 3, "rate_window": "fixed"},
+    {"max_range": 100},
+    {"bad_rate": 0.02},
+    {"bad_rate": 0.2, "revise_up": 0.3, "revise_down": 0.3},
+]
+
+# Bad values stay for so many minutes at most. Where many have stayed for a revision window, the oldest are given up.
+LONGEST_BAD = 20
+
+# The process is away for so many seconds at most in all: what is owed is not owed for a day.
+LONGEST_AWAY = 20 * 3600.0
+
+
+class Killed(BaseException):
+    """The process ends between two steps."""
+
+
+class SharedClock(FakeClock):
+    """A clock of several threads. Nobody sleeps while a request is on its way: it would be on its way for as long.
+
+    Attributes:
+        limiter: Knows which requests are, from when their time was noted.
+    """
+
+    limiter: Limiter
+
+    def sleep(self, seconds: float) -> None:
+        for _ in range(60_000):
+            with self.limiter._mutex:
+                if not any(slot.running for slot in self.limiter._sends):
+                    self.advance(seconds)
+                    return
+            time.sleep(0.001)
+        raise AssertionError("a request is on its way for ever")
+
+
+class SlowAdapter(WatchedAdapter):
+    """A network on which requests leave late and answers take their time.
+
+    It notes when each leaves. The simulated API's journal cannot tell: a request whose sender is killed is read by
+    another thread, perhaps only after the clock has leapt.
+    """
+
+    def __init__(self, clock: SharedClock, rng: random.Random, departures: list[float]) -> None:
+        super().__init__()
+        self.clock = clock
+        self.rng = rng
+        self.departures = departures
+
+    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+        self.clock.advance(self.rng.random() * 0.2)
+        self.departures.append(self.clock.now())
+        try:
+            return super().send(*args, **kwargs)
+        finally:
+            self.clock.advance(self.rng.random() * 0.5)
+
+
+@functools.cache
+def heads_of_with(path: str) -> frozenset[int]:
+    """The lines in which the `with` statements of a module begin.
+
+    A trace sees such a line again when the block is left, just before what it holds is let go. A `Killed` there would
+    leave a lock taken for ever. No kill does that: with the process its locks are gone.
+    """
+    statements = (node for node in ast.walk(ast.parse(Path(path).read_text())) if isinstance(node, ast.With))
+    return frozenset(
+        line
+        for statement in statements
+        for line in range(statement.lineno, max(statement.lineno + 1, statement.body[0].lineno))
+    )
+
+
+def killed_after(lines: int, call: Callable[[], object]) -> bool:
+    """Run a call that is killed after so many lines of the package; whether it was."""
+    left = lines
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(PACKAGE) or "simulator" in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            left -= 1
+            if left <= 0 and frame.f_lineno not in heads_of_with(frame.f_code.co_filename):
+                raise Killed
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except Killed:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+class Story:
+    """One merchant's life with the exporter."""
+
+    def __init__(self, seed: int, path: Path) -> None:
+        self.rng = random.Random(seed)
+        self.clock = SharedClock(1_780_000_000.0 + self.rng.randrange(7 * 86400))
+        # Where the API limits ranges, what it shows wrongly for longer than a range cannot be asked for again.
+        spared = self.rng.choice(["bad_rate", "max_range"])
+        self.faults = [fault for fault in FAULTS if spared not in fault]
+        self.world = World(seed=seed, media=6)
+        self.switch = FaultSwitch(self.world, self.clock.now)
+        self.app = create_app(self.world, self.switch, self.clock.now)
+        self.server = SimulatorServer(self.app)
+        self.server.start()
+        self.path = path
+        self.settings = self._settings()
+        self.budget = self.settings.merchants[0].requests_per_minute
+        self.shown: dict[tuple[Stream, str], float] = {}
+        self.first_answers: dict[Stream, tuple[Minute, int]] = {}
+        self.first_start = self.clock.now()
+        self.kills = 0
+        self.away = LONGEST_AWAY
+        self.healthy = {**HEALTHY, "decimals": self.rng.random() < 0.7}
+        self.switch.set(**self.healthy)
+        self.departures: list[float] = []
+        self.state: State
+        self.polling: Polling
+        self.open()
+
+    def _settings(self) -> Settings:
+        groups = self.rng.sample([g for g in Group if g is not Group.ALL], 2)
+        media = self.rng.sample(list(self.world.catalog(MERCHANT)), 2)
+        return Settings.model_validate(
+            {
+                "api": {"url": self.server.url, "timeout": f"{TIMEOUT:.0f}s"},
+                "merchants": [
+                    {
+                        "id": MERCHANT,
+                        "api_key": "k",
+                        "mail_address": "ops@example.com",
+                        "password": "p",
+                        "requests_per_minute": self.rng.choice([9, 15, 45]),
+                        "collect": [
+                            {"target": "play_count", "groups": ["all", *groups]},
+                            {"target": self.rng.choice(["play_time", "player_count", "device_count"])},
+                            {"target": "key_delivery_count"},
+                        ],
+                        "media": [{"id": media_id} for media_id in media],
+                    }
+                ],
+                "poll": {
+                    "max_label_values": self.rng.choice([3, 100]),
+                    "concurrency": self.rng.choice([1, 1, 4]),
+                },
+            }
+        )
+
+    def open(self) -> None:
+        """Start the process."""
+        self.state = open_state(self.path, self.clock.now)
+        adapter = SlowAdapter(self.clock, self.rng, self.departures)
+        self.polling = build_polling(self.settings, self.state, Telemetry(), self.clock, lambda: adapter)
+        self.clock.limiter = self.polling.pollers[MERCHANT]._limiter
+
+    def close(self) -> None:
+        """What is left of a process when it is gone."""
+        self.polling.close()
+        self.state.close()
+
+    def minute(self, *, may_be_killed: bool) -> None:
+        """One minute: a round, perhaps a kill, a scrape, the counters whose zero was shown."""
+        self.clock.advance(60 - (self.clock.now() % 60) + 0.5)
+        poller = self.polling.pollers[MERCHANT]
+        if may_be_killed and self.rng.random() < 0.15:
+            # Of several threads only this one can be killed between two steps; the others are cut off after theirs.
+            if killed_after(self.rng.randrange(1, 9000), poller.round):
+                self.kills += 1
+                self.close()
+                if self.rng.random() < 0.3:
+                    away = min(self.away, self.rng.random() * 5 * 3600)
+                    self.away -= away
+                    # By the time that it is back they would have stayed for too long.
+                    self.switch.set(bad_rate=0.0)
+                    self.clock.advance(away)
+                self.open()
+        else:
+            poller.round()
+        self.scrape()
+        self.polling.ledger.show_counted(self.clock.now())
+        self.scrape()
+
+    def scrape(self) -> None:
+        """What Prometheus sees: no counter ever falls."""
+        for stream, view in self.polling.ledger.snapshot.merchants[MERCHANT].streams.items():
+            for series in view.series:
+                if series.total is not None:
+                    assert series.total >= self.shown.get((stream, series.label), 0), (stream, series.label)
+                    self.shown[stream, series.label] = series.total
+            if stream.target.by_day and view.through is not None:
+                self.first_answers.setdefault(stream, self.days_so_far(stream))
+
+    def days_so_far(self, stream: Stream) -> tuple[Minute, int]:
+        """Of a stream by day, the first minute of the oldest day in the state file, and the sum of the days there."""
+        with self.state.read() as db:
+            first, value = db.execute(
+                "SELECT kept_from, coalesce(sum(value), 0) FROM streams LEFT JOIN slots USING (stream_id) "
+                "WHERE media_id = ? AND target = ?",
+                (stream.media_id, stream.target),
+            ).fetchone()
+        return first, value
+
+    def live(self, minutes: int) -> None:
+        """So many minutes with faults that come and go, and kills."""
+        unchanged = 0
+        for _ in range(minutes):
+            unchanged += 1
+            if unchanged == LONGEST_BAD:
+                self.switch.set(bad_rate=0.0)
+            if self.rng.random() < 0.08:
+                unchanged = 0
+                chosen = self.rng.sample(self.faults, self.rng.choice([0, 1, 1, 2]))
+                self.switch.set(**self.healthy)
+                for fault in chosen:
+                    self.switch.set(**fault)
+                if not chosen and self.rng.random() < 0.5:
+                    # Rows stop coming, for longer than max_lag; then they all come.
+                    self.switch.set(stalled_since=self.clock.now())
+            self.minute(may_be_killed=True)
+
+    def recover(self, minutes: int) -> None:
+        """So many minutes with nothing wrong."""
+        self.switch.set(**self.healthy)
+        for _ in range(minutes):
+            self.minute(may_be_killed=False)
+
+    def expected(self, stream: Stream) -> dict[str, int]:
+        """What the final values add up to in millionths, by label value as the exporter shows it."""
+        view = self.polling.ledger.snapshot.merchants[MERCHANT].streams[stream]
+        assert view.through is not None
+        start, through = ended_before(self.first_start, self.settings.poll.settle), view.through
+        if stream.target.by_day:
+            # From the first day of its first answer; the last row is a minute newer than what is settled.
+            start, through = self.first_answers[stream][0] - 1, through + 1
+        known = {series.label for series in view.series}
+        sums = dict.fromkeys(known, 0)
+        # Of seconds with decimals there are a thousandth more.
+        one = UNIT * 1001 // 1000 if self.healthy["decimals"] and stream.target is Target.PLAY_TIME else UNIT
+        for minute in range(start + 1, through + 1):
+            for label, value in self.world.final(
+                MERCHANT, stream.media_id, stream.target, stream.group, minute
+            ).items():
+                name = label if label in known else OTHER
+                sums[name] = sums.get(name, 0) + value * one
+        return {label: value for label, value in sums.items() if value or label in known}
+
+    def debts(self) -> dict[tuple[Stream, str], tuple[int, int]]:
+        """By counter, what its final values add up to and what it owes (millionths), after it is made sure that it is
+        exact.
+        """
+        with self.state.read() as db:
+            accounts = {
+                (Stream(MERCHANT, media_id, Target(target), Group(group)), label): (total, owed)
+                for media_id, target, group, label, total, owed in db.execute(
+                    "SELECT media_id, target, grouping, label, total, owed FROM series JOIN streams USING (stream_id)"
+                )
+            }
+        found = {}
+        settled = self.polling.ledger.settled(MERCHANT, self.clock.now())
+        for stream in self.settings.merchants[0].streams():
+            if not stream.target.summable:
+                continue
+            counted = {label: totals for (of, label), totals in accounts.items() if of == stream}
+            assert settled - self.polling.ledger.through(stream) <= 30
+            expected = self.expected(stream)
+            if stream.target.by_day:
+                # What is there at the first answer is where counting starts.
+                expected[""] -= self.first_answers[stream][1]
+            assert {label: total - owed for label, (total, owed) in counted.items()} == expected, stream
+            for label, (total, owed) in counted.items():
+                assert self.shown[stream, label] in (from_units(total), 0)
+                found[stream, label] = expected[label], owed
+        return found
+
+
+def test_a_kill_leaves_no_lock_taken() -> None:
+    """Wherever a call is killed that holds a lock for a while, the lock is free afterwards."""
+    for lines in itertools.count(1):
+        watchdog = Watchdog(seconds=60)
+        killed = killed_after(lines, functools.partial(watchdog.watch, None))
+        assert watchdog._lock.acquire(blocking=False), lines
+        if not killed:
+            break
+    assert lines > 2
+
+
+@pytest.fixture
+def story(seed: int, tmp_path: Path) -> Iterator[Story]:
+    # Thousands of transactions do not wait for a disk.
+    with folder_in_memory(tmp_path) as folder:
+        told = Story(seed, Path(folder) / "state.db")
+        yield told
+        told.close()
+        told.server.stop()
+
+
+def test_every_play_is_counted_once_and_the_budget_is_kept(story: Story) -> None:
+    """Through faults of every kind, kills between any two steps, outages of hours: exact
+    counters, and never more requests than the budget in any 60 seconds.
+    """
+    story.live(120)
+    story.recover(50)
+    merchant = story.polling.ledger.snapshot.merchants[MERCHANT]
+    assert (merchant.lost_minutes, merchant.held_values, merchant.series_resets) == (0, 0, 0)
+    before = story.debts()
+    # All values were final when they were read last. From here on plays only come, and the first of them pay.
+    story.recover(31)
+    for counter, (expected, owed) in story.debts().items():
+        was_expected, was_owed = before.get(counter, (0, 0))
+        assert owed == max(0, was_owed - (expected - was_expected)), counter
+    assert len(story.departures) >= len(story.app.journal.newest()) > story.budget
+    departures = sorted(story.departures)
+    for first, over in zip(departures, departures[story.budget :], strict=False):
+        assert over - first > 60

@@ -1,0 +1,626 @@
+"""The real process: how it starts, what it survives, how it ends."""
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import yaml
+
+from exporter import daemon
+from exporter.config.settings import Settings
+from exporter.httpd.address import Address
+from exporter.httpd.descriptors import CAP, needed
+from exporter.signals import Signals
+from exporter.simulator.app import SimulatorApp, create_app
+from exporter.simulator.faults import FaultSwitch
+from exporter.simulator.series import World
+from exporter.simulator.server import SimulatorServer
+from exporter.storage.schema import APPLICATION_ID, SCHEMA_VERSION
+from exporter.storage.state import open_state
+from tests.support.processes import (
+    PATIENCE,
+    Daemon,
+    Program,
+    configuration,
+    get,
+    python,
+    reserved_port,
+    silent_peer,
+    soon,
+    wait_until,
+)
+
+pytestmark = pytest.mark.real_time
+
+
+def simulated_api(sleep: Callable[[float], object] | None = None) -> SimulatorApp:
+    world = World()
+    return create_app(world, FaultSwitch(world, time.time), time.time, sleep)
+
+
+@dataclass
+class Outage:
+    """An API that cannot be used, and later can.
+
+    Attributes:
+        url: Where it is.
+        words: What the log says.
+    """
+
+    url: str
+    words: str
+    stack: contextlib.ExitStack = field(repr=False)
+
+    def end(self) -> None:
+        """The API works."""
+
+
+class NothingListens(Outage):
+    """The port is closed."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        # Bound, so that nobody else takes the port, and not listening.
+        self.holder = stack.enter_context(socket.socket())
+        self.holder.bind(("127.0.0.1", 0))
+        self.port = self.holder.getsockname()[1]
+        super().__init__(f"http://127.0.0.1:{self.port}/v1", "refused", stack)
+
+    def end(self) -> None:
+        self.holder.close()
+        self.stack.enter_context(SimulatorServer(simulated_api(), port=self.port))
+
+
+class TokenRefused(Outage):
+    """The API gives out no token."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self.app = simulated_api()
+        self.app.faults.set(token_refused=True)
+        server = stack.enter_context(SimulatorServer(self.app))
+        super().__init__(server.url, "the password is not accepted; check", stack)
+
+    def end(self) -> None:
+        self.app.faults.set(token_refused=False)
+
+
+class ApiFails(Outage):
+    """The API answers with 503."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self.app = simulated_api()
+        self.app.faults.set(error_rate=1.0, error_status=503)
+        super().__init__(stack.enter_context(SimulatorServer(self.app)).url, "503", stack)
+
+    def end(self) -> None:
+        self.app.faults.set(error_rate=0.0)
+
+
+@pytest.mark.parametrize("kind", [NothingListens, TokenRefused, ApiFails])
+def test_starts_while_the_api_is_down_and_recovers_when_it_is_back(kind: Any, tmp_path: Path) -> None:
+    """An API that is down is one line and `smartstream_up 0`; the first round after its return that may ask for a token
+    brings plays.
+    """
+    with contextlib.ExitStack() as stack:
+        outage = kind(stack)
+        config = configuration(outage.url, poll={"settle": soon(20)})
+        daemon = stack.enter_context(Daemon(tmp_path, config))
+        daemon.wait_ready()
+        assert daemon.values("smartstream_up") == {("broadcaster",): 0}
+        assert daemon.values("smartstream_merchant_last_minute_plays") == {}
+        assert daemon.get("/-/healthy").status_code == 200
+        outage.end()
+        wait_until("the exporter recovers", lambda: daemon.values("smartstream_up") == {("broadcaster",): 1})
+        wait_until("plays are shown", lambda: bool(daemon.values("smartstream_merchant_last_minute_plays")))
+        started, told = daemon.lines
+        assert "msg=started" in started
+        assert "level=warn" in told
+        assert outage.words in told
+        assert terminated(daemon) == 0
+
+
+def test_starts_where_the_name_of_the_api_does_not_resolve(tmp_path: Path) -> None:
+    """A host that DNS does not know is one line; the process runs on, and ends when told to."""
+    with Daemon(tmp_path, configuration("http://api.invalid/v1")) as daemon:
+        daemon.wait_ready()
+        assert daemon.values("smartstream_up") == {("broadcaster",): 0}
+        assert asked_for(daemon) == {("error", "auth-token", "broadcaster")}
+        assert len(daemon.lines) == 2
+        assert "api.invalid" in daemon.lines[1]
+        assert terminated(daemon) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_well(number: signal.Signals, tmp_path: Path) -> None:
+    """SIGTERM and SIGINT both mean exit code 0, and the log tells which it was."""
+    with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url)) as daemon:
+        daemon.wait_ready()
+        assert terminated(daemon, number) == 0
+        stopping, stopped = daemon.lines[-2:]
+        assert f"msg=stopping component=daemon signal={number.name}" in stopping
+        assert "msg=stopped" in stopped
+
+
+def test_a_process_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    """After SIGSTOP and SIGCONT, also for longer than it waits at a time, it polls, serves and ends as before."""
+    app = simulated_api()
+    with SimulatorServer(app) as api, Daemon(tmp_path, configuration(api.url, poll={"settle": soon(15)})) as daemon:
+        daemon.wait_ready()
+        for seconds in (0.1, 0.1, 1.5, 0.1, 2.5):
+            daemon.send(signal.SIGSTOP)
+            time.sleep(seconds)
+            daemon.send(signal.SIGCONT)
+            time.sleep(0.1)
+            assert daemon.get("/metrics").status_code == 200
+        before = sum(app.journal.counts().values())
+        wait_until("it polls again", lambda: sum(app.journal.counts().values()) > before)
+        assert terminated(daemon) == 0
+        daemon.line("msg=stopping component=daemon signal=SIGTERM")
+
+
+def test_sighup_is_no_end(tmp_path: Path) -> None:
+    """SIGHUP is one line that says what to do, and the process runs on."""
+    with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url)) as daemon:
+        daemon.wait_ready()
+        daemon.send(signal.SIGHUP)
+        daemon.line('level=warn msg="SIGHUP does not reload the configuration: restart the exporter to apply changes"')
+        assert daemon.get("/metrics").status_code == 200
+        assert terminated(daemon) == 0
+        assert len(daemon.lines) == 4
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    """Who cannot wait for a request that hangs sends a second signal."""
+    with contextlib.ExitStack() as stack:
+        hanging = stack.enter_context(silent_peer())
+        config = configuration(f"http://127.0.0.1:{hanging.getsockname()[1]}/v1", api={"timeout": "1m"})
+        daemon = stack.enter_context(Daemon(tmp_path, config))
+        hanging.settimeout(PATIENCE)
+        stack.enter_context(hanging.accept()[0])
+        daemon.send(signal.SIGTERM)
+        daemon.line("msg=stopping")
+        assert terminated(daemon, signal.SIGINT) == 128 + signal.SIGINT
+
+
+def test_a_disk_that_hangs_does_not_keep_it_from_ending(tmp_path: Path) -> None:
+    """Where the state file cannot be closed, the process ends all the same, with 0 and a line."""
+    (tmp_path / "slow.py").write_text(
+        "import sys, time\n"
+        "from exporter import cli, daemon, state\n"
+        "daemon.LONGEST_END = 1.0\n"
+        "state.State.close = lambda self: time.sleep(600)\n"
+        "sys.exit(cli.main(sys.argv[4:]))\n"
+    )
+    with SimulatorServer(simulated_api()) as api:
+        # In the place of `python -m exporter`.
+        under = (sys.executable, str(tmp_path / "slow.py"))
+        with Daemon(tmp_path, configuration(api.url), under=under, environ={"PYTHONPATH": str(Path.cwd())}) as daemon:
+            daemon.wait_ready()
+            assert terminated(daemon) == 0
+            assert "stopped while the state file could not be closed; nothing is lost" in daemon.lines[-1]
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[int]:
+    """The end of a pipe that takes nothing, for nobody reads it."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(512))
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x")
+    os.set_blocking(writer, True)
+    yield writer
+    os.close(reader)
+    os.close(writer)
+
+
+def broken_pipe() -> int:
+    """The end of a pipe whose other end is closed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+def unseen(
+    folder: Path, url: str, port: int, output: int | None, *, under: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    """The daemon, with its output somewhere."""
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(configuration(url, poll={"settle": soon(5)})))
+    flags = (f"--config.file={path}", f"--storage.path={folder / 'state.db'}", f"--web.listen-address=127.0.0.1:{port}")
+    return subprocess.Popen([*under, *python("-m", "exporter"), *flags], stdout=output, stderr=output)
+
+
+def works_and_ends(process: subprocess.Popen[bytes], app: SimulatorApp, port: int) -> None:
+    """It polls, serves, and ends well within ten seconds."""
+    try:
+        wait_until("it has polled", lambda: bool(app.journal.counts()))
+        wait_until("it is ready", lambda: get(f"http://127.0.0.1:{port}/-/ready").status_code == 200)
+        assert get(f"http://127.0.0.1:{port}/metrics").status_code == 200
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+        assert time.monotonic() - began < 10
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("fault", ["reader hangs", "reader is gone", "disk is full"])
+def test_a_log_that_takes_nothing_stops_nothing(fault: str, full_pipe: int, free_port: int, tmp_path: Path) -> None:
+    """While its log cannot be written, the process polls and serves, and SIGTERM ends it with 0."""
+    app = simulated_api()
+    app.faults.set(error_rate=0.5, error_status=500)
+    with SimulatorServer(app) as api, Path("/dev/full").open("wb") as full:
+        output = {"reader hangs": full_pipe, "reader is gone": broken_pipe(), "disk is full": full.fileno()}[fault]
+        process = unseen(tmp_path, api.url, free_port, output)
+        if fault == "reader hangs":
+            wait_until("it has polled", lambda: bool(app.journal.counts()))
+            before = sum(app.journal.counts().values())
+            wait_until("it polls in the next round", lambda: sum(app.journal.counts().values()) > before + 1)
+        works_and_ends(process, app, free_port)
+
+
+def test_closed_standard_streams_are_no_place_for_other_files(free_port: int, tmp_path: Path) -> None:
+    """Started without standard streams, it works, and none of its files gets the number of one."""
+    app = simulated_api()
+    closed = ("/bin/sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-')
+    with SimulatorServer(app) as api:
+        process = unseen(tmp_path, api.url, free_port, None, under=closed)
+        wait_until("it has polled", lambda: bool(app.journal.counts()))
+        files = [Path(f"/proc/{process.pid}/fd/{number}").readlink() for number in range(3)]
+        works_and_ends(process, app, free_port)
+    assert files == [Path("/dev/null")] * 3
+    with contextlib.closing(sqlite3.connect(tmp_path / "state.db")) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.unmeasured
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [
+        ("", signal.SIGTERM, 0),
+        ("demo", signal.SIGINT, 0),
+        ("--log.level=warn", signal.SIGHUP, 7),
+        ("plan", signal.SIGINT, 130),
+    ],
+)
+def test_a_signal_while_the_program_is_imported_is_not_lost(command: str, number: signal.Signals, code: int) -> None:
+    """It ends the process without a word, or does nothing, before anything has begun."""
+    program = f"""
+import os, sys, types
+sys.argv[1:] = {command.split()!r}
+def main():
+    os.kill(os.getpid(), {int(number)})
+    return 7
+sys.modules["exporter.cli"] = types.SimpleNamespace(main=main)
+from exporter.__main__ import main
+sys.exit(main())
+"""
+    with Program(python("-c", program), Path.cwd()) as process:
+        assert process.ended() == code
+        assert process.output == ""
+
+
+def test_a_signal_while_the_state_file_is_opened_ends_it(tmp_path: Path) -> None:
+    """A disk that hangs, or a large file that is salvaged, does not keep the process from ending."""
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration("http://127.0.0.1:9/v1")))
+    program = """
+import sys, time
+from exporter import daemon
+from exporter.__main__ import main
+def hang(*_):
+    print("opening", flush=True)
+    while True:
+        time.sleep(1)
+daemon.open_state = hang
+sys.argv[1:] = ["--config.file=config.yaml"]
+sys.exit(main())
+"""
+    with Program(python("-c", program), tmp_path) as process:
+        process.line("opening")
+        process.send(signal.SIGHUP)
+        process.send(signal.SIGTERM)
+        assert process.ended() == 0
+        assert "stopped while starting; nothing is lost" in process.lines[-1]
+
+
+def test_sigterm_ends_it_within_ten_seconds_whatever_hangs(tmp_path: Path) -> None:
+    """An API that never answers and peers that never finish their requests hold up the end for less than 10 s."""
+    with contextlib.ExitStack() as stack:
+        hanging = stack.enter_context(silent_peer())
+        url = f"http://127.0.0.1:{hanging.getsockname()[1]}/v1"
+        merchants = [{"id": f"merchant-{number}"} for number in range(3)]
+        config = configuration(url, *merchants, api={"timeout": "1m"})
+        daemon = stack.enter_context(Daemon(tmp_path, config))
+        for _ in merchants:
+            hanging.settimeout(120)
+            stack.enter_context(hanging.accept()[0])
+        for text in [
+            b"",
+            b"GET /metrics HTTP/1.1\r\nHost:",
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 300,
+        ]:
+            stack.enter_context(connected(daemon)).sendall(text)
+        began = time.monotonic()
+        assert terminated(daemon) == 0
+        assert time.monotonic() - began < 10
+        assert "a request or the disk hung" in daemon.lines[-1]
+
+
+def test_a_kill_leaves_nothing_in_the_way_of_the_next_start(tmp_path: Path) -> None:
+    """After kill -9 the same state file and the same port can be used at once."""
+    with SimulatorServer(simulated_api()) as api:
+        with Daemon(tmp_path, configuration(api.url)) as daemon:
+            daemon.wait_ready()
+            address = daemon.get("/").url.split("/")[2]
+            daemon.kill()
+        with Daemon(tmp_path, configuration(api.url), listen=address) as daemon:
+            daemon.wait_ready()
+            assert len(daemon.lines) == 1
+            assert terminated(daemon) == 0
+
+
+def test_idle_connections_do_not_stop_a_scrape(tmp_path: Path) -> None:
+    """With 200 peers that say nothing, /metrics and the pages answer."""
+    with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url)) as daemon:
+        daemon.wait_ready()
+        with contextlib.ExitStack() as stack:
+            for _ in range(200):
+                stack.enter_context(connected(daemon))
+            for path in ("/metrics", "/", "/-/healthy", "/-/ready", "/config"):
+                assert daemon.get(path).status_code == 200
+
+
+def test_few_file_descriptors_are_used_well(tmp_path: Path) -> None:
+    """With 64 descriptors and 100 idle peers, /metrics answers and the log has its one line."""
+    few = ("/bin/sh", "-c", 'ulimit -n 64; exec "$0" "$@"')
+    with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url), under=few) as daemon:
+        daemon.wait_ready()
+        with contextlib.ExitStack() as stack:
+            for _ in range(100):
+                stack.enter_context(connected(daemon))
+            for _ in range(3):
+                assert daemon.values("smartstream_up") == {("broadcaster",): 1}
+        assert terminated(daemon) == 0
+        assert [line for line in daemon.lines if "level=info" not in line] == []
+
+
+def test_the_soft_limit_of_open_files_is_raised(tmp_path: Path) -> None:
+    """A low soft limit costs nothing where the hard limit is higher."""
+    low = ("/bin/sh", "-c", 'ulimit -S -n 40; exec "$0" "$@"')
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1"), under=low) as daemon:
+        daemon.wait_ready()
+        assert resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)[0] == min(hard, CAP)
+
+
+def test_too_few_file_descriptors_for_the_merchants_are_one_line(tmp_path: Path) -> None:
+    """Where the connections to the API alone can need more than there are, the log says how many, and what to do."""
+    few = ("/bin/sh", "-c", 'ulimit -n 64; exec "$0" "$@"')
+    merchants = [{"id": f"merchant-{number}"} for number in range(10)]
+    with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1", *merchants), under=few) as daemon:
+        line = daemon.line("the limit of open files is too low").string
+        assert "level=warn " in line
+        assert f"limit=64 needed={needed(10, 4)} merchants=10 concurrency=4" in line
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    """Who cannot listen ends with 1 and says where."""
+    with silent_peer() as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1"), listen=address) as daemon:
+            assert daemon.ended() == 1
+            assert only_line(daemon).startswith(
+                f"smartstream-exporter: --web.listen-address: cannot listen on {address}: Address already in use; "
+            )
+
+
+def test_a_state_file_in_use_is_one_line(tmp_path: Path) -> None:
+    """A second process with the same state file ends with 1; the first goes on."""
+    config = configuration("http://127.0.0.1:9/v1")
+    with Daemon(tmp_path, config) as first:
+        first.wait_ready()
+        with Daemon(tmp_path, config) as second:
+            assert second.ended() == 1
+            assert only_line(second).startswith(
+                f"smartstream-exporter: {tmp_path / 'state.db'}: another smartstream-exporter uses this state file; "
+            )
+        assert first.get("/-/healthy").status_code == 200
+
+
+def test_a_newer_state_file_is_one_line(tmp_path: Path) -> None:
+    """A state file of a later release is not touched."""
+    path = tmp_path / "state.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    before = path.read_bytes()
+    with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1")) as daemon:
+        assert daemon.ended() == 1
+        assert "written by a newer release" in only_line(daemon)
+    assert path.read_bytes() == before
+
+
+def test_a_file_of_somebody_else_is_one_line(tmp_path: Path) -> None:
+    """What --storage.path names by mistake is left as it is, and nothing is put beside it."""
+    path = tmp_path / "state.db"
+    path.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 64)
+    before = path.read_bytes()
+    with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1")) as daemon:
+        assert daemon.ended() == 1
+        assert "is not a state file of smartstream-exporter" in only_line(daemon)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith("state.db")] == ["state.db"]
+
+
+def test_a_state_file_that_is_damaged_while_it_is_open_is_salvaged(tmp_path: Path) -> None:
+    """The process begins again by itself with what can be read, at the same address."""
+    with SimulatorServer(simulated_api()) as api:
+        config = configuration(api.url, poll={"settle": soon(15)})
+        with reserved_port() as port, Daemon(tmp_path, config, listen=f"127.0.0.1:{port}") as daemon:
+            wait_until("plays are shown", lambda: bool(daemon.values("smartstream_merchant_last_minute_plays")))
+            before = daemon.values("smartstream_merchant_plays_total")
+            damage_schema(tmp_path / "state.db")
+            daemon.line("msg=.restarting to salvage the state file. .*the state file is damaged")
+            wait_until("it has begun again", lambda: sum("msg=started" in line for line in daemon.lines) == 2)
+            assert daemon.get("/-/healthy").status_code == 200
+            assert daemon.values("smartstream_state_writable") == {(): 1}
+            assert daemon.values("smartstream_merchant_plays_total") == before
+            assert "Traceback" not in daemon.output
+            assert terminated(daemon) == 0
+
+
+def test_a_disk_that_fails_again_and_again_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two damages within an hour are the disk's: each salvage would lose something."""
+    lives: list[float] = []
+    now = [0.0]
+
+    def live(*_: object) -> None:
+        lives.append(now[0])
+        now[0] += daemon.DAMAGED_AGAIN + 1 if len(lives) < 3 else 60
+
+    monkeypatch.setattr(daemon, "_run", live)
+    monkeypatch.setattr("exporter.daemon.time.monotonic", lambda: now[0])
+    with structlog.testing.capture_logs() as logs, Signals(()) as signals:
+        assert daemon.run(Settings.model_construct(), Address("", 0), signals) == 1
+    assert len(lives) == 3
+    assert [line["event"] for line in logs] == ["the state file is damaged again; check the disk"]
+
+
+def damage_schema(path: Path) -> None:
+    """Make SQLite find nonsense in the description of a table, in whichever process reads it next."""
+    with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_master SET sql = 'CREATE TABLE sends (nonsense' WHERE name = 'sends'")
+        version = db.execute("PRAGMA schema_version").fetchone()[0]
+        db.execute(f"PRAGMA schema_version = {version + 1}")
+        db.commit()
+
+
+def test_a_damaged_state_file_is_kept_aside(tmp_path: Path) -> None:
+    """The exporter goes on with what can be read of a damaged file, and one line tells how that is called now."""
+    path = tmp_path / "state.db"
+    open_state(path, time.time).close()
+    damaged = path.read_bytes()[:100] + bytes(range(256)) * 64
+    path.write_bytes(damaged)
+    with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url)) as daemon:
+        aside = daemon.line(r"the state file is damaged .* the damaged file is (\S+); lost:")[1]
+        assert (tmp_path / aside).read_bytes() == damaged
+        daemon.line("msg=started")
+        assert [line for line in daemon.lines if "damaged" not in line and "msg=started" not in line] == []
+        assert terminated(daemon) == 0
+
+
+@pytest.mark.parametrize("folder", ["missing", "config.yaml"])
+def test_a_place_where_no_state_file_can_be_is_one_line(folder: str, tmp_path: Path) -> None:
+    """A folder that is not there, or is none, ends with 1 and a line that says what to do."""
+    path = tmp_path / folder / "state.db"
+    config = configuration("http://127.0.0.1:9/v1")
+    with Daemon(tmp_path, config, f"--storage.path={path}") as daemon:
+        assert daemon.ended() == 1
+        assert only_line(daemon).startswith(f"smartstream-exporter: {path}: cannot be made or opened here (")
+        assert "--storage.path" in daemon.lines[0]
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_line(tmp_path: Path) -> None:
+    """Where the state file cannot be written, the exporter ends with 1 and says so."""
+    full_disk = ("/bin/sh", "-c", 'ulimit -f 0; exec "$0" "$@"')
+    # It could not write down which lines it ran, either.
+    unmeasured = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
+    with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1"), under=full_disk, environ=unmeasured) as daemon:
+        assert daemon.ended() == 1
+        assert "state.db: cannot use the state file (" in only_line(daemon)
+        assert "check the disk" in daemon.lines[0]
+
+
+def test_a_disk_that_fills_up_is_one_line_and_no_end(tmp_path: Path) -> None:
+    """While nothing can be written, nothing is asked for, and pages answer; with space again it goes on."""
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def hold(seconds: float) -> None:
+        arrived.set()
+        go_on.wait(seconds)
+
+    app = simulated_api(sleep=hold)
+    app.faults.set(hang_rate=1.0, hang_seconds=PATIENCE)
+    with SimulatorServer(app) as api:
+        config = configuration(api.url, api={"timeout": "1m"}, poll={"settle": soon(15)})
+        with Daemon(tmp_path, config) as daemon:
+            assert arrived.wait(PATIENCE)
+            soft, hard = resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (0, hard))
+            go_on.set()
+            told = daemon.line(r"level=warn .*state\.db: writing failed")
+            assert "nothing is lost" in told.string
+            assert daemon.get("/-/healthy").status_code == 200
+            assert asked_for(daemon) == {("200", "auth-token", "broadcaster")}
+            wait_until("a metric says so", lambda: daemon.values("smartstream_state_writable") == {(): 0})
+            wait_until("nothing looks up", lambda: daemon.values("smartstream_up") == {("broadcaster",): 0})
+            status = daemon.get("/api/v1/status").json()
+            assert status["health"] == "bad"
+            assert "state.db: " in status["summary"]
+            assert [problem["subject"] for problem in status["problems"]] == ["state file"]
+            assert "state.db: " in daemon.get("/").text
+            resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (soft, hard))
+            wait_until("plays are shown", lambda: bool(daemon.values("smartstream_merchant_last_minute_plays")))
+            assert daemon.values("smartstream_state_writable") == {(): 1}
+            assert daemon.values("smartstream_up") == {("broadcaster",): 1}
+            assert daemon.get("/api/v1/status").json()["problems"] == []
+            assert len(daemon.lines) == 2
+            assert terminated(daemon) == 0
+
+
+def test_the_budget_outlives_the_process(tmp_path: Path) -> None:
+    """Starts in quick succession send together no more than one minute's requests."""
+    app = simulated_api()
+    budget = 7
+    media = [{"id": media_id} for media_id in app.world.catalog("broadcaster")]
+    with SimulatorServer(app) as api:
+        config = configuration(api.url, {"requests_per_minute": budget, "media": media})
+        for _ in range(3):
+            with Daemon(tmp_path, config) as daemon:
+                daemon.line("msg=started")
+                wait_until("the budget is spent", lambda: sum(app.journal.counts().values()) >= budget)
+                daemon.kill()
+    assert app.journal.busiest("broadcaster") == budget
+
+
+def asked_for(daemon: Daemon) -> set[tuple[str, ...]]:
+    """Code, endpoint and merchant of the requests that were sent."""
+    return {labels for labels, count in daemon.values("smartstream_api_requests_total").items() if count}
+
+
+def terminated(daemon: Daemon, number: signal.Signals = signal.SIGTERM) -> int:
+    """Tell it to end; the exit code."""
+    daemon.send(number)
+    return daemon.ended()
+
+
+def only_line(daemon: Daemon) -> str:
+    """What it has written, where that is one line."""
+    (line,) = daemon.lines
+    return line
+
+
+def connected(daemon: Daemon) -> socket.socket:
+    """A connection to it."""
+    host, _, port = daemon.line(r"open=http://(\S+?)/")[1].rpartition(":")
+    return socket.create_connection((host, int(port)))

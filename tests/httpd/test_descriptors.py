@@ -1,0 +1,68 @@
+"""How many files the process may open, and what they are for."""
+
+import resource
+
+import pytest
+
+from exporter.httpd.descriptors import FEWEST_PEERS, MOST_PEERS, RESERVED, needed, peers_for, raise_limit
+
+UNLIMITED = resource.RLIM_INFINITY
+
+
+class System:
+    """The limits of a system that accepts soft limits up to `most`."""
+
+    def __init__(self, soft: int, hard: int, most: int = 1 << 40) -> None:
+        self.limits = (soft, hard)
+        self._most = most
+
+    def get(self, _which: int) -> tuple[int, int]:
+        """The limits."""
+        return self.limits
+
+    def set(self, _which: int, limits: tuple[int, int]) -> None:
+        """Other limits."""
+        if limits[0] > self._most:
+            raise ValueError("current limit exceeds maximum limit")
+        self.limits = limits
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"),
+    [
+        (System(1024, 4096), 4096),
+        (System(1024, 1024), 1024),
+        (System(1024, 1 << 20), 65536),
+        (System(1 << 20, 1 << 20), 1 << 20),
+        (System(256, UNLIMITED), 65536),
+        (System(256, UNLIMITED, most=10240), 10240),
+        (System(256, UNLIMITED, most=300), 256),
+    ],
+    ids=["raised", "nothing to raise", "capped", "never lowered", "unlimited", "macOS", "refused"],
+)
+def test_the_soft_limit_is_raised(system: System, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the hard limit, within reason; what the system refuses is no error, and the hard limit stays."""
+    hard = system.limits[1]
+    monkeypatch.setattr(resource, "getrlimit", system.get)
+    monkeypatch.setattr(resource, "setrlimit", system.set)
+    assert raise_limit() == expected
+    assert system.limits == (expected, hard)
+
+
+def test_no_limit_at_all_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the soft limit is unlimited, the cap is what is counted with."""
+    system = System(UNLIMITED, UNLIMITED)
+    monkeypatch.setattr(resource, "getrlimit", system.get)
+    monkeypatch.setattr(resource, "setrlimit", system.set)
+    assert raise_limit() == 65536
+    assert system.limits == (UNLIMITED, UNLIMITED)
+
+
+def test_peers_get_what_the_api_leaves() -> None:
+    """Connections to the API come first; peers get the rest, between a fewest and a most."""
+    assert peers_for(65536, 300, 4) == MOST_PEERS
+    assert peers_for(1024, 200, 4) == 1024 - RESERVED - 800
+    assert peers_for(1024, 300, 4) == FEWEST_PEERS
+    limit = needed(300, 4)
+    assert peers_for(limit, 300, 4) == FEWEST_PEERS
+    assert peers_for(limit + 1, 300, 4) == FEWEST_PEERS + 1

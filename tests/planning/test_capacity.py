@@ -1,0 +1,115 @@
+"""What `plan` tells of a configuration before it runs."""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from exporter.config.settings import MerchantSettings, PollSettings
+from exporter.counting.ledger_rows import begin_stream, read_rates
+from exporter.errors import StateError
+from exporter.model import Group, Stream, Target
+from exporter.planning.capacity import describe, look_ahead
+from exporter.storage.state import open_state
+
+
+def merchant(media: int, limit: int) -> MerchantSettings:
+    return MerchantSettings.model_validate(
+        {
+            "id": "m",
+            "api_key": "k",
+            "mail_address": "a@example.com",
+            "password": "p",
+            "requests_per_minute": limit,
+            "collect": [{"target": "play_count", "groups": ["all", "os"]}, {"target": "play_time"}],
+            "media": [{"id": f"media{number}"} for number in range(media)],
+        }
+    )
+
+
+def test_what_fits_needs_no_advice() -> None:
+    """With room for all streams each is fetched every minute, and nothing is stale."""
+    outlook = look_ahead(merchant(2, 45), PollSettings(), {})
+    assert dict(outlook.streams) == {
+        (Target.PLAY_COUNT, Group.ALL): 3,
+        (Target.PLAY_COUNT, Group.OS): 3,
+        (Target.PLAY_TIME, Group.ALL): 3,
+    }
+    assert (outlook.staleness, outlook.bound, outlook.slowest, outlook.advice) == (0, 0, 1, "")
+    assert "  requests a minute: 9.0 wanted, 45 allowed" in list(describe(outlook))
+    assert "  weights: no plays are known yet, so all media are taken as equally busy" in list(describe(outlook))
+
+
+def test_known_plays_make_the_mean_play_fresher() -> None:
+    """Where a few media have most plays, their freshness is what counts, and the bound is near."""
+    rates = {f"media{number}": 1000 / (number + 1) for number in range(100)}
+    alike, known = (look_ahead(merchant(100, 20), PollSettings(), each) for each in ({}, rates))
+    assert known.staleness < alike.staleness
+    assert known.bound <= known.staleness <= 1.1 * known.bound
+    assert known.slowest <= 30
+    assert "  weights: plays of 100 of 100 media are known from the state file" in list(describe(known))
+
+
+def test_what_does_not_fit_comes_with_one_line_of_advice() -> None:
+    """The line says which limit to ask for, which wait would fit, and what to drop: the least worth first."""
+    outlook = look_ahead(merchant(100, 5), PollSettings(), {})
+    assert outlook.advice == (
+        "max_staleness 30m does not fit: ask the vendor for a limit of at least 12 requests a minute, "
+        "or raise max_staleness to 1h16m, or drop play_count/os (101 streams), play_time/all (101 streams)"
+    )
+    assert list(describe(outlook))[-1] == f"  advice: {outlook.advice}"
+
+
+def test_the_plays_are_read_from_a_state_file_in_use(tmp_path: Path) -> None:
+    """`plan` reads what a running exporter has learned, and where there is no file nothing is known."""
+    path = tmp_path / "state.db"
+    assert read_rates(path) == {}
+    state = open_state(path, lambda: 0.0)
+    with state.transaction() as db:
+        for media_id in ("", "a", "b"):
+            begin_stream(db, Stream("m", media_id, Target.PLAY_COUNT, Group.ALL), 0)
+        db.execute("UPDATE streams SET rate = 12.5 WHERE media_id <> 'b'")
+    assert read_rates(path) == {"m": {"": 12.5, "a": 12.5}}
+    state.close()
+
+
+def test_the_plays_are_read_where_nothing_may_be_written(tmp_path: Path) -> None:
+    """`plan` of another user leaves nothing beside a state file that nobody uses now; an empty file is no error."""
+    path = tmp_path / "state.db"
+    path.touch()
+    assert read_rates(path) == {}
+    state = open_state(path, lambda: 0.0)
+    with state.transaction() as db:
+        begin_stream(db, Stream("m", "a", Target.PLAY_COUNT, Group.ALL), 0)
+        db.execute("UPDATE streams SET rate = 12.5")
+    state.close()
+    assert read_rates(path) == {"m": {"a": 12.5}}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("what", ["text", "a database", "a folder"])
+def test_a_file_that_is_no_state_file_is_one_line(tmp_path: Path, what: str) -> None:
+    """A wrong path is said, with what to do, and nothing is put beside it."""
+    path = tmp_path / "state.db"
+    if what == "text":
+        path.write_text("plays: many\n" * 100)
+    elif what == "a folder":
+        path.mkdir()
+    else:
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("CREATE TABLE streams (rate)")
+    with pytest.raises(StateError, match=r"state\.db: is not a state file of smartstream-exporter .*--storage\.path"):
+        read_rates(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_damaged_state_file_is_one_line(tmp_path: Path) -> None:
+    """What `plan` cannot read is said."""
+    path = tmp_path / "state.db"
+    open_state(path, lambda: 0.0).close()
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + b"\xff" * (len(content) - 100))
+    with pytest.raises(StateError, match=r"state\.db: the state file cannot be read \(.*\); check the rights"):
+        read_rates(path)

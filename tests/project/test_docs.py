@@ -1,0 +1,103 @@
+"""The documents: those that are made from the code are up to date, examples are true, links lead somewhere."""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from reference.__main__ import DOCS, WRITTEN, main
+
+from exporter.config.settings import Settings
+from exporter.counting.ledger import Ledger
+from exporter.model import Group, Stream, Target, minute_of
+from exporter.storage.state import open_state
+from exporter.units import from_units
+from tests.support.fakes import FakeClock
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_made_from_the_code_is_up_to_date(name: str) -> None:
+    """The document is what `make docs` writes."""
+    assert (DOCS / name).read_text(encoding="utf-8") == WRITTEN[name](), "make docs"
+
+
+def test_make_docs_writes_each_document(tmp_path: Path) -> None:
+    """It writes as many files as there are to write, and nothing else."""
+    assert main(tmp_path) == 0
+    assert {path.name for path in tmp_path.iterdir()} == set(WRITTEN)
+
+
+def test_each_document_is_named_in_the_readme() -> None:
+    """Whoever reads the README finds every document in docs/."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in DOCS.glob("*.md") if f"(docs/{path.name}" not in readme] == []
+
+
+def prose(document: Path) -> str:
+    """A document without its code, which can hold what looks like a link or a heading."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(document: Path) -> set[str]:
+    """What a link can name in a document: its headings, as code hosts write them."""
+    headings = re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(document: Path) -> Iterator[tuple[Path, str]]:
+    """The relative links of a document: a file and an anchor, or ""."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
+        if "://" not in link:
+            path, _, anchor = link.partition("#")
+            yield ((ROOT / document).parent / path if path else ROOT / document), anchor
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_links_lead_somewhere(document: Path) -> None:
+    """Each link that is not to another site is to a file that is there, and to a heading in it."""
+    dead = []
+    for path, anchor in links(document):
+        there = path.exists() and (not anchor or anchor in anchors(path))
+        if not there:
+            dead.append(f"{path}#{anchor}")
+    assert dead == []
+
+
+def example() -> Iterator[tuple[float, dict[int, float], float, float]]:
+    """The rows of the example in counting.md: when, the rows of the answer, the counter, what is owed."""
+    day = datetime(2026, 4, 1, tzinfo=UTC)
+    table = re.findall(r"^\| (12:\d\d) \| (.*) \|$", (DOCS / "counting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    for when, line in table:
+        *cells, _, counter, owed = line.split(" | ")
+        at = day.replace(hour=12, minute=int(when[3:])).timestamp()
+        noon = minute_of(day.replace(hour=12).timestamp())
+        values = {noon + place: float(cell) for place, cell in enumerate(cells) if cell != "–"}
+        yield at, values, float(counter), float(owed)
+
+
+def test_the_example_of_counting_is_what_the_ledger_does(tmp_path: Path) -> None:
+    """Fed with the example's answers, at its times, the ledger counts and owes what the table says."""
+    answers = list(example())
+    assert len(answers) == 5
+    clock = FakeClock(answers[0][0] - 60)
+    stream = Stream("m", "", Target.PLAY_COUNT, Group.ALL)
+    account = {"id": "m", "api_key": "k", "mail_address": "a@example.com", "password": "p"}
+    settings = Settings.model_validate({"merchants": [account]})
+    state = open_state(tmp_path / "state.db", clock.now)
+    ledger = Ledger(state, settings, on_revision=lambda age: None)
+    ledger.sync(settings.merchants, clock.now())
+    for at, values, counter, owed in answers:
+        clock.advance(at - clock.now())
+        ledger.show_counted(at)
+        asked = ledger.to_ask(stream, at)
+        ledger.enter(stream, asked, {minute: {"": value} for minute, value in values.items()}, at)
+        [series] = ledger.snapshot.merchants["m"].streams[stream].series
+        with state.read() as db:
+            [[kept]] = db.execute("SELECT max(owed) FROM series").fetchall()
+        assert (series.total, from_units(kept)) == (counter, owed), datetime.fromtimestamp(at, UTC)
+    state.close()

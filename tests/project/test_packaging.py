@@ -1,0 +1,266 @@
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+import exporter
+
+ROOT = Path(__file__).parents[2]
+LOCKS = ("requirements.lock", "requirements-dev.lock")
+
+# A module imports only modules to its left. A new module takes the place where its imports allow it.
+ORDER = (
+    "model",
+    "units",
+    "holding",
+    "errors",
+    "wording",
+    "address",
+    "descriptors",
+    "peers",
+    "httpserver",
+    "snapshot",
+    "requestlog",
+    "clock",
+    "localtime",
+    "faults",
+    "telemetry",
+    "redact",
+    "logs",
+    "console",
+    "signals",
+    "durations",
+    "instants",
+    "plot",
+    "recording",
+    "invisible",
+    "route",
+    "configfile",
+    "configfaults",
+    "configsecrets",
+    "configtypes",
+    "config",
+    "plan",
+    "weights",
+    "outlook",
+    "layout",
+    "statefile",
+    "salvage",
+    "state",
+    "limiter",
+    "bodies",
+    "transport",
+    "passes",
+    "rowforms",
+    "parse",
+    "client",
+    "catalog",
+    "counting",
+    "books",
+    "rebase",
+    "ledger",
+    "fetch",
+    "steps",
+    "noise",
+    "track",
+    "trackfile",
+    "forecast",
+    "episodes",
+    "rehearse",
+    "replay",
+    "history",
+    "watch",
+    "rests",
+    "staleness",
+    "turns",
+    "asking",
+    "metrics",
+    "openmetrics",
+    "workfile",
+    "backfill",
+    "status",
+    "page",
+    "poll",
+    "schedule",
+    "server",
+    "daemon",
+    "simulator",
+    "demo",
+    "cli",
+    "__main__",
+)
+# The simulated API must not share the exporter's mistakes, so it shares the words, the HTTP server, and how to end.
+SIMULATOR_MAY_IMPORT = {"model", "errors", "address", "peers", "httpserver", "signals", "simulator"}
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    """The Dockerfile follows hadolint's rules, without an exception."""
+    run = subprocess.run(
+        [Path(sys.executable).with_name("hadolint"), "Dockerfile"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout + run.stderr) == (0, "")
+    assert "hadolint ignore" not in (ROOT / "Dockerfile").read_text()
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    """The order names every module of the package, and no other."""
+    assert sorted(set(_modules()) - {"__init__"}) == sorted(ORDER)
+
+
+def test_imports_go_one_way() -> None:
+    """A module imports only modules to its left; the simulator only the words; the package itself nothing."""
+    wrong = []
+    for module, path in _files():
+        if module == "simulator":
+            allowed = SIMULATOR_MAY_IMPORT
+        else:
+            allowed = set(ORDER[: ORDER.index(module)]) if module in ORDER else set()
+        wrong += [f"{path} imports {name}" for name in sorted(set(_imports(path)) - allowed)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_is_pinned_and_hashed_and_names_no_place(lock: str) -> None:
+    """Each requirement is one version with hashes, and nothing says where to download it."""
+    for line in _lines(lock):
+        assert re.fullmatch(r"[a-z0-9-]+(\[\w+\])?==\S+( ; [^\\]+?)?( --hash=sha256:[0-9a-f]{64})+", line)
+    assert "://" not in (ROOT / lock).read_text()
+
+
+def test_the_dev_lock_extends_the_runtime_lock() -> None:
+    """Installing the tools for tests changes no version that runs."""
+    assert set(_lines("requirements.lock")) <= set(_lines("requirements-dev.lock"))
+
+
+def test_the_locks_hold_what_pyproject_asks_for() -> None:
+    """A dependency added or raised in pyproject.toml and not locked is noticed."""
+    project = _pyproject()
+    groups = project["dependency-groups"]
+    wanted = {
+        "requirements.lock": project["project"]["dependencies"] + groups["build"],
+        "requirements-dev.lock": project["project"]["dependencies"] + groups["build"] + groups["dev"],
+    }
+    for lock, requirements in wanted.items():
+        pinned = dict(re.findall(r"^([a-z0-9-]+)(?:\[\w+\])?==([^ \n]+)", "\n".join(_lines(lock)), re.MULTILINE))
+        for requirement in map(Requirement, requirements):
+            assert requirement.specifier.contains(pinned[requirement.name]), (lock, str(requirement))
+
+
+def test_the_build_backend_is_locked() -> None:
+    """The project is built without build isolation, so the lock must hold what the build asks for."""
+    project = _pyproject()
+    assert project["dependency-groups"]["build"] == project["build-system"]["requires"]
+
+
+def test_the_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
+    """What is installed holds the modules and the page's template, style and script, as the image gets them."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "exporter", tmp_path / "exporter", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "."]
+    subprocess.run([*command, f"--wheel-dir={tmp_path}"], cwd=tmp_path, check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("exporter/")}
+    source = {str(path.relative_to(ROOT)) for path in (ROOT / "exporter").rglob("*") if path.is_file()}
+    assert packed == {name for name in source if "__pycache__" not in name}
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    """The package, its metadata and the image's label tell one version."""
+    label = re.search(r'image\.version="([^"]+)"', (ROOT / "Dockerfile").read_text())
+    assert label is not None
+    assert exporter.__version__ == importlib.metadata.version("smartstream-exporter") == label[1]
+
+
+@pytest.mark.parametrize(
+    ("ci", "summary"),
+    [("", "1 skipped, 1 xfailed"), ("true", "1 failed, 1 xfailed")],
+    ids=["by hand", "with CI=true"],
+)
+def test_a_skip_fails_with_ci(tmp_path: Path, ci: str, summary: str) -> None:
+    """With CI=true a skipped test is a failed one that tells the reason; an expected failure is neither."""
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n"
+        "def test_skips(): pytest.skip('for a reason')\n"
+        "@pytest.mark.xfail\n"
+        "def test_fails_as_expected(): assert False\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        # The fixtures are made of the tests' own modules.
+        env={**os.environ, "CI": ci, "PYTEST_ADDOPTS": "", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert summary in run.stdout.splitlines()[-1]
+    assert "for a reason" in run.stdout
+
+
+def test_an_old_python_is_one_clear_line(tmp_path: Path) -> None:
+    """A Python that is too old, or none, ends `make` before anything is made."""
+    run = subprocess.run(
+        [ROOT / "scripts" / "venv.sh", "/bin/false", tmp_path / "venv"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stderr == "Python 3.11 or newer is needed, and '/bin/false' is not: make PYTHON=/path/to/python3.11\n"
+    assert not (tmp_path / "venv").exists()
+
+
+def _pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def _lines(lock: str) -> list[str]:
+    """A lock's requirements, each with its hashes on one line."""
+    text = re.sub(r" *\\\n *", " ", (ROOT / lock).read_text())
+    return [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+
+
+def _files() -> Iterator[tuple[str, Path]]:
+    """Each source file with the module it belongs to; a folder below the package is one module."""
+    for path in sorted((ROOT / "exporter").rglob("*.py")):
+        yield path.relative_to(ROOT / "exporter").with_suffix("").parts[0], path.relative_to(ROOT)
+
+
+def _modules() -> list[str]:
+    return [module for module, _ in _files()]
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """The modules of the package that a file imports, anywhere in it."""
+    modules = set(_modules())
+    package = list(path.with_suffix("").parts[:-1])
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{origin}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            match name.split("."):
+                case ["exporter", module, *_] if module in modules:
+                    yield module

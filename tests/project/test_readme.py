@@ -1,0 +1,108 @@
+"""README.md says what is there, and what it says is there."""
+
+import argparse
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from exporter import cli
+from exporter.config.settings import load
+from exporter.model import Group, Target
+from exporter.serving.families import FAMILIES
+from exporter.serving.instruments import Telemetry
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+SUFFIXES = {"counter": "_total", "info": "_info"}
+
+
+def blocks(language: str = "") -> list[str]:
+    """The code blocks of a language, or those of none."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [text for name, text in fenced if name == language]
+
+
+def rows() -> Iterator[list[str]]:
+    """The cells of all tables' rows."""
+    for line in README.splitlines():
+        if line.startswith("| `"):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def documented() -> set[str]:
+    """Every family that the README tells of: by name, or by the rules of the paragraph above the first table."""
+    names = set()
+    for first, *others in rows():
+        target = first.strip("`")
+        if target in list(Target):
+            groups = [group for group in Group if group is not Group.ALL and not Target(target).by_day]
+            for name in re.findall(r"smartstream_\w+", " ".join(others)):
+                beginning, total, _ = name.partition("_total")
+                for scope in ("smartstream_", "smartstream_merchant_"):
+                    of_scope = beginning.replace("smartstream_", scope)
+                    names |= {f"{of_scope}{total}", *(f"{of_scope}_by_{group}{total}" for group in groups)}
+        elif target.startswith("smartstream_"):
+            names.add(target)
+    return names
+
+
+def test_the_metrics_tables_are_complete() -> None:
+    """They name exactly the families that the code has."""
+    own = [family for family in Telemetry().registry.collect() if family.name.startswith("smartstream_")]
+    code = {family.name for family in FAMILIES} | {f"{each.name}{SUFFIXES.get(each.type, '')}" for each in own}
+    assert documented() - code == set()
+    assert code - documented() == set()
+
+
+def test_the_labels_in_the_tables_are_those_of_the_code() -> None:
+    """Each family whose labels a table lists has exactly these, in this order."""
+    labels = {family.name: list(family.labels) for family in FAMILIES}
+    listed = {row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in rows() if row[0].strip("`") in labels}
+    assert len(listed) >= 10
+    assert listed == {name: labels[name] for name in listed}
+
+
+def test_the_flags_are_those_of_the_program() -> None:
+    """The overview of the command line has every command and every flag of running, and no other."""
+    overview = next(block for block in blocks() if block.startswith("smartstream-exporter "))
+    parser = cli._parser()
+    flags = {flag for action in parser._actions for flag in action.option_strings} - {"-h", "--help", "--version"}
+    assert set(re.findall(r"--[a-z]+\.[a-z.-]+", overview)) == flags
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    assert set(re.findall(r"^smartstream-exporter ([a-z-]+)", overview, re.MULTILINE)) - {"run"} == set(
+        commands.choices
+    )
+
+
+def test_the_targets_of_make_are_there() -> None:
+    """Each target that the README names is one of the Makefile's."""
+    makefile = (ROOT / "Makefile").read_text()
+    (told,) = re.findall(r"`make help` lists the targets: (.*?)\. ", README, re.DOTALL)
+    named = set(re.findall(r"\bmake ([a-z]+)\b", " ".join(re.findall(r"`[^`]*`|^make .*", README, re.MULTILINE))))
+    named |= set(re.findall(r"`([a-z]+)[^`]*`", told))
+    assert {"run", "test", "help", "chaos"} <= named
+    assert {name for name in named if not re.search(rf"^{name}:", makefile, re.MULTILINE)} == set()
+
+
+def test_the_configuration_is_good(tmp_path: Path) -> None:
+    """The snippet is a whole configuration, once its secret files are there."""
+    (snippet,) = (block for block in blocks("yaml") if block.startswith("merchants:"))
+    for name in re.findall(r"/run/secrets/(\w+)", snippet):
+        (tmp_path / name).write_text("s3cret\n")
+    config = tmp_path / "config.yaml"
+    config.write_text(snippet.replace("/run/secrets/", f"{tmp_path}/"))
+    assert load(config, {}).merchants[0].media[0].labels == {"channel": "news"}
+
+
+def test_prometheus_takes_its_configuration(promtool_bin: Path, tmp_path: Path) -> None:
+    """`promtool check config` accepts the snippet for Prometheus, and it names the default port."""
+    (snippet,) = (block for block in blocks("yaml") if block.startswith("scrape_configs:"))
+    config = tmp_path / "prometheus.yml"
+    config.write_text(snippet)
+    checked = subprocess.run([promtool_bin, "check", "config", config], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert yaml.safe_load(snippet)["scrape_configs"][0]["static_configs"] == [{"targets": [f"localhost{cli.LISTEN}"]}]

@@ -1,0 +1,183 @@
+"""The alert rules and the example configurations, as promtool and amtool see them, and as a whole."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from exporter import cli
+from exporter.serving.families import FAMILIES
+from exporter.serving.instruments import Telemetry
+
+ROOT = Path(__file__).parents[2]
+RULES = sorted((ROOT / "prometheus" / "rules").glob("*.yml"))
+TESTS = sorted((ROOT / "tests" / "rules").glob("*.yml"))
+RUNBOOK = "https://github.com/smartstream-exporter/smartstream-exporter/blob/main/docs/runbook.md"
+
+ALERTS = {
+    "SmartstreamPlaysDrop",
+    "SmartstreamPlaysDropCritical",
+    "SmartstreamMerchantPlaysDrop",
+    "SmartstreamMerchantRecovering",
+    "SmartstreamDataStale",
+    "SmartstreamApiFailing",
+    "SmartstreamAuthFailing",
+    "SmartstreamRateLimited",
+    "SmartstreamBudgetTooSmall",
+    "SmartstreamMediaFailing",
+    "SmartstreamMediaGone",
+    "SmartstreamMinutesLost",
+    "SmartstreamReloadFailed",
+    "SmartstreamClockWrong",
+    "SmartstreamStateNotWritable",
+    "SmartstreamPollingStopped",
+    "SmartstreamExporterDown",
+}
+
+
+def run(*command: str | Path) -> str:
+    """What a program says of files that it has nothing against."""
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    said = checked.stdout + checked.stderr
+    assert checked.returncode == 0, said
+    return said
+
+
+def rules() -> Iterator[dict[str, Any]]:
+    for path in RULES:
+        for group in yaml.safe_load(path.read_text())["groups"]:
+            yield from group["rules"]
+
+
+def cases() -> Iterator[dict[str, Any]]:
+    """The cases of all files of promtool tests."""
+    for path in TESTS:
+        yield from yaml.safe_load(path.read_text())["tests"]
+
+
+def anchor(heading: str) -> str:
+    """How a link names a heading of one word."""
+    return heading.strip().lower()
+
+
+def test_promtool_finds_nothing(promtool_bin: Path) -> None:
+    """The rules pass every lint there is."""
+    assert "SUCCESS" in run(promtool_bin, "check", "rules", "--lint=all", "--lint-fatal", *RULES)
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_rules_fire_when_they_should_and_only_then(promtool_bin: Path, path: Path) -> None:
+    """Every case of the file, evaluated by Prometheus' own engine; each case's name states its fact."""
+    run(promtool_bin, "test", "rules", path)
+
+
+def test_every_alert_is_there() -> None:
+    """The rules have the alerts that the documents name, and record nothing that nobody uses."""
+    assert {rule.get("alert") for rule in rules()} == ALERTS
+
+
+def test_every_alert_is_tested_both_ways() -> None:
+    """For each alert there is an instant at which a test wants it to fire, and one at which it must not."""
+    wanted: dict[str, set[bool]] = {}
+    for case in cases():
+        for test in case.get("alert_rule_test", []):
+            wanted.setdefault(test["alertname"], set()).add(bool(test.get("exp_alerts")))
+    assert wanted == {alert: {True, False} for alert in ALERTS}
+
+
+@pytest.mark.parametrize("rule", list(rules()), ids=lambda rule: rule["alert"])
+def test_every_alert_tells_what_is_needed(rule: dict[str, Any]) -> None:
+    """A severity, a summary, a description with the merchant or the instance, a link to its own section."""
+    assert rule["labels"]["severity"] in {"critical", "warning", "none"}
+    annotations = rule["annotations"]
+    assert set(annotations) == {"summary", "description", "runbook_url"}
+    assert annotations["runbook_url"] == f"{RUNBOOK}#{anchor(rule['alert'])}"
+    told = annotations["summary"] + annotations["description"]
+    assert "$labels.merchant_id" in told or "$labels.instance" in told
+    # A name is no label: a media that is renamed would be another alert.
+    assert "name" not in rule["labels"]
+
+
+def test_the_runbook_has_a_section_for_each_alert_and_no_other() -> None:
+    """Each section says what the alert means and what to do."""
+    runbook = (ROOT / "docs" / "runbook.md").read_text()
+    sections = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", runbook, re.MULTILINE | re.DOTALL))
+    assert set(sections) == ALERTS
+    for name, text in sections.items():
+        assert re.search(r"\*\*Means:\*\*", text), name
+        assert re.search(r"\*\*(Check and do|Do):\*\*", text), name
+    links = re.findall(r"\]\(#([a-z]+)\)", runbook)
+    assert set(links) <= {anchor(name) for name in sections}
+
+
+def test_rules_use_families_that_exist() -> None:
+    """Each family in an expression or a text of an alert, and in the tests of them, is one that /metrics can have."""
+    suffixes = {"counter": "_total", "info": "_info"}
+    own = [family for family in Telemetry().registry.collect() if family.name.startswith("smartstream_")]
+    known = {family.name for family in FAMILIES} | {f"{each.name}{suffixes.get(each.type, '')}" for each in own}
+    used = {name for path in [*RULES, *TESTS] for name in re.findall(r"\bsmartstream_\w+", path.read_text())}
+    assert len(used) >= 15
+    assert used - known == set()
+
+
+def test_labels_in_rules_and_tests_are_those_of_the_families() -> None:
+    """No selector names a label that its family does not have: it would select nothing, and never fire."""
+    labels = {family.name: {*family.labels, "job", "instance"} for family in FAMILIES}
+    labels["smartstream_api_requests_total"] = {"merchant_id", "endpoint", "code", "job", "instance"}
+    texts = "\n".join(path.read_text() for path in [*RULES, *TESTS])
+    selectors = re.findall(r"\b(smartstream_\w+)\{([^{}]*)\}", texts)
+    assert len(selectors) >= 50
+    wrong = [
+        (name, label)
+        for name, inside in selectors
+        for label in re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", inside)
+        if label not in labels.get(name, {"job", "instance"})
+    ]
+    assert wrong == []
+
+
+def test_rules_need_no_name_of_a_job() -> None:
+    """But for the one that has nothing else to go by."""
+    named = {rule["alert"] for rule in rules() if re.search(r"\bjob\s*(=|=~|!=|!~)\s*\"", rule["expr"])}
+    assert named == {"SmartstreamExporterDown"}
+
+
+def test_the_example_of_prometheus_is_good(promtool_bin: Path) -> None:
+    """`promtool check config` takes it with its rules, it scrapes the default port and often enough."""
+    path = ROOT / "prometheus" / "prometheus.yml"
+    assert "1 rule files found" in run(promtool_bin, "check", "config", path)
+    config = yaml.safe_load(path.read_text())
+    (job,) = config["scrape_configs"]
+    assert "smartstream" in job["job_name"]
+    assert job["static_configs"] == [{"targets": [f"localhost{cli.LISTEN}"]}]
+    assert config["global"]["scrape_interval"] == "30s"
+
+
+def test_the_example_of_alertmanager_is_good(amtool_bin: Path) -> None:
+    """`amtool check-config` takes it."""
+    assert "SUCCESS" in run(amtool_bin, "check-config", ROOT / "prometheus" / "alertmanager.yml")
+
+
+@pytest.mark.parametrize(
+    ("severity", "receiver"), [("critical", "pager"), ("warning", "team"), ("none", "nobody"), ("", "team")]
+)
+def test_alerts_go_where_their_severity_says(amtool_bin: Path, severity: str, receiver: str) -> None:
+    """What wakes somebody is apart from what does not; what only silences others is told to nobody."""
+    path = ROOT / "prometheus" / "alertmanager.yml"
+    flags = (f"--config.file={path}", f"--verify.receivers={receiver}")
+    run(amtool_bin, "config", "routes", "test", *flags, f"severity={severity}")
+
+
+def test_alertmanager_names_alerts_that_exist() -> None:
+    """A silenced or silencing alert that no rule has would be a rule that never works."""
+    text = (ROOT / "prometheus" / "alertmanager.yml").read_text()
+    named = set(re.findall(r"Smartstream\w+", text))
+    assert named <= ALERTS
+    # Each drop of a media is silenced by the merchant's.
+    drops = {rule["alert"] for rule in rules() if "media_id" in rule["expr"] and "drop" in rule["expr"]}
+    assert len(drops) == 2
+    assert drops <= named

@@ -1,0 +1,256 @@
+import base64
+import hashlib
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from exporter.api.request_log import Exchange
+from exporter.serving.page import MOST_MEDIA, POLICY, page
+from exporter.serving.status import DropState, Hour, Status
+from tests.support.statuses import NOW, many
+
+NASTY = '<script>alert("1")</script><img src=x onerror=alert(2)>\'&'
+VOID = {"meta", "link", "input"}
+
+
+class Reader(HTMLParser):
+    """Reads a page: its tags, its rows, its definitions; fails where a tag is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.facts: dict[str, str] = {}
+        self._open: list[str] = []
+        self._term = ""
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note an opening tag."""
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag == "dt":
+            self._term = ""
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag that closes itself."""
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        """Note a closing tag."""
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Note text."""
+        if "dt" in self._open:
+            self._term += data
+        elif "dd" in self._open:
+            self.facts[self._term] = self.facts.get(self._term, "") + data
+        elif {"td", "th"} & set(self._open):
+            self.rows[-1][-1] += data
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The rows, with single spaces."""
+        return [[" ".join(cell.split()) for cell in row] for row in self.rows]
+
+
+def changed(status: Status, **changes: Any) -> Status:
+    """The status with changes of its one merchant."""
+    return replace(status, merchants=(replace(status.merchants[0], **changes),))
+
+
+def test_a_merchant_is_told_in_facts() -> None:
+    """Plays, drop, API, horizon, budget, staleness with its bound, token, success, lost minutes, error."""
+    status = changed(many(1), last_error="503 from the API", last_error_at=NOW - 7300)
+    facts = {term: " ".join(text.split()) for term, text in Reader(page(status)).facts.items()}
+    assert facts == {
+        "Plays in the last minute": "100 of 100 expected",
+        "Drop": "none",
+        "API": "answers",
+        "Rows up to": "2 min ago 2027-01-15 07:58:00 UTC",
+        "Requests a minute": "45 for 2 streams",
+        "Staleness": "1.5 min at best 1.5 min",
+        "Token until": "2027-01-15 08:30:00 UTC",
+        "Last success": "2 s ago",
+        "Lost minutes": "0",
+        "Values not counted yet": "0",
+        "Failing streams": "0",
+        "Last round": "–",
+        "Last error": "2 h 1 min ago: 503 from the API",
+    }
+
+
+def test_a_media_is_one_row() -> None:
+    """Name, id, sparkline, last minute and expected plays, drop, staleness, live, last error."""
+    rows = Reader(page(many(5))).cells
+    head = ["Media", "Last hour", "Last minute", "Drop", "Staleness", "Live", "Last error"]
+    assert rows[0] == head
+    assert rows[3] == ["Media 2 m2", "", "3 of 15", "critical −80 %", "2 min counted up to 4 min ago", "–", "–"]
+    assert rows[4][5] == "live"
+    assert rows[5][6] == "1 min 10 s ago: 503 SERVER_ERROR"
+
+
+def test_a_media_that_fails_or_is_gone_says_so() -> None:
+    """In its row, with the error that came last; the merchant's facts count the streams, and the lookups that fail."""
+    status = many(6)
+    media = list(status.merchants[0].media)
+    media[3] = replace(media[3], gone=True, failing_streams=1)
+    media[4] = replace(media[4], failing_streams=1)
+    reader = Reader(page(changed(status, media=tuple(media), failing_lookups=3, round_timestamp=NOW - 12)))
+    assert reader.cells[4][6] == "gone (404) –"
+    assert reader.cells[5][6] == "1 of 1 streams fail 1 min 10 s ago: 503 SERVER_ERROR"
+    assert " ".join(reader.facts["Failing streams"].split()) == "2 and 3 lookups"
+    assert " ".join(reader.facts["Last round"].split()) == "12 s ago"
+
+
+def test_what_is_not_known_is_a_dash() -> None:
+    """A merchant and a media before their first answer have dashes, not zeros or None."""
+    status = many(1)
+    media = replace(
+        status.merchants[0].media[0],
+        name="",
+        last_minute_plays=None,
+        staleness_minutes=None,
+        drop=replace(status.merchants[0].media[0].drop, state=DropState.UNKNOWN, ratio=None, expected=None),
+        hour=None,
+    )
+    status = changed(status, up=None, horizon=None, token_expiry=None, last_success=None, media=(media,))
+    reader = Reader(page(status))
+    assert reader.cells[1] == ["m0", "–", "–", "unknown", "–", "–", "–"]
+    assert [reader.facts[term].split() for term in ("Token until", "Last success")] == [["–"], ["–"]]
+    assert reader.facts["API"] == "not asked yet"
+    assert "None" not in page(status)
+
+
+def test_the_newest_requests_are_rows_and_failures_stand_out() -> None:
+    """Each request is told with its time, merchant, endpoint, stream, code, seconds and error."""
+    reader = Reader(page(many(5)))
+    assert reader.cells[-2] == ["2 s ago", "acme", "aggregations", "m1/play_count/all", "200", "0.05 s", "–"]
+    assert reader.cells[-1][-4:] == ["m4/play_count/all", "503", "0.25 s", "503 SERVER_ERROR"]
+    rows = [attributes for tag, attributes in reader.tags if tag == "tr"]
+    assert [row.get("class") for row in rows[-2:]] == [None, "failed"]
+
+
+def test_without_media_the_page_says_so() -> None:
+    """A merchant without media and a log without requests have a row that says it."""
+    text = page(replace(changed(many(1), media=()), requests=()))
+    assert [row for row in Reader(text).cells if len(row) == 1] == [
+        ["None are configured; the whole merchant is counted all the same."],
+        ["None yet."],
+    ]
+
+
+def test_very_many_media_of_several_merchants_are_left_to_pages_of_their_own() -> None:
+    """Such a page has the facts of each merchant, and a link to its media; the page of one merchant has all of them."""
+    status = many(MOST_MEDIA)
+    one = status.merchants[0]
+    several = replace(status, merchants=(one, replace(one, merchant_id="b & c", media=one.media[:1])))
+    reader = Reader(page(several))
+    assert len(reader.rows) == 1 + len(status.requests)
+    links = [attributes["href"] for tag, attributes in reader.tags if tag == "a"]
+    assert links[-2:] == ["?merchant=acme", "?merchant=b%20%26%20c"]
+    assert len(Reader(page(status)).rows) == 1 + MOST_MEDIA + 1 + len(status.requests)
+
+
+def paths(hour: Hour) -> list[str | None]:
+    """The paths of a sparkline: expected, plays."""
+    status = many(1)
+    text = page(
+        changed(status, media=(replace(status.merchants[0].media[0], hour=hour),), whole=status.merchants[0].whole)
+    )
+    return [attributes["d"] for tag, attributes in Reader(text).tags if tag == "path"][2:]
+
+
+def test_a_sparkline_is_broken_where_nothing_is_known() -> None:
+    """Values go up by height; a gap lifts the pen; a lonely minute is a dot; both lines have one scale."""
+    hour = Hour(0.0, (0.0, 10.0, None, 5.0, None), (20.0, None, None, None, 20.0))
+    assert paths(hour) == ["M0 0h0M8 0h0", "M0 30h0L2 15M6 22.5h0"]
+
+
+@pytest.mark.parametrize("values", [(), (None, None), (0.0, 0.0)])
+def test_an_hour_without_plays_is_drawn_all_the_same(values: tuple[float | None, ...]) -> None:
+    """Nothing known is an empty picture, zeros are a line at the bottom."""
+    assert paths(Hour(0.0, values, values))[1] == ("M0 30h0L2 30" if values and values[0] is not None else "")
+
+
+def nasty() -> Status:
+    """A status in which every text is hostile."""
+    status = many(2)
+    merchant = status.merchants[0]
+    media = replace(
+        merchant.media[0], media_id=NASTY, name=NASTY, labels={NASTY: NASTY}, last_error=NASTY, last_error_at=NOW
+    )
+    merchant = replace(merchant, merchant_id=NASTY, last_error=NASTY, last_error_at=NOW, media=(media,))
+    request = Exchange(NOW, NASTY, NASTY, NASTY, 0.1, NASTY, NASTY, NASTY)
+    return replace(status, version=NASTY, summary=NASTY, merchants=(merchant, merchant), requests=(request,))
+
+
+def test_everything_is_escaped() -> None:
+    """Whatever an id, a name, a label or an error holds stays text."""
+    reader = Reader(page(nasty()))
+    tags = [tag for tag, _ in reader.tags]
+    assert tags.count("script") == 1
+    assert "img" not in tags
+    assert not [name for _, attributes in reader.tags for name in attributes if name.startswith("on")]
+    assert reader.rows[1][0].startswith(f"{NASTY} {NASTY}")
+    assert reader.rows[-1][1:5] == [NASTY] * 4
+
+
+def test_the_policy_allows_the_pages_own_script_and_style_and_no_other() -> None:
+    """The hashes in the policy are those of what is in the page, and nothing is allowed by a general word."""
+    text = page(nasty())
+    for tag in ("script", "style"):
+        (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in POLICY
+    assert "unsafe" not in POLICY
+    assert "*" not in POLICY
+
+
+def test_nothing_in_the_page_is_from_elsewhere() -> None:
+    """No link, picture or script names another host; no style is on a tag, where the policy would refuse it."""
+    for tag, attributes in Reader(page(many(3))).tags:
+        assert not {"style", "onclick", "src"} & set(attributes), tag
+        assert not re.match(r"(\w+:)?//", attributes.get("href") or ""), tag
+
+
+@pytest.mark.parametrize("expiry", [1e300, -1e300, 253402300800.0])
+def test_a_time_beyond_the_calendar_does_not_fail_the_page(expiry: float) -> None:
+    """A token's expiry that no calendar has is shown as the number it is."""
+    facts = Reader(page(changed(many(1), token_expiry=expiry))).facts
+    assert facts["Token until"] == f"{expiry:g}"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1234.4, "1,234"), (12.3, "12"), (2.86, "2.9"), (0.05, "0.1"), (0, "0.0")]
+)
+def test_expected_plays_are_rough(value: float, shown: str) -> None:
+    """What is expected is an estimate, and is not shown more exactly than it is."""
+    status = many(1)
+    media = status.merchants[0].media[0]
+    rows = Reader(page(changed(status, media=(replace(media, drop=replace(media.drop, expected=value)),)))).cells
+    assert rows[1][2] == f"5 of {shown}"
+
+
+def test_a_clock_that_is_behind_makes_no_negative_age() -> None:
+    """What is from after `now`, as after a clock step, is 0 s old."""
+    assert Reader(page(changed(many(1), last_success=NOW + 3600))).facts["Last success"].split() == ["0", "s", "ago"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0, "0"), (12.0, "12"), (1234567.0, "1,234,567"), (0.256, "0.256"), (123.4, "123")]
+)
+def test_numbers_are_short(value: float, shown: str) -> None:
+    """A whole number has its thousands marked, another what matters of it."""
+    assert Reader(page(changed(many(1), budget=value))).facts["Requests a minute"].split()[0] == shown

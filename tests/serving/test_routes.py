@@ -1,0 +1,546 @@
+import contextlib
+import errno
+import gzip
+import re
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import requests
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from exporter.errors import InputError
+from exporter.httpd.address import Address, parse_address
+from exporter.httpd.server import Handler, Request, Server
+from exporter.serving.instruments import Telemetry
+from exporter.serving.routes import create_app, make_server
+from tests.support import processes
+from tests.support.processes import PATIENCE
+
+
+@dataclass
+class Parts:
+    """What the application shows; a test changes what it likes."""
+
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    healthy: Callable[[], str | None] = lambda: None
+    ready: Callable[[], str | None] = lambda: None
+    page: Callable[[str], str | None] = lambda _: "<p>grüezi</p>"
+    status_json: Callable[[str], str | None] = lambda _: "{}"
+    config_text: Callable[[], str] = lambda: "merchants: []\n"
+    docs: Callable[[], str] = lambda: "# How to\n"
+
+    def app(self) -> Handler:
+        return create_app(
+            self.registry,
+            healthy=self.healthy,
+            ready=self.ready,
+            page=self.page,
+            status_json=self.status_json,
+            config_text=self.config_text,
+            docs=self.docs,
+        )
+
+
+@dataclass
+class Reply:
+    """An answer of the application."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def ask(app: Handler, path: str, method: str = "GET", **headers: str) -> Reply:
+    """Call the application as the server does."""
+    path, _, query = path.partition("?")
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    response = app(Request(method, path, query, named))
+    return Reply(response.status, dict(response.headers), response.body)
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "body"),
+    [
+        ("/", "text/html; charset=utf-8", "<p>grüezi</p>"),
+        ("/api/v1/status", "application/json", "{}"),
+        ("/config", "text/plain; charset=utf-8", "merchants: []\n"),
+        ("/docs", "text/plain; charset=utf-8", "# How to\n"),
+        ("/-/healthy", "text/plain; charset=utf-8", "healthy\n"),
+        ("/-/ready", "text/plain; charset=utf-8", "ready\n"),
+        ("/metrics", "text/plain; version=0.0.4; charset=utf-8", ""),
+    ],
+)
+def test_each_path_has_its_page(path: str, content_type: str, body: str) -> None:
+    """Every path answers 200 with its own text, whose type and length it names."""
+    reply = ask(Parts().app(), path)
+    assert (reply.status, reply.body.decode()) == (200, body)
+    assert reply.headers["Content-Type"] == content_type
+    assert reply.headers["Content-Length"] == str(len(body.encode()))
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/status", "/config", "/docs", "/metrics", "/-/ready", "/no-such-page"])
+def test_every_answer_is_kept_from_misuse(path: str) -> None:
+    """No answer is cached, sniffed or framed; none but the page can run or load anything, and the page only its own."""
+    headers = ask(Parts().app(), path).headers
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    policy = dict(each.split(" ", 1) for each in headers["Content-Security-Policy"].split("; "))
+    assert (policy["default-src"], policy["frame-ancestors"]) == ("'none'", "'none'")
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert ("script-src" in policy) == (path == "/")
+    if path == "/":
+        assert policy["connect-src"] == "'self'"
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/status"])
+def test_a_merchant_can_be_named(path: str) -> None:
+    """The page and the JSON are asked for the merchant in the query, and one that is not there is not found."""
+
+    def told(merchant_id: str) -> str | None:
+        return None if merchant_id == "nobody" else f"<{merchant_id}>"
+
+    app = Parts(page=told, status_json=told).app()
+    assert ask(app, path).body == b"<>"
+    assert ask(app, f"{path}?merchant=a%20b%26").body == b"<a b&>"
+    assert ask(app, f"{path}?merchant=nobody").status == 404
+
+
+@pytest.mark.parametrize("path", ["/metric", "/metrics/", "/-/", "//", "", "/favicon.ico"])
+def test_other_paths_are_not_found(path: str) -> None:
+    """Nothing but the documented paths answers; /metrics is at one place only."""
+    assert ask(Parts().app(), path).status == 404
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy"])
+def test_pages_can_only_be_read(path: str, method: str) -> None:
+    """A method other than GET and HEAD is refused, and told which are not."""
+    reply = ask(Parts().app(), path, method)
+    assert reply.status == 405
+    assert reply.headers["Allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/no-such-page"])
+def test_head_says_what_get_would(path: str) -> None:
+    """HEAD names the status, the type and the length of what GET would send."""
+    parts = Parts()
+    Gauge("some", "Some.", registry=parts.registry)
+    get, head = ask(parts.app(), path), ask(parts.app(), path, "HEAD")
+    assert (head.status, head.headers) == (get.status, get.headers)
+    assert int(head.headers["Content-Length"]) == len(get.body) > 0
+
+
+@pytest.mark.parametrize(("path", "word"), [("/-/healthy", "healthy"), ("/-/ready", "ready")])
+def test_a_fault_makes_a_probe_fail(path: str, word: str) -> None:
+    """A probe answers 503 with the reason while there is one."""
+    parts = Parts()
+    setattr(parts, word, lambda: "the loop has stopped")
+    reply = ask(parts.app(), path)
+    assert reply.status == 503
+    assert reply.body.decode() == f"not {word}: the loop has stopped\n"
+
+
+@pytest.mark.parametrize("part", ["healthy", "ready", "page", "config_text"])
+def test_a_failing_page_is_one_line_in_the_log(part: str) -> None:
+    """An exception becomes a 500 that tells the client nothing of it, and one line in the log that does."""
+
+    def fail() -> str:
+        raise RuntimeError("the inside of the program")
+
+    path = {"healthy": "/-/healthy", "ready": "/-/ready", "page": "/", "config_text": "/config"}[part]
+    parts = Parts()
+    setattr(parts, part, fail)
+    with structlog.testing.capture_logs() as lines:
+        reply = ask(parts.app(), path)
+    assert reply.status == 500
+    assert reply.body == b"internal error; the log says more\n"
+    assert [(line["event"], line["path"], line["log_level"]) for line in lines] == [("a request failed", path, "error")]
+
+
+def test_a_failing_collector_is_a_500_too() -> None:
+    """What goes wrong while metrics are rendered does not reach the client either."""
+
+    class Broken:
+        def collect(self) -> Iterator[Any]:
+            raise RuntimeError("the inside of the program")
+
+    parts = Parts()
+    parts.registry.register(Broken())
+    with structlog.testing.capture_logs() as lines:
+        reply = ask(parts.app(), "/metrics")
+    assert reply.status == 500
+    assert b"inside" not in reply.body
+    assert len(lines) == 1
+
+
+def test_a_page_without_utf8_is_sent_all_the_same() -> None:
+    """Half a surrogate pair in a page is sent as a question mark."""
+    assert ask(Parts(page=lambda _: "a\ud83db").app(), "/").body == b"a?b"
+
+
+TEXT_0 = "text/plain; version=0.0.4; charset=utf-8"
+TEXT_1 = "text/plain; version=1.0.0; charset=utf-8; escaping="
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping="
+
+AS_TEXT = b"# HELP plays_total Plays.\n# TYPE plays_total counter\nplays_total 4.0\n"
+AS_OPENMETRICS = b"# HELP plays Plays.\n# TYPE plays counter\nplays_total 4.0\n# EOF\n"
+
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PROMETHEUS_3_TEXT = (
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.5,"
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.4,*/*;q=0.2"
+)
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("", TEXT_0),
+        ("*/*", TEXT_0),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", TEXT_0),
+        ("text/plain", TEXT_0),
+        ("text/plain;version=0.0.4", TEXT_0),
+        ("text/plain;version=1.0.0", TEXT_1 + "underscores"),
+        ("text/plain;version=1.0.0;escaping=allow-utf-8", TEXT_1 + "allow-utf-8"),
+        ("text/plain;version=1.0.0;escaping=dots", TEXT_1 + "underscores"),
+        ("application/openmetrics-text", OPENMETRICS + "underscores"),
+        ("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5", OPENMETRICS + "underscores"),
+        ("application/openmetrics-text; version=2.0.0", OPENMETRICS + "underscores"),
+        (
+            "application/openmetrics-text;version=2.0.0;escaping=allow-utf-8;q=0.7," + PROMETHEUS_3,
+            OPENMETRICS + "allow-utf-8",
+        ),
+        ("application/openmetrics-text;version=7.9", OPENMETRICS + "underscores"),
+        ('application/openmetrics-text;version="1.0.0"', OPENMETRICS + "underscores"),
+        ("Application/OpenMetrics-Text;Version=1.0.0", OPENMETRICS + "underscores"),
+        (PROMETHEUS_2, OPENMETRICS + "underscores"),
+        (PROMETHEUS_3, OPENMETRICS + "allow-utf-8"),
+        (PROMETHEUS_3_TEXT, TEXT_1 + "allow-utf-8"),
+        (
+            "text/plain;version=0.0.4;q=0.3,application/openmetrics-text;version=1.0.0;q=0.5",
+            OPENMETRICS + "underscores",
+        ),
+        ("application/openmetrics-text;version=1.0.0;q=0,text/plain", TEXT_0),
+        ("application/openmetrics-text;version=0.0.1", TEXT_0),
+        ("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited", TEXT_0),
+        ("application/openmetrics-text;version=x.y", TEXT_0),
+        ("application/openmetrics-text;version=1.0.0;q=much", TEXT_0),
+        ("text/plain;version=1.x;", TEXT_0),
+        (",;=,;q,", TEXT_0),
+    ],
+)
+def test_metrics_come_in_the_format_that_is_asked_for(accept: str, content_type: str) -> None:
+    """The best that is accepted, and its name is that of what is sent, also for a header that makes no sense."""
+    parts = Parts()
+    Counter("plays", "Plays.", registry=parts.registry).inc(4)
+    reply = ask(parts.app(), "/metrics", accept=accept)
+    assert (reply.status, reply.headers["Content-Type"]) == (200, content_type)
+    shown = b"".join(line for line in reply.body.splitlines(keepends=True) if b"_created" not in line)
+    assert shown == (AS_OPENMETRICS if content_type.startswith(OPENMETRICS) else AS_TEXT)
+    parse: Any = parse_openmetrics if content_type.startswith(OPENMETRICS) else parse_text
+    assert next(sample.value for family in parse(reply.body.decode()) for sample in family.samples) == 4
+
+
+def test_metrics_can_be_restricted_by_name() -> None:
+    """`name[]` in the query selects families."""
+    parts = Parts()
+    for name in ("one", "two"):
+        Gauge(name, "Some.", registry=parts.registry)
+    assert b"one" not in ask(parts.app(), "/metrics?name[]=two").body
+    assert b"two" in ask(parts.app(), "/metrics?name[]=two").body
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
+def test_every_name_on_the_page_can_be_selected(accept: str) -> None:
+    """Each sample's name and each family's name selects what it names and nothing else, whoever collects it."""
+    telemetry = Telemetry()
+    telemetry.observe_request("m", "medias", "200", 0.1)
+    app = Parts(registry=telemetry.registry).app()
+    page = ask(app, "/metrics", accept=accept).body.decode()
+    parse: Any = parse_openmetrics if accept.startswith("application") else parse_text
+    families = {family.name: {sample.name for sample in family.samples} for family in parse(page)}
+    assert {"process_open_fds", "python_info"} <= {name for names in families.values() for name in names}
+    families = {family: names for family, names in families.items() if names}
+    for name in {*families, *(name for names in families.values() for name in names)}:
+        lines = ask(app, f"/metrics?name[]={name}", accept=accept).body.decode().splitlines()
+        found = {re.split("[{ ]", line)[0] for line in lines if not line.startswith("#")}
+        assert found in ({name}, families.get(name))
+    assert ask(app, "/metrics?name[]=nothing", accept="text/plain").body == b""
+
+
+@pytest.mark.parametrize(
+    ("accept_encoding", "compressed"),
+    [
+        ("gzip", True),
+        ("deflate, GZIP;q=0.5, br", True),
+        ("", False),
+        ("identity", False),
+        ("gzip;q=0", False),
+        ("gzip; q=0.0, identity", False),
+    ],
+)
+def test_large_answers_are_compressed_where_that_is_accepted(accept_encoding: str, compressed: bool) -> None:
+    """With gzip accepted the page is sent compressed, and is the same page; without, as it is."""
+    parts = Parts(page=lambda _: "plays " * 1000)
+    reply = ask(parts.app(), "/", accept_encoding=accept_encoding)
+    assert ("Content-Encoding" in reply.headers) == compressed
+    assert reply.headers["Content-Length"] == str(len(reply.body))
+    assert (gzip.decompress(reply.body) if compressed else reply.body) == b"plays " * 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        (":10077", "", 10077),
+        ("0.0.0.0:9000", "0.0.0.0", 9000),
+        ("[::1]:9000", "::1", 9000),
+        ("[::]:80", "::", 80),
+        ("localhost:0", "localhost", 0),
+        ("exporter.example.com:65535", "exporter.example.com", 65535),
+    ],
+)
+def test_addresses_are_written_as_for_prometheus(text: str, host: str, port: int) -> None:
+    """Host and port are found, and an address is written as it is read."""
+    assert parse_address(text) == Address(host, port)
+    assert str(parse_address(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "10077", "localhost", "localhost:", ":65536", ":-1", ":80a", "::1:80", "[::1]", "a b:80", "[x]:1", ":８０"],
+)
+def test_what_is_no_address_is_one_line(text: str) -> None:
+    """The message names the text and shows how an address is written."""
+    with pytest.raises(InputError) as caught:
+        parse_address(text)
+    assert str(caught.value) == f"{text!r} is not an address; write HOST:PORT, for example 127.0.0.1:9000 or :10077"
+
+
+@contextlib.contextmanager
+def serving(parts: Parts | None = None, address: str = "127.0.0.1:0") -> Iterator[Server]:
+    app = (parts or Parts()).app()
+    server = make_server(app, parse_address(address))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def connected(server: Server) -> socket.socket:
+    return socket.create_connection((server.address.host, server.address.port), timeout=PATIENCE)
+
+
+def get(server: Server, path: str) -> requests.Response:
+    return processes.get(f"http://{server.address}{path}")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", ":0", "0.0.0.0:0"])
+def test_the_server_listens_where_it_is_told(address: str) -> None:
+    """Port 0 takes a free port, and the address that the server then names is one that answers."""
+    with serving(address=address) as server:
+        assert server.address.port > 0
+        assert get(server, "/-/healthy").text == "healthy\n"
+
+
+def test_a_host_of_ipv6_alone_can_be_listened_on() -> None:
+    """An address in brackets is served where the machine has IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        with pytest.raises(InputError, match=r"cannot listen on \[::1\]:0"):
+            make_server(Parts().app(), parse_address("[::1]:0"))
+        return
+    with serving(address="[::1]:0") as server:
+        assert get(server, "/-/healthy").text == "healthy\n"
+
+
+def test_a_machine_without_ipv6_can_be_listened_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address without a host falls back to all of IPv4."""
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with serving(address=":0") as server:
+        response = processes.get(f"http://127.0.0.1:{server.address.port}/-/healthy")
+        assert response.text == "healthy\n"
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    """A taken port is an InputError that names the address, before anything is started."""
+    with serving() as server:
+        with pytest.raises(InputError) as caught:
+            make_server(Parts().app(), server.address)
+        fault = str(caught.value)
+        assert fault == (
+            f"--web.listen-address: cannot listen on {server.address}: Address already in use; "
+            "another process listens there: stop it, or choose another port"
+        )
+
+
+@pytest.mark.parametrize("host", ["a" * 70 + ".invalid", "203.0.113.1"])
+def test_a_host_that_is_not_this_machine_is_one_line(host: str) -> None:
+    """What cannot be a name, and an address of another machine, are InputErrors, too."""
+    with pytest.raises(InputError) as caught:
+        make_server(Parts().app(), Address(host, 0))
+    fault = str(caught.value)
+    assert fault.startswith(f"--web.listen-address: cannot listen on {host}:0: ")
+    assert "\n" not in fault
+
+
+def test_a_name_that_is_not_known_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failing DNS look-up is an InputError with the resolver's words."""
+
+    def unknown(*_args: object, **_keywords: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(InputError) as caught:
+        make_server(Parts().app(), Address("nowhere", 9000))
+    assert str(caught.value) == (
+        "--web.listen-address: cannot listen on nowhere:9000: Name or service not known; "
+        "use an address of this machine, or :PORT for all of them"
+    )
+
+
+def test_idle_and_slow_peers_do_not_stop_a_scrape() -> None:
+    """With 100 silent connections and 100 that have sent half a header, the next scrape is answered."""
+    with serving() as server, contextlib.ExitStack() as peers:
+        for number in range(200):
+            peer = peers.enter_context(connected(server))
+            if number % 2:
+                peer.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        assert get(server, "/metrics").status_code == 200
+
+
+def test_the_server_says_nothing_of_itself() -> None:
+    """Neither a good answer nor one to nonsense names the software behind it, or shows a traceback."""
+    with serving() as server:
+        assert "Server" not in get(server, "/").headers
+        with connected(server) as peer:
+            peer.sendall(b"NONSENSE\r\n\r\n")
+            peer.shutdown(socket.SHUT_WR)
+            answer = peer.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"uvicorn" not in answer.lower()
+    assert b"Traceback" not in answer
+
+
+def test_scrapes_that_wait_together_cost_one_rendering() -> None:
+    """However many ask for the same, it is collected once; another format is another answer."""
+    begun, release = threading.Semaphore(0), threading.Event()
+    parts, calls = Parts(), []
+
+    class Slow:
+        def collect(self) -> Iterator[Any]:
+            calls.append(1)
+            begun.release()
+            assert release.wait(60)
+            return iter(())
+
+    parts.registry.register(Slow())
+    with serving(parts) as server, contextlib.ExitStack() as stack:
+        stack.callback(release.set)
+
+        def scrape(accept: bytes, method: bytes = b"GET") -> None:
+            peer = stack.enter_context(connected(server))
+            peer.sendall(method + b" /metrics HTTP/1.0\r\nAccept: " + accept + b"\r\n\r\n")
+            peers.append(peer)
+
+        peers: list[socket.socket] = []
+        for _ in range(2):
+            scrape(b"*/*")
+            assert begun.acquire(timeout=PATIENCE)
+        for _ in range(20):
+            scrape(b"text/plain")
+            scrape(b"text/plain", b"HEAD")
+            scrape(b"application/openmetrics-text")
+        # A probe that is asked after them is answered after they have been read from their connections.
+        for _ in range(3):
+            assert get(server, "/-/healthy").ok
+        release.set()
+        answers = [peer.makefile("rb").read() for peer in peers]
+    assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in answers)
+    assert [b"# EOF" in answer for answer in answers[2:]] == [False, False, True] * 20
+    # Four, unless the machine is so slow that some asked late.
+    assert len(calls) <= 10
+
+
+def test_a_large_body_is_refused() -> None:
+    """Nobody can fill the memory by sending to an exporter."""
+    with serving() as server:
+        response = requests.post(f"http://{server.address}/", data=b"x" * 20_000, timeout=PATIENCE)
+    assert response.status_code == 413
+
+
+def test_a_large_answer_needs_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer of 20 MB to a peer that is slow to read waits in memory: the file system can be read-only."""
+
+    def read_only(*_args: object, **_keywords: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with serving(Parts(page=lambda _: "plays " * 3_500_000)) as server, connected(server) as peer:
+        peer.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        answer = peer.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert answer.endswith(b"plays " * 1000)
+    assert len(answer) > 21_000_000
+
+
+def test_head_over_the_wire_leaves_the_connection_usable() -> None:
+    """After HEAD the same connection answers GET: no body was sent that would be read as the next answer."""
+    with serving() as server, requests.Session() as session:
+        for method in ("HEAD", "GET", "HEAD", "GET"):
+            with session.request(method, f"http://{server.address}/config", timeout=PATIENCE) as response:
+                assert response.status_code == 200
+                assert response.text == ("merchants: []\n" if method == "GET" else "")
+
+
+def test_a_stopped_server_frees_its_port_and_its_threads() -> None:
+    """After `stop` nothing listens, the port can be taken again, and the server's thread has ended."""
+    with serving() as server:
+        peer = connected(server)
+    with peer:
+        assert peer.recv(1) == b""
+    assert "server" not in {thread.name for thread in threading.enumerate()}
+    make_server(Parts().app(), server.address).stop()
+
+
+def test_stop_can_be_called_twice_and_before_start() -> None:
+    """Stopping what does not run does no harm."""
+    server = make_server(Parts().app(), Address("127.0.0.1", 0))
+    server.stop()
+    server.stop()
+    with serving() as started:
+        started.stop()
+
+
+def test_a_hanging_page_does_not_hang_the_stop() -> None:
+    """`stop` returns although an answer is never finished."""
+    begun, release = threading.Event(), threading.Event()
+
+    def hang(_: str) -> str:
+        begun.set()
+        release.wait(60)
+        return ""
+
+    with serving(Parts(page=hang)) as server, connected(server) as peer:
+        peer.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert begun.wait(30)
+        server.stop()
+        assert not release.is_set()
+        release.set()

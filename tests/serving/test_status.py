@@ -1,0 +1,293 @@
+import json
+import re
+from dataclasses import fields, is_dataclass
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from exporter.api.request_log import Exchange, RequestsView
+from exporter.model import Target, end_of, start_of
+from exporter.serving.status import (
+    Drop,
+    Health,
+    MediaStatus,
+    MerchantStatus,
+    Status,
+    as_json,
+    build,
+    clock_problem,
+    only,
+)
+from exporter.views import (
+    DropView,
+    HourView,
+    LinkView,
+    MediaView,
+    MerchantView,
+    ProblemView,
+    Snapshot,
+    StreamView,
+    Subject,
+    Thresholds,
+)
+from tests.support.statuses import NOW, THROUGH, many, stream_view
+
+
+def built(
+    *views: StreamView,
+    media: tuple[MediaView, ...] = (),
+    link: LinkView | None = None,
+    hours: dict[str, HourView] | None = None,
+    requests: RequestsView | None = None,
+    **given: Any,
+) -> Status:
+    """The status of one merchant."""
+    merchant = MerchantView(
+        "acme",
+        streams=MappingProxyType({view.stream: view for view in views}),
+        media=MappingProxyType({each.media_id: each for each in media}),
+        **given,
+    )
+    links = {"acme": link} if link else {}
+    snapshot = Snapshot(MappingProxyType({"acme": merchant}))
+    return build(snapshot, links, {"acme": hours or {}}, requests or RequestsView(), NOW, "1.2.3")
+
+
+def only_media(status: Status) -> MediaStatus:
+    """The media of a status that has one."""
+    [merchant] = status.merchants
+    [media] = merchant.media
+    return media
+
+
+def test_a_merchant_has_what_its_link_and_its_ledger_know() -> None:
+    """Up, budget, staleness, token, horizon, lost minutes, values held, last success and error are as they were."""
+    link = LinkView(
+        "acme",
+        up=True,
+        budget=22.5,
+        streams=7,
+        staleness=1.5,
+        staleness_bound=1.2,
+        token_expiry=NOW + 60,
+        last_success=NOW - 1,
+        last_error="503",
+        last_error_at=NOW - 9,
+        unusable='row 3: "N/A" is not a number',
+    )
+    [merchant] = built(link=link, horizon=THROUGH, lost_minutes=12, held_values=3).merchants
+    assert isinstance(merchant, MerchantStatus)
+    assert (merchant.merchant_id, merchant.up, merchant.budget, merchant.streams) == ("acme", True, 22.5, 7)
+    assert (merchant.staleness_minutes, merchant.staleness_bound_minutes) == (1.5, 1.2)
+    assert (merchant.token_expiry, merchant.horizon, merchant.lost_minutes) == (NOW + 60, end_of(THROUGH), 12)
+    assert (merchant.held_values, merchant.unusable) == (3, 'row 3: "N/A" is not a number')
+    assert (merchant.last_success, merchant.last_error, merchant.last_error_at) == (NOW - 1, "503", NOW - 9)
+
+
+def test_what_is_not_known_is_none() -> None:
+    """A merchant and a media before their first answer have neither zeros nor times."""
+    status = built(
+        stream_view("m1", Target.PLAY_COUNT, None), media=(MediaView("m1", thresholds=Thresholds(0.4, 0.6)),)
+    )
+    [merchant] = status.merchants
+    assert [merchant.up, merchant.horizon, merchant.staleness_minutes, merchant.token_expiry] == [None] * 4
+    media = only_media(status)
+    assert [media.last_minute_plays, media.staleness_minutes, media.data_timestamp, media.live, media.hour] == [
+        None
+    ] * 5
+    assert (media.drop.state, media.last_error, media.last_error_at) == ("unknown", "", None)
+
+
+def test_a_media_is_as_stale_as_the_stream_that_is_furthest_behind() -> None:
+    """Its staleness is counted in minutes from the newest settled one, which the whole merchant's plays show."""
+    streams = (
+        stream_view("", Target.PLAY_COUNT, THROUGH, 50),
+        stream_view("m1", Target.PLAY_COUNT, THROUGH - 1, 12),
+        stream_view("m1", Target.PLAY_TIME, THROUGH - 4, 9),
+        stream_view("m1", Target.DEVICE_COUNT, None),
+    )
+    status = built(*streams, media=(MediaView("m1", name="News", labels=MappingProxyType({"channel": "a"})),))
+    media = only_media(status)
+    assert (media.name, media.labels, media.streams) == ("News", {"channel": "a"}, 3)
+    assert (media.last_minute_plays, media.staleness_minutes) == (12, 4)
+    assert media.data_timestamp == end_of(THROUGH - 4)
+    assert status.merchants[0].whole.last_minute_plays == 50
+
+
+def test_a_media_ahead_of_the_merchant_is_not_stale() -> None:
+    """One that has counted more than the whole merchant, as after a clock step, is 0 minutes stale."""
+    streams = (stream_view("", Target.PLAY_COUNT, THROUGH), stream_view("m1", Target.PLAY_COUNT, THROUGH + 5, 1))
+    assert only_media(built(*streams, media=(MediaView("m1"),))).staleness_minutes == 0
+
+
+@pytest.mark.parametrize(
+    ("ratio", "state"),
+    [(0.0, "none"), (0.4, "none"), (0.41, "warning"), (0.6, "warning"), (0.61, "critical")],
+)
+def test_a_drop_is_told_above_its_threshold(ratio: float, state: str) -> None:
+    """The state is that of the alerts: above a threshold, not at it."""
+    view = DropView(THROUGH, ratio, 12.0, 30.0)
+    media = only_media(built(media=(MediaView("m1", drop=view, thresholds=Thresholds(0.4, 0.6)),)))
+    assert media.drop.state == state
+    assert media.drop == Drop(media.drop.state, ratio, 12.0, 30.0, end_of(THROUGH))
+
+
+def test_a_media_that_is_left_out_has_no_drop() -> None:
+    """Without thresholds nothing is told, whatever the detector says."""
+    assert only_media(built(media=(MediaView("m1", drop=DropView(THROUGH, 1, 99, 9)),))).drop == Drop("off")  # type: ignore[arg-type]
+
+
+def test_the_whole_merchant_has_a_threshold_of_its_own() -> None:
+    """A drop of all plays above 35 % is critical, as its alert is."""
+    states = [built(drop=DropView(THROUGH, ratio, 50, 100)).merchants[0].whole.drop.state for ratio in (0.35, 0.36, 1)]
+    assert states == ["none", "critical", "critical"]
+
+
+def test_hours_go_to_their_media() -> None:
+    """Each media has its own hour, and the whole merchant the one without a media."""
+    hours = {"": HourView(THROUGH, (5.0,), (6.0,)), "m1": HourView(THROUGH, (1.0, None), (None, 2.0))}
+    status = built(media=(MediaView("m1"),), hours=hours)
+    hour = only_media(status).hour
+    assert hour is not None
+    assert (hour.start, hour.plays, hour.expected) == (start_of(THROUGH), (1.0, None), (None, 2.0))
+    whole = status.merchants[0].whole.hour
+    assert whole is not None
+    assert whole.plays == (5.0,)
+
+
+def test_errors_go_to_their_media() -> None:
+    """A media has the newest failure about it, and nobody else's; all requests are listed as they came."""
+    failure = Exchange(NOW - 5, "acme", "medias", "404", 0.1, "m1", "m1", "medias: 404 gone")
+    requests = RequestsView((failure,), MappingProxyType({("acme", "m1"): failure, ("other", "m2"): failure}))
+    status = built(media=(MediaView("m1"), MediaView("m2")), requests=requests)
+    told = [(media.last_error, media.last_error_at) for media in status.merchants[0].media]
+    assert told == [("medias: 404 gone", NOW - 5), ("", None)]
+    assert status.requests == (failure,)
+
+
+@pytest.mark.parametrize(
+    ("up", "ratio", "held", "health", "summary"),
+    [
+        (True, 0.0, 0, Health.GOOD, "The API answers. Merchants: 1, media: 1, streams: 4."),
+        (
+            True,
+            0.0,
+            2,
+            Health.WARNING,
+            "The API answers. Values that cannot be used are not counted yet: acme (2).",
+        ),
+        (True, 0.9, 2, Health.WARNING, "The API answers. Plays have dropped: News."),
+        (None, 0.9, 2, Health.WARNING, "Waiting for the first answer of the API for acme."),
+        (False, 0.9, 2, Health.BAD, "The API fails for acme."),
+    ],
+)
+def test_the_health_is_the_worst_of_all(up: bool | None, ratio: float, held: int, health: Health, summary: str) -> None:
+    """A failing API comes before a first answer that is waited for, that before a drop, and that before values that
+    are not counted yet.
+    """
+    media = MediaView("m1", name="News", drop=DropView(THROUGH, ratio, 40, 9), thresholds=Thresholds(0.4, 0.6))
+    status = built(media=(media,), link=LinkView("acme", up=up, streams=4), held_values=held)
+    assert (status.health, status.summary) == (health, summary)
+
+
+def test_a_wrong_clock_and_answers_that_cannot_be_used_are_no_good_health() -> None:
+    """Each is a warning that says what is wrong; of both the clock comes first. The same for one merchant's part."""
+    link = LinkView("acme", up=True, unusable='row 3: "N/A" is not a number')
+    merchants = MappingProxyType({"acme": MerchantView("acme")})
+    for offset, said in [
+        (0.0, 'not counted yet: acme (row 3: "N/A" is not a number).'),
+        (10_803.0, "The clock of this machine is 3h ahead of the API's (Date header)."),
+        (-95.0, "The clock of this machine is 1m35s behind the API's (Date header)."),
+    ]:
+        problems = (ProblemView(Subject.CLOCK, clock_problem(offset)),) if offset else ()
+        status = build(Snapshot(merchants, offset, problems), {"acme": link}, {}, RequestsView(), NOW, "1.2.3")
+        part = only(status, "acme")
+        assert part is not None
+        for each in (status, part):
+            assert each.health is Health.WARNING
+            assert said in each.summary
+            assert each.clock_offset_seconds == offset
+
+
+def test_what_is_wrong_with_the_process_is_said_first() -> None:
+    """Where nothing is counted, that is worse than anything that the API says; all of it is said, a sentence each."""
+    merchants = MappingProxyType({"acme": MerchantView("acme")})
+    problems = (
+        ProblemView(Subject.STATE_FILE, "state.db: the disk is full; free some space", NOW - 60, bad=True),
+        ProblemView(Subject.POLLING, "no heartbeat for 130 s", bad=True),
+        ProblemView(Subject.LOG, "the log has not taken a line for 90 s"),
+    )
+    for up in (True, False):
+        links = {"acme": LinkView("acme", up=up)}
+        status = build(Snapshot(merchants, problems=problems), links, {}, RequestsView(), NOW, "1.2.3")
+        assert (status.health, status.summary) == (
+            Health.BAD,
+            "State.db: the disk is full; free some space. No heartbeat for 130 s.",
+        )
+        assert status.problems == problems
+    log_only = Snapshot(merchants, problems=problems[2:])
+    status = build(log_only, {"acme": LinkView("acme", up=True)}, {}, RequestsView(), NOW, "1.2.3")
+    assert (status.health, status.summary) == (Health.WARNING, "The log has not taken a line for 90 s.")
+
+
+def test_media_that_fail_are_named() -> None:
+    """While the API answers others: those that fail, those that it does not know, and the whole merchant's streams."""
+    media = (
+        MediaView("m1", "News", failing_streams=2),
+        MediaView("m2", failing_streams=1, gone=True),
+        MediaView("m3"),
+    )
+    status = built(media=media, link=LinkView("acme", up=True, streams=4, failing=MappingProxyType({"": 1})))
+    assert (status.health, status.summary) == (
+        Health.WARNING,
+        "The API answers. Requests fail for News, all media of acme. The API does not know m2 (404).",
+    )
+    [merchant] = status.merchants
+    assert [(each.failing_streams, each.gone) for each in merchant.media] == [(2, False), (1, True), (0, False)]
+    assert merchant.whole.failing_streams == 1
+
+
+def test_the_summary_stays_short() -> None:
+    """Of many merchants it names five, and the number of the others."""
+    merchants = {f"m{n}": MerchantView(f"m{n}") for n in range(8)}
+    links = {name: LinkView(name, up=False) for name in merchants}
+    status = build(Snapshot(MappingProxyType(merchants)), links, {}, RequestsView(), NOW, "1.2.3")
+    assert status.summary == "The API fails for m0, m1, m2, m3, m4 and 3 more."
+
+
+def test_a_part_is_about_one_merchant() -> None:
+    """It has the merchant, its health and its requests, and nothing of the others; nobody has no part."""
+    merchants = {name: MerchantView(name) for name in ("a", "b")}
+    links = {"a": LinkView("a", up=False), "b": LinkView("b", up=True)}
+    requests = RequestsView(tuple(Exchange(NOW, name, "medias", "200", 0.1) for name in ("a", "b", "a")))
+    whole = build(Snapshot(MappingProxyType(merchants)), links, {}, requests, NOW, "1.2.3")
+    part = only(whole, "b")
+    assert part is not None
+    assert (whole.health, part.health, part.summary) == (
+        "bad",
+        "good",
+        "The API answers. Merchants: 1, media: 0, streams: 0.",
+    )
+    assert [each.merchant_id for each in part.merchants] == [each.merchant_id for each in part.requests] == ["b"]
+    assert only(whole, "") is whole
+    assert only(whole, "c") is None
+
+
+def test_the_json_is_the_tree() -> None:
+    """The JSON has a key for each field, at each level, and the same values."""
+    status = many(5)
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value):
+            return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return [plain(each) for each in value] if isinstance(value, tuple) else value
+
+    assert json.loads(as_json(status)) == plain(status)
+
+
+def test_the_json_can_be_read_whatever_is_in_it() -> None:
+    """Half a character, as JSON from the API can name one, is written so that any reader takes it."""
+    text = as_json(built(media=(MediaView("m1", name="\ud83d"),)))
+    assert re.search(r'"name": "\\ud83d"', text)
+    text.encode("ascii")
