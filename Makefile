@@ -24,7 +24,7 @@ run: $(VENV)/.project ## run the exporter: with config.yaml where there is one, 
 	@if [ -e config.yaml ]; then set -- --config.file=config.yaml; else echo "no config.yaml here: this is the demo, with a simulated API"; set -- demo; fi; \
 	exec $(BIN)/smartstream-exporter "$$@" $(ARGS)
 
-test: $(VENV)/.project $(VENV)/.dev lint ## everything a change must pass; ARGS=tests/test_plan.py: some of it
+test: $(VENV)/.project $(VENV)/.dev lint ## everything a change must pass; ARGS=tests/counting: some of it
 	@scripts/test-tools.sh
 ifdef ARGS
 	@$(BIN)/python -m $(PYTEST) $(ARGS)
@@ -45,7 +45,7 @@ format: $(VENV)/.dev ## format, and mend what ruff can mend
 	@$(BIN)/ruff format --quiet
 
 chaos: $(VENV)/.project $(VENV)/.dev ## the journeys with SEEDS=N random seeds
-	@$(BIN)/python -m $(PYTEST) tests/test_journeys.py --seeds=$(SEEDS)
+	@$(BIN)/python -m $(PYTEST) tests/end_to_end/test_journeys.py --seeds=$(SEEDS)
 
 bench: $(VENV)/.project $(VENV)/.dev ## measure time and memory
 	@$(BIN)/python -m benchmarks $(ARGS)

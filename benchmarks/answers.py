@@ -12,7 +12,7 @@ from benchmarks.simulated import HandClock, simulated_api
 from exporter.api.transport import WatchedAdapter
 from exporter.config.settings import Settings
 from exporter.daemon import Polling, build_polling
-from exporter.serving.instruments import Telemetry
+from exporter.serving.instruments import Instruments
 from exporter.simulator.series import World
 from exporter.storage.state import open_state
 
@@ -42,7 +42,7 @@ def _row(folder: Path, media: int, answers: int, repeats: int) -> tuple[Cell, ..
         settings = _settings(url, media)
         state = open_state(folder / f"answers-{media}.db", clock.now)
         adapter = _Recorder()
-        polling = build_polling(settings, state, Telemetry(), clock, lambda: adapter)
+        polling = build_polling(settings, state, Instruments(), clock, lambda: adapter)
         try:
             pairs = list(_measure(polling, adapter, clock, answers, repeats))
         finally:

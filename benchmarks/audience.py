@@ -14,15 +14,15 @@ from statistics import NormalDist
 from typing import cast
 
 from exporter.api.answers import Media
-from exporter.api.budget import Limiter
+from exporter.api.budget import RequestBudget
 from exporter.api.catalog import Catalog, Lookup
 from exporter.api.client import Client
 from exporter.config.settings import Settings
 from exporter.counting.ledger import Ledger
-from exporter.drops.monitor import Watch
+from exporter.drops.monitor import DropMonitor
 from exporter.drops.warmup import MINUTES_BACK
 from exporter.model import MINUTE, Group, Minute, MinuteRange, Reading, Rows, Stream, Target
-from exporter.polling.incidents import Faults
+from exporter.polling.incidents import Incidents
 from exporter.polling.poller import MerchantPoller
 from exporter.storage.state import State
 
@@ -164,7 +164,7 @@ class StandIn:
     token_expiry = None
     renewals = 0
 
-    def __init__(self, audience: Audience, limiter: Limiter, clock: HandTurnedClock, seconds: float) -> None:
+    def __init__(self, audience: Audience, limiter: RequestBudget, clock: HandTurnedClock, seconds: float) -> None:
         """Make a stand-in whose answers take so many seconds."""
         self.audience = audience
         self.sends: list[float] = []
@@ -238,7 +238,7 @@ class Process:
         merchant = settings.merchants[0]
         self.ledger = Ledger(state, settings, on_revision=lambda _: None)
         self.ledger.sync(settings.merchants, clock.now())
-        self.limiter = Limiter(state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic)
+        self.limiter = RequestBudget(state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic)
         self.client = client(audience, self.limiter, clock, seconds)
         catalog = Catalog(state, merchant)
         self.poller = MerchantPoller(
@@ -246,11 +246,11 @@ class Process:
             settings.poll,
             self.ledger,
             catalog,
-            Watch(state, settings, merchant, catalog),
+            DropMonitor(state, settings, merchant, catalog),
             self.limiter,
             cast("Client", self.client),
             clock,
-            Faults(),
+            Incidents(),
         )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.plays import REAL_NAMES, START, WEEK, Drop, Merchant, Series, real, rides, simulate
 from benchmarks.report import Cell, Table, figures
-from exporter.drops.baseline import Look, Track
+from exporter.drops.baseline import Baseline, Look
 from exporter.drops.detector import KEPT, Alarm, Together, broad, judge, judge_live
 from exporter.model import DAY_MINUTES, Minute
 
@@ -189,8 +189,8 @@ def judge_merchant(merchant: Merchant) -> list[Outcome]:
     return outcomes + whole.outcomes(outages)
 
 
-def _track(series: Series) -> Track:
-    track = Track()
+def _track(series: Series) -> Baseline:
+    track = Baseline()
     track.fill(series.hours)
     return track
 
@@ -369,7 +369,7 @@ def run_cost(_: Path, *, weeks: Sequence[int] = (1, 4), minutes: int = DAY_MINUT
 
 def _cost(weeks: int, plays: Sequence[float | None], minutes: int, repeats: int) -> tuple[Cell, ...]:
     tracemalloc.start()
-    track = Track()
+    track = Baseline()
     for minute, value in enumerate(plays[: weeks * WEEK], START):
         track.take(minute, (value,))
     memory = tracemalloc.get_traced_memory()[0] / 1024

@@ -32,8 +32,8 @@ from exporter.api.catalog import MEDIA_EVERY, Catalog, Lookup
 from exporter.config.settings import Settings, load
 from exporter.counting.ledger import Ledger
 from exporter.counting.rules import ended_before, whole_minutes
-from exporter.drops.monitor import Watch
-from exporter.drops.warmup import MINUTES_BACK, History
+from exporter.drops.monitor import DropMonitor
+from exporter.drops.warmup import MINUTES_BACK, WarmupRequest
 from exporter.model import MINUTE, Minute, MinuteRange, Rows
 from exporter.planning.index import lower_bound
 from exporter.storage.state import open_state
@@ -225,9 +225,9 @@ def _know_all(settings: Settings, audience: Audience, now: float) -> None:
             known_since = now - MEDIA_EVERY * place / len(audience.rates)
             known = Media(media_id=media_id, ref_id="", name="", live_event_id="", encode_type="file")
             catalog.enter_media(Lookup(media_id), known, known_since)
-        watch = Watch(state, settings, merchant, catalog)
+        watch = DropMonitor(state, settings, merchant, catalog)
         day = MinuteRange(newest - MINUTES_BACK + 1, newest)
-        watch.enter_history(History(stream_of(""), day, hourly=False), audience.rows("", day))
+        watch.enter_history(WarmupRequest(stream_of(""), day, hourly=False), audience.rows("", day))
         watch.save(now)
         know_past(state, MERCHANT, ["", *audience.rates])
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.report import Cell, Table, figures
 from exporter.backtest import plays_csv
-from exporter.backtest.parallel import rehearse
+from exporter.backtest.parallel import backtest
 from exporter.config.settings import DEFAULT_THRESHOLDS
 from exporter.model import DAY_MINUTES
 
@@ -42,7 +42,7 @@ def _rows(path: Path, repeats: int) -> Iterator[tuple[Cell, ...]]:
 def _replay(path: Path) -> None:
     recordings = plays_csv.read(path)
     thresholds = dict.fromkeys(["", *(each.media_id for each in recordings)], DEFAULT_THRESHOLDS)
-    rehearse(recordings, thresholds, processes=len(os.sched_getaffinity(0)), progress=lambda _: None)
+    backtest(recordings, thresholds, processes=len(os.sched_getaffinity(0)), progress=lambda _: None)
 
 
 def _seconds(call: Callable[[Path], object], path: Path) -> float:

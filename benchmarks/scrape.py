@@ -15,7 +15,7 @@ from exporter.clock import SystemClock
 from exporter.daemon import build_polling
 from exporter.httpd.server import Handler, Request
 from exporter.serving.families import SnapshotCollector, build_registry
-from exporter.serving.instruments import Telemetry
+from exporter.serving.instruments import Instruments
 from exporter.serving.routes import create_app
 from exporter.storage.state import open_state
 
@@ -39,7 +39,7 @@ def run(folder: Path, *, series: Sequence[int] = (10_000, 100_000), repeats: int
 def _rows(prepared: Prepared, repeats: int) -> Iterator[tuple[Cell, ...]]:
     clock = SystemClock()
     state = open_state(prepared.settings.storage.path, clock.now)
-    telemetry = Telemetry()
+    telemetry = Instruments()
     polling = build_polling(prepared.settings, state, telemetry, clock)
     try:
         collector = SnapshotCollector(polling.snapshot, polling.links, prepared.settings.poll, clock.now)

@@ -33,7 +33,7 @@ from benchmarks.picture import Line, draw
 from benchmarks.report import Cell, Table, figures
 from exporter.model import MINUTE, Minute, Stream
 from exporter.planning.index import Candidate, choose, lower_bound
-from exporter.polling.queue import Round, Turns
+from exporter.polling.queue import RequestQueue, Round
 from exporter.polling.staleness import Moment
 from exporter.storage.state import State, open_state
 
@@ -251,17 +251,17 @@ def rotation(streams: int, room: int) -> float:
 @contextmanager
 def _timed_plannings() -> Iterator[list[float]]:
     """The CPU seconds of each planning meanwhile."""
-    plan = Turns.plan
+    plan = RequestQueue.plan
     seconds: list[float] = []
 
-    def timed(turns: Turns, going: Round, moment: Moment) -> list[Stream]:
+    def timed(turns: RequestQueue, going: Round, moment: Moment) -> list[Stream]:
         began = time.process_time()
         try:
             return plan(turns, going, moment)
         finally:
             seconds.append(time.process_time() - began)
 
-    with mock.patch.object(Turns, "plan", timed):
+    with mock.patch.object(RequestQueue, "plan", timed):
         yield seconds
 
 

@@ -14,26 +14,26 @@ import requests
 import structlog
 
 from exporter import __version__, logs
-from exporter.api.budget import Limiter
+from exporter.api.budget import RequestBudget
 from exporter.api.catalog import Catalog
 from exporter.api.client import Client
 from exporter.api.request_log import Exchange, RequestLog
 from exporter.clock import ApiClock, Clock, SystemClock
 from exporter.config.settings import Settings, dump
 from exporter.counting.ledger import Ledger
-from exporter.drops.monitor import Watch
+from exporter.drops.monitor import DropMonitor
 from exporter.errors import StateWriteFailed
 from exporter.httpd.address import Address
 from exporter.httpd.descriptors import needed, peers_for, raise_limit
 from exporter.httpd.server import Handler
 from exporter.model import MINUTE
 from exporter.planning.index import can_hold
-from exporter.polling.incidents import Faults
+from exporter.polling.incidents import Incidents
 from exporter.polling.poller import MerchantPoller
-from exporter.polling.scheduler import Schedule
+from exporter.polling.scheduler import Scheduler
 from exporter.serving import page, status
 from exporter.serving.families import SnapshotCollector, build_registry
-from exporter.serving.instruments import Telemetry
+from exporter.serving.instruments import Instruments
 from exporter.serving.routes import create_app, make_server
 from exporter.signals import STOP_SIGNALS, Signals
 from exporter.storage.state import State, open_state
@@ -67,7 +67,7 @@ class Polling:
 
     ledger: Ledger
     catalogs: Mapping[str, Catalog]
-    watches: Mapping[str, Watch]
+    watches: Mapping[str, DropMonitor]
     pollers: Mapping[str, MerchantPoller]
     clients: Mapping[str, Client]
     requests: RequestLog
@@ -125,7 +125,7 @@ class Polling:
 def build_polling(
     settings: Settings,
     state: State,
-    telemetry: Telemetry,
+    telemetry: Instruments,
     clock: Clock,
     adapter: Callable[[], requests.adapters.BaseAdapter] | None = None,
 ) -> Polling:
@@ -147,7 +147,7 @@ def build_polling(
     catalogs, watches, pollers, clients = {}, {}, {}, {}
     request_log = RequestLog()
     for merchant in settings.merchants:
-        limiter = Limiter(
+        limiter = RequestBudget(
             state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic, settings.api.timeout
         )
         clients[merchant.id] = client = Client(
@@ -161,14 +161,14 @@ def build_polling(
             observe=_observer(telemetry, request_log),
         )
         catalogs[merchant.id] = catalog = Catalog(state, merchant)
-        watches[merchant.id] = watch = Watch(state, settings, merchant, catalog)
+        watches[merchant.id] = watch = DropMonitor(state, settings, merchant, catalog)
         pollers[merchant.id] = MerchantPoller(
-            merchant, settings.poll, ledger, catalog, watch, limiter, client, api_clock, Faults()
+            merchant, settings.poll, ledger, catalog, watch, limiter, client, api_clock, Incidents()
         )
     return Polling(ledger, catalogs, watches, pollers, clients, request_log, api_clock)
 
 
-def _observer(telemetry: Telemetry, request_log: RequestLog) -> Callable[[Exchange], None]:
+def _observer(telemetry: Instruments, request_log: RequestLog) -> Callable[[Exchange], None]:
     def observe(exchange: Exchange) -> None:
         telemetry.observe_request(exchange.merchant_id, exchange.endpoint, exchange.code, exchange.seconds)
         request_log.note(exchange)
@@ -211,10 +211,10 @@ def _run(settings: Settings, listen: Address, signals: Signals, open_files: int)
         clock = SystemClock()
         state = open_state(settings.storage.path, clock.now)
         try:
-            telemetry = Telemetry()
+            telemetry = Instruments()
             polling = build_polling(settings, state, telemetry, clock)
             rounds = {merchant_id: poller.round for merchant_id, poller in polling.pollers.items()}
-            schedule = Schedule(clock, rounds)
+            schedule = Scheduler(clock, rounds)
             health = ProcessHealth(polling, state, schedule)
             telemetry.watch_process(state_writable=lambda: state.problem is None, dropped_log_lines=logs.dropped)
             app = _app(settings, polling, health, schedule, telemetry)
@@ -262,7 +262,7 @@ def _run(settings: Settings, listen: Address, signals: Signals, open_files: int)
     os._exit(0 if stopped_by else 1)
 
 
-def _wait(signals: Signals, schedule: Schedule, state: State) -> signal.Signals | None:
+def _wait(signals: Signals, schedule: Scheduler, state: State) -> signal.Signals | None:
     """Wait for the signal to stop, or until the state file is found to be damaged."""
     while not state.damaged:
         received = signals.wait(1.0)
@@ -287,11 +287,11 @@ def _end_in_a_hurry() -> None:
 class ProcessHealth:
     """What is wrong with the process itself, and the line in the log when that begins and ends."""
 
-    def __init__(self, polling: Polling, state: State, schedule: Schedule) -> None:
+    def __init__(self, polling: Polling, state: State, schedule: Scheduler) -> None:
         self._polling = polling
         self._state = state
         self._schedule = schedule
-        self._faults = Faults()
+        self._faults = Incidents()
 
     def problems(self) -> tuple[ProblemView, ...]:
         """What is wrong now, the worst first."""
@@ -334,7 +334,7 @@ class ProcessHealth:
 
 
 def _app(
-    settings: Settings, polling: Polling, health: ProcessHealth, schedule: Schedule, telemetry: Telemetry
+    settings: Settings, polling: Polling, health: ProcessHealth, schedule: Scheduler, telemetry: Instruments
 ) -> Handler:
     collector = SnapshotCollector(health.snapshot, health.links, settings.poll, polling.clock.now)
 

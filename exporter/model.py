@@ -111,6 +111,21 @@ class Reading:
 OTHER = "other"
 
 
+@dataclass(frozen=True, slots=True)
+class LiveState:
+    """What is known of a live event.
+
+    Attributes:
+        running: Whether it ran when it was looked at.
+        since: Since when it has run (Unix seconds) as far as is known, where it runs.
+        at: When it was looked at (Unix seconds).
+    """
+
+    running: bool
+    since: float
+    at: float
+
+
 def minute_of(instant: float) -> Minute:
     """The minute that holds an instant (Unix seconds)."""
     return int(instant // MINUTE)

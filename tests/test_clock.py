@@ -14,8 +14,8 @@ from exporter.config.settings import Settings
 from exporter.counting.rules import ended_before
 from exporter.daemon import Polling, ProcessHealth, build_polling
 from exporter.model import Group, Minute, Stream, Target
-from exporter.polling.scheduler import Schedule
-from exporter.serving.instruments import Telemetry
+from exporter.polling.scheduler import Scheduler
+from exporter.serving.instruments import Instruments
 from exporter.serving.status import clock_problem
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import FaultSwitch
@@ -76,7 +76,7 @@ class Machine:
             }
         )
         self.state = open_state(self.path, self.wall.now)
-        self.polling = build_polling(settings, self.state, Telemetry(), self.wall)
+        self.polling = build_polling(settings, self.state, Instruments(), self.wall)
 
     def close(self) -> None:
         """End the exporter."""
@@ -259,7 +259,7 @@ def test_a_monotonic_clock_that_leaps_moves_nothing(machine: Machine, leap: floa
 
 def test_a_wrong_clock_is_logged_when_it_is_noticed_and_when_it_is_right(machine: Machine) -> None:
     """One warning, no matter how often it is looked at, and one line when it is resolved."""
-    schedule = Schedule(machine.wall, {})
+    schedule = Scheduler(machine.wall, {})
     health = ProcessHealth(machine.polling, machine.state, schedule)
     machine.live(1)
     with capture_logs() as logs:

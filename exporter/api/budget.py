@@ -49,7 +49,7 @@ class Slot:
             self.at = max(self.at, self._monotonic())
 
 
-class Limiter:
+class RequestBudget:
     """The budget of one merchant.
 
     The number allowed is halved by each refusal and grows back by one a minute. Safe for use by several threads.

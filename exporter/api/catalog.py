@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from exporter.api.answers import LiveEvent, Media
 from exporter.config.settings import MediaSettings, MerchantSettings
+from exporter.model import LiveState
 from exporter.storage.state import State
 from exporter.views import MediaView
 
@@ -37,21 +38,6 @@ class Lookup:
     def __str__(self) -> str:
         """The request in a log line."""
         return f"live event {self.live_event_id}" if self.live_event_id else f"media {self.media_id}"
-
-
-@dataclass(frozen=True, slots=True)
-class LiveState:
-    """What is known of a live event.
-
-    Attributes:
-        running: Whether it ran when it was looked at.
-        since: Since when it has run (Unix seconds) as far as is known, where it runs.
-        at: When it was looked at (Unix seconds).
-    """
-
-    running: bool
-    since: float
-    at: float
 
 
 class Catalog:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import structlog
 
 from exporter.api.answers import Media
-from exporter.api.budget import Limiter
+from exporter.api.budget import RequestBudget
 from exporter.api.client import Client
+from exporter.api.ranges import SHORTEST_RANGE
 from exporter.api.request_log import Exchange
 from exporter.clock import Clock
 from exporter.config.settings import Settings
-from exporter.counting.rules import SHORTEST_RANGE
 from exporter.errors import (
     ApiError,
     BadRequest,
@@ -58,14 +58,14 @@ class Part:
     rows: Rows | None
 
 
-class MerchantPast:
+class MerchantHistory:
     """One merchant's past, asked for one range at a time.
 
     Attributes:
         client: Who asks.
     """
 
-    def __init__(self, client: Client, limiter: Limiter, clock: Clock) -> None:
+    def __init__(self, client: Client, limiter: RequestBudget, clock: Clock) -> None:
         self.client = client
         self._limiter = limiter
         self._clock = clock
@@ -161,7 +161,7 @@ class MerchantPast:
 
 
 @contextlib.contextmanager
-def open_pasts(settings: Settings, clock: Clock) -> Iterator[Mapping[str, MerchantPast]]:
+def open_histories(settings: Settings, clock: Clock) -> Iterator[Mapping[str, MerchantHistory]]:
     """The past of each merchant by id, within the budget that the state file keeps.
 
     Raises:
@@ -180,18 +180,18 @@ def open_pasts(settings: Settings, clock: Clock) -> Iterator[Mapping[str, Mercha
         stack.callback(state.close)
         pasts = {}
         for merchant in settings.merchants:
-            limiter = Limiter(
+            limiter = RequestBudget(
                 state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic, settings.api.timeout
             )
             client = Client(
                 settings.api, merchant, limiter, observe=_observe, clock=clock.now, monotonic=clock.monotonic
             )
             stack.callback(client.close)
-            pasts[merchant.id] = MerchantPast(client, limiter, clock)
+            pasts[merchant.id] = MerchantHistory(client, limiter, clock)
         yield pasts
 
 
-def fetch(pasts: Sequence[MerchantPast], clock: Clock) -> Iterator[Part]:
+def fetch(pasts: Sequence[MerchantHistory], clock: Clock) -> Iterator[Part]:
     """All that is wanted, as it comes; merchants in turns, as their budgets allow.
 
     Raises:
@@ -199,7 +199,7 @@ def fetch(pasts: Sequence[MerchantPast], clock: Clock) -> Iterator[Part]:
         StateWriteFailed: A request's time could not be written.
     """
     while waiting := [past for past in pasts if not past.done]:
-        first = min(waiting, key=MerchantPast.wait)
+        first = min(waiting, key=MerchantHistory.wait)
         seconds = first.wait()
         if seconds > 0:
             clock.sleep(seconds)

@@ -32,8 +32,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.connection import allowed_gai_family, create_connection
 
-from exporter.config.environment import Proxy, Route, find_route
 from exporter.api.json_body import Limit, excerpt
+from exporter.config.environment import Proxy, Route, find_route
 from exporter.errors import MalformedAnswer, NoAnswer, TooLarge
 
 # Of the body of an error no more is read.

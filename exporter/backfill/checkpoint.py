@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS parts (
 """
 
 
-class WorkFile:
+class Checkpoint:
     """An open work file. Streams are known by their place in the list that its arguments name.
 
     Attributes:
@@ -99,7 +99,7 @@ class WorkFile:
 
 
 @contextlib.contextmanager
-def open_work_file(path: Path, arguments: Mapping[str, object]) -> Iterator[WorkFile]:
+def open_checkpoint(path: Path, arguments: Mapping[str, object]) -> Iterator[Checkpoint]:
     """Open the work file, or make it.
 
     Args:
@@ -122,7 +122,7 @@ def open_work_file(path: Path, arguments: Mapping[str, object]) -> Iterator[Work
             raise InputError(
                 f"{path}: begun with other times or another configuration; go on with those, or delete it to begin anew"
             )
-        yield WorkFile(path, db)
+        yield Checkpoint(path, db)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ import structlog
 from tqdm import tqdm
 
 from exporter import logs
-from exporter.api.history import Part, fetch, open_pasts
-from exporter.backfill.checkpoint import WorkFile, open_work_file
+from exporter.api.history import Part, fetch, open_histories
+from exporter.backfill.checkpoint import Checkpoint, open_checkpoint
 from exporter.backfill.openmetrics import END, Series, write_family
 from exporter.clock import Clock
 from exporter.config.settings import Settings
@@ -63,7 +63,7 @@ def run(settings: Settings, order: Order, clock: Clock) -> None:
         raise InputError(f"{order.output}: is there already; delete it, or name another --output")
     streams = [stream for each in settings.merchants for stream in each.streams() if stream.target.summable]
     partial = order.output.with_name(f"{order.output.name}.partial")
-    with open_work_file(partial, _key(settings, streams, minutes)) as work:
+    with open_checkpoint(partial, _key(settings, streams, minutes)) as work:
         try:
             with logs.around_writes(lambda: tqdm.external_write_mode(file=sys.stderr)):
                 _fetch(settings, streams, minutes, work, clock)
@@ -104,10 +104,10 @@ def _key(settings: Settings, streams: Sequence[Stream], minutes: MinuteRange) ->
     }
 
 
-def _fetch(settings: Settings, streams: Sequence[Stream], minutes: MinuteRange, work: WorkFile, clock: Clock) -> None:
+def _fetch(settings: Settings, streams: Sequence[Stream], minutes: MinuteRange, work: Checkpoint, clock: Clock) -> None:
     places = {stream: place for place, stream in enumerate(streams)}
     progress, left_out = work.progress(), set(work.left_out())
-    with open_pasts(settings, clock) as pasts:
+    with open_histories(settings, clock) as pasts:
         for stream, place in places.items():
             begun = progress.get(place, minutes.first)
             pasts[stream.merchant_id].want(stream, MinuteRange(begun, minutes.last))
@@ -181,7 +181,7 @@ def _end_of_day(midnight: Minute, zone: ZoneInfo) -> Minute:
     return minute_of(after.timestamp()) - 1
 
 
-def _write(order: Order, streams: Sequence[Stream], minutes: MinuteRange, work: WorkFile) -> None:
+def _write(order: Order, streams: Sequence[Stream], minutes: MinuteRange, work: Checkpoint) -> None:
     left_out = work.left_out()
     by_family: dict[Family, list[tuple[int, Stream]]] = {}
     for place, stream in enumerate(streams):
@@ -216,7 +216,7 @@ def _series(
     streams: Sequence[tuple[int, Stream]],
     extra: Mapping[str, str],
     minutes: MinuteRange,
-    work: WorkFile,
+    work: Checkpoint,
     written: Callable[[], object],
 ) -> Iterator[Series]:
     """The series of a family. They begin with the minutes wanted, those of a label value where it first counts."""

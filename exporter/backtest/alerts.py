@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from exporter.backtest.plays_csv import Recording
-from exporter.drops.baseline import HELD, Look, Track
+from exporter.drops.baseline import HELD, Baseline, Look
 from exporter.drops.detector import KEPT, Alarm, Together, Verdict, broad, judge
 from exporter.model import DAY_MINUTES, Minute
 
@@ -135,7 +135,7 @@ def watch(recording: Recording, threshold: float | None, sums: Sums, *, plain: b
 
 
 def _looks(recording: Recording) -> Iterator[list[Look]]:
-    track = Track()
+    track = Baseline()
     for first, plays in _runs(recording):
         yield track.take(first, plays)
 

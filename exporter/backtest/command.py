@@ -12,10 +12,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from exporter import logs
-from exporter.api.history import MerchantPast, fetch, open_pasts
+from exporter.api.history import MerchantHistory, fetch, open_histories
 from exporter.backtest import plays_csv, plot
 from exporter.backtest.alerts import Episode
-from exporter.backtest.parallel import Rehearsal, rehearse
+from exporter.backtest.parallel import Backtest, backtest
 from exporter.backtest.plays_csv import Recording
 from exporter.clock import Clock
 from exporter.config.settings import DEFAULT_THRESHOLDS, MerchantSettings, Settings
@@ -68,7 +68,7 @@ def of_api(settings: Settings, media_ids: Sequence[str], days: int, output: Outp
     last = ended_before(clock.now(), settings.poll.max_lag)
     minutes = MinuteRange(last - days * DAY_MINUTES + 1, last)
     beside_bars = logs.around_writes(lambda: tqdm.external_write_mode(file=sys.stderr))
-    with beside_bars, open_pasts(settings, clock) as pasts:
+    with beside_bars, open_histories(settings, clock) as pasts:
         past = pasts[merchant.id]
         wanted = [media_id for media_id in dict.fromkeys(media_ids) if _can_be_replayed(media_id, past)]
         if not wanted:
@@ -100,7 +100,7 @@ def _plays_of(merchant: MerchantSettings, media_id: str) -> Stream:
     return Stream(merchant.id, media_id, Target.PLAY_COUNT, Group.ALL)
 
 
-def _can_be_replayed(media_id: str, past: MerchantPast) -> bool:
+def _can_be_replayed(media_id: str, past: MerchantHistory) -> bool:
     """Whether a media is always on; says so where it is not."""
     media = past.media(media_id)
     if media is None:
@@ -112,7 +112,7 @@ def _can_be_replayed(media_id: str, past: MerchantPast) -> bool:
     return True
 
 
-def _fetch(past: MerchantPast, streams: Sequence[Stream], minutes: MinuteRange, clock: Clock) -> list[Recording]:
+def _fetch(past: MerchantHistory, streams: Sequence[Stream], minutes: MinuteRange, clock: Clock) -> list[Recording]:
     plays: dict[str, dict[Minute, float | None]] = {stream.media_id: {} for stream in streams}
     for stream in streams:
         past.want(stream, minutes)
@@ -156,7 +156,7 @@ def _tell(recordings: Sequence[Recording], thresholds: Mapping[str, Thresholds |
     processes = len(os.sched_getaffinity(0))
     total = sum(len(each.minutes) for each in recordings)
     with tqdm(total=total, desc="replaying", unit="min", unit_scale=True, disable=None) as bar:
-        rehearsal = rehearse(
+        rehearsal = backtest(
             recordings, thresholds, processes=processes, progress=bar.update, plain=output.plot is not None
         )
     since = output.since
@@ -192,7 +192,7 @@ def _in_words(episode: Episode) -> str:
     )
 
 
-def _draw(path: Path, rehearsal: Rehearsal, episodes: Sequence[Episode], since: float | None) -> None:
+def _draw(path: Path, rehearsal: Backtest, episodes: Sequence[Episode], since: float | None) -> None:
     strips = []
     for media_id, played in rehearsal.recordings.items():
         spans = [plot.Span(each.severity, each.start, each.end) for each in episodes if each.media_id == media_id]

@@ -29,7 +29,7 @@ _PARTS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsal:
+class Backtest:
     """What came of it.
 
     Attributes:
@@ -43,14 +43,14 @@ class Rehearsal:
     expected: Mapping[str, Sequence[float]]
 
 
-def rehearse(
+def backtest(
     recordings: Sequence[Recording],
     thresholds: Mapping[str, Thresholds | None],
     *,
     processes: int,
     progress: Callable[[int], object],
     plain: bool = False,
-) -> Rehearsal:
+) -> Backtest:
     """All episodes of the media of one merchant, and of the whole merchant.
 
     Args:
@@ -76,7 +76,7 @@ def rehearse(
         for recording in every
         if plain
     }
-    return Rehearsal(found, {recording.media_id: recording for recording in every}, known)
+    return Backtest(found, {recording.media_id: recording for recording in every}, known)
 
 
 def _by_severity(media_id: str, thresholds: Mapping[str, Thresholds | None]) -> dict[str, float]:

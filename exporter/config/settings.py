@@ -26,8 +26,8 @@ from pydantic import (
     model_validator,
 )
 
-from exporter.config.environment import find_route
 from exporter.config import yaml_file
+from exporter.config.environment import find_route
 from exporter.config.messages import SECRETS, fault, told
 from exporter.config.secrets import Origin, Secret, gather, secret_keys
 from exporter.config.types import (

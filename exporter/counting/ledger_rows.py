@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.counting.holding import Cell, Held
-from exporter.counting.rules import Account, Book, Entry
+from exporter.counting.rules import Account, Entry, StreamLedger
 from exporter.errors import StateError
 from exporter.model import Group, Minute, Stream, Target
 from exporter.storage.schema import READ_ERRORS, reason_of
@@ -168,7 +168,7 @@ def forget_removed(db: sqlite3.Connection, before: float) -> None:
         db.execute(f"DELETE FROM {table} WHERE merchant_id NOT IN (SELECT merchant_id FROM merchants)")  # noqa: S608 - constants
 
 
-def read_book(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> Book:
+def read_book(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> StreamLedger:
     """Read what a stream has counted."""
     accounts = {
         label: Account(total, owed, owed_since)
@@ -179,7 +179,7 @@ def read_book(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> Book:
     slots: dict[Minute, dict[str, int]] = {}
     for slot, label, value in db.execute("SELECT slot, label, value FROM slots WHERE stream_id = ?", (row.stream_id,)):
         slots.setdefault(slot, {})[label] = value
-    return Book(
+    return StreamLedger(
         stream.target,
         row.start,
         row.through,
@@ -201,7 +201,7 @@ def _read_held(db: sqlite3.Connection, row: StreamRow) -> dict[Cell, Held]:
     return {(slot, label): Held(value, since) for slot, label, value, since in values}
 
 
-def write_entry(db: sqlite3.Connection, row: StreamRow, book: Book, entry: Entry) -> StreamRow:
+def write_entry(db: sqlite3.Connection, row: StreamRow, book: StreamLedger, entry: Entry) -> StreamRow:
     """Write what an answer did to a book."""
     stream_id = row.stream_id
     written = StreamRow(
@@ -253,7 +253,7 @@ def write_entry(db: sqlite3.Connection, row: StreamRow, book: Book, entry: Entry
     return written
 
 
-def _write_held(db: sqlite3.Connection, stream_id: int, book: Book, entry: Entry) -> None:
+def _write_held(db: sqlite3.Connection, stream_id: int, book: StreamLedger, entry: Entry) -> None:
     db.executemany(
         "DELETE FROM held WHERE stream_id = ? AND slot = ? AND label = ?",
         [(stream_id, *cell) for cell in book.held.keys() - entry.held.keys()],

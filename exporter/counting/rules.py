@@ -17,12 +17,6 @@ from exporter.localtime import with_whole_repeat
 from exporter.model import DAY_MINUTES, MINUTE, OTHER, Minute, MinuteRange, Rows, Target, end_of, minute_of, start_of
 from exporter.units import LARGEST, LARGEST_TOTAL, from_units, to_units
 
-# A range of an hour or less is not made shorter when the API refuses it: what it refuses is something else.
-SHORTEST_RANGE = 60
-
-# What was too much to be read is asked for in ranges down to so many minutes. From 3 on, an answer moves on.
-SHORTEST_DENSE_RANGE = 4
-
 # A rise of the plays is half believed after 14 minutes.
 RATE_MINUTES = 20
 
@@ -70,7 +64,7 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Book:
+class StreamLedger:
     """What one stream has counted before an answer.
 
     Attributes:
@@ -234,7 +228,7 @@ def days_to_ask(
 
 
 def count_minutes(
-    book: Book,
+    book: StreamLedger,
     rows: Rows,
     asked: MinuteRange,
     now: float,
@@ -303,7 +297,7 @@ def count_minutes(
     )
 
 
-def count_days(book: Book, rows: Rows, asked: MinuteRange, through: Minute, poll: PollSettings) -> Entry:
+def count_days(book: StreamLedger, rows: Rows, asked: MinuteRange, through: Minute, poll: PollSettings) -> Entry:
     """Enter the rows of an answer by day.
 
     The first answer whose values can all be used only says where counting starts. From then on the counter grows by
@@ -382,12 +376,12 @@ class _Admitted:
     accounts: Mapping[str, Account]
     overflow: int
 
-    def added(self, book: Book) -> dict[str, Account]:
+    def added(self, book: StreamLedger) -> dict[str, Account]:
         """The accounts that are new."""
         return {label: account for label, account in self.accounts.items() if label not in book.accounts}
 
 
-def _admit(book: Book, rows: Rows, most: int) -> _Admitted:
+def _admit(book: StreamLedger, rows: Rows, most: int) -> _Admitted:
     """Give new label values a series, or put them under `other` where there are enough.
 
     The API may have a label value `other` of its own: it is counted there, too, and takes nobody's place.
@@ -460,14 +454,14 @@ def _usual(cells: Cells) -> int:
     return median_low(largest) if len(largest) >= FEW_ROWS else 0
 
 
-def _peak(book: Book, changes: Iterable[Change], cells: Cells, *, anew: bool) -> int:
+def _peak(book: StreamLedger, changes: Iterable[Change], cells: Cells, *, anew: bool) -> int:
     """The largest value that has been counted; what the API took back in the end is not believed any more."""
     if anew:
         return max((value for values in cells.values() for value in values.values() if value is not None), default=0)
     return max(book.peak, max((change.value for change in changes), default=0))
 
 
-def _rate(book: Book, cells: Cells, new: MinuteRange) -> float | None:
+def _rate(book: StreamLedger, cells: Cells, new: MinuteRange) -> float | None:
     """An exponential mean of the plays a minute, to know which streams to ask for most."""
     if book.target is not Target.PLAY_COUNT:
         return None

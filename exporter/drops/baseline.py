@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from exporter.drops.dispersion import Noise
-from exporter.drops.seasonal import DAY_STEPS, STEP, UNKNOWN, Steps
+from exporter.drops.dispersion import Dispersion
+from exporter.drops.seasonal import DAY_STEPS, STEP, UNKNOWN, SeasonalProfile
 from exporter.model import DAY_MINUTES, Minute
 
 # Minutes that are kept one by one: a power of two, more than the longest look back, and than a revision reaches.
@@ -86,7 +86,7 @@ class Packed:
     days: Mapping[int, bytes]
 
 
-class Track:
+class Baseline:
     """The plays of one media, or of the whole merchant, as far back as the detector looks. Not safe for threads."""
 
     __slots__ = (
@@ -106,8 +106,8 @@ class Track:
     def __init__(self) -> None:
         """Make one that knows nothing."""
         self.newest: Minute | None = None
-        self._steps = Steps()
-        self._noise = Noise()
+        self._steps = SeasonalProfile()
+        self._noise = Dispersion()
         self._level = 1.0
         # By step, modulo their length: the season's means, from those that the level needs to those of the next step.
         self._usual = array("d", [UNKNOWN]) * (_LEVEL_STEPS * 2)
@@ -259,7 +259,7 @@ class Track:
         self._steps.prune(newest // DAY_MINUTES)
         self._rebuild()
 
-    # Steps.
+    # SeasonalProfile.
 
     def _close(self, step: int) -> None:
         """Put down what the five minutes of a step and the half hour that ends with them show."""
@@ -381,7 +381,7 @@ class Track:
         return packed
 
     @classmethod
-    def unpack(cls, packed: Packed) -> "Track":
+    def unpack(cls, packed: Packed) -> "Baseline":
         """The track that was packed; its further verdicts are those of the original.
 
         Raises:
@@ -396,7 +396,7 @@ class Track:
             raise ValueError("not the bytes of a track's minutes")
         track.newest = packed.newest
         track._plays, track._expected = plays, expected
-        track._steps, track._noise = Steps(packed.days), Noise(packed.noise)
+        track._steps, track._noise = SeasonalProfile(packed.days), Dispersion(packed.noise)
         if packed.newest is not None:
             track._steps.prune(packed.newest // DAY_MINUTES)
             track._sum_up(packed.newest - HELD + 2)

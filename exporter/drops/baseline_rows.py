@@ -14,7 +14,7 @@ from exporter.model import DAY_MINUTES
 
 
 @dataclass(frozen=True, slots=True)
-class TrackRow:
+class BaselineRow:
     """A track as it was written.
 
     Attributes:
@@ -28,7 +28,7 @@ class TrackRow:
     damaged: bool = False
 
 
-def read_tracks(db: sqlite3.Connection, merchant_id: str) -> dict[str, TrackRow]:
+def read_baselines(db: sqlite3.Connection, merchant_id: str) -> dict[str, BaselineRow]:
     """The tracks of a merchant, by media id, "" for the whole merchant."""
     days: dict[str, dict[int, bytes]] = {}
     damaged: set[str] = set()
@@ -52,11 +52,13 @@ def read_tracks(db: sqlite3.Connection, merchant_id: str) -> dict[str, TrackRow]
             else:
                 packed = Packed(newest, recent, noise, days.get(media_id, {}))
         whole = media_id not in damaged
-        rows[media_id] = TrackRow(packed, past_known=bool(past_known) and whole, damaged=not whole)
+        rows[media_id] = BaselineRow(packed, past_known=bool(past_known) and whole, damaged=not whole)
     return rows
 
 
-def write_track(db: sqlite3.Connection, merchant_id: str, media_id: str, packed: Packed, *, past_known: bool) -> None:
+def write_baseline(
+    db: sqlite3.Connection, merchant_id: str, media_id: str, packed: Packed, *, past_known: bool
+) -> None:
     """Write a track and those of its days that were packed; delete the days that are too old to matter."""
     db.execute(
         "INSERT OR REPLACE INTO tracks (merchant_id, media_id, newest, recent, noise, past_known) "

@@ -13,7 +13,7 @@ _LEAST = 12
 _MEDIAN = 0.4549
 
 
-class Noise:
+class Dispersion:
     """The samples of a day, one for each step, and their median."""
 
     __slots__ = ("_order", "_samples", "excess")

@@ -8,16 +8,28 @@ import threading
 from collections import deque
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
-from exporter.api.catalog import Catalog
 from exporter.config.settings import MerchantSettings, Settings
-from exporter.drops.baseline import HELD, Look, Packed, Track
-from exporter.drops.baseline_rows import read_tracks, write_track
+from exporter.drops.baseline import HELD, Baseline, Look, Packed
+from exporter.drops.baseline_rows import read_baselines, write_baseline
 from exporter.drops.detector import Together, Verdict, broad, judge, judge_live
-from exporter.drops.warmup import History, Past, past_hours, past_minutes
-from exporter.model import DAY_MINUTES, MINUTE, Group, Minute, MinuteRange, Rows, Stream, Target, end_of, total_of
+from exporter.drops.warmup import Warmup, WarmupRequest, past_hours, past_minutes
+from exporter.model import (
+    DAY_MINUTES,
+    MINUTE,
+    Group,
+    LiveState,
+    Minute,
+    MinuteRange,
+    Rows,
+    Stream,
+    Target,
+    end_of,
+    total_of,
+)
 from exporter.storage.state import State
 from exporter.views import DropView, HourView, Thresholds
 
@@ -59,25 +71,37 @@ class _Standing:
     since: float
 
 
-class Watch:
+class LiveEvents(Protocol):
+    """What the monitor asks about the live events of the media."""
+
+    def is_live(self, media_id: str) -> bool | None:
+        """Whether a media shows live events, None while that is unknown."""
+        ...
+
+    def live_state(self, media_id: str) -> LiveState | None:
+        """The newest known state of a media's live event, None while that is unknown."""
+        ...
+
+
+class DropMonitor:
     """The detector of one merchant's media and of the whole merchant. Safe for use by several threads."""
 
-    def __init__(self, state: State, settings: Settings, merchant: MerchantSettings, catalog: Catalog) -> None:
+    def __init__(self, state: State, settings: Settings, merchant: MerchantSettings, live_events: LiveEvents) -> None:
         """Take up what the state file knows.
 
         Args:
             state: The state file.
             settings: The configuration.
             merchant: Whose media.
-            catalog: Tells which media are live.
+            live_events: Which media are live.
         """
         self._state = state
         self._poll = settings.poll
         self._merchant_id = merchant.id
-        self._catalog = catalog
+        self._live_events = live_events
         self._mutex = threading.Lock()
-        self._tracks: dict[str, Track] = {
-            stream.media_id: Track() for stream in merchant.streams() if _counts_plays(stream)
+        self._tracks: dict[str, Baseline] = {
+            stream.media_id: Baseline() for stream in merchant.streams() if _counts_plays(stream)
         }
         self.thresholds: Mapping[str, Thresholds | None] = {
             "": settings.thresholds(merchant),
@@ -85,7 +109,7 @@ class Watch:
         }
         # What the state file has. To unpack a track takes a while, and there may be thousands.
         self._packed: dict[str, Packed] = {}
-        self._past = Past(map(self._stream, self._tracks))
+        self._past = Warmup(map(self._stream, self._tracks))
         self._looks: dict[str, deque[Look]] = {media_id: deque(maxlen=LASTING) for media_id in self._tracks}
         self._came: dict[str, float] = {}
         self._together = Together()
@@ -189,7 +213,7 @@ class Watch:
 
     # ---- the past ----
 
-    def next_history(self, now: float, settled: Minute, under_way: Iterable[object]) -> History | None:
+    def next_history(self, now: float, settled: Minute, under_way: Iterable[object]) -> WarmupRequest | None:
         """What of the past to ask for next, if anything is due.
 
         Args:
@@ -198,10 +222,10 @@ class Watch:
             under_way: Requests that are on the way.
         """
         with self._mutex:
-            busy = {task.stream for task in under_way if isinstance(task, History)}
+            busy = {task.stream for task in under_way if isinstance(task, WarmupRequest)}
             return self._past.next(now, settled, busy)
 
-    def enter_history(self, history: History, rows: Rows) -> None:
+    def enter_history(self, history: WarmupRequest, rows: Rows) -> None:
         """Take plays of the past."""
         media_id = history.media_id
         with self._mutex:
@@ -214,12 +238,12 @@ class Watch:
             self._past.answered(history)
             self._unsaved.add(media_id)
 
-    def refused(self, history: History) -> None:
+    def refused(self, history: WarmupRequest) -> None:
         """The API does not take the range of a request of the past."""
         with self._mutex:
             self._past.refused(history)
 
-    def failed(self, history: History, now: float) -> None:
+    def failed(self, history: WarmupRequest, now: float) -> None:
         """A request of the past failed otherwise."""
         with self._mutex:
             self._past.failed(history, now)
@@ -228,7 +252,7 @@ class Watch:
 
     def _note(self, media_id: str, looks: Iterable[Look], now: float) -> None:
         self._unsaved.add(media_id)
-        among_others = media_id and not self._catalog.is_live(media_id)
+        among_others = media_id and not self._live_events.is_live(media_id)
         for look in looks:
             # A minute that is missing says nothing, and what the ones before it said stands.
             if look.live is None:
@@ -241,13 +265,13 @@ class Watch:
     def _verdict(self, media_id: str, look: Look, now: float) -> Verdict | None:
         if not media_id:
             return self._of_merchant(look)
-        live = self._catalog.is_live(media_id)
+        live = self._live_events.is_live(media_id)
         if live is None:
             return None
         return self._of_live(media_id, look, now) if live else judge(look, self._together.factor(look))
 
     def _of_live(self, media_id: str, look: Look, now: float) -> Verdict | None:
-        event = self._catalog.live_state(media_id)
+        event = self._live_events.live_state(media_id)
         if event is None or (event.running and now - event.at > STATE_BELIEVED):
             return None
         if event.running and end_of(look.minute) - event.since >= SETTLED_IN:
@@ -285,7 +309,7 @@ class Watch:
             with self._state.transaction() as db:
                 for media_id, track in packed.items():
                     known = not self._past.wanted(self._stream(media_id))
-                    write_track(db, self._merchant_id, media_id, track, past_known=known)
+                    write_baseline(db, self._merchant_id, media_id, track, past_known=known)
             self._unsaved.clear()
             self._unsaved_whole.clear()
 
@@ -295,7 +319,7 @@ class Watch:
 
     def _load(self) -> None:
         with self._state.read() as db:
-            rows = read_tracks(db, self._merchant_id)
+            rows = read_baselines(db, self._merchant_id)
         for media_id, row in rows.items():
             if media_id not in self._tracks:
                 continue
@@ -310,10 +334,10 @@ class Watch:
                 media=damaged,
             )
 
-    def _track(self, media_id: str) -> Track:
+    def _track(self, media_id: str) -> Baseline:
         packed = self._packed.pop(media_id, None)
         if packed is not None:
-            self._tracks[media_id] = Track.unpack(packed)
+            self._tracks[media_id] = Baseline.unpack(packed)
         return self._tracks[media_id]
 
     def _stream(self, media_id: str) -> Stream:
@@ -324,11 +348,11 @@ def _counts_plays(stream: Stream) -> bool:
     return stream.target is Target.PLAY_COUNT and stream.group is Group.ALL
 
 
-def _begun_with(first: Minute, plays: list[float | None], track: Track) -> Track:
+def _begun_with(first: Minute, plays: list[float | None], track: Baseline) -> Baseline:
     """The track as it would be if it had taken these minutes first; the days before them stay."""
     days = {day: steps for day, steps in track.pack().days.items() if day <= first // DAY_MINUTES}
-    nothing = Track().pack()
-    begun = Track.unpack(Packed(first - 1, nothing.recent, nothing.noise, days))
+    nothing = Baseline().pack()
+    begun = Baseline.unpack(Packed(first - 1, nothing.recent, nothing.noise, days))
     begun.take(first, plays)
     later = [(minute, value) for minute, value, _ in track.recent(HELD) if minute >= first + len(plays)]
     if later:
@@ -336,7 +360,7 @@ def _begun_with(first: Minute, plays: list[float | None], track: Track) -> Track
     return begun
 
 
-def _hour(track: Track) -> HourView:
+def _hour(track: Baseline) -> HourView:
     minutes = track.recent(60)
     return HourView(
         first=minutes[0][0],

@@ -29,7 +29,7 @@ _MEANS = struct.Struct(f"<{_HALF_HOUR}e")
 _UNKNOWN_DAY = _MEAN.pack(UNKNOWN) * DAY_STEPS
 
 
-class Steps:
+class SeasonalProfile:
     """Means of the plays a minute, by step: minute // 5. What is not known is not a number."""
 
     __slots__ = ("_days", "_known", "changed")

@@ -22,7 +22,7 @@ RETRY_EVERY = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class WarmupRequest:
     """One request for plays of the past.
 
     Attributes:
@@ -62,7 +62,7 @@ class Wanted:
     due: float = 0.0
 
 
-class Past:
+class Warmup:
     """What is still to be asked for, of all streams of one merchant."""
 
     def __init__(self, streams: Iterable[Stream]) -> None:
@@ -83,7 +83,7 @@ class Past:
         """Nothing of a stream's past is wanted any more."""
         self._wanted.pop(stream, None)
 
-    def next(self, now: float, settled: Minute, under_way: Container[Stream]) -> History | None:
+    def next(self, now: float, settled: Minute, under_way: Container[Stream]) -> WarmupRequest | None:
         """What to ask for next, if anything is due.
 
         Args:
@@ -99,7 +99,7 @@ class Past:
                     return self._request(stream, wanted, settled)
         return None
 
-    def answered(self, history: History) -> None:
+    def answered(self, history: WarmupRequest) -> None:
         """A request of the past brought its rows."""
         wanted = self._wanted.get(history.stream)
         if wanted is None:
@@ -112,7 +112,7 @@ class Past:
         if left <= 0:
             self.known(history.stream)
 
-    def refused(self, history: History) -> None:
+    def refused(self, history: WarmupRequest) -> None:
         """The API does not take the range: ask for half of it, or do without where it is short already."""
         length = len(history.asked)
         shortest = SHORTEST_HOURS if history.hourly else SHORTEST_MINUTES
@@ -125,20 +125,20 @@ class Past:
         else:
             self.answered(history)
 
-    def failed(self, history: History, now: float) -> None:
+    def failed(self, history: WarmupRequest, now: float) -> None:
         """A request of the past failed otherwise; it is made again, but not soon."""
         if history.stream in self._wanted:
             self._wanted[history.stream] = replace(self._wanted[history.stream], due=now + RETRY_EVERY)
 
-    def _request(self, stream: Stream, wanted: Wanted, settled: Minute) -> History:
+    def _request(self, stream: Stream, wanted: Wanted, settled: Minute) -> WarmupRequest:
         if wanted.minutes:
-            return History(stream, MinuteRange(settled - self._minutes + 1, settled), hourly=False)
+            return WarmupRequest(stream, MinuteRange(settled - self._minutes + 1, settled), hourly=False)
         until = (settled + 1) // 60 * 60 if wanted.hours_until is None else wanted.hours_until
         length = min(wanted.hours_left, self._hours // 60 * 60)
-        return History(stream, MinuteRange(until - length, until - 1), hourly=True)
+        return WarmupRequest(stream, MinuteRange(until - length, until - 1), hourly=True)
 
 
-def past_minutes(history: History, rows: Rows) -> list[float | None]:
+def past_minutes(history: WarmupRequest, rows: Rows) -> list[float | None]:
     """The plays of each minute asked for, None where they are not known.
 
     So are those before the first row, since no media was there yet.
@@ -148,7 +148,7 @@ def past_minutes(history: History, rows: Rows) -> list[float | None]:
     return [total_of(rows.get(minute, {})) if minute >= first else None for minute in minutes]
 
 
-def past_hours(history: History, rows: Rows) -> Mapping[Minute, float]:
+def past_hours(history: WarmupRequest, rows: Rows) -> Mapping[Minute, float]:
     """The plays of each hour that was asked for whole, by the minute at which it starts.
 
     Hours without a row are zero, but for those before the first row: no media was there yet. What is not known is left

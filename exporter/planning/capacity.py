@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from exporter.config.settings import MerchantSettings, PollSettings
 from exporter.model import MINUTE, Group, Target
-from exporter.planning.index import can_hold, forecast, lower_bound
+from exporter.planning.index import can_hold, estimate_freshness, lower_bound
 from exporter.planning.priorities import FLOOR, Plays, plays_weights, stream_factors
 from exporter.times import format_duration
 
@@ -16,7 +16,7 @@ CATALOG_REQUESTS = 1 / 360
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Capacity:
     """What to expect for one merchant.
 
     Attributes:
@@ -46,7 +46,7 @@ class Outlook:
     advice: str
 
 
-def look_ahead(merchant: MerchantSettings, poll: PollSettings, rates: Mapping[str, float]) -> Outlook:
+def look_ahead(merchant: MerchantSettings, poll: PollSettings, rates: Mapping[str, float]) -> Capacity:
     """Play the schedule of a merchant through.
 
     Args:
@@ -63,8 +63,8 @@ def look_ahead(merchant: MerchantSettings, poll: PollSettings, rates: Mapping[st
     catalog = len(merchant.media) * CATALOG_REQUESTS
     room = max(1, math.floor(merchant.requests_per_minute - catalog))
     longest = int(poll.max_staleness // MINUTE)
-    expected = forecast(weights, room, longest)
-    return Outlook(
+    expected = estimate_freshness(weights, room, longest)
+    return Capacity(
         merchant_id=merchant.id,
         streams=streams,
         catalog=catalog,
@@ -98,7 +98,7 @@ def _advice(streams: Mapping[tuple[Target, Group], int], poll: PollSettings, roo
     )
 
 
-def describe(outlook: Outlook) -> Iterator[str]:
+def describe(outlook: Capacity) -> Iterator[str]:
     """An outlook as lines for a person."""
     total = sum(outlook.streams.values())
     yield f"merchant {outlook.merchant_id}: {_count(total, 'stream')}, {_count(outlook.media, 'media', 'media')}"

@@ -142,7 +142,7 @@ def lower_bound(weights: Sequence[float], room: float, max_staleness: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class FreshnessEstimate:
     """What a schedule does to the staleness, in minutes, each minute right after its requests.
 
     Attributes:
@@ -154,7 +154,9 @@ class Forecast:
     slowest: int
 
 
-def forecast(weights: Sequence[float], room: int, max_staleness: int, minutes: int = 240) -> Forecast:
+def estimate_freshness(
+    weights: Sequence[float], room: int, max_staleness: int, minutes: int = 240
+) -> FreshnessEstimate:
     """Play the schedule through with weights that do not change, after a warm-up in which each stream had its turn."""
     asked_at = [0] * len(weights)
     total, slowest, end = 0.0, 0, 0
@@ -170,4 +172,4 @@ def forecast(weights: Sequence[float], room: int, max_staleness: int, minutes: i
             total += sum(weight * (minute - asked) for weight, asked in zip(weights, asked_at, strict=True))
         end = minute
     slowest = max([slowest, *(end - asked for asked in asked_at)])
-    return Forecast(total / sum(weights) / minutes if weights else 0.0, slowest)
+    return FreshnessEstimate(total / sum(weights) / minutes if weights else 0.0, slowest)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from exporter.api.budget import LONGEST_WAIT
 from exporter.api.catalog import Lookup
-from exporter.drops.warmup import History
+from exporter.drops.warmup import WarmupRequest
 from exporter.errors import (
     ApiError,
     BadRequest,
@@ -27,7 +27,7 @@ from exporter.errors import (
 from exporter.model import Stream
 
 # What one request asks for.
-Task = Stream | Lookup | History
+Task = Stream | Lookup | WarmupRequest
 
 # So many failures without an answer between them raise the question whether the API is down. So many for the catalog
 # or the past end those of the round: the catalog can be down, or closed to the account, while the counting goes on.
@@ -84,7 +84,7 @@ class _Rest:
     until: float
 
 
-class Rests:
+class Backoff:
     """What one merchant's failures leave alone. For one thread at a time.
 
     The pace maker, the whole merchant's plays, is asked for in each round: while it fails and is then answered, that
@@ -164,7 +164,7 @@ class Rests:
                 if each == task or not task.live_event_id:
                     del self._faulty[each]
             return
-        if isinstance(task, History):
+        if isinstance(task, WarmupRequest):
             self._faulty.pop(_key(task), None)
             return
         self._faulty_api.clear()
@@ -199,7 +199,7 @@ class Rests:
         urgent = retry_after(error) is not None and not self._pace_maker_fails
         if not isinstance(task, Stream):
             # A refused range can change for good what is known of the past.
-            urgent |= isinstance(task, History) and isinstance(error, BadRequest)
+            urgent |= isinstance(task, WarmupRequest) and isinstance(error, BadRequest)
             if not answered or (_key(task) in self._faulty and not urgent):
                 return 0
         elif answered and self.failing(task):
@@ -302,6 +302,6 @@ def _gone(task: Task, error: ApiError) -> bool:
     return isinstance(error, NotFound) and bool(task.media_id)
 
 
-def _key(task: Lookup | History) -> Lookup | str:
+def _key(task: Lookup | WarmupRequest) -> Lookup | str:
     # The same past is asked for by another range each time.
     return task if isinstance(task, Lookup) else str(task)

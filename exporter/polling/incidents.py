@@ -21,7 +21,7 @@ NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class FaultEvent:
+class IncidentEvent:
     """Something to log about a fault, or about all that are alike.
 
     Attributes:
@@ -45,7 +45,7 @@ class FaultEvent:
 
 
 @dataclass(slots=True)
-class _Fault:
+class _Incident:
     name: str
     message: str
     since: float
@@ -59,10 +59,10 @@ class _Kind:
 
     since: float
     told: float
-    faults: dict[str, _Fault]
+    faults: dict[str, _Incident]
 
 
-class Faults:
+class Incidents:
     """The faults that go on now. For one thread at a time.
 
     A clock that was set back counts as time that has passed: better a line too many than an hour of silence.
@@ -71,7 +71,7 @@ class Faults:
     def __init__(self) -> None:
         self._kinds: dict[str, _Kind] = {}
 
-    def report(self, key: str, message: str, now: float, *, name: str = "") -> FaultEvent | None:
+    def report(self, key: str, message: str, now: float, *, name: str = "") -> IncidentEvent | None:
         """Note that a fault has happened (again).
 
         Args:
@@ -89,10 +89,10 @@ class Faults:
             fault.message, fault.newest = message, now
             fault.count += 1
             return None
-        kind.faults[name] = fault = _Fault(name, message, since=now, newest=now)
+        kind.faults[name] = fault = _Incident(name, message, since=now, newest=now)
         return _event("begin", key, [fault])
 
-    def settle(self, now: float, going_on: Container[tuple[str, str]] = ()) -> list[FaultEvent]:
+    def settle(self, now: float, going_on: Container[tuple[str, str]] = ()) -> list[IncidentEvent]:
         """What to log at the end of a round: for each kind what is resolved, and a reminder where it is time.
 
         Args:
@@ -119,11 +119,11 @@ class Faults:
         return events
 
 
-def _event(kind: Literal["begin", "remind", "end"], key: str, faults: Sequence[_Fault]) -> FaultEvent:
+def _event(kind: Literal["begin", "remind", "end"], key: str, faults: Sequence[_Incident]) -> IncidentEvent:
     """What to log of faults of one kind, the oldest first."""
     message, names = faults[0].message, [fault.name for fault in faults]
     if len(names) > 1:
         message = f"{len(names)} streams or media ({some(names, NAMED)}): {message}"
     elif names[0]:
         message = f"{names[0]}: {message}"
-    return FaultEvent(kind, key, message, faults[0].since, sum(fault.count for fault in faults))
+    return IncidentEvent(kind, key, message, faults[0].since, sum(fault.count for fault in faults))

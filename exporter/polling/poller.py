@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 
 import structlog
 
-from exporter.api.budget import Limiter
+from exporter.api.budget import RequestBudget
 from exporter.api.catalog import Catalog, Lookup
 from exporter.api.client import Client
 from exporter.clock import Clock
 from exporter.config.settings import MerchantSettings, PollSettings
 from exporter.counting.ledger import Ledger
-from exporter.drops.monitor import Watch
-from exporter.drops.warmup import History
+from exporter.drops.monitor import DropMonitor
+from exporter.drops.warmup import WarmupRequest
 from exporter.errors import (
     ApiError,
     BadRequest,
@@ -29,10 +29,10 @@ from exporter.errors import (
 )
 from exporter.model import MINUTE, Stream
 from exporter.planning.index import lower_bound
-from exporter.polling.backoff import Failure, Rests, Task, retry_after
-from exporter.polling.incidents import FaultEvent, Faults
-from exporter.polling.queue import Round, Turns
-from exporter.polling.requests import UNUSABLE, Asking
+from exporter.polling.backoff import Backoff, Failure, Task, retry_after
+from exporter.polling.incidents import IncidentEvent, Incidents
+from exporter.polling.queue import RequestQueue, Round
+from exporter.polling.requests import UNUSABLE, Requests
 from exporter.polling.staleness import Staleness
 from exporter.views import LinkView
 
@@ -54,11 +54,11 @@ class MerchantPoller:
         poll: PollSettings,
         ledger: Ledger,
         catalog: Catalog,
-        watch: Watch,
-        limiter: Limiter,
+        watch: DropMonitor,
+        limiter: RequestBudget,
         client: Client,
         clock: Clock,
-        faults: Faults,
+        faults: Incidents,
     ) -> None:
         self.merchant_id = merchant.id
         self._limit = merchant.requests_per_minute
@@ -70,15 +70,15 @@ class MerchantPoller:
         self._clock = clock
         self._faults = faults
         self._staleness = Staleness(merchant, poll, ledger, watch.noise)
-        self._asking = Asking(client, ledger, self._staleness, catalog, watch, clock)
+        self._asking = Requests(client, ledger, self._staleness, catalog, watch, clock)
         self._stopped = threading.Event()
         self._running = threading.Lock()
         # What follows is shared by the threads of a round, and each round's own `Round` is, too.
         self._mutex = threading.Lock()
         # Told when the threads of a round may have something to take again.
         self._given_back = threading.Condition(self._mutex)
-        self._rests = Rests(self._staleness.pace_maker)
-        self._turns = Turns(self._staleness, self._rests, catalog, watch, limiter, clock, poll.max_staleness)
+        self._rests = Backoff(self._staleness.pace_maker)
+        self._turns = RequestQueue(self._staleness, self._rests, catalog, watch, limiter, clock, poll.max_staleness)
         # How many refused tokens had been replaced at the newest answer.
         self._renewals = client.renewals
         self._bound_due = 0.0
@@ -234,7 +234,7 @@ class MerchantPoller:
 
     def _blame(self, going: Round, task: Task, error: ApiError) -> None:
         """Leave alone what failed by itself."""
-        if isinstance(task, History) and isinstance(error, BadRequest) and going.witness is not None:
+        if isinstance(task, WarmupRequest) and isinstance(error, BadRequest) and going.witness is not None:
             # Perhaps the range was too long.
             self._watch.refused(task)
             return
@@ -268,7 +268,7 @@ class MerchantPoller:
         match task:
             case Lookup():
                 self._catalog.failed(task, self._clock.now())
-            case History():
+            case WarmupRequest():
                 self._watch.failed(task, self._clock.now())
             case _:
                 pass
@@ -335,7 +335,7 @@ class MerchantPoller:
         elif event is not None:
             self._tell(event)
 
-    def _tell(self, event: FaultEvent) -> None:
+    def _tell(self, event: IncidentEvent) -> None:
         if event.kind == "begin":
             log.warning(event.line, merchant=self.merchant_id)
             return

@@ -6,15 +6,15 @@ It sends nothing and waits for nothing.
 from collections import Counter
 from dataclasses import dataclass, field
 
-from exporter.api.budget import LONGEST_WAIT, Limiter
+from exporter.api.budget import LONGEST_WAIT, RequestBudget
 from exporter.api.catalog import Catalog, Lookup
 from exporter.clock import Clock
-from exporter.drops.monitor import Watch
-from exporter.drops.warmup import History
+from exporter.drops.monitor import DropMonitor
+from exporter.drops.warmup import WarmupRequest
 from exporter.errors import ApiError
 from exporter.model import MINUTE, Minute, Stream
 from exporter.planning.index import Candidate, can_hold, choose
-from exporter.polling.backoff import STRIKES, Rests, Task
+from exporter.polling.backoff import STRIKES, Backoff, Task
 from exporter.polling.staleness import Moment, Staleness
 
 # A stream that fails and is not left alone is asked for again once in a round, after all others.
@@ -94,16 +94,16 @@ class Round:
         return any(isinstance(task, Stream) for task, _ in self.suspects)
 
 
-class Turns:
+class RequestQueue:
     """Whose turn it is, for one merchant. For one thread at a time."""
 
     def __init__(
         self,
         staleness: Staleness,
-        rests: Rests,
+        rests: Backoff,
         catalog: Catalog,
-        watch: Watch,
-        limiter: Limiter,
+        watch: DropMonitor,
+        limiter: RequestBudget,
         clock: Clock,
         max_staleness: float,
     ) -> None:
@@ -246,7 +246,7 @@ class Turns:
                 return stream
         return None
 
-    def _next_aside(self, going: Round) -> Lookup | History | None:
+    def _next_aside(self, going: Round) -> Lookup | WarmupRequest | None:
         return self._next_lookup(going) or self._next_past(going)
 
     def _next_lookup(self, going: Round, *, running_only: bool = False) -> Lookup | None:
@@ -254,7 +254,7 @@ class Turns:
             return None
         return self._catalog.next_lookup(self._clock.now(), going.unanswered, running_only=running_only)
 
-    def _next_past(self, going: Round) -> History | None:
+    def _next_past(self, going: Round) -> WarmupRequest | None:
         if self._asides_rest(going):
             return None
         return self._watch.next_history(self._clock.now(), self._moment().settled, going.unanswered)

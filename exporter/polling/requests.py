@@ -6,11 +6,11 @@ import structlog
 
 from exporter.api.catalog import Catalog, Lookup
 from exporter.api.client import Client
+from exporter.api.ranges import SHORTEST_DENSE_RANGE, SHORTEST_RANGE
 from exporter.clock import Clock
 from exporter.counting.ledger import Ledger
-from exporter.counting.rules import SHORTEST_DENSE_RANGE, SHORTEST_RANGE
-from exporter.drops.monitor import Watch
-from exporter.drops.warmup import History
+from exporter.drops.monitor import DropMonitor
+from exporter.drops.warmup import WarmupRequest
 from exporter.errors import BadRequest, TooLarge
 from exporter.model import Stream
 from exporter.polling.backoff import Task
@@ -22,11 +22,11 @@ log = structlog.get_logger("poll")
 UNUSABLE = "values that cannot be used"
 
 
-class Asking:
+class Requests:
     """One merchant's requests. May be used by several threads, but not for the same task at once."""
 
     def __init__(
-        self, client: Client, ledger: Ledger, staleness: Staleness, catalog: Catalog, watch: Watch, clock: Clock
+        self, client: Client, ledger: Ledger, staleness: Staleness, catalog: Catalog, watch: DropMonitor, clock: Clock
     ) -> None:
         self._client = client
         self._ledger = ledger
@@ -75,7 +75,7 @@ class Asking:
         match task:
             case Lookup():
                 self._look_up(task)
-            case History():
+            case WarmupRequest():
                 self._look_back(task)
             case _:
                 return self._refresh(task)
@@ -130,7 +130,7 @@ class Asking:
             media = self._client.media(lookup.media_id)
             self._catalog.enter_media(lookup, media, self._clock.now())
 
-    def _look_back(self, history: History) -> None:
+    def _look_back(self, history: WarmupRequest) -> None:
         reading = self._client.aggregations(history.stream, history.asked, hourly=history.hourly)
         self._note(history, reading.problems)
         self._watch.enter_history(history, reading.rows)

@@ -41,7 +41,7 @@ NAMED = 3
 JUMP = 2.0
 
 
-class Schedule:
+class Scheduler:
     """Runs jobs each minute on threads of their own, so that one that hangs delays no other.
 
     Attributes:

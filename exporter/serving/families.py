@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from exporter.model import Group, Stream, Target, end_of
-from exporter.serving.instruments import Telemetry
+from exporter.serving.instruments import Instruments
 from exporter.views import LinkView, MediaView, MerchantView, Snapshot, StreamView
 
 _TYPE_SUFFIXES = {"counter": "_total", "info": "_info"}
@@ -483,7 +483,7 @@ class SnapshotCollector(Collector):
         return (family.metric() for family in FAMILIES)
 
 
-def build_registry(telemetry: Telemetry, collector: SnapshotCollector) -> CollectorRegistry:
+def build_registry(telemetry: Instruments, collector: SnapshotCollector) -> CollectorRegistry:
     """Add what has been counted to the exporter's own instruments, in their registry: all of `/metrics`."""
     telemetry.registry.register(collector)
     return telemetry.registry

@@ -45,7 +45,7 @@ class _DroppedLogLines(Collector):
         )
 
 
-class Telemetry:
+class Instruments:
     """Instruments that live as long as the process. Safe to use from many threads.
 
     Attributes:

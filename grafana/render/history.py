@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from exporter.config.settings import Settings
 from exporter.daemon import build_polling
 from exporter.serving.families import SnapshotCollector, build_registry
-from exporter.serving.instruments import Telemetry
+from exporter.serving.instruments import Instruments
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
@@ -84,7 +84,7 @@ def _life(state_path: Path, start: float, until: float) -> tuple[Scraped, str]:
     with SimulatorServer(create_app(world, switch, clock.now)) as server:
         settings = _settings(world, server.url, state_path)
         state = open_state(state_path, clock.now)
-        telemetry = Telemetry()
+        telemetry = Instruments()
         polling = build_polling(settings, state, telemetry, clock)
         telemetry.reloaded(ok=True, at=clock.now())
         collector = SnapshotCollector(polling.snapshot, polling.links, settings.poll, clock.now)

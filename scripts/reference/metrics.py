@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from exporter.serving.families import FAMILIES, Family
-from exporter.serving.instruments import Telemetry
+from exporter.serving.instruments import Instruments
 from reference.markdown import MADE, code, table
 
 _INTRODUCTION = """# The metrics
@@ -63,7 +63,7 @@ def _families(families: Iterable[Family]) -> str:
 
 def _instruments() -> Iterable[Family]:
     """The exporter's own, as they are once something has happened."""
-    telemetry = Telemetry()
+    telemetry = Instruments()
     telemetry.observe_request("", "", "", 0.0)
     suffixes = {"counter": "_total", "info": "_info"}
     for metric in telemetry.registry.collect():

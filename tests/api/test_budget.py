@@ -4,22 +4,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.api.budget import LONGEST_WAIT, RESTART_MARGIN, WINDOW, Limiter, _boot_id
+from exporter.api.budget import LONGEST_WAIT, RESTART_MARGIN, WINDOW, RequestBudget, _boot_id
 from exporter.errors import BudgetSpent
 from exporter.storage.state import State, open_state
 from tests.support.fakes import FakeClock
 
 
-def limiter(state: State, clock: FakeClock, limit: int = 5, boot: str = "this boot") -> Limiter:
-    return Limiter(state, "m", limit, clock.now, clock.monotonic, boot=boot)
+def limiter(state: State, clock: FakeClock, limit: int = 5, boot: str = "this boot") -> RequestBudget:
+    return RequestBudget(state, "m", limit, clock.now, clock.monotonic, boot=boot)
 
 
-def spend(budget: Limiter, requests: int = 1) -> None:
+def spend(budget: RequestBudget, requests: int = 1) -> None:
     for _ in range(requests):
         budget.take().done()
 
 
-def wait_of(budget: Limiter) -> float:
+def wait_of(budget: RequestBudget) -> float:
     with pytest.raises(BudgetSpent) as spent:
         budget.take()
     return spent.value.wait
@@ -61,16 +61,16 @@ def test_a_restart_believes_in_slow_requests(state: State, clock: FakeClock) -> 
     """With a long timeout, a request that was under way at the end may have left as late as that."""
     spend(limiter(state, clock, limit=1))
     clock.advance(20)
-    again = Limiter(state, "m", 1, clock.now, clock.monotonic, timeout=45.0)
+    again = RequestBudget(state, "m", 1, clock.now, clock.monotonic, timeout=45.0)
     assert wait_of(again) == pytest.approx(WINDOW)
     clock.advance(30)
-    assert wait_of(Limiter(state, "m", 1, clock.now, clock.monotonic, timeout=45.0)) == pytest.approx(WINDOW - 5)
+    assert wait_of(RequestBudget(state, "m", 1, clock.now, clock.monotonic, timeout=45.0)) == pytest.approx(WINDOW - 5)
 
 
 def test_each_merchant_has_its_own(state: State, clock: FakeClock) -> None:
     """One merchant's requests take nothing from another's budget."""
     spend(limiter(state, clock, limit=1))
-    spend(Limiter(state, "other", 1, clock.now, clock.monotonic))
+    spend(RequestBudget(state, "other", 1, clock.now, clock.monotonic))
 
 
 @pytest.mark.parametrize("step", [-3600, 3600])
@@ -188,7 +188,7 @@ def test_a_hold_leaves_the_budget_as_it_is(state: State, clock: FakeClock) -> No
 @pytest.mark.parametrize("seconds", [3600.0, 3601.0, 10 * 365 * 86400.0])
 def test_an_hour_is_the_longest_wait(state: State, clock: FakeClock, seconds: float) -> None:
     """Whatever the API asks for, and whatever the state file says after the clock was set, is waited for an hour."""
-    for ask in (Limiter.hold, Limiter.refused):
+    for ask in (RequestBudget.hold, RequestBudget.refused):
         budget = limiter(state, clock)
         ask(budget, seconds)
         assert wait_of(budget) == pytest.approx(3600)

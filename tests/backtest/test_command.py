@@ -23,7 +23,7 @@ from exporter.backtest.alerts import Episode, Sums, whole_merchant
 from exporter.backtest.command import Output
 from exporter.backtest.plays_csv import Recording
 from exporter.config.settings import DEFAULT_THRESHOLDS, Settings, load
-from exporter.drops.baseline import Look, Track
+from exporter.drops.baseline import Baseline, Look
 from exporter.drops.detector import KEPT, Alarm, Together, Verdict, broad, judge
 from exporter.errors import InputError, StateLocked
 from exporter.model import Minute
@@ -101,7 +101,7 @@ def noisy(seed: int, media: int = 4, hours: int = 30) -> list[Recording]:
 def by_minutes(played: Sequence[Recording]) -> list[Episode]:
     """The same as a daemon would find it: minute by minute, all media, every verdict."""
     every = [whole_merchant(played), *played]
-    tracks = {each.media_id: Track() for each in every}
+    tracks = {each.media_id: Baseline() for each in every}
     plays = {each.media_id: dict(zip(each.minutes, each.plays, strict=True)) for each in every}
     last = max(each.minutes[-1] for each in played)
     together = Together()
@@ -150,7 +150,7 @@ def alarmed(
 
 def rehearsed(played: Sequence[Recording], processes: int = 1) -> list[Episode]:
     limits = dict.fromkeys(["", *(each.media_id for each in played)], DEFAULT_THRESHOLDS)
-    return list(parallel.rehearse(played, limits, processes=processes, progress=lambda _: None).episodes)
+    return list(parallel.backtest(played, limits, processes=processes, progress=lambda _: None).episodes)
 
 
 # ---- episodes ----
@@ -254,7 +254,7 @@ def test_many_processes_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "WORTH_SHARING", 0)
     done: list[int] = []
     limits = dict.fromkeys(["", *(each.media_id for each in played)], DEFAULT_THRESHOLDS)
-    shared = parallel.rehearse(played, limits, processes=2, progress=done.append)
+    shared = parallel.backtest(played, limits, processes=2, progress=done.append)
     assert list(shared.episodes) == alone
     assert alone
     assert sum(done) == sum(len(each.minutes) for each in played)
@@ -364,7 +364,7 @@ def test_a_merchant_can_be_left_out() -> None:
     """Where the merchant has no thresholds, neither it nor its media have episodes."""
     played = recordings(steady())
     limits: dict[str, Thresholds | None] = {"": None, "a": None}
-    assert parallel.rehearse(played, limits, processes=1, progress=lambda _: None).episodes == []
+    assert parallel.backtest(played, limits, processes=1, progress=lambda _: None).episodes == []
 
 
 # ---- bad files ----

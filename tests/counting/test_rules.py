@@ -12,8 +12,8 @@ from exporter.config.settings import PollSettings
 from exporter.counting.holding import MOST_HELD, Held, largest_plausible
 from exporter.counting.rules import (
     Account,
-    Book,
     Entry,
+    StreamLedger,
     count_days,
     count_minutes,
     days_to_ask,
@@ -52,7 +52,7 @@ def after(minute: Minute, seconds: float = 0) -> float:
     return end_of(minute) + seconds
 
 
-def book(through: Minute = NOON, target: Target = Target.PLAY_COUNT, **changes: object) -> Book:
+def book(through: Minute = NOON, target: Target = Target.PLAY_COUNT, **changes: object) -> StreamLedger:
     values = {
         "start": through,
         "through": through,
@@ -61,15 +61,15 @@ def book(through: Minute = NOON, target: Target = Target.PLAY_COUNT, **changes: 
         "answered": True,
         "accounts": ALL,
     }
-    return Book(target=target, **{**values, **changes})  # type: ignore[arg-type]
+    return StreamLedger(target=target, **{**values, **changes})  # type: ignore[arg-type]
 
 
-def enter(before: Book, entry: Entry) -> Book:
+def enter(before: StreamLedger, entry: Entry) -> StreamLedger:
     """What `books` does with an entry, in memory."""
     slots = {slot: dict(values) for slot, values in before.slots.items() if slot >= entry.kept_from}
     for change in entry.changes:
         slots.setdefault(change.slot, {})[change.label] = change.value
-    return Book(
+    return StreamLedger(
         before.target,
         before.start,
         entry.through,
@@ -85,7 +85,7 @@ def enter(before: Book, entry: Entry) -> Book:
 
 
 def answered(
-    before: Book, rows: Mapping[Minute, Mapping[str, float | None]], newest: Minute, poll: PollSettings = POLL
+    before: StreamLedger, rows: Mapping[Minute, Mapping[str, float | None]], newest: Minute, poll: PollSettings = POLL
 ) -> Entry:
     """Enter the rows of the API, as they are when a minute has just settled and has a row."""
     now = after(newest, poll.settle)

@@ -10,22 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.drops.baseline import HELD, REVISABLE, Look, Packed, Track
-from exporter.drops.seasonal import HISTORY_DAYS, STEP, Steps
+from exporter.drops.baseline import HELD, REVISABLE, Baseline, Look, Packed
+from exporter.drops.seasonal import HISTORY_DAYS, STEP, SeasonalProfile
 from exporter.model import DAY_MINUTES
 
 DAY = 20_000
 MIDNIGHT = DAY * DAY_MINUTES
 
 
-def filled(plays: float = 10.0, days: int = 21) -> Track:
+def filled(plays: float = 10.0, days: int = 21) -> Baseline:
     """A track that knows as many days by the hour, each minute with the same plays."""
-    track = Track()
+    track = Baseline()
     track.fill({MIDNIGHT - hour * 60: plays * 60 for hour in range(1, days * 24 + 1)})
     return track
 
 
-def ran(plays: Sequence[float | None], track: Track | None = None) -> tuple[Track, list[Look]]:
+def ran(plays: Sequence[float | None], track: Baseline | None = None) -> tuple[Baseline, list[Look]]:
     """A track that has taken the plays, from midnight on."""
     track = track or filled()
     return track, track.take(MIDNIGHT, plays)
@@ -71,13 +71,13 @@ def test_after_a_long_gap_there_is_no_verdict() -> None:
 
 def test_without_a_season_the_recent_plays_are_the_forecast() -> None:
     """On the first day there is no history; the term is left out."""
-    _, looks = ran([10.0] * 120, Track())
+    _, looks = ran([10.0] * 120, Baseline())
     assert looks[-1].forecast == 10.0
 
 
 def test_the_season_lowers_the_forecast() -> None:
     """Plays that fall each evening are expected to fall."""
-    track = Track()
+    track = Baseline()
     track.fill({MIDNIGHT - hour * 60: 600.0 if hour % 24 != 21 else 60.0 for hour in range(1, 21 * 24)})
     looks = track.take(MIDNIGHT, [10.0] * 240)
     # From 03:00 on, an hour with a tenth of the plays; between the hours' centres they change gradually.
@@ -97,7 +97,7 @@ def test_the_level_is_held_within_limits(plays: float, level: float) -> None:
 
 def test_a_short_burst_lets_expect_nothing() -> None:
     """Ten minutes with a hundred times the plays are not in the forecast, though they are in the means."""
-    _, looks = ran([10.0] * 120 + [1000.0] * 10 + [10.0] * 40, Track())
+    _, looks = ran([10.0] * 120 + [1000.0] * 10 + [10.0] * 40, Baseline())
     assert max(look.forecast or 0 for look in looks) == pytest.approx(11.0)
 
 
@@ -163,10 +163,10 @@ MINUTES = st.lists(st.tuples(OFFSETS, PLAYS), max_size=8)
 @given(MINUTES, MINUTES, st.booleans())
 def test_unpacking_goes_on_as_if_nothing_had_been(before: Any, after: Any, known: bool) -> None:
     """However it came to where it is: a packed and unpacked track has the same further looks, steps and sparkline."""
-    track = filled() if known else Track()
+    track = filled() if known else Baseline()
     for offset, plays in before:
         track.take((track.newest or MIDNIGHT) + offset, plays)
-    other = Track.unpack(track.pack())
+    other = Baseline.unpack(track.pack())
     assert other.recent(HELD) == track.recent(HELD)
     assert other.known_share == track.known_share
     for offset, plays in after:
@@ -178,11 +178,11 @@ def test_unpacking_goes_on_as_if_nothing_had_been(before: Any, after: Any, known
 def test_unpacking_at_midnight_loses_no_day() -> None:
     """What the level of the last hours was made of reaches one day further back than the season does."""
     dice = random.Random(3)
-    track = Track()
+    track = Baseline()
     hours = (HISTORY_DAYS + 1) * 24
     track.fill({MIDNIGHT - hour * 60: float(dice.randrange(300, 900)) for hour in range(1, hours)})
     track.take(MIDNIGHT - 300, [float(dice.randrange(5, 15)) for _ in range(310)])
-    other = Track.unpack(track.pack())
+    other = Baseline.unpack(track.pack())
     plays = [float(dice.randrange(5, 15)) for _ in range(300)]
     assert other.take(MIDNIGHT + 10, plays) == track.take(MIDNIGHT + 10, plays)
 
@@ -208,12 +208,12 @@ def test_damaged_bytes_are_refused(damage: str) -> None:
         "day": Packed(packed.newest, packed.recent, packed.noise, {DAY: b"12"}),
     }
     with pytest.raises(ValueError, match="not the bytes"):
-        Track.unpack(broken[damage])
+        Baseline.unpack(broken[damage])
 
 
 def test_history_of_an_hour_under_way_is_left_out() -> None:
     """The API's row of the hour under way holds only a part of it."""
-    track = Track()
+    track = Baseline()
     track.take(MIDNIGHT, [None] * 70)
     track.fill({MIDNIGHT: 60.0, MIDNIGHT + 60: 10.0})
     assert track.known_share == pytest.approx(12 / (HISTORY_DAYS * 288))
@@ -223,7 +223,7 @@ def test_history_of_an_hour_under_way_is_left_out() -> None:
 
 def test_the_newest_minutes_are_shown() -> None:
     """A sparkline has the plays and what was forecast; where either is not known, none."""
-    assert Track().recent(60) == []
+    assert Baseline().recent(60) == []
     track, looks = ran([10.0] * 98 + [None, 10.0])
     assert track.recent(3) == [
         (MIDNIGHT + 97, 10.0, looks[97].forecast),
@@ -237,13 +237,13 @@ def test_a_jump_costs_no_more_than_what_is_kept(monkeypatch: pytest.MonkeyPatch)
     """After ten years without data the next minute is taken, without a step for each minute between."""
     track, _ = ran([10.0] * 200)
     appended = []
-    real = Track._append
+    real = Baseline._append
 
-    def append(self: Track, plays: float | None) -> Look:
+    def append(self: Baseline, plays: float | None) -> Look:
         appended.append(plays)
         return real(self, plays)
 
-    monkeypatch.setattr(Track, "_append", append)
+    monkeypatch.setattr(Baseline, "_append", append)
     (look,) = track.take(MIDNIGHT + 3650 * DAY_MINUTES, [10.0])
     assert (look.forecast, len(appended)) == (None, 1)
     assert track.known_share == 0
@@ -255,7 +255,7 @@ def test_a_minute_costs_the_same_after_weeks() -> None:
     assert _lines(filled(days=7)) == pytest.approx(_lines(filled(days=28)), rel=0.15)
 
 
-def _lines(track: Track) -> int:
+def _lines(track: Baseline) -> int:
     """The lines of Python that a day of minutes takes."""
     track.take(MIDNIGHT, [10.0] * 300)
     count = 0
@@ -300,7 +300,7 @@ def _size(item: Any) -> int:
 
 def test_steps_are_those_of_the_clock() -> None:
     """A track that begins within five minutes makes its first step of the minutes that it has."""
-    track = Track()
+    track = Baseline()
     track.take(MIDNIGHT + 3, [10.0, 20.0])
-    steps = Steps(track.pack().days)
+    steps = SeasonalProfile(track.pack().days)
     assert steps.half_hour(MIDNIGHT // STEP) == pytest.approx(15.0, rel=0.001)

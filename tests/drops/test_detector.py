@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from exporter.drops.baseline import Look, Track
+from exporter.drops.baseline import Baseline, Look
 from exporter.drops.detector import Alarm, Change, Together, Verdict, broad, judge, judge_live
 from exporter.model import Minute
 
@@ -240,7 +240,7 @@ def day_and_night(minute: int) -> float:
 @pytest.mark.parametrize(("share", "delay"), [(0.0, 4), (0.2, 4), (0.5, 6)])
 def test_a_drop_is_found_in_minutes_and_night_is_none(share: float, delay: int) -> None:
     """A day and night without an alarm, then a drop: the alarm begins within minutes, and ends after it."""
-    track, alarm = Track(), Alarm(0.4)
+    track, alarm = Baseline(), Alarm(0.4)
     track.fill({MIDNIGHT + hour * 60: day_and_night(hour * 60 + 30) * 60 for hour in range(-21 * 24, 0)})
     plays = [day_and_night(minute) for minute in range(2160)]
     plays[2000:2030] = [value * share for value in plays[2000:2030]]

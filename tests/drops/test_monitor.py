@@ -11,8 +11,8 @@ import pytest
 from exporter.api.answers import LiveEvent, Media
 from exporter.api.catalog import Catalog, Lookup
 from exporter.config.settings import Settings
-from exporter.drops.monitor import HOLD, LASTING, SAVE_EVERY, SETTLED_IN, STATE_BELIEVED, Watch
-from exporter.drops.warmup import RETRY_EVERY, History
+from exporter.drops.monitor import HOLD, LASTING, SAVE_EVERY, SETTLED_IN, STATE_BELIEVED, DropMonitor
+from exporter.drops.warmup import RETRY_EVERY, WarmupRequest
 from exporter.errors import StateWriteFailed
 from exporter.model import DAY_MINUTES, Group, Minute, MinuteRange, Rows, Stream, Target, end_of
 from exporter.storage.state import State, open_state
@@ -49,7 +49,7 @@ class World:
         self.state = state
         self.settings = settings_for(**merchant)
         self.catalog = Catalog(state, self.settings.merchants[0])
-        self.watch = Watch(state, self.settings, self.settings.merchants[0], self.catalog)
+        self.watch = DropMonitor(state, self.settings, self.settings.merchants[0], self.catalog)
         self.minute = START
         self.shown: dict[tuple[str, Minute], Mapping[str, float | None]] = {}
 
@@ -90,7 +90,7 @@ class World:
         return None if view is None else view.ratio
 
 
-def past_of(history: History) -> Rows:
+def past_of(history: WarmupRequest) -> Rows:
     minutes = rows_of(history.media_id, history.asked)
     if not history.hourly:
         return minutes

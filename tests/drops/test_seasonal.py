@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.drops.dispersion import Noise
-from exporter.drops.seasonal import DAY_STEPS, HISTORY_DAYS, STEP, Steps
+from exporter.drops.dispersion import Dispersion
+from exporter.drops.seasonal import DAY_STEPS, HISTORY_DAYS, STEP, SeasonalProfile
 from exporter.model import DAY_MINUTES
 
 DAY = 20_000
@@ -16,7 +16,7 @@ FIRST = DAY * DAY_STEPS
 
 def test_usual_is_the_median_of_the_days_before() -> None:
     """A spike on one day and an outage on another are not what is usual; days out of the lags do not count."""
-    steps = Steps()
+    steps = SeasonalProfile()
     for days, mean in {1: 10.0, 2: 10.5, 3: 500.0, 4: 0.0, 5: 9.5, 7: 11.0, 21: 10.0, 8: 90.0, 9: 90.0}.items():
         for step in range(6):
             steps.put(FIRST - days * DAY_STEPS - step, mean)
@@ -25,7 +25,7 @@ def test_usual_is_the_median_of_the_days_before() -> None:
 
 def test_half_an_hour_reaches_into_the_day_before() -> None:
     """At midnight the mean is made of both days, and of the known steps alone."""
-    steps = Steps()
+    steps = SeasonalProfile()
     assert math.isnan(steps.half_hour(FIRST))
     for step, mean in ((FIRST - 2, 4.0), (FIRST - 1, 8.0), (FIRST, 12.0)):
         steps.put(step, mean)
@@ -37,14 +37,14 @@ def test_half_an_hour_reaches_into_the_day_before() -> None:
 @given(st.floats(0, 1e12))
 def test_a_mean_is_kept_to_a_thousandth(mean: float) -> None:
     """Two bytes keep what a media has within 0.1%; beyond 4 million plays a minute it is the most that fits."""
-    steps = Steps()
+    steps = SeasonalProfile()
     steps.put(FIRST, mean)
     assert steps.half_hour(FIRST) == pytest.approx(min(mean, 65504 * 64), rel=0.001, abs=1e-5)
 
 
 def test_hours_fill_what_is_not_known() -> None:
     """Hours are interpolated between their centres, and never take the place of what was measured."""
-    steps = Steps()
+    steps = SeasonalProfile()
     steps.put(FIRST + 3, 100.0)
     minute = FIRST * STEP
     steps.fill({minute: 600.0, minute + 60: 1200.0}, DAY)
@@ -60,7 +60,7 @@ def test_hours_fill_what_is_not_known() -> None:
 
 def test_old_days_go() -> None:
     """22 whole days are kept and the one under way, filled or measured, and no more."""
-    steps = Steps()
+    steps = SeasonalProfile()
     steps.fill({day * DAY_MINUTES: 60.0 for day in range(DAY - 50, DAY + 1)}, DAY)
     assert set(steps.pack()) == set(range(DAY - HISTORY_DAYS, DAY + 1))
     steps.put(FIRST + DAY_STEPS, 1.0)
@@ -74,14 +74,14 @@ def test_old_days_go() -> None:
 def test_bytes_of_another_size_are_refused() -> None:
     """A damaged state file is noticed."""
     with pytest.raises(ValueError, match="not the bytes of a day's steps"):
-        Steps({DAY: b"ab"})
+        SeasonalProfile({DAY: b"ab"})
     with pytest.raises(ValueError, match="not the bytes of a day's noise"):
-        Noise(bytes(8))
+        Dispersion(bytes(8))
 
 
 def test_noise_needs_an_hour() -> None:
     """With less than twelve samples nothing is said; plays as even as those of independent viewers have 1."""
-    noise = Noise()
+    noise = Dispersion()
     for step in range(11):
         noise.put(step, 0.1)
     noise.put(11, math.nan)
@@ -93,7 +93,7 @@ def test_noise_needs_an_hour() -> None:
 @given(st.lists(st.one_of(st.just(math.nan), st.floats(0, 1e6)), min_size=12, max_size=700))
 def test_noise_is_the_median_of_a_day(samples: list[float]) -> None:
     """A sample takes the place of that of a day ago, whatever it was; packing changes nothing."""
-    noise = Noise()
+    noise = Dispersion()
     for step, sample in enumerate(samples):
         noise.put(step, sample)
     known = sorted(sample for sample in samples[-DAY_STEPS:] if not math.isnan(sample))
@@ -102,4 +102,4 @@ def test_noise_is_the_median_of_a_day(samples: list[float]) -> None:
     else:
         middle = (known[len(known) // 2] + known[(len(known) - 1) // 2]) / 2
         assert noise.excess == pytest.approx(max(1.0, middle / 0.4549), rel=1e-5)
-    assert Noise(noise.pack()).excess == noise.excess
+    assert Dispersion(noise.pack()).excess == noise.excess

@@ -8,8 +8,8 @@ from exporter.drops.warmup import (
     RETRY_EVERY,
     SHORTEST_HOURS,
     SHORTEST_MINUTES,
-    History,
-    Past,
+    Warmup,
+    WarmupRequest,
     past_hours,
     past_minutes,
 )
@@ -22,7 +22,7 @@ HOUR = SETTLED // 60 * 60
 ONE, TWO = (Stream("m", media_id, Target.PLAY_COUNT, Group.ALL) for media_id in ("", "a"))
 
 
-def requests_of(past: Past, most: int = 1000) -> list[History]:
+def requests_of(past: Warmup, most: int = 1000) -> list[WarmupRequest]:
     """All requests until nothing is wanted, each answered at once."""
     asked = []
     while (history := past.next(NOW, SETTLED, ())) is not None:
@@ -34,21 +34,21 @@ def requests_of(past: Past, most: int = 1000) -> list[History]:
 
 def test_minutes_of_all_come_before_hours() -> None:
     """Each stream has one request for the last day by minute, then one for three weeks of whole hours."""
-    past = Past([ONE, TWO])
+    past = Warmup([ONE, TWO])
     minutes = MinuteRange(SETTLED - MINUTES_BACK + 1, SETTLED)
     hours = MinuteRange(HOUR - HOURS_BACK, HOUR - 1)
     assert requests_of(past) == [
-        History(ONE, minutes, hourly=False),
-        History(TWO, minutes, hourly=False),
-        History(ONE, hours, hourly=True),
-        History(TWO, hours, hourly=True),
+        WarmupRequest(ONE, minutes, hourly=False),
+        WarmupRequest(TWO, minutes, hourly=False),
+        WarmupRequest(ONE, hours, hourly=True),
+        WarmupRequest(TWO, hours, hourly=True),
     ]
     assert not past.wanted(ONE)
 
 
 def test_an_hour_that_has_just_settled_is_whole() -> None:
     """Where the newest settled minute is the last of its hour, that hour is asked for, too."""
-    past = Past([ONE])
+    past = Warmup([ONE])
     first = past.next(NOW, HOUR - 1, ())
     assert first is not None
     past.answered(first)
@@ -60,7 +60,7 @@ def test_an_hour_that_has_just_settled_is_whole() -> None:
 @pytest.mark.parametrize("longest", [7 * 1440, 2000, 1440])
 def test_a_range_that_is_refused_is_asked_for_in_pieces(longest: int) -> None:
     """Where the API takes only so many minutes at once, the hours come in pieces, without a gap or an overlap."""
-    past = Past([ONE])
+    past = Warmup([ONE])
     covered = []
     for _ in range(100):
         history = past.next(NOW, SETTLED, ())
@@ -78,7 +78,7 @@ def test_a_range_that_is_refused_is_asked_for_in_pieces(longest: int) -> None:
 
 def test_what_the_api_does_not_take_at_all_is_done_without() -> None:
     """Ranges are halved down to a shortest one; when that is refused, too, nothing more is asked for."""
-    past = Past([ONE])
+    past = Warmup([ONE])
     lengths = {True: set[int](), False: set[int]()}
     while (history := past.next(NOW, SETTLED, ())) is not None:
         lengths[history.hourly].add(len(history.asked))
@@ -90,7 +90,7 @@ def test_what_the_api_does_not_take_at_all_is_done_without() -> None:
 
 def test_what_failed_waits_and_what_is_under_way_is_left_alone() -> None:
     """A failure delays only its own stream; a clock that is set back does not delay it for longer."""
-    past = Past([ONE, TWO])
+    past = Warmup([ONE, TWO])
     history = past.next(NOW, SETTLED, ())
     assert history is not None
     past.failed(history, NOW)
@@ -104,7 +104,7 @@ def test_what_failed_waits_and_what_is_under_way_is_left_alone() -> None:
 
 def test_a_stream_can_be_wanted_again() -> None:
     """After a long gap all of the past is asked for anew; what is known is not."""
-    past = Past([ONE])
+    past = Warmup([ONE])
     past.known(ONE)
     past.known(ONE)
     assert requests_of(past) == []
@@ -114,7 +114,7 @@ def test_a_stream_can_be_wanted_again() -> None:
 
 def test_answers_for_what_is_not_wanted_any_more_are_no_harm() -> None:
     """An answer or a failure that comes late changes nothing."""
-    past = Past([ONE])
+    past = Warmup([ONE])
     history = past.next(NOW, SETTLED, ())
     assert history is not None
     past.known(ONE)
@@ -125,22 +125,22 @@ def test_answers_for_what_is_not_wanted_any_more_are_no_harm() -> None:
 
 def test_minutes_without_a_row_are_zeros_after_the_first_row() -> None:
     """Before its first row a media was perhaps not there: that is not known, and no zero."""
-    history = History(TWO, MinuteRange(100, 105), hourly=False)
+    history = WarmupRequest(TWO, MinuteRange(100, 105), hourly=False)
     assert past_minutes(history, {102: {"": 5.0}, 104: {}, 90: {"": 7.0}}) == [None, None, 5.0, 0.0, 0.0, 0.0]
 
 
 def test_what_cannot_be_used_is_not_known() -> None:
     """A minute or an hour with a value that cannot be used is neither a zero nor the sum of the others."""
     minutes: Rows = {101: {"": None}, 102: {"": 5.0}, 103: {"jp": 1.0, "us": None}}
-    history = History(TWO, MinuteRange(100, 105), hourly=False)
+    history = WarmupRequest(TWO, MinuteRange(100, 105), hourly=False)
     assert past_minutes(history, minutes) == [None, None, 5.0, None, 0.0, 0.0]
     hours: Rows = {600: {"": 9.0}, 660: {"": None}, 780: {"jp": 1.0, "us": 2.0}}
-    assert past_hours(History(TWO, MinuteRange(600, 839), hourly=True), hours) == {600: 9.0, 720: 0.0, 780: 3.0}
+    assert past_hours(WarmupRequest(TWO, MinuteRange(600, 839), hourly=True), hours) == {600: 9.0, 720: 0.0, 780: 3.0}
 
 
 def test_hours_that_are_not_whole_are_left_out() -> None:
     """Only hours that lie in the range count, those without a row as zeros, where there was one before."""
-    history = History(TWO, MinuteRange(600, 899), hourly=True)
+    history = WarmupRequest(TWO, MinuteRange(600, 899), hourly=True)
     rows = {540: {"": 9.0}, 660: {"": 60.0}, 780: {"": 6.0}, 900: {"": 9.0}}
     assert past_hours(history, rows) == {660: 60.0, 720: 0.0, 780: 6.0, 840: 0.0}
     assert past_hours(history, {540: {"": 9.0}}) == {}
@@ -148,7 +148,7 @@ def test_hours_that_are_not_whole_are_left_out() -> None:
 
 def test_hours_of_a_zone_that_is_half_an_hour_off() -> None:
     """Rows that stand between UTC hours keep their places."""
-    history = History(TWO, MinuteRange(600, 899), hourly=True)
+    history = WarmupRequest(TWO, MinuteRange(600, 899), hourly=True)
     assert past_hours(history, {570: {"": 1.0}, 630: {"": 2.0}, 870: {"": 3.0}}) == {
         630: 2.0,
         690: 0.0,
@@ -159,5 +159,5 @@ def test_hours_of_a_zone_that_is_half_an_hour_off() -> None:
 
 def test_a_request_names_itself() -> None:
     """A log line tells whose past, and how."""
-    assert str(History(TWO, MinuteRange(0, 59), hourly=True)) == "a/play_count/all by hour"
-    assert str(History(ONE, MinuteRange(0, 59), hourly=False)) == "whole merchant/play_count/all by minute"
+    assert str(WarmupRequest(TWO, MinuteRange(0, 59), hourly=True)) == "a/play_count/all by hour"
+    assert str(WarmupRequest(ONE, MinuteRange(0, 59), hourly=False)) == "whole merchant/play_count/all by minute"

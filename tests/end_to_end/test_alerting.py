@@ -23,8 +23,8 @@ from prometheus_client import Gauge
 from exporter import daemon
 from exporter.config.settings import Settings
 from exporter.httpd.address import Address
-from exporter.polling.scheduler import Schedule
-from exporter.serving.instruments import Telemetry
+from exporter.polling.scheduler import Scheduler
+from exporter.serving.instruments import Instruments
 from exporter.serving.routes import make_server
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import Faults, FaultSwitch
@@ -101,7 +101,7 @@ class Studio:
             }
         )
         state = stack.enter_context(contextlib.closing(open_state(folder / "state.db", self.clock.now)))
-        telemetry = Telemetry()
+        telemetry = Instruments()
         self._shown = Gauge(CLOCK, "The exporter's clock after its newest round.", registry=telemetry.registry)
         telemetry.reloaded(ok=True, at=self.clock.now())
         self._polling = daemon.build_polling(settings, state, telemetry, self.clock)
@@ -110,7 +110,7 @@ class Studio:
             # Names and weeks of the past are asked for when all else is done. Nobody looks yet, so no time is taken.
             self.clock.advance(60)
             self._round()
-        schedule = Schedule(self.clock, {})
+        schedule = Scheduler(self.clock, {})
         health = daemon.ProcessHealth(self._polling, state, schedule)
         handler = daemon._app(settings, self._polling, health, schedule, telemetry)
         server = make_server(handler, Address("127.0.0.1", 0))

@@ -20,13 +20,13 @@ import requests
 
 import exporter
 from benchmarks.audience import folder_in_memory
-from exporter.api.budget import Limiter
+from exporter.api.budget import RequestBudget
 from exporter.api.transport import Watchdog, WatchedAdapter
 from exporter.config.settings import Settings
 from exporter.counting.rules import ended_before
 from exporter.daemon import Polling, build_polling
 from exporter.model import OTHER, Group, Minute, Stream, Target
-from exporter.serving.instruments import Telemetry
+from exporter.serving.instruments import Instruments
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
@@ -89,7 +89,7 @@ class SharedClock(FakeClock):
         limiter: Knows which requests are, from when their time was noted.
     """
 
-    limiter: Limiter
+    limiter: RequestBudget
 
     def sleep(self, seconds: float) -> None:
         for _ in range(60_000):
@@ -224,7 +224,7 @@ class Story:
         """Start the process."""
         self.state = open_state(self.path, self.clock.now)
         adapter = SlowAdapter(self.clock, self.rng, self.departures)
-        self.polling = build_polling(self.settings, self.state, Telemetry(), self.clock, lambda: adapter)
+        self.polling = build_polling(self.settings, self.state, Instruments(), self.clock, lambda: adapter)
         self.clock.limiter = self.polling.pollers[MERCHANT]._limiter
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from exporter.model import Group, Minute, MinuteRange, Stream, Target, end_of, minute_of
 from exporter.serving.families import FAMILIES
-from exporter.serving.instruments import Telemetry
+from exporter.serving.instruments import Instruments
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
@@ -243,6 +243,6 @@ def _last_scrape(prometheus: Watching) -> float:
 
 def _telemetry() -> Iterator[str]:
     """The families of the exporter's own instruments as the text format has them."""
-    for family in Telemetry().registry.collect():
+    for family in Instruments().registry.collect():
         if family.name.startswith("smartstream_"):
             yield family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.planning.index import Candidate, can_hold, choose, forecast, lower_bound
+from exporter.planning.index import Candidate, can_hold, choose, estimate_freshness, lower_bound
 
 
 def zipf(streams: int, exponent: float) -> list[float]:
@@ -107,7 +107,7 @@ def test_the_bound_with_a_longest_wait_is_higher() -> None:
 def test_no_schedule_is_below_the_bound(weights: list[float], room: int) -> None:
     """Whatever the weights and the room, the schedule cannot do better."""
     bound = lower_bound(weights, room)
-    assert forecast(weights, room, max_staleness=1, minutes=400).mean >= bound * 0.97
+    assert estimate_freshness(weights, room, max_staleness=1, minutes=400).mean >= bound * 0.97
 
 
 @pytest.mark.parametrize("streams", [100, 400])
@@ -115,7 +115,7 @@ def test_no_schedule_is_below_the_bound(weights: list[float], room: int) -> None
 def test_the_schedule_is_close_to_the_bound(streams: int, exponent: float) -> None:
     """With weights that are known, the mean staleness is within 5% of what any schedule can do."""
     weights = zipf(streams, exponent)
-    expected = forecast(weights, room=50, max_staleness=30)
+    expected = estimate_freshness(weights, room=50, max_staleness=30)
     assert expected.mean <= 1.05 * lower_bound(weights, 50, 30)
     assert expected.slowest <= 30
 
@@ -124,4 +124,4 @@ def test_nothing_to_do() -> None:
     """No stream is no trouble."""
     assert choose([], room=5, streams=0, max_staleness=30) == []
     assert lower_bound([], 5) == 0
-    assert forecast([], 5, 30).mean == 0
+    assert estimate_freshness([], 5, 30).mean == 0

@@ -1,11 +1,11 @@
-from exporter.polling.incidents import FaultEvent, Faults
+from exporter.polling.incidents import IncidentEvent, Incidents
 
 MINUTE = 60.0
 
 
-def events(faults: Faults, failing: dict[int, str], minutes: int) -> list[FaultEvent]:
+def events(faults: Incidents, failing: dict[int, str], minutes: int) -> list[IncidentEvent]:
     """What is to be logged in rounds a minute apart; those in `failing` report this message."""
-    told: list[FaultEvent] = []
+    told: list[IncidentEvent] = []
     for minute in range(minutes):
         now = minute * MINUTE
         if minute in failing:
@@ -17,9 +17,9 @@ def events(faults: Faults, failing: dict[int, str], minutes: int) -> list[FaultE
 
 def test_a_fault_is_told_when_it_begins_and_when_it_has_ended() -> None:
     """Five failing minutes make two lines; the end tells since when it went on, how often it came, and what it was."""
-    assert events(Faults(), dict.fromkeys(range(1, 6), "no answer"), 20) == [
-        FaultEvent("begin", "down", "no answer", since=60, count=1),
-        FaultEvent("end", "down", "no answer", since=60, count=5),
+    assert events(Incidents(), dict.fromkeys(range(1, 6), "no answer"), 20) == [
+        IncidentEvent("begin", "down", "no answer", since=60, count=1),
+        IncidentEvent("end", "down", "no answer", since=60, count=5),
     ]
 
 
@@ -27,37 +27,37 @@ def test_a_fault_that_goes_on_is_told_ever_more_rarely() -> None:
     """In a day of failures there are nine lines: reminders come after 15 and 30 minutes, 1, 2, 4 and 8 hours, and then
     every 6 hours, with the newest message and the count so far.
     """
-    told = events(Faults(), {minute: f"failure {minute}" for minute in range(24 * 60)}, 24 * 60)
+    told = events(Incidents(), {minute: f"failure {minute}" for minute in range(24 * 60)}, 24 * 60)
     reminders = [15, 30, 60, 120, 240, 480, 840, 1200]
     assert told == [
-        FaultEvent("begin", "down", "failure 0", since=0, count=1),
-        *(FaultEvent("remind", "down", f"failure {at}", since=0, count=at + 1) for at in reminders),
+        IncidentEvent("begin", "down", "failure 0", since=0, count=1),
+        *(IncidentEvent("remind", "down", f"failure {at}", since=0, count=at + 1) for at in reminders),
     ]
 
 
 def test_many_that_fail_alike_are_reminded_of_in_one_line() -> None:
     """Each media has its line when it begins; one line reminds of all, and one tells that some are resolved."""
-    faults = Faults()
+    faults = Incidents()
     names = [f"media {number}" for number in range(90)]
     for at, name in enumerate(names):
-        assert faults.report("gone", "404", at, name=name) == FaultEvent("begin", "gone", f"{name}: 404", at, 1)
+        assert faults.report("gone", "404", at, name=name) == IncidentEvent("begin", "gone", f"{name}: 404", at, 1)
     going_on = {("gone", name) for name in names}
     assert faults.settle(899, going_on) == []
     many = "90 streams or media (media 0, media 1, media 2 and 87 more): 404"
-    assert faults.settle(900, going_on) == [FaultEvent("remind", "gone", many, since=0, count=90)]
+    assert faults.settle(900, going_on) == [IncidentEvent("remind", "gone", many, since=0, count=90)]
     two = "2 streams or media (media 0, media 1): 404"
     assert faults.settle(1000, going_on - {("gone", "media 0"), ("gone", "media 1")}) == [
-        FaultEvent("end", "gone", two, since=0, count=2)
+        IncidentEvent("end", "gone", two, since=0, count=2)
     ]
     assert faults.settle(1800, {("gone", "media 7")}) == [
-        FaultEvent("end", "gone", "87 streams or media (media 2, media 3, media 4 and 84 more): 404", 2, 87),
-        FaultEvent("remind", "gone", "media 7: 404", since=7, count=1),
+        IncidentEvent("end", "gone", "87 streams or media (media 2, media 3, media 4 and 84 more): 404", 2, 87),
+        IncidentEvent("remind", "gone", "media 7: 404", since=7, count=1),
     ]
 
 
 def test_a_day_of_90_media_that_fail_is_below_a_hundred_lines() -> None:
     """Also where they begin at different times, and are asked for once in a while."""
-    faults = Faults()
+    faults = Incidents()
     lines = 0
     names = [f"media {number}" for number in range(90)]
     for minute in range(24 * 60):
@@ -69,13 +69,13 @@ def test_a_day_of_90_media_that_fail_is_below_a_hundred_lines() -> None:
 
 def test_a_flapping_fault_is_one_fault() -> None:
     """An API that fails every other minute for ten minutes makes two lines, not ten."""
-    told = events(Faults(), dict.fromkeys(range(0, 10, 2), "no answer"), 20)
+    told = events(Incidents(), dict.fromkeys(range(0, 10, 2), "no answer"), 20)
     assert [(event.kind, event.count) for event in told] == [("begin", 1), ("end", 5)]
 
 
 def test_the_end_waits_for_three_quiet_minutes() -> None:
     """Just under three minutes after the newest report nothing has ended; at three minutes it has, once."""
-    faults = Faults()
+    faults = Incidents()
     faults.report("down", "no answer", 100)
     assert faults.settle(279) == []
     assert [event.kind for event in faults.settle(280)] == ["end"]
@@ -84,15 +84,15 @@ def test_the_end_waits_for_three_quiet_minutes() -> None:
 
 def test_after_its_end_a_fault_begins_again() -> None:
     """A fault that comes back is a new one: told at once, counted from one."""
-    faults = Faults()
+    faults = Incidents()
     faults.report("down", "no answer", 0)
     faults.settle(300)
-    assert faults.report("down", "again", 301) == FaultEvent("begin", "down", "again", since=301, count=1)
+    assert faults.report("down", "again", 301) == IncidentEvent("begin", "down", "again", since=301, count=1)
 
 
 def test_faults_are_told_apart_by_their_key() -> None:
     """A second fault is told although another goes on, and each ends for itself."""
-    faults = Faults()
+    faults = Incidents()
     assert faults.report("down", "no answer", 0) is not None
     assert faults.report("refused", "401", 100) is not None
     assert [event.key for event in faults.settle(200)] == ["down"]
@@ -101,7 +101,7 @@ def test_faults_are_told_apart_by_their_key() -> None:
 
 def test_a_clock_set_back_silences_nothing() -> None:
     """After the clock went back an hour, a fault that goes on is told at once, one that has stopped ends."""
-    faults = Faults()
+    faults = Incidents()
     faults.report("goes on", "a", 7200)
     faults.report("stops", "b", 7200)
     faults.report("goes on", "a", 3600)

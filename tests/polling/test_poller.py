@@ -13,15 +13,15 @@ import structlog
 
 from benchmarks.audience import folder_in_memory, know_past
 from exporter.api.answers import LiveEvent, Media
-from exporter.api.budget import Limiter
+from exporter.api.budget import RequestBudget
 from exporter.api.catalog import Catalog, Lookup
 from exporter.api.client import Client
 from exporter.config.settings import Settings
 from exporter.counting import ledger_rows
 from exporter.counting.ledger import Ledger
 from exporter.drops.detector import Verdict
-from exporter.drops.monitor import Watch
-from exporter.drops.warmup import MINUTES_BACK, History
+from exporter.drops.monitor import DropMonitor
+from exporter.drops.warmup import MINUTES_BACK, WarmupRequest
 from exporter.errors import (
     ApiError,
     BadRequest,
@@ -37,7 +37,7 @@ from exporter.errors import (
     Unauthorized,
 )
 from exporter.model import Minute, MinuteRange, Reading, Stream, minute_of
-from exporter.polling.incidents import Faults
+from exporter.polling.incidents import Incidents
 from exporter.polling.poller import MerchantPoller
 from exporter.storage.state import State, open_state
 from tests.support.fakes import FakeClock
@@ -57,7 +57,7 @@ class FakeClient:
     token_expiry = None
     renewals = 0
 
-    def __init__(self, limiter: Limiter) -> None:
+    def __init__(self, limiter: RequestBudget) -> None:
         self.limiter = limiter
         self.asked: list[str] = []
         self.ranges: list[MinuteRange] = []
@@ -144,10 +144,10 @@ class World:
         self.state = state
         self.ledger = Ledger(state, settings, on_revision=lambda age: None)
         self.ledger.sync(settings.merchants, clock.now())
-        self.limiter = Limiter(state, "m", limit, clock.now, clock.monotonic)
+        self.limiter = RequestBudget(state, "m", limit, clock.now, clock.monotonic)
         self.client = FakeClient(self.limiter)
         self.catalog = Catalog(state, merchant)
-        self.watch = Watch(state, settings, merchant, self.catalog)
+        self.watch = DropMonitor(state, settings, merchant, self.catalog)
         self.poller = MerchantPoller(
             merchant,
             settings.poll,
@@ -157,7 +157,7 @@ class World:
             self.limiter,
             cast("Client", self.client),
             clock,
-            Faults(),
+            Incidents(),
         )
 
     def round(self) -> list[str]:
@@ -499,7 +499,7 @@ def test_a_defect_in_one_lookup_or_past_is_its_own(build: Callable[..., World]) 
     def enter_media(lookup: Lookup, *rest: Any) -> None:
         enter(lookup, *rest) if lookup.media_id == media[-1] else defect()
 
-    def enter_past(history: History, rows: Any) -> None:
+    def enter_past(history: WarmupRequest, rows: Any) -> None:
         enter_history(history, rows) if history.media_id == media[-1] else defect()
 
     world.catalog.enter_media = enter_media  # type: ignore[method-assign, assignment]
@@ -921,7 +921,7 @@ def test_retry_after_of_the_whole_merchant_holds_all(build: Callable[..., World]
     world.client.faults = {"*": busy(600)}
     assert world.round() == ["/play_count"]
     world.client.faults = {}
-    assert Limiter(world.state, "m", 45, world.clock.now, world.clock.monotonic).wait() == pytest.approx(600)
+    assert RequestBudget(world.state, "m", 45, world.clock.now, world.clock.monotonic).wait() == pytest.approx(600)
     assert [len(world.round()) for _ in range(9)] == [0] * 9
     assert world.poller.link.up is False
     assert len(world.round()) >= 21

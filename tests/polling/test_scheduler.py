@@ -12,11 +12,11 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEve
 from apscheduler.job import Job
 
 from exporter.clock import SystemClock
-from exporter.polling.scheduler import BEAT, LONGEST_PAUSE, SPREAD, Schedule, _log_event
+from exporter.polling.scheduler import BEAT, LONGEST_PAUSE, SPREAD, Scheduler, _log_event
 from tests.support.fakes import FakeClock
 from tests.support.processes import PATIENCE
 
-Start = Callable[..., Schedule]
+Start = Callable[..., Scheduler]
 
 
 def nothing() -> None:
@@ -30,8 +30,8 @@ def start() -> Iterator[Start]:
 
     def begin(
         rounds: dict[str, Callable[[], None]], beat: Callable[[], None] = nothing, clock: Any = None, second: int = 30
-    ) -> Schedule:
-        schedule = Schedule(clock or SystemClock(), rounds)
+    ) -> Scheduler:
+        schedule = Scheduler(clock or SystemClock(), rounds)
         started.append(schedule)
         schedule.start(second, beat)
         return schedule
@@ -50,12 +50,12 @@ def gate() -> Iterator[threading.Event]:
     event.set()
 
 
-def jobs(schedule: Schedule) -> dict[str, Job]:
+def jobs(schedule: Scheduler) -> dict[str, Job]:
     assert schedule._scheduler is not None
     return {job.id: job for job in schedule._scheduler.get_jobs()}
 
 
-def next_runs(schedule: Schedule) -> dict[str, datetime]:
+def next_runs(schedule: Scheduler) -> dict[str, datetime]:
     return {name: job.next_run_time for name, job in jobs(schedule).items()}
 
 
@@ -103,7 +103,7 @@ def test_the_rounds_of_many_merchants_begin_one_after_the_other(start: Start, me
 def test_the_pause_grows_until_the_heart_beats(start: Start) -> None:
     """Without a beat for too long there is a problem, and a beat ends it; one that is late by a few is none."""
     clock = FakeClock()
-    silent = Schedule(clock, {})
+    silent = Scheduler(clock, {})
     schedule = start({}, clock=clock)
     clock.advance(10 * BEAT)
     assert silent.problem() is None
@@ -277,7 +277,7 @@ def test_a_stop_does_not_wait(start: Start, gate: threading.Event) -> None:
 def test_a_schedule_that_was_not_started_can_be_stopped_and_watched() -> None:
     """Neither needs a scheduler."""
     clock = FakeClock()
-    schedule = Schedule(clock, {})
+    schedule = Scheduler(clock, {})
     clock.wall += 3600
     schedule.watch_clock()
     schedule.stop()

@@ -23,7 +23,7 @@ from exporter.config.settings import Settings
 from exporter.daemon import build_polling
 from exporter.model import Group, Target
 from exporter.serving.families import FAMILIES
-from exporter.serving.instruments import Telemetry
+from exporter.serving.instruments import Instruments
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
@@ -112,7 +112,7 @@ def families_in(expression: str) -> set[str]:
 def known_families() -> set[str]:
     """The names of all samples that Prometheus can have of the exporter, and two that it makes itself."""
     names = {family.name for family in FAMILIES} | {"up", "ALERTS"}
-    for family in Telemetry().registry.collect():
+    for family in Instruments().registry.collect():
         names |= {family.name + suffix for suffix in ("", "_total", "_info", "_bucket", "_count", "_sum")}
         names |= {sample.name for sample in family.samples}
     return names
@@ -120,7 +120,7 @@ def known_families() -> set[str]:
 
 def own_families() -> set[str]:
     """The families that this project invented, by the names of the README."""
-    own = [family for family in Telemetry().registry.collect() if family.name.startswith("smartstream_")]
+    own = [family for family in Instruments().registry.collect() if family.name.startswith("smartstream_")]
     suffixes = {"counter": "_total", "info": "_info"}
     return {family.name for family in FAMILIES} | {f"{each.name}{suffixes.get(each.type, '')}" for each in own}
 
@@ -353,7 +353,7 @@ def filled(expression: str, chosen: Mapping[str, str]) -> str:
 def lived(settings: Settings, path: Path, clock: FakeClock, seconds: float) -> None:
     """Poll now, and again after so many seconds on a clock turned by hand: the state file holds what was between."""
     state = open_state(path, clock.now)
-    polling = build_polling(settings, state, Telemetry(), clock)
+    polling = build_polling(settings, state, Instruments(), clock)
     polling.pollers[MERCHANT].round()
     clock.advance(seconds)
     polling.pollers[MERCHANT].round()

@@ -12,7 +12,7 @@ from exporter import cli
 from exporter.config.settings import load
 from exporter.model import Group, Target
 from exporter.serving.families import FAMILIES
-from exporter.serving.instruments import Telemetry
+from exporter.serving.instruments import Instruments
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -52,7 +52,7 @@ def documented() -> set[str]:
 
 def test_the_metrics_tables_are_complete() -> None:
     """They name exactly the families that the code has."""
-    own = [family for family in Telemetry().registry.collect() if family.name.startswith("smartstream_")]
+    own = [family for family in Instruments().registry.collect() if family.name.startswith("smartstream_")]
     code = {family.name for family in FAMILIES} | {f"{each.name}{SUFFIXES.get(each.type, '')}" for each in own}
     assert documented() - code == set()
     assert code - documented() == set()

@@ -11,7 +11,7 @@ import yaml
 
 from exporter import cli
 from exporter.serving.families import FAMILIES
-from exporter.serving.instruments import Telemetry
+from exporter.serving.instruments import Instruments
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "prometheus" / "rules").glob("*.yml"))
@@ -117,7 +117,7 @@ def test_the_runbook_has_a_section_for_each_alert_and_no_other() -> None:
 def test_rules_use_families_that_exist() -> None:
     """Each family in an expression or a text of an alert, and in the tests of them, is one that /metrics can have."""
     suffixes = {"counter": "_total", "info": "_info"}
-    own = [family for family in Telemetry().registry.collect() if family.name.startswith("smartstream_")]
+    own = [family for family in Instruments().registry.collect() if family.name.startswith("smartstream_")]
     known = {family.name for family in FAMILIES} | {f"{each.name}{suffixes.get(each.type, '')}" for each in own}
     used = {name for path in [*RULES, *TESTS] for name in re.findall(r"\bsmartstream_\w+", path.read_text())}
     assert len(used) >= 15

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from exporter.model import Group, Stream, Target, end_of, minute_of
 from exporter.serving.families import FAMILIES, UP, Family, SnapshotCollector, build_registry, duplicates, families
-from exporter.serving.instruments import Telemetry
+from exporter.serving.instruments import Instruments
 from exporter.views import (
     DropView,
     LinkView,
@@ -128,7 +128,7 @@ def everything() -> tuple[Snapshot, dict[str, LinkView]]:
 
 
 def whole_registry() -> CollectorRegistry:
-    telemetry = Telemetry()
+    telemetry = Instruments()
     telemetry.observe_request("acme", "aggregations", "200", 0.2)
     telemetry.observe_request("acme", "aggregations", "error", 12)
     telemetry.observe_revision(200)
@@ -329,7 +329,7 @@ def test_media_that_fail_or_are_gone_are_shown() -> None:
 
 def test_requests_are_shown_before_the_first() -> None:
     """Each known code of each endpoint is 0 at the start, so that `increase()` sees the first answer of its kind."""
-    telemetry = Telemetry()
+    telemetry = Instruments()
     telemetry.expect(["acme"])
     for endpoint in ("aggregations", "auth-token", "live_events", "medias"):
         for code in ("200", "400", "401", "404", "429", "500", "error"):
@@ -339,7 +339,7 @@ def test_requests_are_shown_before_the_first() -> None:
 
 def test_the_state_file_and_the_log_are_asked_at_each_scrape() -> None:
     """Until somebody says how they do, nothing is wrong with them."""
-    telemetry = Telemetry()
+    telemetry = Instruments()
     value = telemetry.registry.get_sample_value
     assert value("smartstream_state_writable") == 1
     assert value("smartstream_log_lines_dropped_total") == 0
@@ -482,7 +482,7 @@ def test_a_page_can_be_restricted_to_some_names() -> None:
 
 def test_telemetry_counts_requests() -> None:
     """A request is counted by merchant, endpoint and code; its duration by endpoint."""
-    telemetry = Telemetry()
+    telemetry = Instruments()
     telemetry.observe_request("acme", "aggregations", "200", 0.2)
     telemetry.observe_request("acme", "aggregations", "error", 12)
     value = telemetry.registry.get_sample_value
@@ -496,7 +496,7 @@ def test_telemetry_counts_requests() -> None:
 
 def test_telemetry_keeps_the_age_of_revisions() -> None:
     """A revision falls in the bucket of its age, in seconds."""
-    telemetry = Telemetry()
+    telemetry = Instruments()
     telemetry.observe_revision(119)
     value = telemetry.registry.get_sample_value
     assert value("smartstream_revision_age_seconds_bucket", {"le": "60.0"}) == 0
@@ -505,7 +505,7 @@ def test_telemetry_keeps_the_age_of_revisions() -> None:
 
 def test_a_failed_reload_leaves_the_time_of_the_last_good_one() -> None:
     """The success timestamp moves with successes only."""
-    telemetry = Telemetry()
+    telemetry = Instruments()
     value = telemetry.registry.get_sample_value
     for ok, at, good in ((True, 10.0, 10.0), (False, 20.0, 10.0), (True, 30.0, 30.0)):
         telemetry.reloaded(ok=ok, at=at)
@@ -515,7 +515,7 @@ def test_a_failed_reload_leaves_the_time_of_the_last_good_one() -> None:
 
 def test_telemetry_shows_the_build_and_the_process() -> None:
     """The release, the Python and the process are on the page; creation times are not."""
-    page = generate_latest(Telemetry("1.2.3").registry).decode()
+    page = generate_latest(Instruments("1.2.3").registry).decode()
     assert 'smartstream_build_info{python="3.' in page
     assert 'version="1.2.3"} 1.0' in page
     assert "process_resident_memory_bytes" in page
@@ -525,7 +525,7 @@ def test_telemetry_shows_the_build_and_the_process() -> None:
 
 def test_nothing_is_registered_globally() -> None:
     """Two exporters in one process do not see each other's numbers."""
-    one, two = Telemetry(), Telemetry()
+    one, two = Instruments(), Instruments()
     one.observe_revision(60)
     assert two.registry.get_sample_value("smartstream_revision_age_seconds_count") == 0
     assert not [metric.name for metric in REGISTRY.collect() if metric.name.startswith("smartstream")]

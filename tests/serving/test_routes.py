@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from exporter.errors import InputError
 from exporter.httpd.address import Address, parse_address
 from exporter.httpd.server import Handler, Request, Server
-from exporter.serving.instruments import Telemetry
+from exporter.serving.instruments import Instruments
 from exporter.serving.routes import create_app, make_server
 from tests.support import processes
 from tests.support.processes import PATIENCE
@@ -269,7 +269,7 @@ def test_metrics_can_be_restricted_by_name() -> None:
 @pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
 def test_every_name_on_the_page_can_be_selected(accept: str) -> None:
     """Each sample's name and each family's name selects what it names and nothing else, whoever collects it."""
-    telemetry = Telemetry()
+    telemetry = Instruments()
     telemetry.observe_request("m", "medias", "200", 0.1)
     app = Parts(registry=telemetry.registry).app()
     page = ask(app, "/metrics", accept=accept).body.decode()

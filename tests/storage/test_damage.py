@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from exporter.api.answers import Media
-from exporter.api.budget import RESTART_MARGIN, WINDOW, Limiter
+from exporter.api.budget import RESTART_MARGIN, WINDOW, RequestBudget
 from exporter.config.settings import Settings
 from exporter.daemon import Polling, build_polling
 from exporter.errors import StateError
 from exporter.model import Group, Minute, MinuteRange, Stream, minute_of
-from exporter.serving.instruments import Telemetry
+from exporter.serving.instruments import Instruments
 from exporter.storage.schema import PAGE, empty_file, schema_pages
 from exporter.storage.state import State, open_state
 from tests.support.fakes import FakeClock
@@ -56,7 +56,7 @@ def polling(path: Path, clock: FakeClock) -> Iterator[tuple[State, Polling]]:
         # Power cuts are not tested here.
         db.execute("PRAGMA synchronous = OFF")
     try:
-        built = build_polling(SETTINGS, state, Telemetry(), clock)
+        built = build_polling(SETTINGS, state, Instruments(), clock)
         yield state, built
         built.close()
     finally:
@@ -100,7 +100,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 )
             built.watches[merchant_id].save(clock.now())
         for merchant in SETTINGS.merchants:
-            limiter = Limiter(state, merchant.id, 45, clock.now, clock.monotonic)
+            limiter = RequestBudget(state, merchant.id, 45, clock.now, clock.monotonic)
             for _ in range(20):
                 limiter.take().done()
             limiter.refused(1.0)
@@ -280,10 +280,10 @@ def test_requests_wait_after_damage(prepared: Path, tmp_path: Path) -> None:
     for pause in (0, 30):
         clock.advance(pause)
         state = open_state(path, clock.now, clock.monotonic)
-        limiter = Limiter(state, "m", 45, clock.now, clock.monotonic)
+        limiter = RequestBudget(state, "m", 45, clock.now, clock.monotonic)
         assert limiter.wait() == pytest.approx(WINDOW + RESTART_MARGIN - pause)
         # One that is made later, when it is known, does not wait longer.
-        assert Limiter(state, "m", 45, clock.now, clock.monotonic).wait() == pytest.approx(limiter.wait())
+        assert RequestBudget(state, "m", 45, clock.now, clock.monotonic).wait() == pytest.approx(limiter.wait())
         state.close()
     clock.advance(WINDOW + RESTART_MARGIN)
     assert limiter.wait() <= 0
