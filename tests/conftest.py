@@ -18,6 +18,12 @@ from exporter import logs
 from exporter.storage.state import State, open_state
 from tests.support.fakes import FakeClock
 
+TESTS = Path(__file__).parent
+
+# Of these, coverage is not measured. They run whole programs, and hardly a line that the tests of the packages do not
+# run; measuring makes a program's start two and a half times as slow, and a simulation three times.
+UNMEASURED = {"benchmarks", "end_to_end", "project"}
+
 # A test's speed is the machine's business.
 hypothesis.settings.register_profile("any-speed", deadline=None)
 hypothesis.settings.load_profile("any-speed")
@@ -38,6 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest starts first; what waits and what computes, in turn."""
     waiting, computing, others = [], [], []
     for item in items:
+        if UNMEASURED.intersection(item.path.relative_to(TESTS).parts):
+            item.add_marker("unmeasured")
         if item.get_closest_marker("real_time"):
             waiting.append(item)
         elif item.get_closest_marker("unmeasured"):
