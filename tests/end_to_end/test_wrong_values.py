@@ -246,7 +246,7 @@ def test_what_is_owed_for_longer_than_a_day_ends_in_a_reset(
         assert not logs
         assert increase(api.samples[label][owed_from - 1 :]) == 0
         api.play(label)
-    [line] = [each for each in logs if "begin again at 0" in each["event"]]
+    [line] = [each for each in logs if "reset to 0" in each["event"]]
     assert (line["stream"], line["counters"], line["log_level"]) == (str(stream), 1, "warning")
     assert api.merchant.series_resets == 1
     reset_from, at = len(api.samples[label]) - 1, api.played(label)
