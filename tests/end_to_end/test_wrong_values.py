@@ -385,7 +385,7 @@ def test_what_is_given_up_is_told_once(api_of: Callable[..., Api]) -> None:
             api.answer(api.rows)
         api.restart()
     [line] = logs
-    assert "could not be used" in line["event"]
+    assert "minutes are lost" in line["event"]
     assert (line["stream"], line["minutes"]) == (str(COUNTRY), 1)
     assert api.merchant.lost_minutes > 50
     assert {series.label for series in api.series} == {"jp"}
