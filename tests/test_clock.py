@@ -31,7 +31,7 @@ DAY = 24 * HOUR
 MERCHANT = "broadcaster"
 WHOLE = Stream(MERCHANT, "", Target.PLAY_COUNT, Group.ALL)
 KEYS = Stream(MERCHANT, "", Target.KEY_DELIVERY_COUNT, Group.ALL)
-WRONG = [3 * HOUR, DAY, 3 * DAY, -3 * HOUR, -DAY, -3 * DAY]
+WRONG = [3 * HOUR, 3 * DAY, -3 * HOUR, -3 * DAY]
 
 
 class Machine:
