@@ -42,7 +42,7 @@ def _rows(prepared: Prepared, repeats: int) -> Iterator[tuple[Cell, ...]]:
     telemetry = Instruments()
     polling = build_polling(prepared.settings, state, telemetry, clock)
     try:
-        collector = SnapshotCollector(polling.snapshot, polling.links, prepared.settings.poll, clock.now)
+        collector = SnapshotCollector(polling.snapshot, prepared.settings.poll, clock.now)
         registry = build_registry(telemetry, collector)
         app = create_app(
             registry,

@@ -37,7 +37,7 @@ from exporter.serving.instruments import Instruments
 from exporter.serving.routes import create_app, make_server
 from exporter.signals import STOP_SIGNALS, Signals
 from exporter.storage.state import State, open_state
-from exporter.views import HourView, LinkView, MerchantView, ProblemView, Snapshot, Subject
+from exporter.views import Hour, MerchantView, ProblemView, Snapshot, Subject
 
 log = structlog.get_logger("daemon")
 
@@ -85,26 +85,22 @@ class Polling:
 
     def _whole(self, merchant: MerchantView, now: float) -> MerchantView:
         watch, link = self.watches[merchant.merchant_id], self.pollers[merchant.merchant_id].link
-        drops = watch.drops(now)
+        verdicts = watch.drops(now)
         media = {
             media_id: replace(
                 view,
-                drop=drops.get(media_id),
+                verdict=verdicts.get(media_id),
                 thresholds=watch.thresholds[media_id],
                 failing_streams=link.failing.get(media_id, 0),
                 gone=media_id in link.gone,
             )
             for media_id, view in self.catalogs[merchant.merchant_id].views(now).items()
         }
-        return replace(merchant, media=MappingProxyType(media), drop=drops.get(""))
+        return replace(merchant, media=MappingProxyType(media), verdict=verdicts.get(""), link=link)
 
-    def hours(self) -> Mapping[str, Mapping[str, HourView]]:
+    def hours(self) -> Mapping[str, Mapping[str, Hour]]:
         """The newest hour of plays, by merchant and media, "" for the whole merchant."""
         return {merchant_id: watch.hours() for merchant_id, watch in self.watches.items()}
-
-    def links(self) -> Mapping[str, LinkView]:
-        """How the connections do."""
-        return {merchant_id: poller.link for merchant_id, poller in self.pollers.items()}
 
     def show_counted(self) -> None:
         """Let the counters whose 0 has been on display for a minute show what they have counted."""
@@ -299,7 +295,15 @@ class ProcessHealth:
 
     def snapshot(self) -> Snapshot:
         """What is counted, with what is wrong with the process."""
-        return replace(self._polling.snapshot(), problems=self.problems())
+        snapshot = replace(self._polling.snapshot(), problems=self.problems())
+        if self._state.problem is None:
+            return snapshot
+        # No request leaves while the state file cannot be written.
+        merchants = {
+            each.merchant_id: each if each.link is None else replace(each, link=replace(each.link, up=False))
+            for each in snapshot.merchants.values()
+        }
+        return replace(snapshot, merchants=MappingProxyType(merchants))
 
     def beat(self) -> None:
         """Do what is done every few seconds."""
@@ -310,13 +314,6 @@ class ProcessHealth:
         events += self._faults.settle(now, {(problem.subject, "") for problem in problems})
         for event in filter(None, events):
             (log.info if event.kind == "end" else log.warning)(event.line)
-
-    def links(self) -> Mapping[str, LinkView]:
-        """How the connections do: none lets a request leave while the state file cannot be written."""
-        links = self._polling.links()
-        if self._state.problem is None:
-            return links
-        return {merchant_id: replace(link, up=False) for merchant_id, link in links.items()}
 
     def _find(self) -> Iterator[ProblemView]:
         writing = self._state.problem
@@ -336,17 +333,12 @@ class ProcessHealth:
 def _app(
     settings: Settings, polling: Polling, health: ProcessHealth, schedule: Scheduler, telemetry: Instruments
 ) -> Handler:
-    collector = SnapshotCollector(health.snapshot, health.links, settings.poll, polling.clock.now)
+    collector = SnapshotCollector(health.snapshot, settings.poll, polling.clock.now)
 
     def shown(render: Callable[[status.Status], str]) -> Callable[[str], str | None]:
         def of_merchant(merchant_id: str) -> str | None:
             whole = status.build(
-                health.snapshot(),
-                health.links(),
-                polling.hours(),
-                polling.requests.view(),
-                polling.clock.now(),
-                __version__,
+                health.snapshot(), polling.hours(), polling.requests.view(), polling.clock.now(), __version__
             )
             part = status.only(whole, merchant_id)
             return None if part is None else render(part)
@@ -354,7 +346,7 @@ def _app(
         return of_merchant
 
     def ready() -> str | None:
-        waiting = [merchant_id for merchant_id, link in polling.links().items() if link.up is None]
+        waiting = [merchant_id for merchant_id, poller in polling.pollers.items() if poller.link.up is None]
         return f"waiting for the first answer for {', '.join(waiting)}" if waiting else None
 
     return create_app(

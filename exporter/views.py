@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 from exporter.model import Minute, Stream
 
@@ -59,15 +60,14 @@ class Thresholds:
 MERCHANT_THRESHOLD = 0.35
 
 
-@dataclass(frozen=True, slots=True)
-class DropView:
-    """What the drop detector says of a media, or of the whole merchant, while its data is fresh.
+class Verdict(NamedTuple):
+    """What the drop detector says about a minute of a media, or of the whole merchant.
 
     Attributes:
-        minute: The minute of data that it judged.
-        ratio: Which share of the expected plays is missing, 0 where that can be chance.
-        evidence: How little it can be chance: a log likelihood ratio, 0 and more.
-        expected: The plays that were expected in that minute.
+        minute: The minute.
+        ratio: The share of the expected plays that is missing, 0 to 1; 0 if that can be chance.
+        evidence: How unlikely it is that this is chance: a log-likelihood ratio, 0 and more.
+        expected: The plays expected in the minute.
     """
 
     minute: Minute
@@ -77,16 +77,16 @@ class DropView:
 
 
 @dataclass(frozen=True, slots=True)
-class HourView:
-    """The newest hour of a media's plays, or of the whole merchant's.
+class Hour:
+    """The newest hour of plays of a media, or of the whole merchant.
 
     Attributes:
-        first: The oldest minute.
-        plays: The plays of each minute, None where they are not known.
-        expected: The plays that were expected in each minute, None where nothing was.
+        start: The start of its first minute.
+        plays: The plays of each minute.
+        expected: The plays that were expected in each minute.
     """
 
-    first: Minute
+    start: float
     plays: tuple[float | None, ...]
     expected: tuple[float | None, ...]
 
@@ -102,8 +102,8 @@ class MediaView:
         encode_type: The catalog's, or "".
         labels: The configured labels.
         live_event_running: Whether its live event runs, or None where it has none or that is not known.
-        drop: What the drop detector says, or None where it says nothing.
-        thresholds: From where on its drop is worth an alert, or None where it is left out.
+        verdict: What the drop detector says, or None where it says nothing.
+        thresholds: The thresholds of its alerts, or None where the configuration excludes it from drop alerts.
         failing_streams: How many of its streams fail while the API answers others.
         gone: Whether the API does not know it any more (404).
     """
@@ -114,10 +114,60 @@ class MediaView:
     encode_type: str = ""
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     live_event_running: bool | None = None
-    drop: DropView | None = None
+    verdict: Verdict | None = None
     thresholds: Thresholds | None = None
     failing_streams: int = 0
     gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The connection of one merchant to the API.
+
+    Attributes:
+        merchant_id: Which one.
+        up: Whether the API answers; false while it fails as a whole, asks to be left alone, or no request can leave;
+            null before the first request.
+        budget: Requests a minute that the exporter allows itself now.
+        streams: How many streams share them.
+        staleness_minutes: Settled minutes not fetched yet: the mean over the streams, weighted by plays; null before
+            the first round of requests.
+        staleness_bound_minutes: The lowest staleness that any schedule could reach.
+        token_expiry: When the access token expires; null without a token or a known expiry.
+        last_success: When the last request succeeded.
+        last_error: The error of the newest request that failed, or "".
+        last_error_at: When that was.
+        unusable: What in the newest answers cannot be used, or "".
+        failing_lookups: Requests for the catalog, live events and the history that fail.
+        round_timestamp: When the last round of requests ended.
+    """
+
+    merchant_id: str
+    up: bool | None = None
+    budget: float = 0.0
+    streams: int = 0
+    staleness_minutes: float | None = None
+    staleness_bound_minutes: float | None = None
+    token_expiry: float | None = None
+    last_success: float | None = None
+    last_error: str = ""
+    last_error_at: float | None = None
+    unusable: str = ""
+    failing_lookups: int = 0
+    round_timestamp: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkView(Connection):
+    """The connection of one merchant to the API, and what fails while the API answers other requests.
+
+    Attributes:
+        failing: By media id, "" for the whole merchant, how many streams fail.
+        gone: The media that the API does not know any more (404).
+    """
+
+    failing: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    gone: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +185,8 @@ class MerchantView:
         held_values: Values that are not counted yet, as they cannot be used or are not plausible.
         streams: Its streams, in the order of the configuration.
         media: Its media, in the order of the configuration.
-        drop: What the drop detector says of all plays together, or None where it says nothing.
+        verdict: What the drop detector says of all plays together, or None where it says nothing.
+        link: The connection to the API, or None where nothing is known of it.
     """
 
     merchant_id: str
@@ -147,47 +198,8 @@ class MerchantView:
     held_values: int = 0
     streams: Mapping[Stream, StreamView] = field(default_factory=lambda: MappingProxyType({}))
     media: Mapping[str, MediaView] = field(default_factory=lambda: MappingProxyType({}))
-    drop: DropView | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LinkView:
-    """How one merchant's connection to the API does.
-
-    Attributes:
-        merchant_id: Which one.
-        up: Whether the API answers: False while it fails as a whole, asks to be left alone, or no request can leave;
-            None before the first request.
-        budget: Requests a minute that the exporter allows itself now.
-        streams: How many streams share it.
-        staleness: The mean of the streams' staleness, weighted by what it costs (minutes), or None before a round.
-        staleness_bound: What no schedule could be below (minutes), or None before a round.
-        token_expiry: When the token expires (Unix seconds), or None without a token or a known expiry.
-        last_success: When the last request succeeded (Unix seconds), or None.
-        last_error: The newest failure's text, or "".
-        last_error_at: When it came (Unix seconds), or None.
-        unusable: What in the newest answers cannot be used, or "".
-        failing: By media id, "" for the whole merchant, how many streams fail while the API answers others.
-        gone: The media that the API does not know any more (404).
-        failing_lookups: Requests for the catalog, live events and the history that fail.
-        round_ended: When the last round of requests ended (Unix seconds), or None.
-    """
-
-    merchant_id: str
-    up: bool | None = None
-    budget: float = 0.0
-    streams: int = 0
-    staleness: float | None = None
-    staleness_bound: float | None = None
-    token_expiry: float | None = None
-    last_success: float | None = None
-    last_error: str = ""
-    last_error_at: float | None = None
-    unusable: str = ""
-    failing: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    gone: frozenset[str] = frozenset()
-    failing_lookups: int = 0
-    round_ended: float | None = None
+    verdict: Verdict | None = None
+    link: LinkView | None = None
 
 
 class Subject(StrEnum):

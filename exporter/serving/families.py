@@ -303,17 +303,16 @@ FAMILIES: tuple[Family, ...] = (
 _Samples = dict[Family, list[Sample]]
 
 
-def families(snapshot: Snapshot, links: Mapping[str, LinkView], poll: HasStaleness, now: float) -> Iterator[Metric]:
+def families(snapshot: Snapshot, poll: HasStaleness, now: float) -> Iterator[Metric]:
     """The families that have samples.
 
     Args:
         snapshot: What has been counted.
-        links: How the connections to the API do, by merchant id.
         poll: The settings; gauges of minutes older than twice `max_staleness` are left out.
         now: Unix seconds.
     """
     # One family after the other, so that the samples of few are in memory at a time.
-    for family, samples in chain(_of_streams(snapshot, now - 2 * poll.max_staleness), _of_others(snapshot, links)):
+    for family, samples in chain(_of_streams(snapshot, now - 2 * poll.max_staleness), _of_others(snapshot)):
         metric = family.metric(samples)
         if metric.samples:
             yield metric
@@ -355,16 +354,16 @@ def _values(shown: _Shown, views: Iterable[StreamView], oldest: float) -> tuple[
     return totals, lasts
 
 
-def _of_others(snapshot: Snapshot, links: Mapping[str, LinkView]) -> Iterator[tuple[Family, Iterable[Sample]]]:
+def _of_others(snapshot: Snapshot) -> Iterator[tuple[Family, Iterable[Sample]]]:
     samples: _Samples = {family: [] for family in _OTHERS}
     for merchant in snapshot.merchants.values():
         _add_merchant(samples, merchant)
         for view in merchant.streams.values():
             _add_timestamp(samples, view)
         _add_drops(samples, merchant)
+        if merchant.link is not None:
+            _add_link(samples, merchant.link)
     _add_media(samples, snapshot)
-    for link in links.values():
-        _add_link(samples, link)
     yield from samples.items()
 
 
@@ -393,17 +392,17 @@ def _add_merchant(samples: _Samples, merchant: MerchantView) -> None:
 
 def _add_drops(samples: _Samples, merchant: MerchantView) -> None:
     merchant_id = merchant.merchant_id
-    if merchant.drop is not None:
-        samples[MERCHANT_DROP_RATIO].append(MERCHANT_DROP_RATIO.sample(merchant.drop.ratio, merchant_id))
-        samples[MERCHANT_EXPECTED].append(MERCHANT_EXPECTED.sample(merchant.drop.expected, merchant_id))
+    if merchant.verdict is not None:
+        samples[MERCHANT_DROP_RATIO].append(MERCHANT_DROP_RATIO.sample(merchant.verdict.ratio, merchant_id))
+        samples[MERCHANT_EXPECTED].append(MERCHANT_EXPECTED.sample(merchant.verdict.expected, merchant_id))
     for media in merchant.media.values():
         which = (merchant_id, media.media_id)
         samples[FAILING_STREAMS].append(FAILING_STREAMS.sample(media.failing_streams, *which))
         samples[MEDIA_GONE].append(MEDIA_GONE.sample(float(media.gone), *which))
-        if media.drop is not None:
-            samples[DROP_RATIO].append(DROP_RATIO.sample(media.drop.ratio, *which))
-            samples[DROP_EVIDENCE].append(DROP_EVIDENCE.sample(media.drop.evidence, *which))
-            samples[EXPECTED].append(EXPECTED.sample(media.drop.expected, *which))
+        if media.verdict is not None:
+            samples[DROP_RATIO].append(DROP_RATIO.sample(media.verdict.ratio, *which))
+            samples[DROP_EVIDENCE].append(DROP_EVIDENCE.sample(media.verdict.evidence, *which))
+            samples[EXPECTED].append(EXPECTED.sample(media.verdict.expected, *which))
         if media.thresholds is not None:
             samples[DROP_THRESHOLD].append(DROP_THRESHOLD.sample(media.thresholds.warning, *which, "warning"))
             samples[DROP_THRESHOLD].append(DROP_THRESHOLD.sample(media.thresholds.critical, *which, "critical"))
@@ -437,15 +436,15 @@ def _add_link(samples: _Samples, link: LinkView) -> None:
         samples[UP].append(UP.sample(float(link.up), link.merchant_id))
     samples[BUDGET].append(BUDGET.sample(link.budget, link.merchant_id))
     samples[STREAMS].append(STREAMS.sample(link.streams, link.merchant_id))
-    if link.staleness is not None:
-        samples[STALENESS].append(STALENESS.sample(link.staleness, link.merchant_id))
-    if link.staleness_bound is not None:
-        samples[STALENESS_BOUND].append(STALENESS_BOUND.sample(link.staleness_bound, link.merchant_id))
+    if link.staleness_minutes is not None:
+        samples[STALENESS].append(STALENESS.sample(link.staleness_minutes, link.merchant_id))
+    if link.staleness_bound_minutes is not None:
+        samples[STALENESS_BOUND].append(STALENESS_BOUND.sample(link.staleness_bound_minutes, link.merchant_id))
     merchant_failing = link.failing.get("", 0)
     samples[MERCHANT_FAILING_STREAMS].append(MERCHANT_FAILING_STREAMS.sample(merchant_failing, link.merchant_id))
     samples[FAILING_LOOKUPS].append(FAILING_LOOKUPS.sample(link.failing_lookups, link.merchant_id))
-    if link.round_ended is not None:
-        samples[ROUND_TIMESTAMP].append(ROUND_TIMESTAMP.sample(link.round_ended, link.merchant_id))
+    if link.round_timestamp is not None:
+        samples[ROUND_TIMESTAMP].append(ROUND_TIMESTAMP.sample(link.round_timestamp, link.merchant_id))
     if link.token_expiry is not None:
         samples[TOKEN_EXPIRY].append(TOKEN_EXPIRY.sample(link.token_expiry, link.merchant_id))
 
@@ -465,18 +464,16 @@ class SnapshotCollector(Collector):
     def __init__(
         self,
         snapshot: Callable[[], Snapshot],
-        links: Callable[[], Mapping[str, LinkView]],
         poll: HasStaleness,
         now: Callable[[], float],
     ) -> None:
         self._snapshot = snapshot
-        self._links = links
         self._poll = poll
         self._now = now
 
     def collect(self) -> Iterator[Metric]:
         """The families that have samples; each source is asked once, so that they agree with each other."""
-        return families(self._snapshot(), self._links(), self._poll, self._now())
+        return families(self._snapshot(), self._poll, self._now())
 
     def describe(self) -> Iterator[Metric]:
         """All families, without samples."""

@@ -10,12 +10,12 @@ from enum import StrEnum
 from typing import Any
 
 from exporter.api.request_log import Exchange, RequestsView
-from exporter.model import Group, Minute, Stream, Target, end_of, start_of
+from exporter.model import Group, Minute, Stream, Target, end_of
 from exporter.times import format_duration, round_duration
 from exporter.views import (
     MERCHANT_THRESHOLD,
-    DropView,
-    HourView,
+    Connection,
+    Hour,
     LinkView,
     MediaView,
     MerchantView,
@@ -23,6 +23,7 @@ from exporter.views import (
     Snapshot,
     StreamView,
     Thresholds,
+    Verdict,
 )
 from exporter.wording import some
 
@@ -72,21 +73,6 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
-class Hour:
-    """The newest hour of plays.
-
-    Attributes:
-        start: The start of its first minute.
-        plays: The plays of each minute.
-        expected: The plays that were expected in each minute.
-    """
-
-    start: float
-    plays: tuple[float | None, ...]
-    expected: tuple[float | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class MediaStatus:
     """One media, or the whole merchant.
 
@@ -124,50 +110,24 @@ class MediaStatus:
     gone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class MerchantStatus:
-    """One merchant.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MerchantStatus(Connection):
+    """One merchant, and its connection to the API.
 
     Attributes:
-        merchant_id: Which one.
-        up: Whether the API answers; false while it fails as a whole, asks to be left alone, or no request can leave.
-        budget: Requests a minute that the exporter allows itself now.
-        streams: How many streams share them.
-        staleness_minutes: Settled minutes not fetched yet: the mean over the streams, weighted by plays.
-        staleness_bound_minutes: What no schedule could be below.
-        token_expiry: When the access token expires.
         horizon: The end of the newest minute of which the API has shown a row.
         lost_minutes: Minutes, summed over the streams, that were too old to be caught up, or without a value that could
             be used.
         held_values: Values of the API that cannot be used, or are not plausible, and are not counted yet.
-        unusable: What in the newest answers cannot be used, or "".
-        last_success: When the last request succeeded.
-        last_error: Why the newest request that failed did so, or "".
-        last_error_at: When that was.
         whole: All media together.
         media: The media, in the order of the configuration.
-        failing_lookups: Requests for the catalog, live events and the history that fail.
-        round_timestamp: When the last round of requests ended.
     """
 
-    merchant_id: str
-    up: bool | None
-    budget: float
-    streams: int
-    staleness_minutes: float | None
-    staleness_bound_minutes: float | None
-    token_expiry: float | None
     horizon: float | None
     lost_minutes: int
     held_values: int
-    unusable: str
-    last_success: float | None
-    last_error: str
-    last_error_at: float | None
     whole: MediaStatus
     media: tuple[MediaStatus, ...]
-    failing_lookups: int = 0
-    round_timestamp: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +157,7 @@ class Status:
 
 def build(
     snapshot: Snapshot,
-    links: Mapping[str, LinkView],
-    hours: Mapping[str, Mapping[str, HourView]],
+    hours: Mapping[str, Mapping[str, Hour]],
     requests: RequestsView,
     now: float,
     version: str,
@@ -207,15 +166,14 @@ def build(
 
     Args:
         snapshot: What has been counted.
-        links: How the connections to the API do, by merchant id.
         hours: The newest hour of plays, by merchant id and media id, "" for the whole merchant.
         requests: The newest requests.
         now: Unix seconds.
         version: The release.
     """
     merchants = tuple(
-        _merchant(view, links.get(merchant_id, LinkView(merchant_id)), hours.get(merchant_id, {}), requests)
-        for merchant_id, view in snapshot.merchants.items()
+        _merchant(merchant, hours.get(merchant_id, {}), requests)
+        for merchant_id, merchant in snapshot.merchants.items()
     )
     health, summary = _health(merchants, snapshot.problems)
     return Status(version, now, health, summary, snapshot.clock_offset, merchants, requests.newest, snapshot.problems)
@@ -305,47 +263,33 @@ def _sentences(messages: Iterable[str]) -> str:
     return " ".join(f"{message[0].upper()}{message[1:].rstrip('.')}." for message in messages)
 
 
-def _merchant(
-    view: MerchantView, link: LinkView, hours: Mapping[str, HourView], requests: RequestsView
-) -> MerchantStatus:
+def _merchant(merchant: MerchantView, hours: Mapping[str, Hour], requests: RequestsView) -> MerchantStatus:
     streams: dict[str, list[StreamView]] = {}
-    for each in view.streams.values():
+    for each in merchant.streams.values():
         streams.setdefault(each.stream.media_id, []).append(each)
-    pace = view.streams.get(_plays(view.merchant_id, ""))
+    pace = merchant.streams.get(_plays(merchant.merchant_id, ""))
     settled = pace.through if pace else None
+    link = merchant.link or LinkView(merchant.merchant_id)
 
     def media_status(media: MediaView) -> MediaStatus:
-        failure = requests.of_media.get((view.merchant_id, media.media_id))
+        failure = requests.of_media.get((merchant.merchant_id, media.media_id))
         own = streams.get(media.media_id, [])
-        return _media(view, media, own, settled, hours.get(media.media_id), failure)
+        return _media(merchant, media, own, settled, hours.get(media.media_id), failure)
 
+    whole = MediaView(
+        "",
+        name="All media",
+        verdict=merchant.verdict,
+        thresholds=WHOLE_MERCHANT,
+        failing_streams=link.failing.get("", 0),
+    )
     return MerchantStatus(
-        view.merchant_id,
-        link.up,
-        link.budget,
-        link.streams,
-        link.staleness,
-        link.staleness_bound,
-        link.token_expiry,
-        None if view.horizon is None else end_of(view.horizon),
-        view.lost_minutes,
-        view.held_values,
-        link.unusable,
-        link.last_success,
-        link.last_error,
-        link.last_error_at,
-        media_status(
-            MediaView(
-                "",
-                name="All media",
-                drop=view.drop,
-                thresholds=WHOLE_MERCHANT,
-                failing_streams=link.failing.get("", 0),
-            )
-        ),
-        tuple(media_status(media) for media in view.media.values()),
-        link.failing_lookups,
-        link.round_ended,
+        **{each.name: getattr(link, each.name) for each in fields(Connection)},
+        horizon=None if merchant.horizon is None else end_of(merchant.horizon),
+        lost_minutes=merchant.lost_minutes,
+        held_values=merchant.held_values,
+        whole=media_status(whole),
+        media=tuple(media_status(media) for media in merchant.media.values()),
     )
 
 
@@ -354,7 +298,7 @@ def _media(
     media: MediaView,
     streams: Iterable[StreamView],
     settled: Minute | None,
-    hour: HourView | None,
+    hour: Hour | None,
     failure: Exchange | None,
 ) -> MediaStatus:
     streams = list(streams)
@@ -371,8 +315,8 @@ def _media(
         staleness_minutes=None if behind is None or settled is None else max(0, settled - behind),
         data_timestamp=None if behind is None else end_of(behind),
         live=media.live_event_running,
-        drop=_drop(media.drop, media.thresholds),
-        hour=None if hour is None else Hour(start_of(hour.first), hour.plays, hour.expected),
+        drop=_drop(media.verdict, media.thresholds),
+        hour=hour,
         last_error=failure.error if failure else "",
         last_error_at=failure.at if failure else None,
         failing_streams=media.failing_streams,
@@ -380,18 +324,18 @@ def _media(
     )
 
 
-def _drop(view: DropView | None, thresholds: Thresholds | None) -> Drop:
+def _drop(verdict: Verdict | None, thresholds: Thresholds | None) -> Drop:
     if thresholds is None:
         return Drop(DropState.OFF)
-    if view is None:
+    if verdict is None:
         return Drop(DropState.UNKNOWN)
-    if view.ratio > thresholds.critical:
+    if verdict.ratio > thresholds.critical:
         state = DropState.CRITICAL
-    elif view.ratio > thresholds.warning:
+    elif verdict.ratio > thresholds.warning:
         state = DropState.WARNING
     else:
         state = DropState.NONE
-    return Drop(state, view.ratio, view.evidence, view.expected, end_of(view.minute))
+    return Drop(state, verdict.ratio, verdict.evidence, verdict.expected, end_of(verdict.minute))
 
 
 def _plays(merchant_id: str, media_id: str) -> Stream:

@@ -5,7 +5,7 @@ from typing import Any, get_type_hints
 
 from exporter.api.request_log import Exchange
 from exporter.serving import status
-from exporter.views import ProblemView
+from exporter.views import Hour, ProblemView
 from reference.markdown import MADE, attributes, code, table
 
 _INTRODUCTION = """# The status page and its JSON
@@ -32,7 +32,7 @@ _PARTS: tuple[tuple[type, str], ...] = (
     (status.MerchantStatus, "`merchants[]`"),
     (status.MediaStatus, "`merchants[].whole` and `merchants[].media[]`"),
     (status.Drop, "`drop`"),
-    (status.Hour, "`hour`"),
+    (Hour, "`hour`"),
     (Exchange, "`requests[]`"),
     (ProblemView, "`problems[]`"),
 )

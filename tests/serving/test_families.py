@@ -14,7 +14,6 @@ from exporter.model import Group, Stream, Target, end_of, minute_of
 from exporter.serving.families import FAMILIES, UP, Family, SnapshotCollector, build_registry, duplicates, families
 from exporter.serving.instruments import Instruments
 from exporter.views import (
-    DropView,
     LinkView,
     MediaView,
     MerchantView,
@@ -22,6 +21,7 @@ from exporter.views import (
     Snapshot,
     StreamView,
     Thresholds,
+    Verdict,
 )
 
 NOW = 1_800_000_000.0
@@ -66,9 +66,9 @@ def sample_map(metrics: list[Metric]) -> Samples:
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for metric in metrics for s in metric.samples}
 
 
-def shown(snapshot: Snapshot, *links: LinkView, now: float = NOW) -> dict[str, float]:
+def shown(snapshot: Snapshot, now: float = NOW) -> dict[str, float]:
     """Every sample as Prometheus writes it -> its value."""
-    samples = sample_map(list(families(snapshot, {each.merchant_id: each for each in links}, Poll(), now)))
+    samples = sample_map(list(families(snapshot, Poll(), now)))
     return {
         name + "{" + ",".join(f'{key}="{value}"' for key, value in labels) + "}": value
         for (name, labels), value in samples.items()
@@ -84,7 +84,15 @@ def of_streams(*views: StreamView, now: float = NOW) -> dict[str, float]:
     }
 
 
-def everything() -> tuple[Snapshot, dict[str, LinkView]]:
+def of_links(*links: LinkView) -> dict[str, float]:
+    """The samples that the connections of merchants make."""
+    merchants = [MerchantView(each.merchant_id) for each in links]
+    connected = [replace(merchant, link=link) for merchant, link in zip(merchants, links, strict=True)]
+    of_merchants = shown(snapshot_of(*merchants))
+    return {key: value for key, value in shown(snapshot_of(*connected)).items() if key not in of_merchants}
+
+
+def everything() -> Snapshot:
     """A snapshot in which every family has samples, with odd label values."""
     merchants = []
     for merchant_id in ("acme", "büro"):
@@ -108,7 +116,7 @@ def everything() -> tuple[Snapshot, dict[str, LinkView]]:
                 "live",
                 MappingProxyType({"channel": "a\\b"}),
                 live_event_running=True,
-                drop=DropView(THROUGH, 0.8, 12.5, 40.0),
+                verdict=Verdict(THROUGH, 0.8, 12.5, 40.0),
                 thresholds=Thresholds(0.4, 0.6),
             ),
             MediaView("m2", failing_streams=1, gone=True),
@@ -120,11 +128,11 @@ def everything() -> tuple[Snapshot, dict[str, LinkView]]:
                 lost_minutes=4,
                 revisions_up=2,
                 revisions_down=1,
-                drop=DropView(THROUGH, 0.5, 30.0, 400.0),
+                verdict=Verdict(THROUGH, 0.5, 30.0, 400.0),
+                link=LinkView(merchant_id, True, 45, 6, 1.5, 1.25, NOW, round_timestamp=NOW),
             )
         )
-    links = {m.merchant_id: LinkView(m.merchant_id, True, 45, 6, 1.5, 1.25, NOW, round_ended=NOW) for m in merchants}
-    return snapshot_of(*merchants), links
+    return snapshot_of(*merchants)
 
 
 def whole_registry() -> CollectorRegistry:
@@ -133,8 +141,8 @@ def whole_registry() -> CollectorRegistry:
     telemetry.observe_request("acme", "aggregations", "error", 12)
     telemetry.observe_revision(200)
     telemetry.reloaded(ok=True, at=NOW)
-    snapshot, links = everything()
-    return build_registry(telemetry, SnapshotCollector(lambda: snapshot, lambda: links, Poll(), lambda: NOW))
+    snapshot = everything()
+    return build_registry(telemetry, SnapshotCollector(lambda: snapshot, Poll(), lambda: NOW))
 
 
 @pytest.mark.parametrize(
@@ -248,7 +256,7 @@ def test_what_is_said_about_the_data() -> None:
 def media_samples(*merchants: MerchantView) -> list[tuple[str, dict[str, str], float]]:
     return [
         (sample.name, sample.labels, sample.value)
-        for metric in families(snapshot_of(*merchants), {}, Poll(), NOW)
+        for metric in families(snapshot_of(*merchants), Poll(), NOW)
         if metric.name in ("smartstream_media", "smartstream_live_event_running")
         for sample in metric.samples
     ]
@@ -280,7 +288,7 @@ def test_a_name_that_has_no_utf8_does_not_fail_the_scrape() -> None:
     """Half a surrogate pair, which JSON can carry, is shown as a question mark."""
     snapshot = snapshot_of(merchant_view(media=(MediaView("m1", "News \ud83d"),)))
     registry = CollectorRegistry()
-    registry.register(SnapshotCollector(lambda: snapshot, dict, Poll(), lambda: NOW))
+    registry.register(SnapshotCollector(lambda: snapshot, Poll(), lambda: NOW))
     assert b'name="News ?"' in generate_latest(registry)
 
 
@@ -292,14 +300,14 @@ def test_what_is_said_about_the_connection() -> None:
         up=False,
         budget=22.5,
         streams=90,
-        staleness=1.5,
-        staleness_bound=1.25,
+        staleness_minutes=1.5,
+        staleness_bound_minutes=1.25,
         token_expiry=NOW + 60,
         failing=MappingProxyType({"": 2, "m1": 1}),
         failing_lookups=3,
-        round_ended=NOW - 7,
+        round_timestamp=NOW - 7,
     )
-    assert shown(Snapshot(), fresh, known) == {
+    assert of_links(fresh, known) == {
         'smartstream_api_budget_requests_per_minute{merchant_id="acme"}': 45,
         'smartstream_streams{merchant_id="acme"}': 6,
         'smartstream_merchant_failing_streams{merchant_id="acme"}': 0,
@@ -314,7 +322,7 @@ def test_what_is_said_about_the_connection() -> None:
         'smartstream_api_budget_requests_per_minute{merchant_id="büro"}': 22.5,
         'smartstream_api_token_expiry_timestamp_seconds{merchant_id="büro"}': NOW + 60,
     }
-    assert shown(Snapshot(), replace(known, up=True))['smartstream_up{merchant_id="büro"}'] == 1
+    assert of_links(replace(known, up=True))['smartstream_up{merchant_id="büro"}'] == 1
 
 
 def test_media_that_fail_or_are_gone_are_shown() -> None:
@@ -354,11 +362,11 @@ def test_the_state_file_and_the_log_are_asked_at_each_scrape() -> None:
 def test_drops_are_shown_with_their_thresholds() -> None:
     """What the detector says of a media and of the whole merchant; a media that is left out has no threshold."""
     media = (
-        MediaView("m1", drop=DropView(THROUGH, 0.8, 12.5, 40.0), thresholds=Thresholds(0.4, 0.6)),
+        MediaView("m1", verdict=Verdict(THROUGH, 0.8, 12.5, 40.0), thresholds=Thresholds(0.4, 0.6)),
         MediaView("m2", thresholds=Thresholds(0.5, 0.5)),
         MediaView("m3"),
     )
-    merchant = replace(merchant_view(media=media), drop=DropView(THROUGH, 0.5, 30.0, 400.0))
+    merchant = replace(merchant_view(media=media), verdict=Verdict(THROUGH, 0.5, 30.0, 400.0))
     found = {
         series.replace('merchant_id="acme"', "…").replace("smartstream_", ""): value
         for series, value in shown(snapshot_of(merchant)).items()
@@ -379,7 +387,7 @@ def test_drops_are_shown_with_their_thresholds() -> None:
 
 def test_only_families_with_samples_are_shown() -> None:
     """An empty snapshot makes an empty page; `describe` names all families all the same, and without samples."""
-    collector = SnapshotCollector(Snapshot, dict, Poll(), lambda: NOW)
+    collector = SnapshotCollector(Snapshot, Poll(), lambda: NOW)
     assert list(collector.collect()) == []
     described = list(collector.describe())
     assert len(described) == len(FAMILIES)
@@ -388,18 +396,18 @@ def test_only_families_with_samples_are_shown() -> None:
 
 def test_everything_together_shows_each_family_once() -> None:
     """With all targets, groups and facts, every family has samples, and no family and no series is there twice."""
-    snapshot, links = everything()
-    metrics = list(families(snapshot, links, Poll(), NOW))
+    snapshot = everything()
+    metrics = list(families(snapshot, Poll(), NOW))
     assert {metric.name for metric in metrics} == {family.metric().name for family in FAMILIES}
     assert duplicates(metrics) == []
 
 
 def test_every_sample_has_the_labels_of_its_family() -> None:
     """No label is missing or added, and every value is text; media_info alone has configured labels beside."""
-    snapshot, links = everything()
+    snapshot = everything()
     known = {family.name: set(family.labels) for family in FAMILIES}
     known["smartstream_media_info"] |= {"channel"}
-    for metric in families(snapshot, links, Poll(), NOW):
+    for metric in families(snapshot, Poll(), NOW):
         for sample in metric.samples:
             assert set(sample.labels) == known[sample.name]
             assert {type(value) for value in sample.labels.values()} == {str}
@@ -439,7 +447,7 @@ def test_a_scrape_asks_for_the_snapshot_once() -> None:
         total = SeriesView("", float(len(asked)), 1)
         return snapshot_of(merchant_view(*(stream_view(target, Group.ALL, total) for target in Target)))
 
-    collector = SnapshotCollector(newest, dict, Poll(), lambda: NOW)
+    collector = SnapshotCollector(newest, Poll(), lambda: NOW)
     totals = [s.value for metric in collector.collect() for s in metric.samples if s.name.endswith("s_total")]
     assert asked == [0]
     assert set(totals) == {0.0, 1.0}  # revisions, lost minutes and resets are 0

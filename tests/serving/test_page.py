@@ -9,7 +9,8 @@ import pytest
 
 from exporter.api.request_log import Exchange
 from exporter.serving.page import MOST_MEDIA, POLICY, page
-from exporter.serving.status import DropState, Hour, Status
+from exporter.serving.status import DropState, Status
+from exporter.views import Hour
 from tests.support.statuses import NOW, many
 
 NASTY = '<script>alert("1")</script><img src=x onerror=alert(2)>\'&'
