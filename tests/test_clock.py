@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from exporter.clock import CLOCKS_AGREE, ApiClock
 from exporter.config.settings import Settings
-from exporter.counting.rules import ended_before
+from exporter.counting.windows import ended_before
 from exporter.daemon import Polling, ProcessHealth, build_polling
 from exporter.model import Group, Minute, Stream, Target
 from exporter.polling.scheduler import Scheduler

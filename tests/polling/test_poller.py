@@ -459,7 +459,7 @@ def test_a_defect_in_counting_is_that_streams_incident(
         assert all({"/play_count", "b/play_count"} <= set(asked) for asked in seen)
         assert 2 <= sum("a/play_count" in asked for asked in seen) <= 7
         [error] = [entry for entry in logs if entry["log_level"] == "error"]
-        assert error["event"].startswith("a/play_count/all: unexpected KeyError at test_poll.py:")
+        assert error["event"].startswith("a/play_count/all: unexpected KeyError at test_poller.py:")
         assert isinstance(error["exc_info"], KeyError)
         assert world.poller._rests.failing(streams[1])
         assert world.poller.link.last_error.startswith("unexpected KeyError at ")
@@ -527,7 +527,7 @@ def test_a_defect_in_the_verdict_on_one_media_is_its_own(build: Callable[..., Wo
             world.round()
     assert set(world.watch.drops(world.clock.now())) == {"", "b"}
     [error] = [entry for entry in logs if entry["log_level"] == "error"]
-    assert error["event"].startswith("drop detector, media a: unexpected KeyError at test_poll.py:")
+    assert error["event"].startswith("drop detector, media a: unexpected KeyError at test_poller.py:")
     assert world.poller.link.last_error == error["event"]
 
 
