@@ -32,7 +32,7 @@ from exporter.polling.incidents import Incidents
 from exporter.polling.poller import MerchantPoller
 from exporter.polling.scheduler import Scheduler
 from exporter.serving import page, status
-from exporter.serving.families import SnapshotCollector, build_registry
+from exporter.serving.collector import SnapshotCollector, build_registry
 from exporter.serving.instruments import Instruments
 from exporter.serving.routes import create_app, make_server
 from exporter.signals import STOP_SIGNALS, Signals
@@ -333,7 +333,7 @@ class ProcessHealth:
 def _app(
     settings: Settings, polling: Polling, health: ProcessHealth, schedule: Scheduler, telemetry: Instruments
 ) -> Handler:
-    collector = SnapshotCollector(health.snapshot, settings.poll, polling.clock.now)
+    collector = SnapshotCollector(health.snapshot, settings.poll.max_staleness, polling.clock.now)
 
     def shown(render: Callable[[status.Status], str]) -> Callable[[str], str | None]:
         def of_merchant(merchant_id: str) -> str | None:
