@@ -13,7 +13,7 @@ from benchmarks.prepared import Prepared, prepare
 from benchmarks.report import Cell, Figures, Table, figures
 from exporter.clock import SystemClock
 from exporter.daemon import build_polling
-from exporter.httpd.server import Handler, Request
+from exporter.httpd.messages import Handler, Request
 from exporter.serving.collector import SnapshotCollector, build_registry
 from exporter.serving.instruments import Instruments
 from exporter.serving.routes import create_app

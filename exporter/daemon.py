@@ -24,8 +24,8 @@ from exporter.counting.ledger import Ledger
 from exporter.drops.monitor import DropMonitor
 from exporter.errors import StateWriteFailed
 from exporter.httpd.address import Address
-from exporter.httpd.descriptors import needed, peers_for, raise_limit
-from exporter.httpd.server import Handler
+from exporter.httpd.descriptors import max_connections, needed, raise_limit
+from exporter.httpd.messages import Handler
 from exporter.model import MINUTE
 from exporter.planning.index import can_hold
 from exporter.polling.incidents import Incidents
@@ -214,7 +214,9 @@ def _run(settings: Settings, listen: Address, signals: Signals, open_files: int)
             health = ProcessHealth(polling, state, schedule)
             telemetry.watch_process(state_writable=lambda: state.problem is None, dropped_log_lines=logs.dropped)
             app = _app(settings, polling, health, schedule, telemetry)
-            server = make_server(app, listen, peers_for(open_files, len(settings.merchants), settings.poll.concurrency))
+            server = make_server(
+                app, listen, max_connections(open_files, len(settings.merchants), settings.poll.concurrency)
+            )
         except BaseException:
             state.close()
             raise

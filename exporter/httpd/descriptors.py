@@ -1,4 +1,4 @@
-"""File descriptors: how many the process may have, and how many of them are for peers of the HTTP server."""
+"""File descriptors: how many the process may have, and how many of them are for clients of the HTTP server."""
 
 import contextlib
 import resource
@@ -13,11 +13,11 @@ _CAP_OF_MACOS = 10240
 # the libraries open now and then.
 RESERVED = 24
 
-# Peers of the HTTP server: more than any number of Prometheus servers and browsers needs.
-MOST_PEERS = 512
+# Connections of the HTTP server: more than any number of Prometheus servers and browsers needs.
+MAX_CONNECTIONS = 512
 
 # With fewer, a scrape could be refused while somebody looks at the page.
-FEWEST_PEERS = 16
+MIN_CONNECTIONS = 16
 
 
 def raise_limit(cap: int = CAP) -> int:
@@ -39,11 +39,11 @@ def raise_limit(cap: int = CAP) -> int:
 
 
 def needed(merchants: int, concurrency: int) -> int:
-    """Descriptors that the process needs with so many merchants, each with so many requests on their way at once."""
-    return RESERVED + merchants * concurrency + FEWEST_PEERS
+    """Descriptors that the process needs for so many merchants with so many concurrent requests each."""
+    return RESERVED + merchants * concurrency + MIN_CONNECTIONS
 
 
-def peers_for(limit: int, merchants: int, concurrency: int) -> int:
-    """How many peers the HTTP server may have: what the API's connections and the process itself leave."""
+def max_connections(limit: int, merchants: int, concurrency: int) -> int:
+    """How many connections the HTTP server may have: what the API's connections and the process itself leave."""
     left = limit - RESERVED - merchants * concurrency
-    return max(FEWEST_PEERS, min(MOST_PEERS, left))
+    return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, left))

@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from exporter.errors import InputError
 from exporter.httpd.address import Address, parse_address
-from exporter.httpd.server import Handler, Request, Server
+from exporter.httpd.messages import Handler, Request
+from exporter.httpd.server import Server
 from exporter.serving.instruments import Instruments
 from exporter.serving.routes import create_app, make_server
 from tests.support import processes
@@ -161,8 +162,10 @@ def test_a_failing_page_is_one_line_in_the_log(part: str) -> None:
     with structlog.testing.capture_logs() as lines:
         reply = ask(parts.app(), path)
     assert reply.status == 500
-    assert reply.body == b"internal error; the log says more\n"
-    assert [(line["event"], line["path"], line["log_level"]) for line in lines] == [("a request failed", path, "error")]
+    assert reply.body == b"internal server error, see the log\n"
+    assert [(line["event"], line["path"], line["log_level"]) for line in lines] == [
+        ("HTTP request failed", path, "error")
+    ]
 
 
 def test_a_failing_collector_is_a_500_too() -> None:
