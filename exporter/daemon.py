@@ -33,8 +33,10 @@ from exporter.polling.poller import MerchantPoller
 from exporter.polling.scheduler import Scheduler
 from exporter.serving import page, status
 from exporter.serving.collector import SnapshotCollector, build_registry
+from exporter.serving.health import clock_problem
 from exporter.serving.instruments import Instruments
 from exporter.serving.routes import create_app, make_server
+from exporter.serving.schema import Status
 from exporter.signals import STOP_SIGNALS, Signals
 from exporter.storage.state import State, open_state
 from exporter.views import Hour, MerchantView, ProblemView, Snapshot, Subject
@@ -326,7 +328,7 @@ class ProcessHealth:
             yield ProblemView(Subject.POLLING, stopped, bad=True)
         offset = self._polling.clock.offset
         if offset:
-            yield ProblemView(Subject.CLOCK, status.clock_problem(offset))
+            yield ProblemView(Subject.CLOCK, clock_problem(offset))
         unread = logs.problem()
         if unread is not None:
             yield ProblemView(Subject.LOG, unread)
@@ -337,7 +339,7 @@ def _app(
 ) -> Handler:
     collector = SnapshotCollector(health.snapshot, settings.poll.max_staleness, polling.clock.now)
 
-    def shown(render: Callable[[status.Status], str]) -> Callable[[str], str | None]:
+    def shown(render: Callable[[Status], str]) -> Callable[[str], str | None]:
         def of_merchant(merchant_id: str) -> str | None:
             whole = status.build(
                 health.snapshot(), polling.hours(), polling.requests.view(), polling.clock.now(), __version__

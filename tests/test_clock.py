@@ -15,8 +15,8 @@ from exporter.counting.windows import ended_before
 from exporter.daemon import Polling, ProcessHealth, build_polling
 from exporter.model import Group, Minute, Stream, Target
 from exporter.polling.scheduler import Scheduler
+from exporter.serving.health import clock_problem
 from exporter.serving.instruments import Instruments
-from exporter.serving.status import clock_problem
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import FaultSwitch
 from exporter.simulator.series import World

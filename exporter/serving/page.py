@@ -8,7 +8,7 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from exporter.serving.status import Status
+from exporter.serving.schema import Status
 from exporter.views import Hour
 
 NOTHING = "–"

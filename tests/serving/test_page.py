@@ -9,7 +9,7 @@ import pytest
 
 from exporter.api.request_log import Exchange
 from exporter.serving.page import MOST_MEDIA, POLICY, page
-from exporter.serving.status import DropState, Status
+from exporter.serving.schema import DropState, Status
 from exporter.views import Hour
 from tests.support.statuses import NOW, many
 

@@ -8,17 +8,9 @@ import pytest
 
 from exporter.api.request_log import Exchange, RequestsView
 from exporter.model import Target, end_of, start_of
-from exporter.serving.status import (
-    Drop,
-    Health,
-    MediaStatus,
-    MerchantStatus,
-    Status,
-    as_json,
-    build,
-    clock_problem,
-    only,
-)
+from exporter.serving.health import clock_problem
+from exporter.serving.schema import Drop, Health, MediaStatus, MerchantStatus, Status
+from exporter.serving.status import as_json, build, only
 from exporter.views import (
     Hour,
     LinkView,
@@ -125,7 +117,7 @@ def test_a_media_ahead_of_the_merchant_is_not_stale() -> None:
     ("ratio", "state"),
     [(0.0, "none"), (0.4, "none"), (0.41, "warning"), (0.6, "warning"), (0.61, "critical")],
 )
-def test_a_drop_is_told_above_its_threshold(ratio: float, state: str) -> None:
+def test_a_drop_is_shown_above_its_threshold(ratio: float, state: str) -> None:
     """The state is that of the alerts: above a threshold, not at it."""
     view = Verdict(THROUGH, ratio, 12.0, 30.0)
     media = only_media(built(media=(MediaView("m1", verdict=view, thresholds=Thresholds(0.4, 0.6)),)))
@@ -134,7 +126,7 @@ def test_a_drop_is_told_above_its_threshold(ratio: float, state: str) -> None:
 
 
 def test_a_media_that_is_left_out_has_no_drop() -> None:
-    """Without thresholds nothing is told, whatever the detector says."""
+    """Without thresholds no drop is shown, whatever the detector says."""
     assert only_media(built(media=(MediaView("m1", verdict=Verdict(THROUGH, 1, 99, 9)),))).drop == Drop("off")  # type: ignore[arg-type]
 
 
@@ -163,25 +155,25 @@ def test_errors_go_to_their_media() -> None:
     failure = Exchange(NOW - 5, "acme", "medias", "404", 0.1, "m1", "m1", "medias: 404 gone")
     requests = RequestsView((failure,), MappingProxyType({("acme", "m1"): failure, ("other", "m2"): failure}))
     status = built(media=(MediaView("m1"), MediaView("m2")), requests=requests)
-    told = [(media.last_error, media.last_error_at) for media in status.merchants[0].media]
-    assert told == [("medias: 404 gone", NOW - 5), ("", None)]
+    errors = [(media.last_error, media.last_error_at) for media in status.merchants[0].media]
+    assert errors == [("medias: 404 gone", NOW - 5), ("", None)]
     assert status.requests == (failure,)
 
 
 @pytest.mark.parametrize(
     ("up", "ratio", "held", "health", "summary"),
     [
-        (True, 0.0, 0, Health.GOOD, "The API answers. Merchants: 1, media: 1, streams: 4."),
+        (True, 0.0, 0, Health.GOOD, "The API is up. Merchants: 1, media: 1, streams: 4."),
         (
             True,
             0.0,
             2,
             Health.WARNING,
-            "The API answers. Values that cannot be used are not counted yet: acme (2).",
+            "The API is up. Unusable values are not counted yet: acme (2).",
         ),
-        (True, 0.9, 2, Health.WARNING, "The API answers. Plays have dropped: News."),
-        (None, 0.9, 2, Health.WARNING, "Waiting for the first answer of the API for acme."),
-        (False, 0.9, 2, Health.BAD, "The API fails for acme."),
+        (True, 0.9, 2, Health.WARNING, "The API is up. Plays are dropping: News."),
+        (None, 0.9, 2, Health.WARNING, "Waiting for the first API response for acme."),
+        (False, 0.9, 2, Health.BAD, "The API is down for acme."),
     ],
 )
 def test_the_health_is_the_worst_of_all(up: bool | None, ratio: float, held: int, health: Health, summary: str) -> None:
@@ -199,8 +191,8 @@ def test_a_wrong_clock_and_answers_that_cannot_be_used_are_no_good_health() -> N
     merchants = MappingProxyType({"acme": MerchantView("acme", link=link)})
     for offset, said in [
         (0.0, 'not counted yet: acme (row 3: "N/A" is not a number).'),
-        (10_803.0, "The clock of this machine is 3h ahead of the API's (Date header)."),
-        (-95.0, "The clock of this machine is 1m35s behind the API's (Date header)."),
+        (10_803.0, "This machine's clock is 3h ahead of the API's clock (Date header)."),
+        (-95.0, "This machine's clock is 1m35s behind the API's clock (Date header)."),
     ]:
         problems = (ProblemView(Subject.CLOCK, clock_problem(offset)),) if offset else ()
         status = build(Snapshot(merchants, offset, problems), {}, RequestsView(), NOW, "1.2.3")
@@ -242,7 +234,7 @@ def test_media_that_fail_are_named() -> None:
     status = built(media=media, link=LinkView("acme", up=True, streams=4, failing=MappingProxyType({"": 1})))
     assert (status.health, status.summary) == (
         Health.WARNING,
-        "The API answers. Requests fail for News, all media of acme. The API does not know m2 (404).",
+        "The API is up. Requests fail for News, all media of acme. Media not found (404): m2.",
     )
     [merchant] = status.merchants
     assert [(each.failing_streams, each.gone) for each in merchant.media] == [(2, False), (1, True), (0, False)]
@@ -253,7 +245,7 @@ def test_the_summary_stays_short() -> None:
     """Of many merchants it names five, and the number of the others."""
     merchants = {f"m{n}": MerchantView(f"m{n}", link=LinkView(f"m{n}", up=False)) for n in range(8)}
     status = build(Snapshot(MappingProxyType(merchants)), {}, RequestsView(), NOW, "1.2.3")
-    assert status.summary == "The API fails for m0, m1, m2, m3, m4 and 3 more."
+    assert status.summary == "The API is down for m0, m1, m2, m3, m4 and 3 more."
 
 
 def test_a_part_is_about_one_merchant() -> None:
@@ -266,7 +258,7 @@ def test_a_part_is_about_one_merchant() -> None:
     assert (whole.health, part.health, part.summary) == (
         "bad",
         "good",
-        "The API answers. Merchants: 1, media: 0, streams: 0.",
+        "The API is up. Merchants: 1, media: 0, streams: 0.",
     )
     assert [each.merchant_id for each in part.merchants] == [each.merchant_id for each in part.requests] == ["b"]
     assert only(whole, "") is whole

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from exporter.api.request_log import Exchange, RequestsView
 from exporter.model import Group, Stream, Target, minute_of, start_of
 from exporter.serving import status
+from exporter.serving.schema import Status
 from exporter.views import (
     Hour,
     LinkView,
@@ -38,7 +39,7 @@ def hour_of_plays(level: float, *, fallen: float = 0.0, gap: int | None = None) 
     return Hour(start_of(THROUGH - 59), plays, expected)
 
 
-def many(count: int, name: str = "Media") -> status.Status:
+def many(count: int, name: str = "Media") -> Status:
     """A merchant with so many media: the third has fallen, the fourth is live, the fifth fails."""
     streams = [stream_view("", Target.PLAY_COUNT, THROUGH, 100 * count)]
     media, hours = {}, {"": hour_of_plays(100.0 * count)}
