@@ -1,4 +1,4 @@
-"""What pages and `/metrics` are made from: one immutable picture of everything counted so far.
+"""What the pages and `/metrics` are made from: one immutable snapshot of everything counted so far.
 
 The ledger replaces the snapshot after each commit; readers on other threads take the reference once and see one
 consistent state.
@@ -33,8 +33,8 @@ class StreamView:
     """One stream.
 
     Attributes:
-        stream: Which one.
-        through: The newest settled minute that it has counted, or None before its first answer.
+        stream: The stream.
+        through: The newest settled minute that it has counted, or None before its first response.
         series: Its label values in the order in which they were first seen.
     """
 
@@ -45,7 +45,7 @@ class StreamView:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """From which ratio on a drop of a media's plays is worth an alert.
+    """Drop ratios above which the alerts of a media fire.
 
     Attributes:
         warning: 0 to 1.
@@ -56,12 +56,12 @@ class Thresholds:
     critical: float
 
 
-# From where on a drop of the whole merchant is worth an alert. The rule SmartstreamMerchantPlaysDrop has the same.
+# Drop ratio above which the alert of a whole merchant fires. The rule SmartstreamMerchantPlaysDrop has the same.
 MERCHANT_THRESHOLD = 0.35
 
 
 class Verdict(NamedTuple):
-    """What the drop detector says about a minute of a media, or of the whole merchant.
+    """The result of the drop detector for a minute of a media, or of the whole merchant.
 
     Attributes:
         minute: The minute.
@@ -93,19 +93,19 @@ class Hour:
 
 @dataclass(frozen=True, slots=True)
 class MediaView:
-    """What is known of a media beside its numbers.
+    """A media, without its counted values.
 
     Attributes:
-        media_id: Which one.
+        media_id: The id.
         name: The configured name, else the catalog's, else "".
         ref_id: The catalog's, or "".
         encode_type: The catalog's, or "".
         labels: The configured labels.
         live_event_running: Whether its live event runs, or None where it has none or that is not known.
-        verdict: What the drop detector says, or None where it says nothing.
+        verdict: The newest verdict of the drop detector, or None where it has none.
         thresholds: The thresholds of its alerts, or None where the configuration excludes it from drop alerts.
-        failing_streams: How many of its streams fail while the API answers others.
-        gone: Whether the API does not know it any more (404).
+        failing_streams: The number of its streams that fail while other requests succeed.
+        gone: Whether the API answers 404 for it.
     """
 
     media_id: str
@@ -125,11 +125,11 @@ class Connection:
     """The connection of one merchant to the API.
 
     Attributes:
-        merchant_id: Which one.
-        up: Whether the API answers; false while it fails as a whole, asks to be left alone, or no request can leave;
-            null before the first request.
-        budget: Requests a minute that the exporter allows itself now.
-        streams: How many streams share them.
+        merchant_id: The id of the merchant.
+        up: Whether the API is up; false while all requests fail, are rate limited, or cannot be sent; null before the
+            first response.
+        budget: The current request budget: requests per minute.
+        streams: The number of streams that share the budget.
         staleness_minutes: Settled minutes not fetched yet: the mean over the streams, weighted by plays; null before
             the first round of requests.
         staleness_bound_minutes: The lowest staleness that any schedule could reach.
@@ -137,8 +137,8 @@ class Connection:
         last_success: When the last request succeeded.
         last_error: The error of the newest request that failed, or "".
         last_error_at: When that was.
-        unusable: What in the newest answers cannot be used, or "".
-        failing_lookups: Requests for the catalog, live events and the history that fail.
+        unusable: The part of the newest responses that cannot be used, or "".
+        failing_lookups: The number of requests for the catalog, live events and the history that fail.
         round_timestamp: When the last round of requests ended.
     """
 
@@ -159,11 +159,11 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class LinkView(Connection):
-    """The connection of one merchant to the API, and what fails while the API answers other requests.
+    """The connection of one merchant to the API, and what fails while other requests succeed.
 
     Attributes:
-        failing: By media id, "" for the whole merchant, how many streams fail.
-        gone: The media that the API does not know any more (404).
+        failing: The number of failing streams by media id, "" for the whole merchant.
+        gone: The media for which the API answers 404.
     """
 
     failing: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -175,18 +175,17 @@ class MerchantView:
     """One merchant.
 
     Attributes:
-        merchant_id: Which one.
-        horizon: The newest minute of which an answer has shown a row, or None.
-        lost_minutes: Minutes, summed over the streams, that were too old to be caught up, or without a value that could
-            be used.
-        revisions_up: How often a later answer raised a value that had been counted.
+        merchant_id: The id.
+        horizon: The newest minute of which a response has shown a row, or None.
+        lost_minutes: Minutes, summed over the streams, that were too old to be fetched, or had no usable value.
+        revisions_up: How often a later response raised a value that had been counted.
         revisions_down: How often it lowered one.
-        series_resets: Counters that began again at 0, as they could not pay for a day what they owed.
-        held_values: Values that are not counted yet, as they cannot be used or are not plausible.
+        series_resets: Counters that were reset to 0 because a correction was not compensated within a day.
+        held_values: Values that are unusable or implausible, and are not counted yet.
         streams: Its streams, in the order of the configuration.
         media: Its media, in the order of the configuration.
-        verdict: What the drop detector says of all plays together, or None where it says nothing.
-        link: The connection to the API, or None where nothing is known of it.
+        verdict: The newest verdict on all plays together, or None where there is none.
+        link: The connection to the API, or None where it is unknown.
     """
 
     merchant_id: str
@@ -203,7 +202,7 @@ class MerchantView:
 
 
 class Subject(StrEnum):
-    """What of the process itself can have a problem."""
+    """The part of the process that has a problem."""
 
     STATE_FILE = "state file"
     POLLING = "polling"
@@ -213,13 +212,13 @@ class Subject(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProblemView:
-    """Something that is wrong with the process itself.
+    """A problem of the process itself.
 
     Attributes:
-        subject: What has the problem.
-        message: What is wrong and how to fix it, in a sentence or two.
-        since: When it began (Unix seconds), or None where that is not known.
-        bad: Whether nothing is counted, or something can be lost, while it lasts.
+        subject: The part that has the problem.
+        message: The problem and how to fix it, in one or two sentences.
+        since: When it began (Unix seconds), or null where that is not known.
+        bad: Whether nothing is counted, or data can be lost, while it lasts.
     """
 
     subject: Subject
@@ -235,7 +234,7 @@ class Snapshot:
     Attributes:
         merchants: By merchant id.
         clock_offset: Seconds by which this machine's clock is ahead of the API's, 0 where they agree.
-        problems: What is wrong with the process itself.
+        problems: Problems of the process itself.
     """
 
     merchants: Mapping[str, MerchantView] = field(default_factory=lambda: MappingProxyType({}))

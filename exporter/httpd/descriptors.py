@@ -3,14 +3,14 @@
 import contextlib
 import resource
 
-# No process of this program needs more. Some systems refuse a larger number, or are slow with one.
+# More than this program needs. Some systems refuse a larger number, or are slow with one.
 CAP = 65536
 
-# macOS accepts no more than this where it says "unlimited".
+# macOS accepts at most this where it reports "unlimited".
 _CAP_OF_MACOS = 10240
 
-# Standard streams, state file and its companions, log, event loop, listening sockets, configuration files, and what
-# the libraries open now and then.
+# Standard streams, state file and its companions, log, event loop, listening sockets, configuration files, and files
+# that libraries open from time to time.
 RESERVED = 24
 
 # Connections of the HTTP server: more than any number of Prometheus servers and browsers needs.

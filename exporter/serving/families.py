@@ -45,7 +45,7 @@ class Family:
 
 # ---- streams ----
 
-# The words of each target in metric names and in HELP.
+# The name of each target in metric names and in HELP.
 _WORDS = {
     Target.PLAY_COUNT: ("plays", "Plays"),
     Target.PLAY_TIME: ("play_time_seconds", "Seconds played"),
@@ -83,7 +83,7 @@ def _stream_families(target: Target, group: Group, *, whole: bool) -> StreamFami
     return StreamFamilies(counter if target.summable else None, None if target.by_day else gauge)
 
 
-# Whether it is the whole merchant's, what it counts, how it is split.
+# Whether it is a stream of the whole merchant, its target, its group.
 StreamKind = tuple[bool, Target, Group]
 
 STREAMS: Mapping[StreamKind, StreamFamilies] = {

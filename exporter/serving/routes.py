@@ -26,7 +26,7 @@ _HTML = "text/html; charset=utf-8"
 _TEXT = "text/plain; charset=utf-8"
 _JSON = "application/json"
 
-# Nothing but the status page has anything to load or to run.
+# Only the status page loads or runs anything.
 _POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 _HEADERS = (
@@ -35,7 +35,7 @@ _HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
 )
 
-# Higher levels cost ten times as long for a tenth less.
+# Higher levels take ten times as long and save another tenth.
 _GZIP_LEVEL = 1
 _GZIP_FROM = 1024
 
@@ -57,8 +57,8 @@ def create_app(
 
     Args:
         registry: What `/metrics` shows.
-        healthy: Why the process does not work, or None where it does.
-        ready: Why it is not ready, or None where it is.
+        healthy: Why the process is not healthy, or None.
+        ready: Why it is not ready, or None.
         page: The HTML at `/`, which may load and run what `page.POLICY` says: of a merchant by its id, of all for "";
             None where there is no such merchant.
         status_json: The JSON at `/api/v1/status`, likewise.
@@ -100,7 +100,7 @@ def make_server(app: Handler, address: Address, connections: int = MAX_CONNECTIO
 
 
 def _coalesce_key(request: Request) -> Hashable | None:
-    """All that a response depends on. The body of HEAD is not sent, so it gets what GET gets."""
+    """Everything that a response depends on. HEAD shares the response of GET, as its body is not sent."""
     if request.method not in ("GET", "HEAD"):
         return None
     headers = request.headers
@@ -153,7 +153,7 @@ def _probe(problem: str | None, word: str) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class _Filtered(Collector):
-    """Families and samples by name. A registry can do that only for collectors that say beforehand what they have."""
+    """Selects families and samples by name. A registry can do so only for collectors that describe their families."""
 
     collector: Collector
     names: frozenset[str]
