@@ -32,11 +32,11 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Served:
-    """A server, and how many peers it has.
+    """A server, and how many connections it has.
 
     Attributes:
         server: The server.
-        calls: The paths that the handler was asked for, in their order.
+        calls: The paths that the handler was called for, in their order.
         connections: Its connections.
     """
 
@@ -53,8 +53,8 @@ class Served:
         return Response(200, (), self._answer(request))
 
     @property
-    def peers(self) -> int:
-        """How many peers there are."""
+    def connected(self) -> int:
+        """How many connections there are."""
         return len(self.connections)
 
     def get(self, path: str = "/") -> requests.Response:
@@ -141,8 +141,8 @@ def test_an_answer_that_is_not_read_has_a_deadline(serve: Callable[..., Served])
     """A peer that does not read is cut, and what was meant for it is let go."""
     served = serve(lambda request: b"x" * (20 * MEGABYTE if request.path == "/" else 1), response_timeout=0.5)
     with served.connect(REQUEST) as peer:
-        wait_until("the handler is asked", lambda: "/" in served.calls)
-        wait_until("the peer is cut", lambda: served.peers == 0)
+        wait_until("the handler is called", lambda: "/" in served.calls)
+        wait_until("the peer is cut", lambda: served.connected == 0)
         with contextlib.suppress(ConnectionError), peer.makefile("rb") as stream:
             assert len(stream.read()) < 20 * MEGABYTE
 
@@ -164,7 +164,7 @@ def test_an_answer_takes_as_long_as_it_takes(serve: Callable[..., Served]) -> No
 
 
 def test_requests_that_are_sent_at_once_are_answered_one_after_the_other(serve: Callable[..., Served]) -> None:
-    """No request is looked at before the answer to the one before is read; then all are answered."""
+    """No request is handled before the response to the one before is read; then all are answered."""
     answer = b"x" * MEGABYTE * 8
     served = serve(lambda request: answer if request.path == "/" else b"fine\n")
     with served.connect(REQUEST * 5) as peer:
@@ -186,8 +186,8 @@ def test_unread_answers_are_bounded_in_total(serve: Callable[..., Served]) -> No
     served = serve(lambda _: b"x" * MEGABYTE * 8, unsent_bytes=20 * MEGABYTE)
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(served.connect(REQUEST)) for _ in range(8)]
-        wait_until("all have asked", lambda: len(served.calls) == len(peers))
-        wait_until("most are cut", lambda: served.peers <= 2)
+        wait_until("all have been handled", lambda: len(served.calls) == len(peers))
+        wait_until("most are cut", lambda: served.connected <= 2)
         assert served.get().content == b"x" * MEGABYTE * 8
 
 
@@ -197,7 +197,7 @@ def test_an_answer_that_several_read_counts_once(serve: Callable[..., Served]) -
     served = serve(lambda _: answer, unsent_bytes=20 * MEGABYTE)
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(served.connect(REQUEST.replace(b"1.1", b"1.0"))) for _ in range(8)]
-        wait_until("all have asked", lambda: len(served.calls) == len(peers))
+        wait_until("all have been handled", lambda: len(served.calls) == len(peers))
         for peer in peers:
             with peer.makefile("rb") as stream:
                 assert stream.read().endswith(answer)
@@ -213,7 +213,7 @@ def _read(peer: socket.socket) -> bytes:
 
 
 def _hold_both_threads(served: Served, stack: contextlib.ExitStack) -> None:
-    """Ask for what is not finished until the test says so, once for each thread."""
+    """Send a request to each thread that it holds until the test releases it."""
     for path in (b"/held/1", b"/held/2"):
         stack.enter_context(served.connect(REQUEST.replace(b" / ", b" " + path + b" ")))
     wait_until("both threads are busy", lambda: len(served.calls) == 2)
@@ -229,16 +229,16 @@ def _holding(release: threading.Event, answer: Callable[[Request], bytes]) -> Ca
     return hold
 
 
-def test_those_who_wait_for_the_same_get_one_answer(serve: Callable[..., Served]) -> None:
-    """What many wait for is made once, after the last of them has asked; others get their own."""
+def test_waiting_requests_with_the_same_key_share_a_response(serve: Callable[..., Served]) -> None:
+    """The response is made once, after the last of the requests came; a request with another key gets its own."""
     release, number = threading.Event(), itertools.count(1)
     served = serve(_holding(release, lambda _: b"number %d\n" % next(number)), coalesce_key=_by_path)
     with contextlib.ExitStack() as stack:
         stack.callback(release.set)
         _hold_both_threads(served, stack)
         next(number)
-        asked = [REQUEST.replace(b"1.1", b"1.0")] * 20 + [b"GET /other HTTP/1.0\r\n\r\n"]
-        peers = [stack.enter_context(served.connect(each)) for each in asked]
+        sent = [REQUEST.replace(b"1.1", b"1.0")] * 20 + [b"GET /other HTTP/1.0\r\n\r\n"]
+        peers = [stack.enter_context(served.connect(each)) for each in sent]
         wait_until("all wait", lambda: _waiting(served) == 21)
         release.set()
         answers = [_read(peer).rpartition(b"\r\n\r\n")[2] for peer in peers]
@@ -249,7 +249,7 @@ def test_those_who_wait_for_the_same_get_one_answer(serve: Callable[..., Served]
 
 
 def test_an_answer_is_never_older_than_its_request(serve: Callable[..., Served]) -> None:
-    """Who asks while an answer is being made gets a newer one."""
+    """A request that comes while a response is being made gets a newer one."""
     begun, release = threading.Event(), threading.Event()
     number = itertools.count(1)
 
@@ -296,7 +296,7 @@ def _waiting(served: Served) -> int:
     return sum(each.phase is Phase.HANDLING for each in served.connections) - 2
 
 
-def test_at_the_limit_the_idlest_make_room(serve: Callable[..., Served]) -> None:
+def test_at_the_limit_the_idlest_connections_are_closed(serve: Callable[..., Served]) -> None:
     """Any number of peers that send nothing or half a header do not keep a scrape out; one that is answered stays."""
     begun, go_on = threading.Event(), threading.Event()
 
@@ -313,7 +313,7 @@ def test_at_the_limit_the_idlest_make_room(serve: Callable[..., Served]) -> None
         peers = [stack.enter_context(served.connect(b"GET / HTTP" * (number % 2))) for number in range(50)]
         for _ in range(3):
             assert served.get("/metrics").text == "fine\n"
-        assert served.peers <= 10
+        assert served.connected <= 10
         assert hung_up(peers[0])
         go_on.set()
         with slow.makefile("rb") as stream:
@@ -339,7 +339,7 @@ def test_one_pool_does_not_wait_for_another(serve: Callable[..., Served]) -> Non
         assert served.get("/metrics").ok
 
 
-def test_nothing_is_rendered_for_those_who_have_gone(serve: Callable[..., Served]) -> None:
+def test_nothing_is_rendered_for_clients_that_have_gone(serve: Callable[..., Served]) -> None:
     """A request whose peer breaks off while it waits costs nothing."""
     release = threading.Event()
 
@@ -359,7 +359,7 @@ def test_nothing_is_rendered_for_those_who_have_gone(serve: Callable[..., Served
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             gone.close()
         assert served.get("/metrics").ok
-        wait_until("they have gone", lambda: served.peers <= 2)
+        wait_until("they have gone", lambda: served.connected <= 2)
         release.set()
         assert served.get("/other").ok
     assert "/gone" not in served.calls
@@ -377,12 +377,12 @@ def test_a_peer_may_end_its_side_and_read_on(serve: Callable[..., Served]) -> No
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 @pytest.mark.parametrize("requests", [1, 3])
 def test_a_peer_that_sends_no_more_is_answered(serve: Callable[..., Served], version: bytes, requests: int) -> None:
-    """As `nc -N` does: all that it has asked for is answered, then the connection ends."""
+    """As `nc -N` does: all of its requests are answered, then the connection ends."""
     served = serve(lambda _: b"fine\n")
     with served.connect(REQUEST.replace(b"1.1", version) * requests) as peer:
         peer.shutdown(socket.SHUT_WR)
         assert _read(peer).count(b"\r\n\r\nfine\n") == (1 if version == b"1.0" else requests)
-        wait_until("it is forgotten", lambda: served.peers == 0)
+        wait_until("it is forgotten", lambda: served.connected == 0)
 
 
 def test_a_peer_that_sends_no_more_is_answered_late(serve: Callable[..., Served]) -> None:
@@ -424,21 +424,21 @@ def test_half_a_request_is_the_end(serve: Callable[..., Served], sent: bytes) ->
 )
 def test_a_target_may_name_the_server(serve: Callable[..., Served], target: bytes, path: str, query: str) -> None:
     """Scheme and host in front of the path are not part of it."""
-    asked: list[Request] = []
+    seen: list[Request] = []
 
     def note(request: Request) -> bytes:
-        asked.append(request)
+        seen.append(request)
         return b"fine\n"
 
     served = serve(note)
     with served.connect(REQUEST.replace(b" / ", b" " + target + b" ").replace(b"1.1", b"1.0")) as peer:
         assert _read(peer).endswith(b"fine\n")
-    assert (asked[-1].path, asked[-1].query) == (path, query)
+    assert (seen[-1].path, seen[-1].query) == (path, query)
 
 
 @pytest.mark.parametrize(("size", "answer"), [(20_000, b"HTTP/1.1 413 "), (5, b"HTTP/1.1 100 ")])
-def test_who_asks_before_it_sends_is_told_at_once(serve: Callable[..., Served], size: int, answer: bytes) -> None:
-    """A body that is too large is refused before it is sent; any other is asked for."""
+def test_expect_continue_is_answered_at_once(serve: Callable[..., Served], size: int, answer: bytes) -> None:
+    """A body that is too large is refused before it is sent; for any other the client gets 100 Continue."""
     served = serve()
     head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % size
     with served.connect(head) as peer, peer.makefile("rb") as stream:
@@ -557,7 +557,7 @@ time.sleep(1000)
 """
 
 
-def test_without_descriptors_it_rests_and_gives_up_idle_peers(tmp_path: Path) -> None:
+def test_without_descriptors_it_backs_off_and_closes_idle_connections(tmp_path: Path) -> None:
     """Where no descriptor is left, a scrape gets in all the same; that is one line, and nearly no CPU time."""
     with Program(python("-c", FEW_DESCRIPTORS), tmp_path) as program, contextlib.ExitStack() as stack:
         port = int(program.line(r"port (\d+)")[1])

@@ -351,8 +351,8 @@ def test_requests_are_shown_before_the_first() -> None:
             assert telemetry.registry.get_sample_value("smartstream_api_requests_total", names) == 0
 
 
-def test_the_state_file_and_the_log_are_asked_at_each_scrape() -> None:
-    """Until somebody says how they do, nothing is wrong with them."""
+def test_the_state_file_and_the_log_are_read_at_each_scrape() -> None:
+    """Until the sources are set, both are fine."""
     telemetry = Instruments()
     value = telemetry.registry.get_sample_value
     assert value("smartstream_state_writable") == 1
@@ -437,18 +437,18 @@ def test_help_names_the_field_of_the_api() -> None:
     )
 
 
-def test_a_scrape_asks_for_the_snapshot_once() -> None:
+def test_a_scrape_reads_the_snapshot_once() -> None:
     """All families of one scrape are of the same snapshot, although it is replaced while they are rendered."""
-    asked: list[int] = []
+    reads: list[int] = []
 
     def newest() -> Snapshot:
-        asked.append(len(asked))
-        total = SeriesView("", float(len(asked)), 1)
+        reads.append(len(reads))
+        total = SeriesView("", float(len(reads)), 1)
         return snapshot_of(merchant_view(*(stream_view(target, Group.ALL, total) for target in Target)))
 
     collector = SnapshotCollector(newest, MAX_STALENESS, lambda: NOW)
     totals = [s.value for metric in collector.collect() for s in metric.samples if s.name.endswith("s_total")]
-    assert asked == [0]
+    assert reads == [0]
     assert set(totals) == {0.0, 1.0}  # revisions, lost minutes and resets are 0
 
 
