@@ -10,7 +10,8 @@ from exporter import __version__, console, daemon, demo, logs, signals
 from exporter.backfill import command as backfill
 from exporter.backtest import command as replay
 from exporter.clock import SystemClock
-from exporter.config import settings as config
+from exporter.config.load import load, summary
+from exporter.config.settings import Settings
 from exporter.counting.ledger_rows import read_rates
 from exporter.errors import ConfigError, ExporterError, InputError
 from exporter.httpd.address import Address, parse_address
@@ -241,8 +242,8 @@ def _run_daemon(options: argparse.Namespace) -> int:
         return _serve(settings.shard(options.shard_index, options.shard_count), options, received)
 
 
-def _load(options: argparse.Namespace) -> config.Settings:
-    settings = config.load(options.config_file, os.environ)
+def _load(options: argparse.Namespace) -> Settings:
+    settings = load(options.config_file, os.environ)
     if options.storage_path is not None:
         storage = settings.storage.model_copy(update={"path": options.storage_path})
         settings = settings.model_copy(update={"storage": storage})
@@ -282,8 +283,8 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    settings = config.load(options.file, os.environ)
-    print(f"ok: {config.summary(settings)}")
+    settings = load(options.file, os.environ)
+    print(f"ok: {summary(settings)}")
     return 0
 
 
@@ -297,12 +298,12 @@ def _run_simulator(options: argparse.Namespace) -> int:
     return simulator.run(options)
 
 
-def _serve(settings: config.Settings, options: argparse.Namespace, received: signals.Signals) -> int:
+def _serve(settings: Settings, options: argparse.Namespace, received: signals.Signals) -> int:
     _setup_logs(settings, options)
     return daemon.run(settings, options.listen, received)
 
 
-def _setup_logs(settings: config.Settings, options: argparse.Namespace) -> None:
+def _setup_logs(settings: Settings, options: argparse.Namespace) -> None:
     secrets = [
         secret.get_secret_value() for merchant in settings.merchants for secret in (merchant.api_key, merchant.password)
     ]

@@ -19,7 +19,8 @@ from exporter.api.catalog import Catalog
 from exporter.api.client import Client
 from exporter.api.request_log import Exchange, RequestLog
 from exporter.clock import ApiClock, Clock, SystemClock
-from exporter.config.settings import Settings, dump
+from exporter.config.load import dump
+from exporter.config.settings import Settings
 from exporter.counting.ledger import Ledger
 from exporter.drops.monitor import DropMonitor
 from exporter.errors import StateWriteFailed

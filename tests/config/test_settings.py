@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from exporter.config import settings as config
-from exporter.config import yaml_file
+from exporter.config import load as config
+from exporter.config import text_files, yaml_dialect
 from exporter.config.secrets import secret_keys
 from exporter.config.settings import (
     ApiSettings,
@@ -169,8 +169,8 @@ def test_every_key_is_checked_for_nothing_and_for_nonsense(loaded: Any) -> None:
         (b"\xfe\xff", "is UTF-16 text; save it as UTF-8"),
         ("merchants: é".encode("latin-1"), "is not UTF-8 text; save it as UTF-8"),
         (b"", "is empty; list at least one merchant under `merchants`"),
-        ("[" * 1000, "is nested too deeply; no setting needs that"),
-        ("{a: " * 1000, "is nested too deeply; no setting needs that"),
+        ("[" * 1000, "is nested too deeply; use fewer levels"),
+        ("{a: " * 1000, "is nested too deeply; use fewer levels"),
     ],
     ids=["utf-16", "utf-16 the other way", "latin-1", "empty", "lists", "mappings"],
 )
@@ -184,19 +184,19 @@ def test_unreadable_content(loaded: Any, tmp_path: Path, content: str | bytes, f
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("merchants:\n  - id: a\0b", "2:10: not valid YAML: the control character U+0000; save the file as UTF-8 text"),
-        ("merchants:\r  - id: a\x1bb", "2:10: not valid YAML: the control character U+001B; remove it"),
-        ("merchants: [hunter2}", "1:20: not valid YAML: brackets that are never closed,"),
+        ("merchants:\n  - id: a\0b", "2:10: not valid YAML: control character U+0000; save the file as UTF-8 text"),
+        ("merchants:\r  - id: a\x1bb", "2:10: not valid YAML: control character U+001B; remove it"),
+        ("merchants: [hunter2}", "1:20: not valid YAML: an unclosed bracket or a missing comma;"),
         ("merchants: hunter2: ]", "1:19: not valid YAML: a second `: ` in one line,"),
-        ("- a\n%hunter2", "2:9: not valid YAML: something that cannot stand here;"),
+        ("- a\n%hunter2", "2:9: not valid YAML: unexpected text;"),
         (
             "a: &hunter2 x\nb: &hunter2 y",
             "2:4: not valid YAML: text that begins with & is an anchor in YAML,",
         ),
-        ("a: !!int 017", "1:4: not valid YAML: a value that cannot be read as what it looks like;"),
-        ("a: !!float 1:30", "1:4: not valid YAML: a value that cannot be read as what it looks like;"),
-        ("a: " + "9" * 5000, "1:4: not valid YAML: a value that cannot be read as what it looks like;"),
-        ("a: !!bool hunter2", "1:4: not valid YAML: a value that cannot be read as what it looks like;"),
+        ("a: !!int 017", "1:4: not valid YAML: an invalid value for its type;"),
+        ("a: !!float 1:30", "1:4: not valid YAML: an invalid value for its type;"),
+        ("a: " + "9" * 5000, "1:4: not valid YAML: an invalid value for its type;"),
+        ("a: !!bool hunter2", "1:4: not valid YAML: an invalid value for its type;"),
         ("a: !!timestamp [1]", "1:4: not valid YAML: "),
     ],
 )
@@ -215,8 +215,8 @@ def test_missing_file_and_directory(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
     os.mkfifo(tmp_path / "pipe")
     for path, fault in [
-        (tmp_path / "none.yaml", "there is no such file; create it, or name another one"),
-        (tmp_path, "is a directory; name the file in it"),
+        (tmp_path / "none.yaml", "no such file; create it, or name another file"),
+        (tmp_path, "is a directory; name a file in it"),
         (tmp_path / "config.yaml" / "x", "cannot be read: Not a directory; check the file and its permissions"),
         (tmp_path / "pipe", "is a pipe; name a regular file"),
         (Path("/dev/zero"), "is a device; name a regular file"),
@@ -227,18 +227,18 @@ def test_missing_file_and_directory(tmp_path: Path) -> None:
         assert caught.value.faults == (f"{path}: {fault}",)
     with pytest.raises(ConfigError) as caught:
         config.load(Path("a\0b"), {})
-    assert caught.value.faults == ("'a\\x00b': is not a path; name a file",)
+    assert caught.value.faults == ("'a\\x00b': is not a valid path; name a file",)
 
 
 def test_a_file_that_is_too_large(loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file is read up to a size; what is larger is no configuration."""
-    monkeypatch.setattr(yaml_file, "LARGEST_FILE", 1024 * 1024)
+    monkeypatch.setattr(text_files, "LARGEST_FILE", 1024 * 1024)
     text = yaml.safe_dump(merchant())
     assert loaded(text + "#" * (1024 * 1024 - len(text)))
     with pytest.raises(ConfigError) as caught:
         loaded(text + "#" * (1024 * 1024 - len(text) + 1))
     path = tmp_path / "config.yaml"
-    assert caught.value.faults == (f"{path}: is larger than 1 MiB; check that it is the configuration",)
+    assert caught.value.faults == (f"{path}: is larger than 1 MiB; check that it is the configuration file",)
 
 
 @pytest.mark.parametrize(
@@ -257,11 +257,11 @@ def test_a_file_that_is_too_large(loaded: Any, tmp_path: Path, monkeypatch: pyte
 )
 def test_values_are_bounded(loaded: Any, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     """A file that stands for too many values is given up before they are made."""
-    monkeypatch.setattr(yaml_file, "MOST_VALUES", 3000)
+    monkeypatch.setattr(yaml_dialect, "MOST_VALUES", 3000)
     with pytest.raises(ConfigError) as caught:
         loaded(content)
     (fault,) = caught.value.faults
-    assert fault.endswith("more than 3,000 values, counting what aliases repeat; no configuration needs that")
+    assert fault.endswith("more than 3,000 values, aliases expanded; remove aliases or split the configuration")
 
 
 @pytest.mark.parametrize(
@@ -479,7 +479,7 @@ def test_byte_order_mark_of_a_secret_file(loaded: Any, tmp_path: Path, end: str)
         ),
         (
             b"hunter2\nhunter2",
-            "the file {} contains U+000A LINE FEED at position 8; write the secret alone, in one line",
+            "the file {} contains U+000A LINE FEED at position 8; write only the secret, in one line",
         ),
         ("hunter2\u2028".encode(), "the file {} contains U+2028 LINE SEPARATOR at position 8; remove it"),
         (b"hunter2 ", "the file {} contains a space at position 8; write the key without spaces"),
@@ -513,7 +513,7 @@ def test_a_pipe_as_a_secret_file(loaded: Any, tmp_path: Path) -> None:
     ("secret", "found"),
     [
         ("\ufeffhunter2", "U+FEFF ZERO WIDTH NO-BREAK SPACE at position 1; remove it"),
-        ("hunter2\r", "U+000D CARRIAGE RETURN at position 8; write the secret alone, in one line"),
+        ("hunter2\r", "U+000D CARRIAGE RETURN at position 8; write only the secret, in one line"),
         ("hunter2\udcff", "U+DCFF (a byte that is not UTF-8, or half a character) at position 8; remove it"),
         ("hunter\u20602", "U+2060 WORD JOINER at position 7; remove it"),
         ("hunter\x072", "U+0007 (a control character) at position 7; remove it"),
@@ -569,7 +569,7 @@ def test_code_makes_settings_of_its_own() -> None:
         PollSettings().settle = 5.0
     with pytest.raises(TypeError):
         MediaSettings(id="a").labels["x"] = "y"  # type: ignore[index]
-    with pytest.raises(ValidationError, match="listed twice"):
+    with pytest.raises(ValidationError, match="duplicate of entry"):
         made_merchant(media=(MediaSettings(id="a"), MediaSettings(id="a")))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from exporter import cli
-from exporter.config.settings import load
+from exporter.config.load import load
 from exporter.model import Group, Target
 from exporter.serving.families import FAMILIES
 from exporter.serving.instruments import Instruments
