@@ -11,7 +11,7 @@ from tests.support.configs import ENVIRON
 
 @pytest.fixture
 def loaded(tmp_path: Path) -> Any:
-    """Load what is given, as text, bytes or data."""
+    """Load a configuration from text, bytes or data."""
 
     def load_content(content: str | bytes | dict[str, Any]) -> Settings:
         path = tmp_path / "config.yaml"
@@ -25,5 +25,5 @@ def loaded(tmp_path: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that every example of a property writes anew."""
+    """A file that every example of a property overwrites."""
     return tmp_path_factory.mktemp("scratch") / "config.yaml"

@@ -32,7 +32,7 @@ BAD = Path(__file__).parent / "bad_configs"
 
 @pytest.mark.parametrize("path", sorted(BAD.glob("*.yaml")), ids=lambda path: path.stem)
 def test_bad_config(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file with one mistake gets exactly the line that its first line quotes, which holds no secret."""
+    """A file with one mistake gives exactly the error line in its first line, which shows no secret."""
     monkeypatch.chdir(BAD)
     with pytest.raises(ConfigError) as caught:
         load(Path(path.name), ENVIRON)
@@ -40,8 +40,8 @@ def test_bad_config(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert SECRET not in str(caught.value)
 
 
-def test_all_faults_at_once(loaded: Any) -> None:
-    """Faults in every section, in lists and inside of their items, are told together, one line each."""
+def test_all_errors_at_once(loaded: Any) -> None:
+    """Errors in every section, in lists and inside their items, are reported together, one line each."""
     content = f"""
         api: {{timeout: 0s, timezone: Mars/Base}}
         api_key: {SECRET}
@@ -60,7 +60,7 @@ def test_all_faults_at_once(loaded: Any) -> None:
     """
     with pytest.raises(ConfigError) as caught:
         loaded(content)
-    places = [fault.partition(": ")[0] for fault in caught.value.faults]
+    places = [error.partition(": ")[0] for error in caught.value.faults]
     assert sorted(places) == sorted(
         [
             "api.timeout",
@@ -86,12 +86,12 @@ def test_all_faults_at_once(loaded: Any) -> None:
         ]
     )
     assert str(caught.value).splitlines() == list(caught.value.faults)
-    assert all("; " in fault or fault.endswith("?") for fault in caught.value.faults)
+    assert all("; " in error or error.endswith("?") for error in caught.value.faults)
     assert SECRET not in str(caught.value)
 
 
 def test_every_key_is_checked_for_nothing_and_for_nonsense(loaded: Any) -> None:
-    """A key without a value, or with a list or keys as its value, gets one line with its place."""
+    """A key without a value, or with a list or a mapping as its value, gives one line with its place."""
     sections: dict[str, type[BaseModel]] = {
         "api": ApiSettings,
         "poll": PollSettings,
@@ -102,16 +102,16 @@ def test_every_key_is_checked_for_nothing_and_for_nonsense(loaded: Any) -> None:
             for value in (None, [[1]], {"x": 1}):
                 with pytest.raises(ConfigError) as caught:
                     loaded(merchant() | {name: {key: value}})
-                (fault,) = caught.value.faults
-                assert fault.startswith((f"{name}.{key}: ", f"{name}.{key}.x: "))
-                assert "Input" not in fault
+                (error,) = caught.value.faults
+                assert error.startswith((f"{name}.{key}: ", f"{name}.{key}.x: "))
+                assert "Input" not in error
 
 
 @pytest.mark.parametrize(
     ("wrong", "last"), [(49, None), (50, None), (51, "and 1 more error"), (2000, "and 1950 more errors")]
 )
 def test_the_first_errors_are_listed_and_the_rest_counted(loaded: Any, wrong: int, last: str | None) -> None:
-    """No more than 50 errors are listed, whatever finds them; one line says how many more there are."""
+    """At most 50 errors are listed, whichever check finds them; one more line has the number of the others."""
     for content in (
         merchant(media=[5] * wrong),
         yaml.safe_dump(merchant(media=[5] * (wrong // 2))) + "poll: {settle: 1m}\n" * (1 + wrong - wrong // 2),
@@ -119,20 +119,20 @@ def test_the_first_errors_are_listed_and_the_rest_counted(loaded: Any, wrong: in
     ):
         with pytest.raises(ConfigError) as caught:
             loaded(content)
-        listed, rest = caught.value.faults[:50], caught.value.faults[50:]
+        listed, rest = caught.value.faults[:50], caught.value.errors[50:]
         assert len(listed) == min(wrong, 50)
-        assert all(": " in fault for fault in listed)
+        assert all(": " in error for error in listed)
         assert rest == ((last,) if last else ())
 
 
 def test_the_way_to_the_api_is_part_of_it(tmp_path: Path) -> None:
-    """Variables that can never work are errors of the configuration, where the API's address needs them."""
+    """Invalid proxy and CA variables are configuration errors if the URL of the API needs them."""
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(merchant()))
     environ = {"HTTPS_PROXY": f"foo://user:{SECRET}@proxy:3128", "REQUESTS_CA_BUNDLE": str(tmp_path / "none.pem")}
     with pytest.raises(ConfigError) as caught:
         load(path, environ)
-    assert [fault.partition(": ")[0] for fault in caught.value.faults] == ["HTTPS_PROXY", "REQUESTS_CA_BUNDLE"]
+    assert [error.partition(": ")[0] for error in caught.value.faults] == ["HTTPS_PROXY", "REQUESTS_CA_BUNDLE"]
     assert SECRET not in str(caught.value)
     path.write_text(yaml.safe_dump(merchant() | {"api": {"url": "http://api.example.com/v1"}}))
     load(path, environ)
@@ -224,7 +224,7 @@ SETTINGS = st.builds(
 @given(made=SETTINGS)
 @settings(max_examples=100)
 def test_dump_reads_back(scratch: Path, made: Settings) -> None:
-    """A configuration read back from its dump is the same but for its secrets, streams included."""
+    """A configuration loaded from its dump is equal except for its secrets, and has the same streams."""
     scratch.write_text(dump(made), encoding="utf-8")
     read = load(scratch, {})
     hidden = {"api_key": SecretStr(HIDDEN), "password": SecretStr(HIDDEN)}
@@ -246,7 +246,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=4), inner, max_size=5),
     max_leaves=25,
 )
-# Marks of YAML among words of the configuration: what a slip of the hand looks like.
+# Indicators of YAML among words of the configuration, as typos produce them.
 SLIPS = st.lists(
     st.sampled_from(":-{}[],#?|>'\"\\%@=~5 \n\t\0\x85\ufeffあ😀")
     | st.sampled_from([": ", "- ", "\n  ", "\n    ", "\n---\n", "<<", "&a ", "*a", "!!int ", "!!set ", "!x "])
@@ -256,20 +256,20 @@ SLIPS = st.lists(
 
 
 def assert_only_config_errors(scratch: Path, content: bytes) -> None:
-    """Load the content; a fault is one line of our own words."""
+    """Load the content; each error is one line of the project, not of a library."""
     scratch.write_bytes(content)
     try:
         load(scratch, ENVIRON)
     except ConfigError as error:
-        faults = error.faults
+        errors = error.faults
     else:
         return
-    assert faults
-    for fault in faults:
-        assert fault.splitlines() == [fault]
-        assert ": " in fault
-        assert "nput should" not in fault
-        fault.encode()
+    assert errors
+    for error in errors:
+        assert error.splitlines() == [error]
+        assert ": " in error
+        assert "nput should" not in error
+        error.encode()
 
 
 @given(data=st.dictionaries(KEYS, VALUES, max_size=5) | VALUES)
@@ -277,7 +277,7 @@ def assert_only_config_errors(scratch: Path, content: bytes) -> None:
 @example(data={"poll": {"settle": 10**400, "max_lag": "9" * 500 + "y"}, "api": {"timezone": "a" * 300}})
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 def test_no_data_breaks_it(scratch: Path, data: Any) -> None:
-    """Whatever a YAML file says, nothing but a ConfigError with a line for each fault comes out."""
+    """Whatever a YAML file says, the only exception is a ConfigError with one line for each error."""
     text = yaml.dump(data, allow_unicode=True)
     assert_only_config_errors(scratch, text.encode("utf-8", "surrogatepass"))
 
@@ -291,5 +291,5 @@ def test_no_data_breaks_it(scratch: Path, data: Any) -> None:
 @example(content=b"merchants: !!omap [a: b]")
 @settings(max_examples=300)
 def test_no_text_breaks_it(scratch: Path, content: bytes) -> None:
-    """Whatever bytes a file has, nothing but a ConfigError with a line for each fault comes out."""
+    """Whatever bytes a file has, the only exception is a ConfigError with one line for each error."""
     assert_only_config_errors(scratch, content)

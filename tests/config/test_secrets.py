@@ -17,7 +17,7 @@ from tests.support.configs import MERCHANT, SECRET, merchant
 
 
 def test_secret_files(loaded: Any, tmp_path: Path) -> None:
-    """A secret file is relative to the configuration's folder and loses its line end only."""
+    """The path of a secret file is relative to the configuration; only the final line end is removed."""
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "key").write_bytes(b"key-of-file\r\n")
     (tmp_path / "pass").write_text(" päss word \n\n")
@@ -34,7 +34,7 @@ def test_secret_files(loaded: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
 def test_byte_order_mark_of_a_secret_file(loaded: Any, tmp_path: Path, end: str) -> None:
-    """A byte order mark, as Windows' editors write, is no part of a secret."""
+    """A byte order mark, as editors on Windows write, is not part of a secret."""
     (tmp_path / "secret").write_bytes(b"\xef\xbb\xbf" + f"秘密 {SECRET}{end}".encode())
     keys = {key: value for key, value in MERCHANT.items() if key != "password"}
     (only,) = loaded({"merchants": [keys | {"password_file": "secret"}]}).merchants
@@ -42,7 +42,7 @@ def test_byte_order_mark_of_a_secret_file(loaded: Any, tmp_path: Path, end: str)
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"),
+    ("content", "error"),
     [
         (b"", "the file {} is empty; write the secret into it"),
         (b"\n", "the file {} is empty; write the secret into it"),
@@ -68,18 +68,18 @@ def test_byte_order_mark_of_a_secret_file(loaded: Any, tmp_path: Path, end: str)
         ),
     ],
 )
-def test_bad_secret_file(loaded: Any, tmp_path: Path, content: bytes, fault: str) -> None:
-    """A secret file that cannot be used gets one line with its name, and nothing of what is in it."""
+def test_bad_secret_file(loaded: Any, tmp_path: Path, content: bytes, error: str) -> None:
+    """An invalid secret file gives one line with its name, and nothing of its content."""
     path = tmp_path / "secret"
     path.write_bytes(content)
     keys = {key: value for key, value in MERCHANT.items() if key != "api_key"}
     with pytest.raises(ConfigError) as caught:
         loaded({"merchants": [keys | {"api_key_file": "secret"}]})
-    assert caught.value.faults == (f"merchants[0].api_key_file: {fault.format(path)}",)
+    assert caught.value.faults == (f"merchants[0].api_key_file: {error.format(path)}",)
 
 
 def test_a_pipe_as_a_secret_file(loaded: Any, tmp_path: Path) -> None:
-    """Nobody waits for who writes into a pipe."""
+    """Loading does not block on a pipe."""
     os.mkfifo(tmp_path / "secret")
     keys = {key: value for key, value in MERCHANT.items() if key != "api_key"}
     with pytest.raises(ConfigError) as caught:
@@ -100,7 +100,7 @@ def test_a_pipe_as_a_secret_file(loaded: Any, tmp_path: Path) -> None:
     ],
 )
 def test_invisible_characters_of_a_secret_in_the_environment(tmp_path: Path, secret: str, found: str) -> None:
-    """A character that nobody sees is named with its place, and the variable, but not the secret."""
+    """An invisible character is reported with its position and the variable, without the secret."""
     path = tmp_path / "config.yaml"
     keys = {key: value for key, value in MERCHANT.items() if key != "password"}
     path.write_text(yaml.safe_dump({"merchants": [keys | {"password_env": "PASS"}]}))
@@ -111,7 +111,7 @@ def test_invisible_characters_of_a_secret_in_the_environment(tmp_path: Path, sec
 
 
 def test_any_visible_password(loaded: Any) -> None:
-    """A password can have every character that can be seen, and plain spaces; a name joiners and wide spaces, too."""
+    """A password may contain every visible character and spaces; a name also joiners and wide spaces."""
     password = " p~ ä 秘密 🔑 ￥ ❤\ufe0f "
     found = loaded(merchant(password=password, media=[{"id": "a", "name": "朝の　ニュース 👩\u200d👧"}]))
     assert found.merchants[0].password.get_secret_value() == password
@@ -128,7 +128,7 @@ def test_secrets_are_shown_nowhere(loaded: Any) -> None:
 
 
 def test_errors_lead_to_no_secret(loaded: Any) -> None:
-    """Neither the traceback nor a chained exception of a fault leads to the values of the file."""
+    """Neither the traceback nor a chained exception of an error leads to the values of the file."""
     for content in (merchant(api_key=f"{SECRET} x", id=5), f"password: *{SECRET}", SECRET.encode("utf-16")):
         with pytest.raises(ConfigError) as caught:
             loaded(content)
@@ -159,12 +159,12 @@ FLOW = f"merchants: [{{id: m, api_key: {SECRET}, mail_address: a@b, password: '{
 @example(text=BLOCK, start=BLOCK.index(SECRET), cut=0, put="*")
 @settings(max_examples=500)
 def test_slips_show_no_secret(scratch: Path, text: str, start: int, cut: int, put: str) -> None:
-    """A slip of the hand anywhere in a file, next to a secret too, makes no message show the secret."""
+    """A typo anywhere in a file, also next to a secret, never shows the secret in a message."""
     scratch.write_text(text[:start] + put + text[start + cut :])
     try:
         load(scratch, {})
     except ConfigError as error:
-        told = str(error)
+        message = str(error)
     else:
-        told = ""
-    assert SECRET not in told
+        message = ""
+    assert SECRET not in message

@@ -23,7 +23,7 @@ from tests.support.configs import EXAMPLE, SECRET, SECTIONS, made_merchant, merc
 
 
 def test_example_passes() -> None:
-    """The example loads as it is, without variables or other files, and shows the true defaults."""
+    """The example loads without variables or other files, and shows the real defaults."""
     example = load(EXAMPLE, {})
     (shown,) = example.merchants
     made = made_merchant(id=shown.id, mail_address=shown.mail_address, media=shown.media)
@@ -34,7 +34,7 @@ def test_example_passes() -> None:
 
 
 def test_example_shows_every_key_and_word() -> None:
-    """The example has every key there is, in force or commented, and every target and group."""
+    """The example has every key, active or commented out, and every target and group."""
     words = set(re.findall(r"\w+", EXAMPLE.read_text()))
     assert {key for section in SECTIONS for key in section.model_fields} <= words
     assert {key for name in ("api_key", "password") for key in secret_keys(name)} <= words
@@ -43,7 +43,7 @@ def test_example_shows_every_key_and_word() -> None:
 
 
 def test_defaults(loaded: Any) -> None:
-    """A merchant's four required keys are enough for the documented defaults."""
+    """With only the four required keys of a merchant, everything else has its documented default."""
     found = loaded(merchant())
     assert found.api.url == "https://ovp-s-api.smartstream.ne.jp/v1"
     assert str(found.api.timezone) == "Asia/Tokyo"
@@ -65,7 +65,7 @@ def test_defaults(loaded: Any) -> None:
 
 
 def test_full_file(loaded: Any) -> None:
-    """Every key can be set, and arrives in its type."""
+    """Every key can be set, and is converted to its type."""
     found = loaded("""
         api: {url: "http://127.0.0.1:18080/v1/", timezone: UTC, timeout: 1s500ms}
         merchants:
@@ -107,13 +107,13 @@ def test_full_file(loaded: Any) -> None:
 
 
 def test_short_durations_for_trials(loaded: Any) -> None:
-    """Seconds are enough where no window needs more."""
+    """`settle` and `max_lag` accept a few seconds, for trials."""
     poll = loaded(merchant() | {"poll": {"settle": "5s", "max_lag": "30s"}}).poll
     assert (poll.settle, poll.max_lag) == (5, 30)
 
 
 def test_code_makes_settings_of_its_own() -> None:
-    """Code gives seconds and secrets as they are; a mistake in it does not show the values."""
+    """Code passes seconds and secrets directly; a validation error of code does not show the values."""
     assert PollSettings(settle=5, max_lag=7.5).max_lag == 7.5
     assert made_merchant(api_key=SecretStr("with space")).api_key.get_secret_value() == "with space"
     with pytest.raises(ValidationError) as caught:
@@ -128,7 +128,7 @@ def test_code_makes_settings_of_its_own() -> None:
 
 
 def test_streams() -> None:
-    """The whole merchant's plays come first, then its other entries, then each media's; none twice."""
+    """The whole merchant's plays come first, then its other entries, then each media's, without duplicates."""
     collect = (
         CollectSettings(target=Target.PLAY_COUNT, groups=(Group.OS, Group.ALL)),
         CollectSettings(target=Target.KEY_DELIVERY_COUNT),
@@ -152,7 +152,7 @@ def test_streams() -> None:
 @pytest.mark.parametrize("whole_merchant", [True, False])
 @pytest.mark.parametrize("media", [(), (MediaSettings(id="a"),)])
 def test_plays_of_the_whole_merchant_are_always_fetched(whole_merchant: bool, media: tuple[MediaSettings, ...]) -> None:
-    """The first stream is the whole merchant's plays, even where `collect` has nothing of them."""
+    """The first stream is the whole merchant's plays, even if `collect` does not have them."""
     for collect in ((), (CollectSettings(target=Target.DEVICE_COUNT),)):
         found = made_merchant(collect=collect, media=media, whole_merchant=whole_merchant).streams()
         assert found[0] == Stream("m", "", Target.PLAY_COUNT, Group.ALL)
@@ -174,12 +174,12 @@ def test_plays_of_the_whole_merchant_are_always_fetched(whole_merchant: bool, me
         (None, {"warning": 0.5}, False, None),
     ],
 )
-def test_a_level_replaces_what_it_names_of_the_thresholds_above(
+def test_a_level_overrides_the_thresholds_of_the_level_above(
     loaded: Any, of_all: object, of_merchant: object, of_media: object, expected: Thresholds | None
 ) -> None:
-    """A media's thresholds are its own, else its merchant's, else those of all, else the defaults; false leaves out.
+    """Thresholds come from the media, else its merchant, else the top level, else the defaults; false disables.
 
-    They come back the same from the configuration as it is shown.
+    The dump of the configuration loads with the same thresholds.
     """
 
     def drop(value: object) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tests.support.configs import SECRET, merchant
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"),
+    ("content", "error"),
     [
         ("merchants: []".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
         (b"\xfe\xff", "is UTF-16 text; save it as UTF-8"),
@@ -25,15 +25,15 @@ from tests.support.configs import SECRET, merchant
     ],
     ids=["utf-16", "utf-16 the other way", "latin-1", "empty", "lists", "mappings"],
 )
-def test_unreadable_content(loaded: Any, tmp_path: Path, content: str | bytes, fault: str) -> None:
-    """A file that cannot be text, or cannot be a configuration, gets one line with its name."""
+def test_unreadable_content(loaded: Any, tmp_path: Path, content: str | bytes, error: str) -> None:
+    """A file that cannot be text, or cannot be a configuration, gives one line with its name."""
     with pytest.raises(ConfigError) as caught:
         loaded(content)
-    assert caught.value.faults == (f"{tmp_path / 'config.yaml'}: {fault}",)
+    assert caught.value.faults == (f"{tmp_path / 'config.yaml'}: {error}",)
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"),
+    ("content", "error"),
     [
         ("merchants:\n  - id: a\0b", "2:10: not valid YAML: control character U+0000; save the file as UTF-8 text"),
         ("merchants:\r  - id: a\x1bb", "2:10: not valid YAML: control character U+001B; remove it"),
@@ -51,21 +51,21 @@ def test_unreadable_content(loaded: Any, tmp_path: Path, content: str | bytes, f
         ("a: !!timestamp [1]", "1:4: not valid YAML: "),
     ],
 )
-def test_syntax(loaded: Any, tmp_path: Path, content: str, fault: str) -> None:
-    """What YAML cannot read is told with its line and column, and not quoted."""
+def test_syntax(loaded: Any, tmp_path: Path, content: str, error: str) -> None:
+    """A syntax error is reported with its line and column, and without a quote of the file."""
     with pytest.raises(ConfigError) as caught:
         loaded(content)
-    (told,) = caught.value.faults
+    (line,) = caught.value.faults
     place = f"{tmp_path / 'config.yaml'}:"
-    assert told.startswith(place + fault)
-    assert SECRET not in told.removeprefix(place)
+    assert line.startswith(place + error)
+    assert SECRET not in line.removeprefix(place)
 
 
 def test_missing_file_and_directory(tmp_path: Path) -> None:
-    """A path that is no file gets one line with the path and the fix; nothing is waited for or read without end."""
+    """A path that is no regular file gives one line with the path and the fix; loading never blocks on it."""
     (tmp_path / "config.yaml").touch()
     os.mkfifo(tmp_path / "pipe")
-    for path, fault in [
+    for path, error in [
         (tmp_path / "none.yaml", "no such file; create it, or name another file"),
         (tmp_path, "is a directory; name a file in it"),
         (tmp_path / "config.yaml" / "x", "cannot be read: Not a directory; check the file and its permissions"),
@@ -75,14 +75,14 @@ def test_missing_file_and_directory(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ConfigError) as caught:
             load(path, {})
-        assert caught.value.faults == (f"{path}: {fault}",)
+        assert caught.value.faults == (f"{path}: {error}",)
     with pytest.raises(ConfigError) as caught:
         load(Path("a\0b"), {})
     assert caught.value.faults == ("'a\\x00b': is not a valid path; name a file",)
 
 
 def test_a_file_that_is_too_large(loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file is read up to a size; what is larger is no configuration."""
+    """A file above the size limit is an error, and is not read completely."""
     monkeypatch.setattr(text_files, "LARGEST_FILE", 1024 * 1024)
     text = yaml.safe_dump(merchant())
     assert loaded(text + "#" * (1024 * 1024 - len(text)))
@@ -107,16 +107,16 @@ def test_a_file_that_is_too_large(loaded: Any, tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_values_are_bounded(loaded: Any, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
-    """A file that stands for too many values is given up before they are made."""
+    """A file that expands to too many values is rejected before it is expanded."""
     monkeypatch.setattr(yaml_dialect, "MOST_VALUES", 3000)
     with pytest.raises(ConfigError) as caught:
         loaded(content)
-    (fault,) = caught.value.faults
-    assert fault.endswith("more than 3,000 values, aliases expanded; remove aliases or split the configuration")
+    (error,) = caught.value.faults
+    assert error.endswith("more than 3,000 values, aliases expanded; remove aliases or split the configuration")
 
 
 def test_anchors_and_merges(loaded: Any) -> None:
-    """YAML's aliases and merges work, and an overridden key of a merge is not a key given twice."""
+    """YAML's aliases and merges work, and an overridden key of a merge is not a duplicate key."""
     found = loaded("""
         merchants:
           - &first {id: a, api_key: k, password: p, mail_address: a@b, collect: &plays [{target: play_count}]}
@@ -126,7 +126,7 @@ def test_anchors_and_merges(loaded: Any) -> None:
 
 
 def test_fault_in_an_aliased_value(loaded: Any) -> None:
-    """A fault in what an alias repeats is told at both places."""
+    """An error in an aliased value is reported at both places."""
     with pytest.raises(ConfigError) as caught:
         loaded(yaml.safe_dump(merchant()) + "poll: {settle: &wrong 5, max_staleness: *wrong}")
     assert caught.value.faults == (
@@ -136,7 +136,7 @@ def test_fault_in_an_aliased_value(loaded: Any) -> None:
 
 
 def test_byte_order_mark(loaded: Any) -> None:
-    """A byte order mark, as some editors write, is no fault."""
+    """A byte order mark, as some editors write, is not an error."""
     assert loaded(b"\xef\xbb\xbf" + yaml.safe_dump(merchant()).encode()).merchants[0].id == "m"
 
 
@@ -146,7 +146,7 @@ def test_byte_order_mark(loaded: Any) -> None:
      ("'0123'", "0123"), ('"1:30"', "1:30"), ("!!str 1_000", "1_000"), ("0x1G", "0x1G"), ("08x", "08x")],
 )  # fmt: skip
 def test_an_id_is_as_it_is_written(loaded: Any, written: str, read: str) -> None:
-    """What no version of YAML takes for a number, and what is in quotes, is an id to the letter."""
+    """Text that no version of YAML reads as a number, and quoted text, is kept as written."""
     content = yaml.safe_dump(merchant()).replace("id: m", f"id: {written}")
     assert loaded(content).merchants[0].id == read
 
@@ -156,6 +156,6 @@ def test_an_id_is_as_it_is_written(loaded: Any, written: str, read: str) -> None
     [("16", 16), ("0x10", 16), ("+16", 16), ("16.0", 16), ("1.6e1", 16), ("160e-1", 16), ("016.0", 16), (".5", 0.5)],
 )
 def test_numbers_that_all_versions_of_yaml_read_alike(loaded: Any, written: str, read: float) -> None:
-    """Such a number is a number."""
+    """A number that YAML 1.1 and 1.2 read alike is accepted."""
     content = yaml.safe_dump(merchant(media=[{"id": "a", "priority": 77}])).replace("77", written)
     assert loaded(content).merchants[0].media[0].priority == read

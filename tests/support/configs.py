@@ -46,6 +46,6 @@ def merchant(**keys: Any) -> dict[str, Any]:
 
 
 def made_merchant(**keys: Any) -> MerchantSettings:
-    """A merchant as code makes it."""
+    """A merchant as code builds it."""
     secrets = {"api_key": SecretStr("k"), "password": SecretStr("p")}
     return MerchantSettings(**{"id": "m", "mail_address": "a@b", **secrets, **keys})
