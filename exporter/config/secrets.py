@@ -93,9 +93,7 @@ def _from_file(path: Path, key: str) -> str:
     try:
         content = read_bytes(path, _LONGEST)
     except OSError as error:
-        raise setting_error(
-            f"cannot read {path}: {error.strerror}; check its name and permissions", key
-        ) from None
+        raise setting_error(f"cannot read {path}: {error.strerror}; check its name and permissions", key) from None
     except ValueError as error:
         raise setting_error(f"the file {path} {error}; name a regular file", key) from None
     if len(content) > _LONGEST:

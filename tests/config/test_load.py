@@ -36,7 +36,7 @@ def test_bad_config(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(BAD)
     with pytest.raises(ConfigError) as caught:
         load(Path(path.name), ENVIRON)
-    assert caught.value.faults == (path.read_text().splitlines()[0].removeprefix("# "),)
+    assert caught.value.errors == (path.read_text().splitlines()[0].removeprefix("# "),)
     assert SECRET not in str(caught.value)
 
 
@@ -60,7 +60,7 @@ def test_all_errors_at_once(loaded: Any) -> None:
     """
     with pytest.raises(ConfigError) as caught:
         loaded(content)
-    places = [error.partition(": ")[0] for error in caught.value.faults]
+    places = [error.partition(": ")[0] for error in caught.value.errors]
     assert sorted(places) == sorted(
         [
             "api.timeout",
@@ -85,8 +85,8 @@ def test_all_errors_at_once(loaded: Any) -> None:
             "storage",
         ]
     )
-    assert str(caught.value).splitlines() == list(caught.value.faults)
-    assert all("; " in error or error.endswith("?") for error in caught.value.faults)
+    assert str(caught.value).splitlines() == list(caught.value.errors)
+    assert all("; " in error or error.endswith("?") for error in caught.value.errors)
     assert SECRET not in str(caught.value)
 
 
@@ -102,7 +102,7 @@ def test_every_key_is_checked_for_nothing_and_for_nonsense(loaded: Any) -> None:
             for value in (None, [[1]], {"x": 1}):
                 with pytest.raises(ConfigError) as caught:
                     loaded(merchant() | {name: {key: value}})
-                (error,) = caught.value.faults
+                (error,) = caught.value.errors
                 assert error.startswith((f"{name}.{key}: ", f"{name}.{key}.x: "))
                 assert "Input" not in error
 
@@ -119,7 +119,7 @@ def test_the_first_errors_are_listed_and_the_rest_counted(loaded: Any, wrong: in
     ):
         with pytest.raises(ConfigError) as caught:
             loaded(content)
-        listed, rest = caught.value.faults[:50], caught.value.errors[50:]
+        listed, rest = caught.value.errors[:50], caught.value.errors[50:]
         assert len(listed) == min(wrong, 50)
         assert all(": " in error for error in listed)
         assert rest == ((last,) if last else ())
@@ -132,7 +132,7 @@ def test_the_way_to_the_api_is_part_of_it(tmp_path: Path) -> None:
     environ = {"HTTPS_PROXY": f"foo://user:{SECRET}@proxy:3128", "REQUESTS_CA_BUNDLE": str(tmp_path / "none.pem")}
     with pytest.raises(ConfigError) as caught:
         load(path, environ)
-    assert [error.partition(": ")[0] for error in caught.value.faults] == ["HTTPS_PROXY", "REQUESTS_CA_BUNDLE"]
+    assert [error.partition(": ")[0] for error in caught.value.errors] == ["HTTPS_PROXY", "REQUESTS_CA_BUNDLE"]
     assert SECRET not in str(caught.value)
     path.write_text(yaml.safe_dump(merchant() | {"api": {"url": "http://api.example.com/v1"}}))
     load(path, environ)
@@ -261,15 +261,15 @@ def assert_only_config_errors(scratch: Path, content: bytes) -> None:
     try:
         load(scratch, ENVIRON)
     except ConfigError as error:
-        errors = error.faults
+        lines = error.errors
     else:
         return
-    assert errors
-    for error in errors:
-        assert error.splitlines() == [error]
-        assert ": " in error
-        assert "nput should" not in error
-        error.encode()
+    assert lines
+    for line in lines:
+        assert line.splitlines() == [line]
+        assert ": " in line
+        assert "nput should" not in line
+        line.encode()
 
 
 @given(data=st.dictionaries(KEYS, VALUES, max_size=5) | VALUES)

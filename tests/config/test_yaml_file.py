@@ -29,7 +29,7 @@ def test_unreadable_content(loaded: Any, tmp_path: Path, content: str | bytes, e
     """A file that cannot be text, or cannot be a configuration, gives one line with its name."""
     with pytest.raises(ConfigError) as caught:
         loaded(content)
-    assert caught.value.faults == (f"{tmp_path / 'config.yaml'}: {error}",)
+    assert caught.value.errors == (f"{tmp_path / 'config.yaml'}: {error}",)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_syntax(loaded: Any, tmp_path: Path, content: str, error: str) -> None:
     """A syntax error is reported with its line and column, and without a quote of the file."""
     with pytest.raises(ConfigError) as caught:
         loaded(content)
-    (line,) = caught.value.faults
+    (line,) = caught.value.errors
     place = f"{tmp_path / 'config.yaml'}:"
     assert line.startswith(place + error)
     assert SECRET not in line.removeprefix(place)
@@ -75,10 +75,10 @@ def test_missing_file_and_directory(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ConfigError) as caught:
             load(path, {})
-        assert caught.value.faults == (f"{path}: {error}",)
+        assert caught.value.errors == (f"{path}: {error}",)
     with pytest.raises(ConfigError) as caught:
         load(Path("a\0b"), {})
-    assert caught.value.faults == ("'a\\x00b': is not a valid path; name a file",)
+    assert caught.value.errors == ("'a\\x00b': is not a valid path; name a file",)
 
 
 def test_a_file_that_is_too_large(loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_a_file_that_is_too_large(loaded: Any, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(ConfigError) as caught:
         loaded(text + "#" * (1024 * 1024 - len(text) + 1))
     path = tmp_path / "config.yaml"
-    assert caught.value.faults == (f"{path}: is larger than 1 MiB; check that it is the configuration file",)
+    assert caught.value.errors == (f"{path}: is larger than 1 MiB; check that it is the configuration file",)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_values_are_bounded(loaded: Any, monkeypatch: pytest.MonkeyPatch, conten
     monkeypatch.setattr(yaml_dialect, "MOST_VALUES", 3000)
     with pytest.raises(ConfigError) as caught:
         loaded(content)
-    (error,) = caught.value.faults
+    (error,) = caught.value.errors
     assert error.endswith("more than 3,000 values, aliases expanded; remove aliases or split the configuration")
 
 
@@ -129,7 +129,7 @@ def test_fault_in_an_aliased_value(loaded: Any) -> None:
     """An error in an aliased value is reported at both places."""
     with pytest.raises(ConfigError) as caught:
         loaded(yaml.safe_dump(merchant()) + "poll: {settle: &wrong 5, max_staleness: *wrong}")
-    assert caught.value.faults == (
+    assert caught.value.errors == (
         "poll.settle: `5` has no unit; write it with a unit, such as 5s",
         "poll.max_staleness: a number has no unit; write it with a unit, such as 5s",
     )

@@ -53,7 +53,11 @@ MAY_IMPORT = {
     "backtest": {"foundation", "config", "counting", "api", "drops"},
     "daemon": {"foundation", "config", "planning", "counting", "api", "drops", "polling", "serving"},
     "demo": {"config", "simulator"},
-    "cli": {"foundation", "config", "planning", "counting", "backfill", "backtest", "daemon", "demo", "simulator"},
+    "flags": {"foundation"},
+    "cli": {
+        *("foundation", "config", "planning", "counting", "backfill", "backtest", "simulator"),
+        *("daemon", "demo", "flags"),
+    },
     "__main__": {"cli"},
 }
 # Of another package, only these modules.
