@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from exporter.assembly import Polling, build_polling
 from exporter.clock import CLOCKS_AGREE, ApiClock
 from exporter.config.settings import Settings
 from exporter.counting.rules import ended_before
-from exporter.daemon import Polling, ProcessHealth, build_polling
+from exporter.health import ProcessHealth
 from exporter.model import Group, Minute, Stream, Target
 from exporter.polling.scheduler import Scheduler
 from exporter.serving.instruments import Instruments

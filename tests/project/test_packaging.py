@@ -51,7 +51,9 @@ MAY_IMPORT = {
     "serving": {"foundation", "api"},
     "backfill": {"foundation", "config", "counting", "api", "serving"},
     "backtest": {"foundation", "config", "counting", "api", "drops"},
-    "daemon": {"foundation", "config", "planning", "counting", "api", "drops", "polling", "serving"},
+    "assembly": {"foundation", "config", "counting", "api", "drops", "polling", "serving"},
+    "health": {"foundation", "assembly", "polling", "serving"},
+    "daemon": {"foundation", "config", "planning", "polling", "serving", "assembly", "health"},
     "demo": {"config", "simulator"},
     "flags": {"foundation"},
     "cli": {
