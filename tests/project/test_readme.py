@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from exporter import cli
-from exporter.config.settings import load
+from exporter import cli, flags
+from exporter.config.load import load
 from exporter.model import Group, Target
 from exporter.serving.families import FAMILIES
 from exporter.serving.instruments import Instruments
@@ -70,8 +70,8 @@ def test_the_flags_are_those_of_the_program() -> None:
     """The overview of the command line has every command and every flag of running, and no other."""
     overview = next(block for block in blocks() if block.startswith("smartstream-exporter "))
     parser = cli._parser()
-    flags = {flag for action in parser._actions for flag in action.option_strings} - {"-h", "--help", "--version"}
-    assert set(re.findall(r"--[a-z]+\.[a-z.-]+", overview)) == flags
+    names = {flag for action in parser._actions for flag in action.option_strings} - {"-h", "--help", "--version"}
+    assert set(re.findall(r"--[a-z]+\.[a-z.-]+", overview)) == names
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     assert set(re.findall(r"^smartstream-exporter ([a-z-]+)", overview, re.MULTILINE)) - {"run"} == set(
         commands.choices
@@ -105,4 +105,4 @@ def test_prometheus_takes_its_configuration(promtool_bin: Path, tmp_path: Path) 
     config.write_text(snippet)
     checked = subprocess.run([promtool_bin, "check", "config", config], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert yaml.safe_load(snippet)["scrape_configs"][0]["static_configs"] == [{"targets": [f"localhost{cli.LISTEN}"]}]
+    assert yaml.safe_load(snippet)["scrape_configs"][0]["static_configs"] == [{"targets": [f"localhost{flags.LISTEN}"]}]
