@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from exporter.model import Group, Stream, Target, end_of
+from exporter.model import MINUTE, Group, Stream, Target, end_of
 from exporter.serving.instruments import Instruments
 from exporter.views import LinkView, MediaView, MerchantView, Snapshot, StreamView
 
@@ -55,15 +55,15 @@ class HasStaleness(Protocol):
         """Seconds that a stream may wait for its turn."""
 
 
-# The words of each target in metric names and in HELP.
+# The words of each target in metric names, its unit there, and its words in HELP.
 _WORDS = {
-    Target.PLAY_COUNT: ("plays", "Plays"),
-    Target.PLAY_TIME: ("play_time_seconds", "Seconds played"),
-    Target.PLAYER_COUNT: ("player_displays", "Player displays"),
-    Target.DEVICE_COUNT: ("devices", "Devices"),
-    Target.SESSION_COUNT: ("sessions", "Sessions"),
-    Target.AVERAGE_PLAY_TIME: ("average_play_time_seconds", "Average seconds played"),
-    Target.KEY_DELIVERY_COUNT: ("key_deliveries", "DRM keys fetched"),
+    Target.PLAY_COUNT: ("plays", "", "Plays"),
+    Target.PLAY_TIME: ("play_time", "_seconds", "Seconds played"),
+    Target.PLAYER_COUNT: ("player_displays", "", "Player displays"),
+    Target.DEVICE_COUNT: ("devices", "", "Devices"),
+    Target.SESSION_COUNT: ("sessions", "", "Sessions"),
+    Target.AVERAGE_PLAY_TIME: ("average_play_time", "_seconds", "Average seconds played"),
+    Target.KEY_DELIVERY_COUNT: ("key_deliveries", "", "DRM keys fetched"),
 }
 
 
@@ -76,16 +76,17 @@ class _Shown:
 
 
 def _shown(target: Target, group: Group, *, whole: bool) -> _Shown:
-    noun, words = _WORDS[target]
+    noun, unit, words = _WORDS[target]
     scope, of_whole = ("merchant_", " of the whole merchant") if whole else ("", "")
     by_group = "" if group is Group.ALL else f"_by_{group}"
     source = f"(API target {target})" + ("" if group is Group.ALL else f", by {group}")
     labels: tuple[str, ...] = ("merchant_id",) if whole else ("merchant_id", "media_id")
     if group is not Group.ALL:
         labels += (group.value,)
-    counter = Family(f"smartstream_{scope}{noun}{by_group}_total", "counter", f"{words}{of_whole} {source}.", labels)
+    name = f"{noun}{by_group}{unit}"
+    counter = Family(f"smartstream_{scope}{name}_total", "counter", f"{words}{of_whole} {source}.", labels)
     gauge = Family(
-        f"smartstream_{scope}last_minute_{noun}{by_group}",
+        f"smartstream_{scope}last_minute_{name}",
         "gauge",
         f"{words}{of_whole} in the newest settled minute {source}.",
         labels,
@@ -135,10 +136,10 @@ REVISIONS = Family(
     "Values that the API changed after they had been counted.",
     ("merchant_id", "direction"),
 )
-LOST_MINUTES = Family(
-    "smartstream_lost_minutes_total",
+LOST_SECONDS = Family(
+    "smartstream_lost_seconds_total",
     "counter",
-    "Minutes, summed over the streams, that were too old to be caught up, or without a value that could be used.",
+    "Seconds, summed over the streams, that were too old to be caught up, or without a value that could be used.",
     ("merchant_id",),
 )
 SERIES_RESETS = Family(
@@ -247,13 +248,13 @@ BUDGET = Family(
 )
 STREAMS = Family("smartstream_streams", "gauge", "Streams that share the requests of the merchant.", ("merchant_id",))
 STALENESS = Family(
-    "smartstream_staleness_minutes",
+    "smartstream_staleness_seconds",
     "gauge",
-    "Settled minutes that a stream has not counted yet: the mean, weighted by plays, after the last round.",
+    "Settled seconds that a stream has not counted yet: the mean, weighted by plays, after the last round.",
     ("merchant_id",),
 )
 STALENESS_BOUND = Family(
-    "smartstream_staleness_bound_minutes",
+    "smartstream_staleness_bound_seconds",
     "gauge",
     "The staleness that no schedule could be below with these streams and this many requests.",
     ("merchant_id",),
@@ -270,7 +271,7 @@ _OTHERS: tuple[Family, ...] = (
     MERCHANT_DATA_TIMESTAMP,
     HORIZON,
     REVISIONS,
-    LOST_MINUTES,
+    LOST_SECONDS,
     SERIES_RESETS,
     HELD_VALUES,
     MEDIA_INFO,
@@ -386,7 +387,7 @@ def _add_merchant(samples: _Samples, merchant: MerchantView) -> None:
         samples[HORIZON].append(HORIZON.sample(end_of(merchant.horizon), merchant_id))
     samples[REVISIONS].append(REVISIONS.sample(merchant.revisions_up, merchant_id, "up"))
     samples[REVISIONS].append(REVISIONS.sample(merchant.revisions_down, merchant_id, "down"))
-    samples[LOST_MINUTES].append(LOST_MINUTES.sample(merchant.lost_minutes, merchant_id))
+    samples[LOST_SECONDS].append(LOST_SECONDS.sample(merchant.lost_minutes * MINUTE, merchant_id))
     samples[SERIES_RESETS].append(SERIES_RESETS.sample(merchant.series_resets, merchant_id))
     samples[HELD_VALUES].append(HELD_VALUES.sample(merchant.held_values, merchant_id))
 
@@ -438,9 +439,9 @@ def _add_link(samples: _Samples, link: LinkView) -> None:
     samples[BUDGET].append(BUDGET.sample(link.budget, link.merchant_id))
     samples[STREAMS].append(STREAMS.sample(link.streams, link.merchant_id))
     if link.staleness is not None:
-        samples[STALENESS].append(STALENESS.sample(link.staleness, link.merchant_id))
+        samples[STALENESS].append(STALENESS.sample(link.staleness * MINUTE, link.merchant_id))
     if link.staleness_bound is not None:
-        samples[STALENESS_BOUND].append(STALENESS_BOUND.sample(link.staleness_bound, link.merchant_id))
+        samples[STALENESS_BOUND].append(STALENESS_BOUND.sample(link.staleness_bound * MINUTE, link.merchant_id))
     merchant_failing = link.failing.get("", 0)
     samples[MERCHANT_FAILING_STREAMS].append(MERCHANT_FAILING_STREAMS.sample(merchant_failing, link.merchant_id))
     samples[FAILING_LOOKUPS].append(FAILING_LOOKUPS.sample(link.failing_lookups, link.merchant_id))
