@@ -84,11 +84,13 @@ def _shown(target: Target, group: Group, *, whole: bool) -> _Shown:
     if group is not Group.ALL:
         labels += (group.value,)
     name = f"{noun}{by_group}{unit}"
-    counter = Family(f"smartstream_{scope}{name}_total", "counter", f"{words}{of_whole} {source}.", labels)
+    counter = Family(
+        f"smartstream_{scope}{name}_total", "counter", f"{words}{of_whole} {source}, cached from the API.", labels
+    )
     gauge = Family(
         f"smartstream_{scope}last_minute_{name}",
         "gauge",
-        f"{words}{of_whole} in the newest settled minute {source}.",
+        f"{words}{of_whole} in the newest settled minute {source}, cached from the API.",
         labels,
     )
     return _Shown(counter if target.summable else None, None if target.by_day else gauge)
@@ -111,7 +113,7 @@ def counter_of(stream: Stream) -> Family | None:
     return _STREAMS[not stream.media_id, stream.target, stream.group].counter
 
 
-_DATA_HELP = "End of the newest settled minute that a stream{} has counted (API date)."
+_DATA_HELP = "End of the newest settled minute counted for a stream{}, in Unix seconds."
 DATA_TIMESTAMP = Family(
     "smartstream_data_timestamp_seconds",
     "gauge",
@@ -127,68 +129,68 @@ MERCHANT_DATA_TIMESTAMP = Family(
 HORIZON = Family(
     "smartstream_merchant_horizon_timestamp_seconds",
     "gauge",
-    "End of the newest minute of which the API has shown a row (API date).",
+    "End of the newest minute with a row in the API, in Unix seconds, cached from the API.",
     ("merchant_id",),
 )
 REVISIONS = Family(
     "smartstream_revisions_total",
     "counter",
-    "Values that the API changed after they had been counted.",
+    "Values changed by the API after they were counted.",
     ("merchant_id", "direction"),
 )
 LOST_SECONDS = Family(
     "smartstream_lost_seconds_total",
     "counter",
-    "Seconds, summed over the streams, that were too old to be caught up, or without a value that could be used.",
+    "Seconds of data, summed over streams, that were too old to fetch or had no usable value.",
     ("merchant_id",),
 )
 SERIES_RESETS = Family(
     "smartstream_series_resets_total",
     "counter",
-    "Counters that began again at 0 because a correction of the API could not be paid within a day.",
+    "Counter series reset to 0 because later plays did not offset a downward revision within one day.",
     ("merchant_id",),
 )
 HELD_VALUES = Family(
     "smartstream_held_values",
     "gauge",
-    "Values of the API that cannot be used, or are not plausible, and are not counted yet.",
+    "API values not counted yet because they are invalid or implausible.",
     ("merchant_id",),
 )
 # The configured labels come after these.
 MEDIA_INFO = Family(
     "smartstream_media_info",
     "info",
-    "What the API's catalog says of a media (name, ref_id, encode_type), and its configured labels.",
+    "Name, ref_id and encode_type of a media, cached from the API, and its configured labels.",
     ("merchant_id", "media_id", "name", "ref_id", "encode_type"),
 )
 LIVE_EVENT_RUNNING = Family(
     "smartstream_live_event_running",
     "gauge",
-    "Whether the media's live event runs (API encode_status).",
+    "Whether the live event of the media is running (API encode_status), cached from the API.",
     ("merchant_id", "media_id"),
 )
 DROP_RATIO = Family(
     "smartstream_plays_drop_ratio",
     "gauge",
-    "Share of the expected plays that is missing, 0 where that can be chance (API target play_count).",
+    "Ratio of missing plays to expected plays, 0 if the shortfall can be random (API target play_count).",
     ("merchant_id", "media_id"),
 )
 DROP_EVIDENCE = Family(
     "smartstream_plays_drop_evidence",
     "gauge",
-    "How little the missing plays can be chance, as a log likelihood ratio (API target play_count).",
+    "Log-likelihood ratio that the shortfall is not random (API target play_count).",
     ("merchant_id", "media_id"),
 )
 EXPECTED = Family(
     "smartstream_last_minute_expected_plays",
     "gauge",
-    "Plays that were to be expected in the newest settled minute (API target play_count).",
+    "Expected plays in the newest settled minute (API target play_count).",
     ("merchant_id", "media_id"),
 )
 DROP_THRESHOLD = Family(
     "smartstream_drop_threshold_ratio",
     "gauge",
-    "From which smartstream_plays_drop_ratio on a drop is worth an alert, as configured.",
+    "Configured smartstream_plays_drop_ratio above which an alert fires.",
     ("merchant_id", "media_id", "severity"),
 )
 MERCHANT_DROP_RATIO = Family(
@@ -201,25 +203,25 @@ MERCHANT_DROP_RATIO = Family(
 MERCHANT_EXPECTED = Family(
     "smartstream_merchant_last_minute_expected_plays",
     "gauge",
-    "Plays of the whole merchant that were to be expected in the newest settled minute (API target play_count).",
+    "Expected plays of the whole merchant in the newest settled minute (API target play_count).",
     ("merchant_id",),
 )
 FAILING_STREAMS = Family(
     "smartstream_failing_streams",
     "gauge",
-    "Streams of a media whose last request failed while the API answered others.",
+    "Streams of a media whose last request failed while other requests succeeded.",
     ("merchant_id", "media_id"),
 )
 MERCHANT_FAILING_STREAMS = Family(
     "smartstream_merchant_failing_streams",
     "gauge",
-    "Streams of the whole merchant whose last request failed while the API answered others.",
+    "Streams of the whole merchant whose last request failed while other requests succeeded.",
     ("merchant_id",),
 )
 MEDIA_GONE = Family(
     "smartstream_media_gone",
     "gauge",
-    "Whether the API answers requests for a media with 404.",
+    "Whether the API returns 404 for a media.",
     ("merchant_id", "media_id"),
 )
 FAILING_LOOKUPS = Family(
@@ -231,38 +233,38 @@ FAILING_LOOKUPS = Family(
 ROUND_TIMESTAMP = Family(
     "smartstream_round_timestamp_seconds",
     "gauge",
-    "When the last round of requests ended; there is one a minute.",
+    "Unix time of the end of the last polling round, in seconds. A round runs every minute.",
     ("merchant_id",),
 )
 UP = Family(
     "smartstream_up",
     "gauge",
-    "Whether the API answers. 0 while it fails as a whole, asks to be left alone, or no request can leave.",
+    "Whether the API responds. 0 also during a backoff or when no request can be sent.",
     ("merchant_id",),
 )
 BUDGET = Family(
     "smartstream_api_budget_requests_per_minute",
     "gauge",
-    "Requests a minute that the exporter allows itself now.",
+    "Maximum requests per minute that the exporter currently sends.",
     ("merchant_id",),
 )
-STREAMS = Family("smartstream_streams", "gauge", "Streams that share the requests of the merchant.", ("merchant_id",))
+STREAMS = Family("smartstream_streams", "gauge", "Streams that share the merchant's request budget.", ("merchant_id",))
 STALENESS = Family(
     "smartstream_staleness_seconds",
     "gauge",
-    "Settled seconds that a stream has not counted yet: the mean, weighted by plays, after the last round.",
+    "Mean settled time not yet counted per stream, weighted by plays, in seconds.",
     ("merchant_id",),
 )
 STALENESS_BOUND = Family(
     "smartstream_staleness_bound_seconds",
     "gauge",
-    "The staleness that no schedule could be below with these streams and this many requests.",
+    "Lower bound of the staleness for these streams and this request budget, in seconds.",
     ("merchant_id",),
 )
 TOKEN_EXPIRY = Family(
     "smartstream_api_token_expiry_timestamp_seconds",
     "gauge",
-    "When the access token expires (API expiration).",
+    "Unix time at which the access token expires, in seconds, cached from the API.",
     ("merchant_id",),
 )
 
