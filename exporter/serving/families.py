@@ -169,7 +169,7 @@ MERCHANT: Sequence[ViewFamily[MerchantView]] = (
         lambda merchant: {"up": merchant.revisions_up, "down": merchant.revisions_down},
     ),
     ViewFamily(
-        LOST_SECONDS = Family(
+        "smartstream_lost_seconds_total",
         "counter",
         "Seconds of data, summed over streams, that were too old to fetch or had no usable value.",
         ("merchant_id",),
