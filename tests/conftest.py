@@ -30,7 +30,7 @@ hypothesis.settings.load_profile("any-speed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seeds", type=int, default=10, help="how many random stories the journeys tell")
+    parser.addoption("--seeds", type=int, default=10, help="number of random journeys; a tenth of them, but at least 3, of random half days")
     parser.addoption("--damages", type=int, default=90, help="how often a state file is damaged at random")
 
 
@@ -75,8 +75,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    seeds = metafunc.config.getoption("seeds")
     if "seed" in metafunc.fixturenames:
-        metafunc.parametrize("seed", range(metafunc.config.getoption("seeds")))
+        metafunc.parametrize("seed", range(seeds))
+    if "story" in metafunc.fixturenames:
+        metafunc.parametrize("story", range(max(3, seeds // 10)))
 
 
 @pytest.hookimpl(wrapper=True)
