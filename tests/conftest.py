@@ -30,7 +30,9 @@ hypothesis.settings.load_profile("any-speed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seeds", type=int, default=10, help="number of random journeys; a tenth of them, but at least 3, of random half days")
+    parser.addoption(
+        "--seeds", type=int, default=10, help="number of random journeys, and of random half days times 10"
+    )
     parser.addoption("--damages", type=int, default=90, help="how often a state file is damaged at random")
 
 
