@@ -32,7 +32,7 @@ from exporter.api.catalog import MEDIA_EVERY, Catalog, Lookup
 from exporter.config.load import load
 from exporter.config.settings import Settings
 from exporter.counting.ledger import Ledger
-from exporter.counting.rules import ended_before, whole_minutes
+from exporter.counting.windows import ended_before, whole_minutes
 from exporter.drops.monitor import DropMonitor
 from exporter.drops.warmup import MINUTES_BACK, WarmupRequest
 from exporter.model import MINUTE, Minute, MinuteRange, Rows

@@ -8,7 +8,7 @@ import yaml
 from exporter.config.load import load
 from exporter.config.settings import Settings
 from exporter.counting.ledger import Ledger
-from exporter.counting.rules import ended_before, whole_minutes
+from exporter.counting.windows import ended_before, whole_minutes
 from exporter.model import MINUTE, Group, Minute, MinuteRange, Rows, Stream
 from exporter.storage.state import open_state
 

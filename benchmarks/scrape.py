@@ -13,8 +13,8 @@ from benchmarks.prepared import Prepared, prepare
 from benchmarks.report import Cell, Figures, Table, figures
 from exporter.assembly import build_polling
 from exporter.clock import SystemClock
-from exporter.httpd.server import Handler, Request
-from exporter.serving.families import SnapshotCollector, build_registry
+from exporter.httpd.messages import Handler, Request
+from exporter.serving.collector import SnapshotCollector, build_registry
 from exporter.serving.instruments import Instruments
 from exporter.serving.routes import create_app
 from exporter.storage.state import open_state
@@ -42,7 +42,7 @@ def _rows(prepared: Prepared, repeats: int) -> Iterator[tuple[Cell, ...]]:
     telemetry = Instruments()
     polling = build_polling(prepared.settings, state, telemetry, clock)
     try:
-        collector = SnapshotCollector(polling.snapshot, polling.links, prepared.settings.poll, clock.now)
+        collector = SnapshotCollector(polling.snapshot, prepared.settings.poll.max_staleness, clock.now)
         registry = build_registry(telemetry, collector)
         app = create_app(
             registry,

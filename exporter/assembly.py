@@ -23,7 +23,7 @@ from exporter.polling.incidents import Incidents
 from exporter.polling.poller import MerchantPoller
 from exporter.serving.instruments import Instruments
 from exporter.storage.state import State
-from exporter.views import HourView, LinkView, MerchantView, Snapshot
+from exporter.views import Hour, MerchantView, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Polling:
     clock: ApiClock
 
     def snapshot(self) -> Snapshot:
-        """The counted values, with the catalog and the drops."""
+        """The counted values, with the catalog, the drops and the connections to the API."""
         now = self.clock.now()
         return Snapshot(
             MappingProxyType(
@@ -59,28 +59,24 @@ class Polling:
         )
 
     def _complete(self, merchant: MerchantView, now: float) -> MerchantView:
-        """Add the catalog and the drops to the counted values of a merchant."""
+        """Add the catalog, the drops and the connection to the counted values of a merchant."""
         monitor, link = self.monitors[merchant.merchant_id], self.pollers[merchant.merchant_id].link
-        drops = monitor.drops(now)
+        verdicts = monitor.drops(now)
         media = {
             media_id: replace(
                 view,
-                drop=drops.get(media_id),
+                verdict=verdicts.get(media_id),
                 thresholds=monitor.thresholds[media_id],
                 failing_streams=link.failing.get(media_id, 0),
                 gone=media_id in link.gone,
             )
             for media_id, view in self.catalogs[merchant.merchant_id].views(now).items()
         }
-        return replace(merchant, media=MappingProxyType(media), drop=drops.get(""))
+        return replace(merchant, media=MappingProxyType(media), verdict=verdicts.get(""), link=link)
 
-    def hours(self) -> Mapping[str, Mapping[str, HourView]]:
+    def hours(self) -> Mapping[str, Mapping[str, Hour]]:
         """The last hour of plays, by merchant and media, "" for the whole merchant."""
         return {merchant_id: monitor.hours() for merchant_id, monitor in self.monitors.items()}
-
-    def links(self) -> Mapping[str, LinkView]:
-        """The state of the connection to the API, by merchant."""
-        return {merchant_id: poller.link for merchant_id, poller in self.pollers.items()}
 
     def show_counted(self) -> None:
         """Publish the counts of new series whose 0 has been exported for a minute."""

@@ -16,17 +16,19 @@ from exporter.assembly import Polling, build_polling
 from exporter.clock import SystemClock
 from exporter.config.load import dump
 from exporter.config.settings import Settings
-from exporter.health import ProcessHealth
 from exporter.httpd.address import Address
-from exporter.httpd.descriptors import needed, peers_for, raise_limit
-from exporter.httpd.server import Handler, Server
+from exporter.httpd.descriptors import max_connections, needed, raise_limit
+from exporter.httpd.messages import Handler
+from exporter.httpd.server import Server
 from exporter.model import MINUTE
 from exporter.planning.index import can_hold
 from exporter.polling.scheduler import Scheduler
+from exporter.process_health import ProcessHealth
 from exporter.serving import page, status
-from exporter.serving.families import SnapshotCollector, build_registry
+from exporter.serving.collector import SnapshotCollector, build_registry
 from exporter.serving.instruments import Instruments
 from exporter.serving.routes import create_app, make_server
+from exporter.serving.schema import Status
 from exporter.signals import STOP_SIGNALS, Signals
 from exporter.storage.state import State, open_state
 
@@ -160,7 +162,8 @@ class _Process:
             health = ProcessHealth(polling, state, schedule)
             telemetry.watch_process(state_writable=lambda: state.problem is None, dropped_log_lines=logs.dropped)
             app = _app(settings, polling, health, schedule, telemetry)
-            server = make_server(app, listen, peers_for(open_files, len(settings.merchants), settings.poll.concurrency))
+            connections = max_connections(open_files, len(settings.merchants), settings.poll.concurrency)
+            server = make_server(app, listen, connections)
         except BaseException:
             state.close()
             raise
@@ -200,17 +203,12 @@ class _Process:
 def _app(
     settings: Settings, polling: Polling, health: ProcessHealth, schedule: Scheduler, telemetry: Instruments
 ) -> Handler:
-    collector = SnapshotCollector(health.snapshot, health.links, settings.poll, polling.clock.now)
+    collector = SnapshotCollector(health.snapshot, settings.poll.max_staleness, polling.clock.now)
 
-    def rendered(render: Callable[[status.Status], str]) -> Callable[[str], str | None]:
+    def rendered(render: Callable[[Status], str]) -> Callable[[str], str | None]:
         def of_merchant(merchant_id: str) -> str | None:
             whole = status.build(
-                health.snapshot(),
-                health.links(),
-                polling.hours(),
-                polling.requests.view(),
-                polling.clock.now(),
-                __version__,
+                health.snapshot(), polling.hours(), polling.requests.view(), polling.clock.now(), __version__
             )
             part = status.only(whole, merchant_id)
             return None if part is None else render(part)
@@ -218,7 +216,7 @@ def _app(
         return of_merchant
 
     def ready() -> str | None:
-        waiting = [merchant_id for merchant_id, link in polling.links().items() if link.up is None]
+        waiting = [merchant_id for merchant_id, poller in polling.pollers.items() if poller.link.up is None]
         return f"waiting for the first API response for {', '.join(waiting)}" if waiting else None
 
     return create_app(

@@ -1,4 +1,4 @@
-"""What pages and `/metrics` are made from: one immutable picture of everything counted so far.
+"""What the pages and `/metrics` are made from: one immutable snapshot of everything counted so far.
 
 The ledger replaces the snapshot after each commit; readers on other threads take the reference once and see one
 consistent state.
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 from exporter.model import Minute, Stream
 
@@ -32,8 +33,8 @@ class StreamView:
     """One stream.
 
     Attributes:
-        stream: Which one.
-        through: The newest settled minute that it has counted, or None before its first answer.
+        stream: The stream.
+        through: The newest settled minute that it has counted, or None before its first response.
         series: Its label values in the order in which they were first seen.
     """
 
@@ -44,7 +45,7 @@ class StreamView:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """From which ratio on a drop of a media's plays is worth an alert.
+    """Drop ratios above which the alerts of a media fire.
 
     Attributes:
         warning: 0 to 1.
@@ -55,19 +56,18 @@ class Thresholds:
     critical: float
 
 
-# From where on a drop of the whole merchant is worth an alert. The rule SmartstreamMerchantPlaysDrop has the same.
+# Drop ratio above which the alert of a whole merchant fires. The rule SmartstreamMerchantPlaysDrop has the same.
 MERCHANT_THRESHOLD = 0.35
 
 
-@dataclass(frozen=True, slots=True)
-class DropView:
-    """What the drop detector says of a media, or of the whole merchant, while its data is fresh.
+class Verdict(NamedTuple):
+    """The result of the drop detector for a minute of a media, or of the whole merchant.
 
     Attributes:
-        minute: The minute of data that it judged.
-        ratio: Which share of the expected plays is missing, 0 where that can be chance.
-        evidence: How little it can be chance: a log likelihood ratio, 0 and more.
-        expected: The plays that were expected in that minute.
+        minute: The minute.
+        ratio: The share of the expected plays that is missing, 0 to 1; 0 if that can be chance.
+        evidence: How unlikely it is that this is chance: a log-likelihood ratio, 0 and more.
+        expected: The plays expected in the minute.
     """
 
     minute: Minute
@@ -77,35 +77,35 @@ class DropView:
 
 
 @dataclass(frozen=True, slots=True)
-class HourView:
-    """The newest hour of a media's plays, or of the whole merchant's.
+class Hour:
+    """The newest hour of plays of a media, or of the whole merchant.
 
     Attributes:
-        first: The oldest minute.
-        plays: The plays of each minute, None where they are not known.
-        expected: The plays that were expected in each minute, None where nothing was.
+        start: The start of its first minute.
+        plays: The plays of each minute.
+        expected: The plays that were expected in each minute.
     """
 
-    first: Minute
+    start: float
     plays: tuple[float | None, ...]
     expected: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class MediaView:
-    """What is known of a media beside its numbers.
+    """A media, without its counted values.
 
     Attributes:
-        media_id: Which one.
+        media_id: The id.
         name: The configured name, else the catalog's, else "".
         ref_id: The catalog's, or "".
         encode_type: The catalog's, or "".
         labels: The configured labels.
         live_event_running: Whether its live event runs, or None where it has none or that is not known.
-        drop: What the drop detector says, or None where it says nothing.
-        thresholds: From where on its drop is worth an alert, or None where it is left out.
-        failing_streams: How many of its streams fail while the API answers others.
-        gone: Whether the API does not know it any more (404).
+        verdict: The newest verdict of the drop detector, or None where it has none.
+        thresholds: The thresholds of its alerts, or None where the configuration excludes it from drop alerts.
+        failing_streams: The number of its streams that fail while other requests succeed.
+        gone: Whether the API answers 404 for it.
     """
 
     media_id: str
@@ -114,10 +114,60 @@ class MediaView:
     encode_type: str = ""
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     live_event_running: bool | None = None
-    drop: DropView | None = None
+    verdict: Verdict | None = None
     thresholds: Thresholds | None = None
     failing_streams: int = 0
     gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The connection of one merchant to the API.
+
+    Attributes:
+        merchant_id: The id of the merchant.
+        up: Whether the API is up; false while all requests fail, are rate limited, or cannot be sent; null before the
+            first response.
+        budget: The current request budget: requests per minute.
+        streams: The number of streams that share the budget.
+        staleness_minutes: Settled minutes not fetched yet: the mean over the streams, weighted by plays; null before
+            the first round of requests.
+        staleness_bound_minutes: The lowest staleness that any schedule could reach.
+        token_expiry: When the access token expires; null without a token or a known expiry.
+        last_success: When the last request succeeded.
+        last_error: The error of the newest request that failed, or "".
+        last_error_at: When that was.
+        unusable: The part of the newest responses that cannot be used, or "".
+        failing_lookups: The number of requests for the catalog, live events and the history that fail.
+        round_timestamp: When the last round of requests ended.
+    """
+
+    merchant_id: str
+    up: bool | None = None
+    budget: float = 0.0
+    streams: int = 0
+    staleness_minutes: float | None = None
+    staleness_bound_minutes: float | None = None
+    token_expiry: float | None = None
+    last_success: float | None = None
+    last_error: str = ""
+    last_error_at: float | None = None
+    unusable: str = ""
+    failing_lookups: int = 0
+    round_timestamp: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkView(Connection):
+    """The connection of one merchant to the API, and what fails while other requests succeed.
+
+    Attributes:
+        failing: The number of failing streams by media id, "" for the whole merchant.
+        gone: The media for which the API answers 404.
+    """
+
+    failing: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    gone: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +175,17 @@ class MerchantView:
     """One merchant.
 
     Attributes:
-        merchant_id: Which one.
-        horizon: The newest minute of which an answer has shown a row, or None.
-        lost_minutes: Minutes, summed over the streams, that were too old to be caught up, or without a value that could
-            be used.
-        revisions_up: How often a later answer raised a value that had been counted.
+        merchant_id: The id.
+        horizon: The newest minute of which a response has shown a row, or None.
+        lost_minutes: Minutes, summed over the streams, that were too old to be fetched, or had no usable value.
+        revisions_up: How often a later response raised a value that had been counted.
         revisions_down: How often it lowered one.
-        series_resets: Counters that began again at 0, as they could not pay for a day what they owed.
-        held_values: Values that are not counted yet, as they cannot be used or are not plausible.
+        series_resets: Counters that were reset to 0 because a correction was not compensated within a day.
+        held_values: Values that are unusable or implausible, and are not counted yet.
         streams: Its streams, in the order of the configuration.
         media: Its media, in the order of the configuration.
-        drop: What the drop detector says of all plays together, or None where it says nothing.
+        verdict: The newest verdict on all plays together, or None where there is none.
+        link: The connection to the API, or None where it is unknown.
     """
 
     merchant_id: str
@@ -147,51 +197,12 @@ class MerchantView:
     held_values: int = 0
     streams: Mapping[Stream, StreamView] = field(default_factory=lambda: MappingProxyType({}))
     media: Mapping[str, MediaView] = field(default_factory=lambda: MappingProxyType({}))
-    drop: DropView | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LinkView:
-    """How one merchant's connection to the API does.
-
-    Attributes:
-        merchant_id: Which one.
-        up: Whether the API answers: False while it fails as a whole, asks to be left alone, or no request can leave;
-            None before the first request.
-        budget: Requests a minute that the exporter allows itself now.
-        streams: How many streams share it.
-        staleness: The mean of the streams' staleness, weighted by what it costs (minutes), or None before a round.
-        staleness_bound: What no schedule could be below (minutes), or None before a round.
-        token_expiry: When the token expires (Unix seconds), or None without a token or a known expiry.
-        last_success: When the last request succeeded (Unix seconds), or None.
-        last_error: The newest failure's text, or "".
-        last_error_at: When it came (Unix seconds), or None.
-        unusable: What in the newest answers cannot be used, or "".
-        failing: By media id, "" for the whole merchant, how many streams fail while the API answers others.
-        gone: The media that the API does not know any more (404).
-        failing_lookups: Requests for the catalog, live events and the history that fail.
-        round_ended: When the last round of requests ended (Unix seconds), or None.
-    """
-
-    merchant_id: str
-    up: bool | None = None
-    budget: float = 0.0
-    streams: int = 0
-    staleness: float | None = None
-    staleness_bound: float | None = None
-    token_expiry: float | None = None
-    last_success: float | None = None
-    last_error: str = ""
-    last_error_at: float | None = None
-    unusable: str = ""
-    failing: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    gone: frozenset[str] = frozenset()
-    failing_lookups: int = 0
-    round_ended: float | None = None
+    verdict: Verdict | None = None
+    link: LinkView | None = None
 
 
 class Subject(StrEnum):
-    """What of the process itself can have a problem."""
+    """The part of the process that has a problem."""
 
     STATE_FILE = "state file"
     POLLING = "polling"
@@ -201,13 +212,13 @@ class Subject(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProblemView:
-    """Something that is wrong with the process itself.
+    """A problem of the process itself.
 
     Attributes:
-        subject: What has the problem.
-        message: What is wrong and how to fix it, in a sentence or two.
-        since: When it began (Unix seconds), or None where that is not known.
-        bad: Whether nothing is counted, or something can be lost, while it lasts.
+        subject: The part that has the problem.
+        message: The problem and how to fix it, in one or two sentences.
+        since: When it began (Unix seconds), or null where that is not known.
+        bad: Whether nothing is counted, or data can be lost, while it lasts.
     """
 
     subject: Subject
@@ -223,7 +234,7 @@ class Snapshot:
     Attributes:
         merchants: By merchant id.
         clock_offset: Seconds by which this machine's clock is ahead of the API's, 0 where they agree.
-        problems: What is wrong with the process itself.
+        problems: Problems of the process itself.
     """
 
     merchants: Mapping[str, MerchantView] = field(default_factory=lambda: MappingProxyType({}))

@@ -12,12 +12,12 @@ from structlog.testing import capture_logs
 from exporter.assembly import Polling, build_polling
 from exporter.clock import CLOCKS_AGREE, ApiClock
 from exporter.config.settings import Settings
-from exporter.counting.rules import ended_before
-from exporter.health import ProcessHealth
+from exporter.counting.windows import ended_before
 from exporter.model import Group, Minute, Stream, Target
 from exporter.polling.scheduler import Scheduler
+from exporter.process_health import ProcessHealth
+from exporter.serving.health import clock_problem
 from exporter.serving.instruments import Instruments
-from exporter.serving.status import clock_problem
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import FaultSwitch
 from exporter.simulator.series import World

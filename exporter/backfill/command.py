@@ -19,7 +19,7 @@ from exporter.backfill.checkpoint import Checkpoint, open_checkpoint
 from exporter.backfill.openmetrics import END, Series, write_family
 from exporter.clock import Clock
 from exporter.config.settings import Settings
-from exporter.counting.rules import ended_before
+from exporter.counting.windows import ended_before
 from exporter.errors import HistoryError, InputError, Unhandled
 from exporter.model import MINUTE, OTHER, Group, Minute, MinuteRange, Stream, end_of, minute_of, start_of
 from exporter.serving.families import FAMILIES, Family, counter_of

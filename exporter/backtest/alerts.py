@@ -14,8 +14,9 @@ from itertools import pairwise
 
 from exporter.backtest.plays_csv import Recording
 from exporter.drops.baseline import HELD, Baseline, Look
-from exporter.drops.detector import KEPT, Alarm, Together, Verdict, broad, judge
+from exporter.drops.detector import KEPT, Alarm, Together, broad, judge
 from exporter.model import DAY_MINUTES, Minute
+from exporter.views import Verdict
 
 # Between rows of a media that are not further away than this, a missing one is a gap; else the media was not there.
 GAP = 60

@@ -19,7 +19,7 @@ from exporter.backtest.parallel import Backtest, backtest
 from exporter.backtest.plays_csv import Recording
 from exporter.clock import Clock
 from exporter.config.settings import DEFAULT_THRESHOLDS, MerchantSettings, Settings
-from exporter.counting.rules import ended_before
+from exporter.counting.windows import ended_before
 from exporter.errors import InputError
 from exporter.model import DAY_MINUTES, Group, Minute, MinuteRange, Stream, Target, minute_of, start_of, total_of
 from exporter.times import format_instant

@@ -1,7 +1,7 @@
-"""The ledger: what has been counted, kept in the state file, shown as snapshots.
+"""The ledger: what has been counted, stored in the state file and published as snapshots.
 
-One answer is entered in one transaction, and shown after it has committed. So a kill at any moment leaves the
-file at one answer or the next, and nobody has seen a number that is not in it.
+Each answer is counted in one transaction, and published after the commit. A kill at any moment leaves the state file
+before or after an answer, and no scrape has seen a number that is not in it.
 """
 
 import threading
@@ -13,12 +13,11 @@ import structlog
 
 from exporter.config.settings import MerchantSettings, Settings
 from exporter.counting import ledger_rows
+from exporter.counting.accounts import Entry
 from exporter.counting.ledger_rows import MerchantRow, StreamRow
 from exporter.counting.rebase import rebase_horizon, rebase_stream, shift_start
-from exporter.counting.rules import (
-    Entry,
-    count_days,
-    count_minutes,
+from exporter.counting.rules import count_days, count_minutes
+from exporter.counting.windows import (
     days_to_ask,
     ended_before,
     minutes_to_ask,
@@ -34,19 +33,20 @@ from exporter.views import MerchantView, SeriesView, Snapshot, StreamView
 
 log = structlog.get_logger("ledger")
 
-# How long the state of what left the configuration is kept: a mistake in the file costs nothing.
+# Seconds for which the state of removed merchants and media is kept, so that a mistake in the configuration loses
+# nothing.
 KEEP_REMOVED = 7 * DAY_MINUTES * MINUTE
 
-# How long a new counter shows its 0: a scrape a minute sees it, and `increase()` all that follows.
+# Seconds for which a new counter exposes its 0. A scrape a minute sees it, so `increase()` sees all that follows.
 SHOW_ZERO = 60.0
 
-# How long a range that the API took after it refused a longer one is believed to be its limit.
+# Seconds for which the longest range that the API has accepted is taken as its limit.
 BELIEVE_RANGE = DAY_MINUTES * MINUTE
 
 
 @dataclass(frozen=True, slots=True)
 class _Zeros:
-    """Series of one stream whose 0 is on display since a moment (Unix seconds)."""
+    """Series of one stream whose 0 has been exposed since an instant (Unix seconds)."""
 
     since: float
     stream: Stream
@@ -54,15 +54,15 @@ class _Zeros:
 
 
 class Ledger:
-    """All streams of the configuration, with what they have counted. Safe for use by several threads."""
+    """All streams of the configuration and what they have counted. Thread-safe."""
 
     def __init__(self, state: State, settings: Settings, on_revision: Callable[[float], None]) -> None:
-        """Make a ledger that shows nothing before `sync`.
+        """Create a ledger that publishes nothing before `sync`.
 
         Args:
             state: The state file.
             settings: The configuration.
-            on_revision: Told of each revision how old its minute was, in seconds.
+            on_revision: Called for each revision with the age of its minute (seconds).
         """
         self._state = state
         self._zone = settings.api.timezone
@@ -73,25 +73,25 @@ class Ledger:
         self._merchants: dict[str, MerchantRow] = {}
         self._views: dict[str, dict[Stream, StreamView]] = {}
         self._plays: dict[str, dict[str, Plays]] = {}
-        # How many values each merchant holds.
+        # Number of held values by merchant.
         self._held: dict[str, int] = {}
-        # What was told of a stream, and is not told again: in this process, and while it holds values.
-        self._told_overflow: set[Stream] = set()
-        self._told_given_up: set[Stream] = set()
-        self._told_implausible: set[Stream] = set()
+        # Streams whose warning was logged: once in this process, or once while they have held values.
+        self._logged_overflow: set[Stream] = set()
+        self._logged_expired: set[Stream] = set()
+        self._logged_implausible: set[Stream] = set()
         self._zeros: list[_Zeros] = []
         self._snapshot = Snapshot()
 
     @property
     def snapshot(self) -> Snapshot:
-        """What is counted and committed; the media are left for the catalog to fill in."""
+        """What is counted and committed, without the catalog's part. Replaced as a whole, never changed."""
         return self._snapshot
 
     def sync(self, merchants: tuple[MerchantSettings, ...], now: float) -> None:
-        """Begin new streams, take up those of the state file, and let go of those that nobody wants any more.
+        """Load the streams of the configuration, create the new ones, and remove the others.
 
         Raises:
-            StateWriteFailed: The state file did not take it.
+            StateWriteFailed: The state file could not be written.
         """
         with self._mutex, self._state.transaction() as db:
             self._rows, self._merchants, self._views, self._plays, self._zeros = {}, {}, {}, {}, []
@@ -113,30 +113,31 @@ class Ledger:
                         series=ledger_rows.read_series(db, stream, stream_row),
                     )
                     self._held[merchant.id] += len(stream_row.held)
-                    self._know_plays(stream, stream_row, views[stream].series)
-                    self._await_zeros(stream, ledger_rows.unshown_labels(db, stream_row.stream_id), now)
+                    self._update_plays(stream, stream_row, views[stream].series)
+                    self._expose_zeros(stream, ledger_rows.unshown_labels(db, stream_row.stream_id), now)
             ledger_rows.mark_removed(db, self._rows, self._merchants, now)
             ledger_rows.forget_removed(db, now - KEEP_REMOVED)
         self._snapshot = Snapshot()
         for merchant_id in self._merchants:
-            self._show(merchant_id)
+            self._publish(merchant_id)
 
     def correct_start(self, seconds: float, now: float) -> None:
-        """Begin the streams that have had no answer when they would have, had the clock been right.
+        """Correct the start of streams that have had no answer yet, after the machine's clock proved wrong.
 
         Args:
-            seconds: By how much the machine's clock is behind the API's.
-            now: The API's time.
+            seconds: How far the machine's clock is behind the API's.
+            now: The API's time (Unix seconds).
 
         Raises:
-            StateWriteFailed: The state file did not take it.
+            StateWriteFailed: The state file could not be written.
         """
         minutes, complete = round(seconds / MINUTE), ended_before(now, self._poll.settle)
         with self._mutex:
             moved = {
                 stream: shift_start(row, minutes)
                 for stream, row in self._rows.items()
-                # A stream that would begin in the future now, or that does not yet, began by a clock that was right.
+                # A stream whose new start would be in the future, or whose start is not ahead of a clock that was
+                # too fast, was created while the clock was right.
                 if not row.answered and row.start + minutes <= complete and (minutes > 0 or row.start > complete)
             }
             with self._state.transaction() as db:
@@ -149,23 +150,23 @@ class Ledger:
         return newest_settled(now, self._merchants[merchant_id].horizon, self._poll)
 
     def through(self, stream: Stream) -> Minute:
-        """The newest minute that a stream has counted; before its first answer, the one after which it counts."""
+        """The newest minute that a stream has counted; before its first answer, the minute before its first one."""
         return self._rows[stream].through
 
     def seen(self, stream: Stream) -> Minute:
-        """The newest minute that a stream has counted because its row or a later one was there."""
+        """The newest minute that a stream has counted because the API returned a row for it or for a later one."""
         return self._rows[stream].seen
 
     def held(self, stream: Stream) -> frozenset[Minute]:
-        """The minutes or days of which a value is not counted yet."""
+        """The buckets with a held value."""
         return frozenset(self._rows[stream].held)
 
     def plays(self, merchant_id: str) -> dict[str, Plays]:
-        """What is known of the plays of all media, and with the id "" of the whole merchant's, by media id."""
+        """The plays of all media by media id, "" for the whole merchant."""
         return dict(self._plays[merchant_id])
 
     def to_ask(self, stream: Stream, now: float, longest: int | None = None) -> MinuteRange:
-        """The range to ask for next, of at most `longest` minutes; without it, as long as the API is known to take."""
+        """The range to ask for next, of at most `longest` minutes, or else as long as the API is known to accept."""
         row, merchant = self._rebased(stream, now)
         held = row.held[0] if row.held else None
         if stream.target.by_day:
@@ -180,7 +181,7 @@ class Ledger:
         """Count an answer.
 
         Raises:
-            StateWriteFailed: Nothing of it is counted; the same rows can be asked for again.
+            StateWriteFailed: Nothing of the answer is counted; it can be asked for again.
         """
         with self._mutex:
             row, merchant = self._rebased(stream, now)
@@ -188,40 +189,40 @@ class Ledger:
             with self._state.transaction() as db:
                 if row != self._rows[stream]:
                     ledger_rows.move_stream(db, row)
-                book = ledger_rows.read_book(db, stream, row)
+                before = ledger_rows.read_ledger(db, stream, row)
                 if stream.target.by_day:
                     horizon = merchant.horizon
-                    entry = count_days(book, rows, asked, ended_before(now, self._poll.settle), self._poll)
+                    entry = count_days(before, rows, asked, ended_before(now, self._poll.settle), self._poll)
                 else:
                     horizon = _horizon(merchant.horizon, asked, rows)
-                    entry = count_minutes(book, rows, asked, now, horizon, self._poll, self._zone)
-                written = ledger_rows.write_entry(db, row, book, entry)
+                    entry = count_minutes(before, rows, asked, now, horizon, self._poll, self._zone)
+                written = ledger_rows.write_entry(db, row, before, entry)
                 series = ledger_rows.read_series(db, stream, written)
                 merchant_row = _after(merchant, horizon, entry)
                 if merchant_row != self._merchants[stream.merchant_id]:
                     ledger_rows.write_merchant(db, stream.merchant_id, merchant_row)
-            # Committed: from here on it may be shown.
+            # Committed: from here on it may be published.
             self._rows[stream], self._merchants[stream.merchant_id] = written, merchant_row
             self._held[stream.merchant_id] += len(written.held) - len(row.held)
-            new = tuple(label for label in entry.accounts if label not in book.accounts)
-            self._await_zeros(stream, (*new, *entry.begun_again), now)
+            new = tuple(label for label in entry.accounts if label not in before.accounts)
+            self._expose_zeros(stream, (*new, *entry.resets), now)
             through = written.through if written.answered else None
             self._views[stream.merchant_id][stream] = StreamView(stream, through, series)
-            self._know_plays(stream, written, series)
-            self._show(stream.merchant_id)
+            self._update_plays(stream, written, series)
+            self._publish(stream.merchant_id)
         if not stream.media_id and ahead > whole_minutes(self._poll.max_lag):
-            # The media's streams are as far ahead. One line is enough.
+            # The streams of the media are as far ahead. One line is enough.
             log.warning(
-                "the state file was ahead of the API's time, because a clock was wrong; counting goes on from now",
+                "the state file was ahead of the API's time because a clock was wrong; counting continues from now",
                 merchant=stream.merchant_id,
                 minutes_ahead=ahead,
             )
-        self._tell(stream, entry)
+        self._log(stream, entry)
         for revision in entry.revisions:
             self._on_revision(revision.age)
 
     def believe_range(self, merchant_id: str, longest: int, now: float) -> None:
-        """Remember how many minutes the API takes in one request."""
+        """Remember how many minutes the API accepts in one request."""
         with self._mutex:
             row = replace(self._merchants[merchant_id], longest_range=longest, longest_range_at=now)
             with self._state.transaction() as db:
@@ -229,12 +230,12 @@ class Ledger:
             self._merchants[merchant_id] = row
 
     def show_counted(self, now: float) -> None:
-        """Let the counters whose 0 has been on display for a minute show what they have counted.
+        """Expose the values of counters whose 0 has been exposed for a minute.
 
-        That they may is written first: one that was seen above 0 must not be 0 again after a kill.
+        This is written first: a counter that was scraped above 0 must not be 0 again after a kill.
         """
         with self._mutex:
-            # A clock that steps back must not hold them for longer.
+            # A clock that is set back must not delay them.
             due: list[_Zeros] = []
             waiting: list[_Zeros] = []
             for zeros in self._zeros:
@@ -252,10 +253,10 @@ class Ledger:
                 streams = self._views[stream.merchant_id]
                 streams[stream] = replace(streams[stream], series=series)
             for merchant_id in {stream.merchant_id for stream in views}:
-                self._show(merchant_id)
+                self._publish(merchant_id)
 
     def _rebased(self, stream: Stream, now: float) -> tuple[StreamRow, MerchantRow]:
-        """Where a stream and its merchant stand, without minutes that have not been yet at a moment (Unix seconds)."""
+        """The rows of a stream and its merchant, without minutes that are in the future at `now` (Unix seconds)."""
         complete, max_lag = ended_before(now, self._poll.settle), self._poll.max_lag
         merchant = self._merchants[stream.merchant_id]
         merchant = replace(merchant, horizon=rebase_horizon(merchant.horizon, complete, max_lag))
@@ -265,57 +266,57 @@ class Ledger:
         )
         return row, merchant
 
-    def _tell(self, stream: Stream, entry: Entry) -> None:
+    def _log(self, stream: Stream, entry: Entry) -> None:
         which = {"merchant": stream.merchant_id, "stream": str(stream)}
-        if entry.overflow and stream not in self._told_overflow:
-            self._told_overflow.add(stream)
+        if entry.overflow and stream not in self._logged_overflow:
+            self._logged_overflow.add(stream)
             log.warning(
-                f"a stream has more label values than max_label_values; what comes later is counted as '{OTHER}'",
+                f"a stream has more label values than max_label_values; further ones are counted as '{OTHER}'",
                 **which,
                 max_label_values=self._poll.max_label_values,
             )
         implausible = {cell: each.value for cell, each in entry.held.items() if each.value is not None}
-        if implausible and stream not in self._told_implausible:
-            self._told_implausible.add(stream)
-            (slot, label), value = min(implausible.items())
+        if implausible and stream not in self._logged_implausible:
+            self._logged_implausible.add(stream)
+            (bucket, label), value = min(implausible.items())
             log.warning(
-                "a value is implausible: it is counted when the API has shown it for poll.revision_window",
+                "an implausible value is held; it is counted once the API has returned it for poll.revision_window",
                 **which,
                 label=label,
-                minute=format_instant(start_of(slot)),
+                minute=format_instant(start_of(bucket)),
                 value=from_units(value),
             )
         if not entry.held:
-            self._told_given_up.discard(stream)
-            self._told_implausible.discard(stream)
-        if entry.given_up and stream not in self._told_given_up:
-            self._told_given_up.add(stream)
+            self._logged_expired.discard(stream)
+            self._logged_implausible.discard(stream)
+        if entry.expired and stream not in self._logged_expired:
+            self._logged_expired.add(stream)
             log.warning(
-                "values of the API could not be used for so long that their minutes are lost; "
-                "correct the counter by the vendor's console where it matters",
+                "minutes are lost: the API returned unusable values for them for too long; "
+                "if they matter, compare the counter with the vendor's console",
                 **which,
-                minutes=entry.given_up,
+                minutes=entry.expired,
             )
-        if entry.begun_again:
+        if entry.resets:
             log.warning(
-                "counters begin again at 0: the API took back more than came in a day since",
+                "counters are reset to 0: the API lowered counted values by more than the plays of the next day",
                 **which,
-                counters=len(entry.begun_again),
-                owed=from_units(sum(entry.begun_again.values())),
+                counters=len(entry.resets),
+                owed=from_units(sum(entry.resets.values())),
             )
 
-    def _know_plays(self, stream: Stream, row: StreamRow, series: tuple[SeriesView, ...]) -> None:
+    def _update_plays(self, stream: Stream, row: StreamRow, series: tuple[SeriesView, ...]) -> None:
         if stream.target is Target.PLAY_COUNT and stream.group is Group.ALL and row.rate is not None:
             last = series[0].last
-            # Where the newest minute is not known, nothing is taken to have changed.
+            # Without a value for the newest minute, assume no change.
             plays = Plays(row.rate, row.rate if last is None else last, row.through)
             self._plays[stream.merchant_id][stream.media_id] = plays
 
-    def _await_zeros(self, stream: Stream, labels: tuple[str, ...], now: float) -> None:
+    def _expose_zeros(self, stream: Stream, labels: tuple[str, ...], now: float) -> None:
         if labels and stream.target.summable:
             self._zeros.append(_Zeros(now, stream, labels))
 
-    def _show(self, merchant_id: str) -> None:
+    def _publish(self, merchant_id: str) -> None:
         row = self._merchants[merchant_id]
         view = MerchantView(
             merchant_id=merchant_id,
@@ -331,7 +332,7 @@ class Ledger:
 
 
 def _horizon(before: Minute | None, asked: MinuteRange, rows: Rows) -> Minute | None:
-    # Rows that were not asked for (the minute that still runs, say) tell nothing about what is complete.
+    # A row that was not asked for, such as that of the current minute, does not show that minutes are complete.
     shown = max((minute for minute in rows if minute in asked), default=before)
     return shown if before is None or shown is None else max(before, shown)
 
@@ -344,5 +345,5 @@ def _after(merchant: MerchantRow, horizon: Minute | None, entry: Entry) -> Merch
         lost_minutes=merchant.lost_minutes + entry.lost,
         revisions_up=merchant.revisions_up + rises,
         revisions_down=merchant.revisions_down + len(entry.revisions) - rises,
-        series_resets=merchant.series_resets + len(entry.begun_again),
+        series_resets=merchant.series_resets + len(entry.resets),
     )

@@ -1,4 +1,7 @@
-"""The ledger's rows in the state file: read, written and forgotten. Each function runs in its caller's transaction."""
+"""The ledger's rows in the state file. Each function runs in its caller's transaction.
+
+In the file, the table of buckets is named `slots`.
+"""
 
 import contextlib
 import sqlite3
@@ -6,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.counting.holding import Cell, Held
-from exporter.counting.rules import Account, Entry, StreamLedger
+from exporter.counting.accounts import Account, Entry, StreamLedger
+from exporter.counting.held import Cell, Held
 from exporter.errors import StateError
 from exporter.model import Group, Minute, Stream, Target
 from exporter.storage.schema import READ_ERRORS, reason_of
@@ -18,18 +21,18 @@ from exporter.views import SeriesView
 
 @dataclass(frozen=True, slots=True)
 class StreamRow:
-    """Where a stream stands.
+    """How far a stream has been counted.
 
     Attributes:
         stream_id: Its key in the other tables.
-        start: The minutes after this one are counted.
-        through: The newest minute counted.
-        seen: The newest minute counted because its row or a later one was there.
-        kept_from: The oldest slot whose value can still be revised.
-        answered: Whether it has had an answer.
-        rate: Smoothed plays a minute, where it counts plays.
-        peak: The largest value of a slot that has been counted (millionths).
-        held: The slots of the values that are not counted yet, ascending; one for each value.
+        start: Counting starts with the minute after this one.
+        through: The newest counted minute.
+        seen: The newest minute counted because the API returned a row for it or for a later one.
+        kept_from: The oldest bucket whose value can still be revised.
+        answered: Whether the API has answered for it at least once.
+        rate: Smoothed plays a minute; None if it does not count plays.
+        peak: The largest counted value of a bucket (millionths).
+        held: The buckets of the held values, ascending; one for each value.
     """
 
     stream_id: int
@@ -45,17 +48,16 @@ class StreamRow:
 
 @dataclass(frozen=True, slots=True)
 class MerchantRow:
-    """What is kept of a merchant.
+    """What is stored for a merchant.
 
     Attributes:
-        horizon: The newest minute of which a row was seen, or None.
-        lost_minutes: Minutes, summed over the streams, that were too old to be caught up, or without a value that could
-            be used.
+        horizon: The newest minute for which it has had a row, or None.
+        lost_minutes: Minutes, summed over the streams, that were too old to be caught up or had no usable value.
         revisions_up: Counted values that rose.
         revisions_down: Counted values that fell.
-        series_resets: Counters that began again at 0.
-        longest_range: Minutes that one request may ask for, or None where no limit is known.
-        longest_range_at: When that was found out (Unix seconds).
+        series_resets: Counters that reset to 0.
+        longest_range: Minutes that one request may ask for, or None if no limit is known.
+        longest_range_at: When the limit was found (Unix seconds).
     """
 
     horizon: Minute | None = None
@@ -68,7 +70,7 @@ class MerchantRow:
 
 
 def begin_merchant(db: sqlite3.Connection, merchant_id: str) -> MerchantRow:
-    """Read a merchant's row, or make it."""
+    """Read a merchant's row, or create it."""
     db.execute(
         "INSERT INTO merchants (merchant_id) VALUES (?) ON CONFLICT DO UPDATE SET removed_at = NULL",
         (merchant_id,),
@@ -101,7 +103,7 @@ def write_merchant(db: sqlite3.Connection, merchant_id: str, row: MerchantRow) -
 
 
 def begin_stream(db: sqlite3.Connection, stream: Stream, start: Minute) -> StreamRow:
-    """Read a stream's row, or make one that counts the minutes after `start`."""
+    """Read a stream's row, or create one that counts the minutes after `start`."""
     key = (stream.merchant_id, stream.media_id, stream.target, stream.group)
     made = db.execute(
         "INSERT INTO streams (merchant_id, media_id, target, grouping, start, through, seen, kept_from) "
@@ -127,7 +129,7 @@ def begin_stream(db: sqlite3.Connection, stream: Stream, start: Minute) -> Strea
 
 
 def move_stream(db: sqlite3.Connection, row: StreamRow) -> None:
-    """Write where a stream stands, its start included."""
+    """Write how far a stream has been counted, and where it starts."""
     db.execute(
         "UPDATE streams SET start = ?, through = ?, seen = ?, kept_from = ?, answered = ? WHERE stream_id = ?",
         (row.start, row.through, row.seen, row.kept_from, row.answered, row.stream_id),
@@ -137,7 +139,7 @@ def move_stream(db: sqlite3.Connection, row: StreamRow) -> None:
 
 
 def mark_removed(db: sqlite3.Connection, streams: Iterable[Stream], merchant_ids: Iterable[str], now: float) -> None:
-    """Note since when the streams and merchants that are not among these have been out of the configuration."""
+    """Mark all other streams and merchants as removed from the configuration at `now` (Unix seconds)."""
     wanted = {(s.merchant_id, s.media_id, str(s.target), str(s.group)) for s in streams}
     rows = db.execute(
         "SELECT stream_id, merchant_id, media_id, target, grouping FROM streams WHERE removed_at IS NULL"
@@ -153,7 +155,7 @@ def mark_removed(db: sqlite3.Connection, streams: Iterable[Stream], merchant_ids
 
 
 def forget_removed(db: sqlite3.Connection, before: float) -> None:
-    """Delete what has been out of the configuration since before a moment (Unix seconds)."""
+    """Delete what was removed from the configuration before an instant (Unix seconds)."""
     gone = "(SELECT stream_id FROM streams WHERE removed_at < ?)"
     for table in ("slots", "held", "series"):
         db.execute(f"DELETE FROM {table} WHERE stream_id IN {gone}", (before,))  # noqa: S608 - constants
@@ -168,7 +170,7 @@ def forget_removed(db: sqlite3.Connection, before: float) -> None:
         db.execute(f"DELETE FROM {table} WHERE merchant_id NOT IN (SELECT merchant_id FROM merchants)")  # noqa: S608 - constants
 
 
-def read_book(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> StreamLedger:
+def read_ledger(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> StreamLedger:
     """Read what a stream has counted."""
     accounts = {
         label: Account(total, owed, owed_since)
@@ -176,9 +178,9 @@ def read_book(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> StreamL
             "SELECT label, total, owed, owed_since FROM series WHERE stream_id = ? ORDER BY place", (row.stream_id,)
         )
     }
-    slots: dict[Minute, dict[str, int]] = {}
+    buckets: dict[Minute, dict[str, int]] = {}
     for slot, label, value in db.execute("SELECT slot, label, value FROM slots WHERE stream_id = ?", (row.stream_id,)):
-        slots.setdefault(slot, {})[label] = value
+        buckets.setdefault(slot, {})[label] = value
     return StreamLedger(
         stream.target,
         row.start,
@@ -188,7 +190,7 @@ def read_book(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> StreamL
         row.answered,
         row.rate,
         row.peak,
-        slots,
+        buckets,
         _read_held(db, row),
         accounts,
     )
@@ -201,8 +203,8 @@ def _read_held(db: sqlite3.Connection, row: StreamRow) -> dict[Cell, Held]:
     return {(slot, label): Held(value, since) for slot, label, value, since in values}
 
 
-def write_entry(db: sqlite3.Connection, row: StreamRow, book: StreamLedger, entry: Entry) -> StreamRow:
-    """Write what an answer did to a book."""
+def write_entry(db: sqlite3.Connection, row: StreamRow, before: StreamLedger, entry: Entry) -> StreamRow:
+    """Write what an answer changes in a stream's ledger."""
     stream_id = row.stream_id
     written = StreamRow(
         stream_id,
@@ -225,26 +227,26 @@ def write_entry(db: sqlite3.Connection, row: StreamRow, book: StreamLedger, entr
         "INSERT INTO series (stream_id, place, label, total, owed, owed_since) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT DO UPDATE SET total = excluded.total, owed = excluded.owed, owed_since = excluded.owed_since",
         [
-            (stream_id, len(book.accounts) + place, label, account.total, account.owed, account.owed_since)
+            (stream_id, len(before.accounts) + place, label, account.total, account.owed, account.owed_since)
             for place, (label, account) in enumerate(entry.accounts.items())
         ],
     )
     db.executemany(
         "DELETE FROM slots WHERE stream_id = ? AND slot = ? AND label = ?",
-        [(stream_id, change.slot, change.label) for change in entry.changes if not change.value],
+        [(stream_id, change.bucket, change.label) for change in entry.changes if not change.value],
     )
     db.executemany(
         "INSERT OR REPLACE INTO slots (stream_id, slot, label, value) VALUES (?, ?, ?, ?)",
-        [(stream_id, change.slot, change.label, change.value) for change in entry.changes if change.value],
+        [(stream_id, change.bucket, change.label, change.value) for change in entry.changes if change.value],
     )
     if entry.kept_from != row.kept_from:
         db.execute("DELETE FROM slots WHERE stream_id = ? AND slot < ?", (stream_id, entry.kept_from))
-    # The 0 at which a counter begins again is on display for a while, as that of a new one.
+    # A counter that is reset shows its 0 for a while, like a new one.
     db.executemany(
         "UPDATE series SET shown = 0 WHERE stream_id = ? AND label = ?",
-        [(stream_id, label) for label in entry.begun_again],
+        [(stream_id, label) for label in entry.resets],
     )
-    _write_held(db, stream_id, book, entry)
+    _write_held(db, stream_id, before, entry)
     if entry.last is not None:
         db.executemany(
             "UPDATE series SET last = ? WHERE stream_id = ? AND label = ? AND last IS NOT ?",
@@ -253,23 +255,23 @@ def write_entry(db: sqlite3.Connection, row: StreamRow, book: StreamLedger, entr
     return written
 
 
-def _write_held(db: sqlite3.Connection, stream_id: int, book: StreamLedger, entry: Entry) -> None:
+def _write_held(db: sqlite3.Connection, stream_id: int, before: StreamLedger, entry: Entry) -> None:
     db.executemany(
         "DELETE FROM held WHERE stream_id = ? AND slot = ? AND label = ?",
-        [(stream_id, *cell) for cell in book.held.keys() - entry.held.keys()],
+        [(stream_id, *cell) for cell in before.held.keys() - entry.held.keys()],
     )
     db.executemany(
         "INSERT OR REPLACE INTO held (stream_id, slot, label, value, since) VALUES (?, ?, ?, ?, ?)",
         [
             (stream_id, *cell, held.value, held.since)
             for cell, held in entry.held.items()
-            if book.held.get(cell) != held
+            if before.held.get(cell) != held
         ],
     )
 
 
 def show_series(db: sqlite3.Connection, stream_id: int, labels: Iterable[str]) -> None:
-    """Note that the series' 0 has been on display for long enough."""
+    """Mark series whose 0 has been exposed for long enough."""
     db.executemany(
         "UPDATE series SET shown = 1 WHERE stream_id = ? AND label = ?",
         [(stream_id, label) for label in labels],
@@ -277,7 +279,7 @@ def show_series(db: sqlite3.Connection, stream_id: int, labels: Iterable[str]) -
 
 
 def unshown_labels(db: sqlite3.Connection, stream_id: int) -> tuple[str, ...]:
-    """The label values whose 0 has not been on display for long enough."""
+    """The label values whose 0 has not been exposed for long enough."""
     return tuple(
         label for (label,) in db.execute("SELECT label FROM series WHERE stream_id = ? AND shown = 0", (stream_id,))
     )
@@ -287,17 +289,17 @@ def read_rates(path: Path) -> dict[str, dict[str, float]]:
     """The smoothed plays a minute in a state file, which a running exporter may be writing.
 
     Returns:
-        By merchant and media id, "" for the whole merchant; nothing where there is no file, or an empty one.
+        By merchant and media id, "" for the whole merchant; empty if there is no file, or an empty one.
 
     Raises:
-        StateError: The file cannot be read, or is none of this exporter's.
+        StateError: The file cannot be read, or is not a state file.
     """
     rates: dict[str, dict[str, float]] = {}
     try:
         if not recognise(path):
             return {}
         real = path.resolve()
-        # Without a WAL nobody has it open. Then nothing need be put beside it, which not every reader may do.
+        # Without a WAL no process has the file open. SQLite then need not write beside it, which may not be allowed.
         unused = "" if real.with_name(real.name + "-wal").exists() else "&immutable=1"
         with contextlib.closing(sqlite3.connect(f"{real.as_uri()}?mode=ro{unused}", uri=True)) as db:
             for merchant_id, media_id, rate in db.execute(
@@ -315,7 +317,7 @@ def read_rates(path: Path) -> dict[str, dict[str, float]]:
 
 
 def read_series(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> tuple[SeriesView, ...]:
-    """Read a stream's series as they are to be shown."""
+    """Read a stream's series as they are exposed."""
     return tuple(_series(db, stream, row))
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from exporter.drops.baseline import HELD, SUSTAINED_SHARE, Look
 from exporter.model import Minute
+from exporter.views import Verdict
 
 # What chance may do is left out: plays down to this share of the expectation are no evidence.
 _TOLERATED = 0.9
@@ -32,22 +33,6 @@ _BROAD = 0.65
 
 # Of an alert, in minutes, as the alerting rules have it: `for` and `keep_firing_for`.
 PENDING, KEPT = 2, 10
-
-
-class Verdict(NamedTuple):
-    """What the detector says about a minute.
-
-    Attributes:
-        minute: The minute.
-        ratio: The share of the expected plays that is missing, 0 to 1; 0 if that can be chance.
-        evidence: How unlikely it is that this is chance, as the logarithm of a likelihood ratio; above 9 it counts.
-        expected: The plays expected in the minute.
-    """
-
-    minute: Minute
-    ratio: float
-    evidence: float
-    expected: float
 
 
 def judge(look: Look, factor: float = 1.0) -> Verdict | None:

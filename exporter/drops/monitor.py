@@ -15,7 +15,7 @@ import structlog
 from exporter.config.settings import MerchantSettings, Settings
 from exporter.drops.baseline import HELD, Baseline, Look, Packed
 from exporter.drops.baseline_rows import read_baselines, write_baseline
-from exporter.drops.detector import Together, Verdict, broad, judge, judge_live
+from exporter.drops.detector import Together, broad, judge, judge_live
 from exporter.drops.warmup import Warmup, WarmupRequest, past_hours, past_minutes
 from exporter.model import (
     DAY_MINUTES,
@@ -28,10 +28,11 @@ from exporter.model import (
     Stream,
     Target,
     end_of,
+    start_of,
     total_of,
 )
 from exporter.storage.state import State
-from exporter.views import DropView, HourView, Thresholds
+from exporter.views import Hour, Thresholds, Verdict
 
 log = structlog.get_logger("watch")
 
@@ -186,7 +187,7 @@ class DropMonitor:
         lasting = min(ratios) if len(ratios) == LASTING else 0.0
         return _Standing(newest, lasting, self._came[media_id])
 
-    def drops(self, now: float) -> Mapping[str, DropView]:
+    def drops(self, now: float) -> Mapping[str, Verdict]:
         """What is to be shown at a moment (Unix seconds), by media id, "" for the whole merchant."""
         longest = self._poll.max_lag + self._poll.max_staleness
         views = {}
@@ -195,10 +196,10 @@ class DropMonitor:
             if self.thresholds[media_id] is None or now - end_of(newest.minute) > longest:
                 continue
             ratio = newest.ratio if 0 <= now - standing.since < HOLD else min(newest.ratio, standing.lasting)
-            views[media_id] = DropView(newest.minute, ratio, newest.evidence, newest.expected)
+            views[media_id] = newest._replace(ratio=ratio)
         return views
 
-    def hours(self) -> Mapping[str, HourView]:
+    def hours(self) -> Mapping[str, Hour]:
         """The newest hour of plays, by media id, "" for the whole merchant."""
         with self._mutex:
             tracks = {media_id: self._track(media_id) for media_id in self._tracks}
@@ -360,10 +361,10 @@ def _begun_with(first: Minute, plays: list[float | None], track: Baseline) -> Ba
     return begun
 
 
-def _hour(track: Baseline) -> HourView:
+def _hour(track: Baseline) -> Hour:
     minutes = track.recent(60)
-    return HourView(
-        first=minutes[0][0],
+    return Hour(
+        start=start_of(minutes[0][0]),
         plays=tuple(plays for _, plays, _ in minutes),
         expected=tuple(expected for _, _, expected in minutes),
     )

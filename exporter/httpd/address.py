@@ -11,7 +11,7 @@ from exporter.errors import InputError
 # Connections that wait to be accepted. The system may allow fewer.
 _BACKLOG = 256
 
-# Bytes of an answer that the system holds for a peer.
+# Bytes of a response that the system buffers for a client.
 _SEND_BUFFER = 256 * 1024
 
 _FIXES = {
@@ -43,7 +43,7 @@ def parse_address(text: str) -> Address:
     """Read an address as Prometheus writes it: `:10077`, `0.0.0.0:9000`, `[::1]:9000`, `localhost:0`.
 
     Raises:
-        InputError: It is none.
+        InputError: The text is not an address.
     """
     found = re.fullmatch(r"(?:\[([^\s\[\]]*:[^\s\[\]]*)\]|([^\s:\[\]]*)):([0-9]{1,5})", text)
     if found is None or int(found[3]) > 65535:
@@ -52,22 +52,22 @@ def parse_address(text: str) -> Address:
 
 
 def listen(address: Address, flag: str) -> socket.socket:
-    """A listening socket; IPv4 before IPv6 where a name means both, both where it means every interface.
+    """A listening socket: on IPv4 rather than IPv6 where a name has both, on both for all interfaces.
 
     Args:
         address: Where.
         flag: The flag that the address comes from, for the error.
 
     Raises:
-        InputError: Nothing can listen there.
+        InputError: The address cannot be listened on.
     """
     try:
         listener = _listen(address)
     except (OSError, UnicodeError) as error:
         fix = _FIXES.get(getattr(error, "errno", None) or 0, _OTHER_FIX)
         raise InputError(f"{flag}: cannot listen on {address}: {_reason(error)}; {fix}") from error
-    # The connections inherit both. Without the first, the second part of an answer waits for the peer to confirm the
-    # first part; without the second, the system keeps megabytes for each peer that does not read.
+    # The connections inherit both. Without the first, the second part of a response waits until the client confirms the
+    # first part; without the second, the system buffers megabytes for each client that does not read.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     return listener
@@ -83,7 +83,7 @@ def _listen(address: Address) -> socket.socket:
 
 
 def _reason(error: OSError | UnicodeError) -> str:
-    """What the system says; `socket.create_server` repeats the address in its own text."""
+    """The error text of the system; `socket.create_server` repeats the address in its own."""
     number = error.errno if isinstance(error, OSError) else None
     if number is not None and number > 0:
         return os.strerror(number)

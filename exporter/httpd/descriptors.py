@@ -1,23 +1,23 @@
-"""File descriptors: how many the process may have, and how many of them are for peers of the HTTP server."""
+"""File descriptors: how many the process may have, and how many of them are for clients of the HTTP server."""
 
 import contextlib
 import resource
 
-# No process of this program needs more. Some systems refuse a larger number, or are slow with one.
+# More than this program needs. Some systems refuse a larger number, or are slow with one.
 CAP = 65536
 
-# macOS accepts no more than this where it says "unlimited".
+# macOS accepts at most this where it reports "unlimited".
 _CAP_OF_MACOS = 10240
 
-# Standard streams, state file and its companions, log, event loop, listening sockets, configuration files, and what
-# the libraries open now and then.
+# Standard streams, state file and its companions, log, event loop, listening sockets, configuration files, and files
+# that libraries open from time to time.
 RESERVED = 24
 
-# Peers of the HTTP server: more than any number of Prometheus servers and browsers needs.
-MOST_PEERS = 512
+# Connections of the HTTP server: more than any number of Prometheus servers and browsers needs.
+MAX_CONNECTIONS = 512
 
 # With fewer, a scrape could be refused while somebody looks at the page.
-FEWEST_PEERS = 16
+MIN_CONNECTIONS = 16
 
 
 def raise_limit(cap: int = CAP) -> int:
@@ -39,11 +39,11 @@ def raise_limit(cap: int = CAP) -> int:
 
 
 def needed(merchants: int, concurrency: int) -> int:
-    """Descriptors that the process needs with so many merchants, each with so many requests on their way at once."""
-    return RESERVED + merchants * concurrency + FEWEST_PEERS
+    """Descriptors that the process needs for so many merchants with so many concurrent requests each."""
+    return RESERVED + merchants * concurrency + MIN_CONNECTIONS
 
 
-def peers_for(limit: int, merchants: int, concurrency: int) -> int:
-    """How many peers the HTTP server may have: what the API's connections and the process itself leave."""
+def max_connections(limit: int, merchants: int, concurrency: int) -> int:
+    """How many connections the HTTP server may have: what the API's connections and the process itself leave."""
     left = limit - RESERVED - merchants * concurrency
-    return max(FEWEST_PEERS, min(MOST_PEERS, left))
+    return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, left))

@@ -118,7 +118,7 @@ class MerchantPoller:
                 self._sum_up(going)
                 raise
             self._sum_up(going)
-            self._link = replace(self._link, round_ended=self._clock.now())
+            self._link = replace(self._link, round_timestamp=self._clock.now())
 
     def _ask_all(self, going: Round) -> None:
         if self._poll.concurrency == 1:
@@ -295,11 +295,11 @@ class MerchantPoller:
         """Show how stale it all is."""
         moment = self._staleness.moment(self._clock.now(), self._clock.monotonic())
         weights = self._staleness.weights(moment)
-        self._link = replace(self._link, staleness=self._staleness.mean(weights, moment))
+        self._link = replace(self._link, staleness_minutes=self._staleness.mean(weights, moment))
         if not 0 < self._bound_due - self._clock.monotonic() <= BOUND_EVERY:
             self._bound_due = self._clock.monotonic() + BOUND_EVERY
             bound = lower_bound(list(weights.values()), self._limit, int(self._poll.max_staleness // MINUTE))
-            self._link = replace(self._link, staleness_bound=bound)
+            self._link = replace(self._link, staleness_bound_minutes=bound)
         self._link = replace(
             self._link,
             failing=self._rests.failing_streams,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from exporter.config.settings import MerchantSettings, PollSettings
 from exporter.counting.ledger import Ledger
-from exporter.counting.rules import ended_before
+from exporter.counting.windows import ended_before
 from exporter.model import Group, Minute, MinuteRange, Stream, Target
 from exporter.planning.priorities import FLOOR, plays_weights, stream_factors
 

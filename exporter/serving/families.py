@@ -1,23 +1,23 @@
-"""The families of `/metrics` that say what has been counted, made from one snapshot.
+"""The families of `/metrics` that show a snapshot: names, HELP, labels, and where each value is read from. Pure.
 
-Pure but for the collector. Process-life instruments are in `telemetry`.
+A new metric of a merchant, of its connection or of a media is one entry in one of the tables below. What the exporter
+measures of itself is in `instruments`.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Protocol
+from typing import Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import Metric
 from prometheus_client.samples import Sample
 
-from exporter.model import Group, Stream, Target, end_of
-from exporter.serving.instruments import Instruments
-from exporter.views import LinkView, MediaView, MerchantView, Snapshot, StreamView
+from exporter.model import Group, Minute, Stream, Target, end_of
+from exporter.views import LinkView, MediaView, MerchantView
 
 _TYPE_SUFFIXES = {"counter": "_total", "info": "_info"}
+
+_MERCHANT_LABELS = ("merchant_id",)
+_MEDIA_LABELS = ("merchant_id", "media_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,6 @@ class Family:
     help: str
     labels: tuple[str, ...]
 
-    def sample(self, value: float, *labels: str) -> Sample:
-        """A sample. Raises ValueError where the label values are too few or too many."""
-        return Sample(self.name, dict(zip(self.labels, labels, strict=True)), value)
-
     def metric(self, samples: Iterable[Sample] = ()) -> Metric:
         """The family with these samples, as prometheus_client renders it."""
         metric = Metric(self.name.removesuffix(_TYPE_SUFFIXES.get(self.type, "")), self.help, self.type)
@@ -47,15 +43,9 @@ class Family:
         return metric
 
 
-class HasStaleness(Protocol):
-    """The part of the configuration that is needed here; `PollSettings` has it."""
+# ---- streams ----
 
-    @property
-    def max_staleness(self) -> float:
-        """Seconds that a stream may wait for its turn."""
-
-
-# The words of each target in metric names and in HELP.
+# The name of each target in metric names and in HELP.
 _WORDS = {
     Target.PLAY_COUNT: ("plays", "Plays"),
     Target.PLAY_TIME: ("play_time_seconds", "Seconds played"),
@@ -68,19 +58,19 @@ _WORDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
-    """Where a stream is shown: in a counter where its target adds up, in a gauge where it has minutes."""
+class StreamFamilies:
+    """The families that show a stream: a counter where its target adds up, a gauge where it has minutes."""
 
     counter: Family | None
     gauge: Family | None
 
 
-def _shown(target: Target, group: Group, *, whole: bool) -> _Shown:
+def _stream_families(target: Target, group: Group, *, whole: bool) -> StreamFamilies:
     noun, words = _WORDS[target]
     scope, of_whole = ("merchant_", " of the whole merchant") if whole else ("", "")
     by_group = "" if group is Group.ALL else f"_by_{group}"
     source = f"(API target {target})" + ("" if group is Group.ALL else f", by {group}")
-    labels: tuple[str, ...] = ("merchant_id",) if whole else ("merchant_id", "media_id")
+    labels: tuple[str, ...] = _MERCHANT_LABELS if whole else _MEDIA_LABELS
     if group is not Group.ALL:
         labels += (group.value,)
     counter = Family(f"smartstream_{scope}{noun}{by_group}_total", "counter", f"{words}{of_whole} {source}.", labels)
@@ -90,14 +80,14 @@ def _shown(target: Target, group: Group, *, whole: bool) -> _Shown:
         f"{words}{of_whole} in the newest settled minute {source}.",
         labels,
     )
-    return _Shown(counter if target.summable else None, None if target.by_day else gauge)
+    return StreamFamilies(counter if target.summable else None, None if target.by_day else gauge)
 
 
-# Whether it is the whole merchant's, what it counts, how it is split.
-_Kind = tuple[bool, Target, Group]
+# Whether it is a stream of the whole merchant, its target, its group.
+StreamKind = tuple[bool, Target, Group]
 
-_STREAMS: Mapping[_Kind, _Shown] = {
-    (whole, target, group): _shown(target, group, whole=whole)
+STREAMS: Mapping[StreamKind, StreamFamilies] = {
+    (whole, target, group): _stream_families(target, group, whole=whole)
     for whole in (False, True)
     for target in Target
     for group in Group
@@ -107,7 +97,7 @@ _STREAMS: Mapping[_Kind, _Shown] = {
 
 def counter_of(stream: Stream) -> Family | None:
     """The counter that shows a stream, or None where its target does not add up."""
-    return _STREAMS[not stream.media_id, stream.target, stream.group].counter
+    return STREAMS[not stream.media_id, stream.target, stream.group].counter
 
 
 _DATA_HELP = "End of the newest settled minute that a stream{} has counted (API date)."
@@ -123,36 +113,10 @@ MERCHANT_DATA_TIMESTAMP = Family(
     _DATA_HELP.format(" of the whole merchant"),
     ("merchant_id", "target", "group"),
 )
-HORIZON = Family(
-    "smartstream_merchant_horizon_timestamp_seconds",
-    "gauge",
-    "End of the newest minute of which the API has shown a row (API date).",
-    ("merchant_id",),
-)
-REVISIONS = Family(
-    "smartstream_revisions_total",
-    "counter",
-    "Values that the API changed after they had been counted.",
-    ("merchant_id", "direction"),
-)
-LOST_MINUTES = Family(
-    "smartstream_lost_minutes_total",
-    "counter",
-    "Minutes, summed over the streams, that were too old to be caught up, or without a value that could be used.",
-    ("merchant_id",),
-)
-SERIES_RESETS = Family(
-    "smartstream_series_resets_total",
-    "counter",
-    "Counters that began again at 0 because a correction of the API could not be paid within a day.",
-    ("merchant_id",),
-)
-HELD_VALUES = Family(
-    "smartstream_held_values",
-    "gauge",
-    "Values of the API that cannot be used, or are not plausible, and are not counted yet.",
-    ("merchant_id",),
-)
+
+
+# ---- merchants, connections, media ----
+
 # The configured labels come after these.
 MEDIA_INFO = Family(
     "smartstream_media_info",
@@ -160,330 +124,208 @@ MEDIA_INFO = Family(
     "What the API's catalog says of a media (name, ref_id, encode_type), and its configured labels.",
     ("merchant_id", "media_id", "name", "ref_id", "encode_type"),
 )
-LIVE_EVENT_RUNNING = Family(
-    "smartstream_live_event_running",
-    "gauge",
-    "Whether the media's live event runs (API encode_status).",
-    ("merchant_id", "media_id"),
-)
-DROP_RATIO = Family(
-    "smartstream_plays_drop_ratio",
-    "gauge",
-    "Share of the expected plays that is missing, 0 where that can be chance (API target play_count).",
-    ("merchant_id", "media_id"),
-)
-DROP_EVIDENCE = Family(
-    "smartstream_plays_drop_evidence",
-    "gauge",
-    "How little the missing plays can be chance, as a log likelihood ratio (API target play_count).",
-    ("merchant_id", "media_id"),
-)
-EXPECTED = Family(
-    "smartstream_last_minute_expected_plays",
-    "gauge",
-    "Plays that were to be expected in the newest settled minute (API target play_count).",
-    ("merchant_id", "media_id"),
-)
-DROP_THRESHOLD = Family(
-    "smartstream_drop_threshold_ratio",
-    "gauge",
-    "From which smartstream_plays_drop_ratio on a drop is worth an alert, as configured.",
-    ("merchant_id", "media_id", "severity"),
-)
-MERCHANT_DROP_RATIO = Family(
-    "smartstream_merchant_plays_drop_ratio",
-    "gauge",
-    "Share of the whole merchant's expected plays that is missing while most of its media miss some "
-    "(API target play_count).",
-    ("merchant_id",),
-)
-MERCHANT_EXPECTED = Family(
-    "smartstream_merchant_last_minute_expected_plays",
-    "gauge",
-    "Plays of the whole merchant that were to be expected in the newest settled minute (API target play_count).",
-    ("merchant_id",),
-)
-FAILING_STREAMS = Family(
-    "smartstream_failing_streams",
-    "gauge",
-    "Streams of a media whose last request failed while the API answered others.",
-    ("merchant_id", "media_id"),
-)
-MERCHANT_FAILING_STREAMS = Family(
-    "smartstream_merchant_failing_streams",
-    "gauge",
-    "Streams of the whole merchant whose last request failed while the API answered others.",
-    ("merchant_id",),
-)
-MEDIA_GONE = Family(
-    "smartstream_media_gone",
-    "gauge",
-    "Whether the API answers requests for a media with 404.",
-    ("merchant_id", "media_id"),
-)
-FAILING_LOOKUPS = Family(
-    "smartstream_failing_lookups",
-    "gauge",
-    "Requests for the catalog, live events and the history that failed when they were sent last.",
-    ("merchant_id",),
-)
-ROUND_TIMESTAMP = Family(
-    "smartstream_round_timestamp_seconds",
-    "gauge",
-    "When the last round of requests ended; there is one a minute.",
-    ("merchant_id",),
-)
-UP = Family(
-    "smartstream_up",
-    "gauge",
-    "Whether the API answers. 0 while it fails as a whole, asks to be left alone, or no request can leave.",
-    ("merchant_id",),
-)
-BUDGET = Family(
-    "smartstream_api_budget_requests_per_minute",
-    "gauge",
-    "Requests a minute that the exporter allows itself now.",
-    ("merchant_id",),
-)
-STREAMS = Family("smartstream_streams", "gauge", "Streams that share the requests of the merchant.", ("merchant_id",))
-STALENESS = Family(
-    "smartstream_staleness_minutes",
-    "gauge",
-    "Settled minutes that a stream has not counted yet: the mean, weighted by plays, after the last round.",
-    ("merchant_id",),
-)
-STALENESS_BOUND = Family(
-    "smartstream_staleness_bound_minutes",
-    "gauge",
-    "The staleness that no schedule could be below with these streams and this many requests.",
-    ("merchant_id",),
-)
-TOKEN_EXPIRY = Family(
-    "smartstream_api_token_expiry_timestamp_seconds",
-    "gauge",
-    "When the access token expires (API expiration).",
-    ("merchant_id",),
+
+View = TypeVar("View", MerchantView, LinkView, MediaView)
+
+
+@dataclass(frozen=True, slots=True)
+class ViewFamily(Family, Generic[View]):
+    """A family with a few samples for each merchant, connection or media.
+
+    Attributes:
+        read: The value of the one sample, None where there is none; or those of several by the family's last label.
+    """
+
+    read: Callable[[View], float | dict[str, float] | None]
+
+
+def _end(minute: Minute | None) -> float | None:
+    return None if minute is None else end_of(minute)
+
+
+def _thresholds(media: MediaView) -> dict[str, float] | None:
+    thresholds = media.thresholds
+    return None if thresholds is None else {"warning": thresholds.warning, "critical": thresholds.critical}
+
+
+MERCHANT: Sequence[ViewFamily[MerchantView]] = (
+    ViewFamily(
+        "smartstream_merchant_horizon_timestamp_seconds",
+        "gauge",
+        "End of the newest minute of which the API has shown a row (API date).",
+        ("merchant_id",),
+        lambda merchant: _end(merchant.horizon),
+    ),
+    ViewFamily(
+        "smartstream_revisions_total",
+        "counter",
+        "Values that the API changed after they had been counted.",
+        ("merchant_id", "direction"),
+        lambda merchant: {"up": merchant.revisions_up, "down": merchant.revisions_down},
+    ),
+    ViewFamily(
+        "smartstream_lost_minutes_total",
+        "counter",
+        "Minutes, summed over the streams, that were too old to be caught up, or without a value that could be used.",
+        ("merchant_id",),
+        lambda merchant: merchant.lost_minutes,
+    ),
+    ViewFamily(
+        "smartstream_series_resets_total",
+        "counter",
+        "Counters that began again at 0 because a correction of the API could not be paid within a day.",
+        ("merchant_id",),
+        lambda merchant: merchant.series_resets,
+    ),
+    ViewFamily(
+        "smartstream_held_values",
+        "gauge",
+        "Values of the API that cannot be used, or are not plausible, and are not counted yet.",
+        ("merchant_id",),
+        lambda merchant: merchant.held_values,
+    ),
+    ViewFamily(
+        "smartstream_merchant_plays_drop_ratio",
+        "gauge",
+        "Share of the whole merchant's expected plays that is missing while most of its media miss some "
+        "(API target play_count).",
+        ("merchant_id",),
+        lambda merchant: merchant.verdict and merchant.verdict.ratio,
+    ),
+    ViewFamily(
+        "smartstream_merchant_last_minute_expected_plays",
+        "gauge",
+        "Plays of the whole merchant that were to be expected in the newest settled minute (API target play_count).",
+        ("merchant_id",),
+        lambda merchant: merchant.verdict and merchant.verdict.expected,
+    ),
 )
 
-_OTHERS: tuple[Family, ...] = (
-    DATA_TIMESTAMP,
-    MERCHANT_DATA_TIMESTAMP,
-    HORIZON,
-    REVISIONS,
-    LOST_MINUTES,
-    SERIES_RESETS,
-    HELD_VALUES,
-    MEDIA_INFO,
-    LIVE_EVENT_RUNNING,
-    DROP_RATIO,
-    DROP_EVIDENCE,
-    EXPECTED,
-    DROP_THRESHOLD,
-    MERCHANT_DROP_RATIO,
-    MERCHANT_EXPECTED,
-    FAILING_STREAMS,
-    MERCHANT_FAILING_STREAMS,
-    MEDIA_GONE,
-    FAILING_LOOKUPS,
-    ROUND_TIMESTAMP,
-    UP,
-    BUDGET,
-    STREAMS,
-    STALENESS,
-    STALENESS_BOUND,
-    TOKEN_EXPIRY,
+CONNECTION: Sequence[ViewFamily[LinkView]] = (
+    ViewFamily(
+        "smartstream_merchant_failing_streams",
+        "gauge",
+        "Streams of the whole merchant whose last request failed while the API answered others.",
+        ("merchant_id",),
+        lambda link: link.failing.get("", 0),
+    ),
+    ViewFamily(
+        "smartstream_failing_lookups",
+        "gauge",
+        "Requests for the catalog, live events and the history that failed when they were sent last.",
+        ("merchant_id",),
+        lambda link: link.failing_lookups,
+    ),
+    ViewFamily(
+        "smartstream_round_timestamp_seconds",
+        "gauge",
+        "When the last round of requests ended; there is one a minute.",
+        ("merchant_id",),
+        lambda link: link.round_timestamp,
+    ),
+    ViewFamily(
+        "smartstream_up",
+        "gauge",
+        "Whether the API answers. 0 while it fails as a whole, asks to be left alone, or no request can leave.",
+        ("merchant_id",),
+        lambda link: link.up,
+    ),
+    ViewFamily(
+        "smartstream_api_budget_requests_per_minute",
+        "gauge",
+        "Requests a minute that the exporter allows itself now.",
+        ("merchant_id",),
+        lambda link: link.budget,
+    ),
+    ViewFamily(
+        "smartstream_streams",
+        "gauge",
+        "Streams that share the requests of the merchant.",
+        ("merchant_id",),
+        lambda link: link.streams,
+    ),
+    ViewFamily(
+        "smartstream_staleness_minutes",
+        "gauge",
+        "Settled minutes that a stream has not counted yet: the mean, weighted by plays, after the last round.",
+        ("merchant_id",),
+        lambda link: link.staleness_minutes,
+    ),
+    ViewFamily(
+        "smartstream_staleness_bound_minutes",
+        "gauge",
+        "The staleness that no schedule could be below with these streams and this many requests.",
+        ("merchant_id",),
+        lambda link: link.staleness_bound_minutes,
+    ),
+    ViewFamily(
+        "smartstream_api_token_expiry_timestamp_seconds",
+        "gauge",
+        "When the access token expires (API expiration).",
+        ("merchant_id",),
+        lambda link: link.token_expiry,
+    ),
+)
+
+MEDIA: Sequence[ViewFamily[MediaView]] = (
+    ViewFamily(
+        "smartstream_live_event_running",
+        "gauge",
+        "Whether the media's live event runs (API encode_status).",
+        ("merchant_id", "media_id"),
+        lambda media: media.live_event_running,
+    ),
+    ViewFamily(
+        "smartstream_plays_drop_ratio",
+        "gauge",
+        "Share of the expected plays that is missing, 0 where that can be chance (API target play_count).",
+        ("merchant_id", "media_id"),
+        lambda media: media.verdict and media.verdict.ratio,
+    ),
+    ViewFamily(
+        "smartstream_plays_drop_evidence",
+        "gauge",
+        "How little the missing plays can be chance, as a log likelihood ratio (API target play_count).",
+        ("merchant_id", "media_id"),
+        lambda media: media.verdict and media.verdict.evidence,
+    ),
+    ViewFamily(
+        "smartstream_last_minute_expected_plays",
+        "gauge",
+        "Plays that were to be expected in the newest settled minute (API target play_count).",
+        ("merchant_id", "media_id"),
+        lambda media: media.verdict and media.verdict.expected,
+    ),
+    ViewFamily(
+        "smartstream_drop_threshold_ratio",
+        "gauge",
+        "From which smartstream_plays_drop_ratio on a drop is worth an alert, as configured.",
+        ("merchant_id", "media_id", "severity"),
+        _thresholds,
+    ),
+    ViewFamily(
+        "smartstream_failing_streams",
+        "gauge",
+        "Streams of a media whose last request failed while the API answered others.",
+        ("merchant_id", "media_id"),
+        lambda media: media.failing_streams,
+    ),
+    ViewFamily(
+        "smartstream_media_gone",
+        "gauge",
+        "Whether the API answers requests for a media with 404.",
+        ("merchant_id", "media_id"),
+        lambda media: media.gone,
+    ),
 )
 
 # All families, in the order of the page.
 FAMILIES: tuple[Family, ...] = (
-    *(family for shown in _STREAMS.values() for family in (shown.counter, shown.gauge) if family),
-    *_OTHERS,
+    *(family for shown in STREAMS.values() for family in (shown.counter, shown.gauge) if family),
+    DATA_TIMESTAMP,
+    MERCHANT_DATA_TIMESTAMP,
+    *MERCHANT,
+    *CONNECTION,
+    MEDIA_INFO,
+    *MEDIA,
 )
-
-_Samples = dict[Family, list[Sample]]
-
-
-def families(snapshot: Snapshot, links: Mapping[str, LinkView], poll: HasStaleness, now: float) -> Iterator[Metric]:
-    """The families that have samples.
-
-    Args:
-        snapshot: What has been counted.
-        links: How the connections to the API do, by merchant id.
-        poll: The settings; gauges of minutes older than twice `max_staleness` are left out.
-        now: Unix seconds.
-    """
-    # One family after the other, so that the samples of few are in memory at a time.
-    for family, samples in chain(_of_streams(snapshot, now - 2 * poll.max_staleness), _of_others(snapshot, links)):
-        metric = family.metric(samples)
-        if metric.samples:
-            yield metric
-
-
-def _of_streams(snapshot: Snapshot, oldest: float) -> Iterator[tuple[Family, Iterable[Sample]]]:
-    """The counters, and the gauges of minutes that ended at `oldest` or later."""
-    views: dict[_Kind, list[StreamView]] = {kind: [] for kind in _STREAMS}
-    for merchant in snapshot.merchants.values():
-        for stream, view in merchant.streams.items():
-            views[not stream.media_id, stream.target, stream.group].append(view)
-    for kind, shown in _STREAMS.items():
-        totals, lasts = _values(shown, views[kind], oldest)
-        if shown.counter:
-            yield shown.counter, totals
-        if shown.gauge:
-            yield shown.gauge, lasts
-
-
-def _values(shown: _Shown, views: Iterable[StreamView], oldest: float) -> tuple[Sequence[Sample], Sequence[Sample]]:
-    """The samples of the counter and of the gauge: nearly all there are, so they are made in a plain loop."""
-    totals: list[Sample] = []
-    lasts: list[Sample] = []
-    counter = shown.counter.name if shown.counter else None
-    for view in views:
-        stream = view.stream
-        fresh = view.through is not None and end_of(view.through) >= oldest
-        gauge = shown.gauge.name if shown.gauge and fresh else None
-        fixed = {"merchant_id": stream.merchant_id}
-        if stream.media_id:
-            fixed["media_id"] = stream.media_id
-        by = None if stream.group is Group.ALL else stream.group.value
-        for series in view.series:
-            labels = fixed if by is None else {**fixed, by: series.label}
-            if counter and series.total is not None:
-                totals.append(Sample(counter, labels, series.total))
-            if gauge and series.last is not None:
-                lasts.append(Sample(gauge, labels, series.last))
-    return totals, lasts
-
-
-def _of_others(snapshot: Snapshot, links: Mapping[str, LinkView]) -> Iterator[tuple[Family, Iterable[Sample]]]:
-    samples: _Samples = {family: [] for family in _OTHERS}
-    for merchant in snapshot.merchants.values():
-        _add_merchant(samples, merchant)
-        for view in merchant.streams.values():
-            _add_timestamp(samples, view)
-        _add_drops(samples, merchant)
-    _add_media(samples, snapshot)
-    for link in links.values():
-        _add_link(samples, link)
-    yield from samples.items()
-
-
-def _add_timestamp(samples: _Samples, view: StreamView) -> None:
-    if view.through is None:
-        return
-    stream, end = view.stream, end_of(view.through)
-    split = (stream.target.value, stream.group.value)
-    if stream.media_id:
-        sample = DATA_TIMESTAMP.sample(end, stream.merchant_id, stream.media_id, *split)
-        samples[DATA_TIMESTAMP].append(sample)
-    else:
-        samples[MERCHANT_DATA_TIMESTAMP].append(MERCHANT_DATA_TIMESTAMP.sample(end, stream.merchant_id, *split))
-
-
-def _add_merchant(samples: _Samples, merchant: MerchantView) -> None:
-    merchant_id = merchant.merchant_id
-    if merchant.horizon is not None:
-        samples[HORIZON].append(HORIZON.sample(end_of(merchant.horizon), merchant_id))
-    samples[REVISIONS].append(REVISIONS.sample(merchant.revisions_up, merchant_id, "up"))
-    samples[REVISIONS].append(REVISIONS.sample(merchant.revisions_down, merchant_id, "down"))
-    samples[LOST_MINUTES].append(LOST_MINUTES.sample(merchant.lost_minutes, merchant_id))
-    samples[SERIES_RESETS].append(SERIES_RESETS.sample(merchant.series_resets, merchant_id))
-    samples[HELD_VALUES].append(HELD_VALUES.sample(merchant.held_values, merchant_id))
-
-
-def _add_drops(samples: _Samples, merchant: MerchantView) -> None:
-    merchant_id = merchant.merchant_id
-    if merchant.drop is not None:
-        samples[MERCHANT_DROP_RATIO].append(MERCHANT_DROP_RATIO.sample(merchant.drop.ratio, merchant_id))
-        samples[MERCHANT_EXPECTED].append(MERCHANT_EXPECTED.sample(merchant.drop.expected, merchant_id))
-    for media in merchant.media.values():
-        which = (merchant_id, media.media_id)
-        samples[FAILING_STREAMS].append(FAILING_STREAMS.sample(media.failing_streams, *which))
-        samples[MEDIA_GONE].append(MEDIA_GONE.sample(float(media.gone), *which))
-        if media.drop is not None:
-            samples[DROP_RATIO].append(DROP_RATIO.sample(media.drop.ratio, *which))
-            samples[DROP_EVIDENCE].append(DROP_EVIDENCE.sample(media.drop.evidence, *which))
-            samples[EXPECTED].append(EXPECTED.sample(media.drop.expected, *which))
-        if media.thresholds is not None:
-            samples[DROP_THRESHOLD].append(DROP_THRESHOLD.sample(media.thresholds.warning, *which, "warning"))
-            samples[DROP_THRESHOLD].append(DROP_THRESHOLD.sample(media.thresholds.critical, *which, "critical"))
-
-
-def _add_media(samples: _Samples, snapshot: Snapshot) -> None:
-    """Add the media. All have the same labels, "" where one has not been given a value, as a family must."""
-    every = [(m.merchant_id, media) for m in snapshot.merchants.values() for media in m.media.values()]
-    configured = sorted({name for _, media in every for name in media.labels} - {*MEDIA_INFO.labels})
-    for merchant_id, media in every:
-        samples[MEDIA_INFO].append(_media_info(merchant_id, media, configured))
-        if media.live_event_running is not None:
-            running = LIVE_EVENT_RUNNING.sample(float(media.live_event_running), merchant_id, media.media_id)
-            samples[LIVE_EVENT_RUNNING].append(running)
-
-
-def _media_info(merchant_id: str, media: MediaView, configured: Iterable[str]) -> Sample:
-    known = (_encodable(text) for text in (media.name, media.ref_id, media.encode_type))
-    sample = MEDIA_INFO.sample(1, merchant_id, media.media_id, *known)
-    sample.labels.update({name: media.labels.get(name, "") for name in configured})
-    return sample
-
-
-def _encodable(text: str) -> str:
-    # JSON can name half a character ("\ud800"), which has no UTF-8: one would fail the whole scrape.
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _add_link(samples: _Samples, link: LinkView) -> None:
-    if link.up is not None:
-        samples[UP].append(UP.sample(float(link.up), link.merchant_id))
-    samples[BUDGET].append(BUDGET.sample(link.budget, link.merchant_id))
-    samples[STREAMS].append(STREAMS.sample(link.streams, link.merchant_id))
-    if link.staleness is not None:
-        samples[STALENESS].append(STALENESS.sample(link.staleness, link.merchant_id))
-    if link.staleness_bound is not None:
-        samples[STALENESS_BOUND].append(STALENESS_BOUND.sample(link.staleness_bound, link.merchant_id))
-    merchant_failing = link.failing.get("", 0)
-    samples[MERCHANT_FAILING_STREAMS].append(MERCHANT_FAILING_STREAMS.sample(merchant_failing, link.merchant_id))
-    samples[FAILING_LOOKUPS].append(FAILING_LOOKUPS.sample(link.failing_lookups, link.merchant_id))
-    if link.round_ended is not None:
-        samples[ROUND_TIMESTAMP].append(ROUND_TIMESTAMP.sample(link.round_ended, link.merchant_id))
-    if link.token_expiry is not None:
-        samples[TOKEN_EXPIRY].append(TOKEN_EXPIRY.sample(link.token_expiry, link.merchant_id))
-
-
-def duplicates(metrics: Iterable[Metric]) -> list[str]:
-    """The families and the series that are there more than once, which prometheus_client does not notice."""
-    seen: Counter[str] = Counter()
-    for metric in metrics:
-        seen[f"family {metric.name}"] += 1
-        seen.update(f"{sample.name}{sorted(sample.labels.items())}" for sample in metric.samples)
-    return [what for what, times in seen.items() if times > 1]
-
-
-class SnapshotCollector(Collector):
-    """Gives prometheus_client the families of the newest snapshot. Safe to collect on many threads."""
-
-    def __init__(
-        self,
-        snapshot: Callable[[], Snapshot],
-        links: Callable[[], Mapping[str, LinkView]],
-        poll: HasStaleness,
-        now: Callable[[], float],
-    ) -> None:
-        self._snapshot = snapshot
-        self._links = links
-        self._poll = poll
-        self._now = now
-
-    def collect(self) -> Iterator[Metric]:
-        """The families that have samples; each source is asked once, so that they agree with each other."""
-        return families(self._snapshot(), self._links(), self._poll, self._now())
-
-    def describe(self) -> Iterator[Metric]:
-        """All families, without samples."""
-        return (family.metric() for family in FAMILIES)
-
-
-def build_registry(telemetry: Instruments, collector: SnapshotCollector) -> CollectorRegistry:
-    """Add what has been counted to the exporter's own instruments, in their registry: all of `/metrics`."""
-    telemetry.registry.register(collector)
-    return telemetry.registry

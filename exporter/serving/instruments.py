@@ -1,4 +1,4 @@
-"""What the exporter measures of itself while it runs: requests, revisions, reloads, the process."""
+"""The metrics of the exporter itself: requests, revisions, reloads, the process."""
 
 import platform
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +22,8 @@ from exporter import __version__
 
 REQUEST_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
-# The API's endpoints, and the codes that its manual names or that proxies answer with. They are shown as 0 before the
-# first such answer, so that `increase()` sees it.
+# The API's endpoints, and the status codes of its manual and of proxies. They are exported as 0 before the first such
+# response, so that `increase()` sees it.
 ENDPOINTS = ("aggregations", "auth-token", "live_events", "medias")
 CODES = ("200", "400", "401", "403", "404", "429", "500", "502", "503", "504", "error")
 
@@ -32,7 +32,7 @@ REVISION_AGES = (60, 120, 180, 240, 300, 450, 600, 900, 1200, 1800, 3600, 7200, 
 
 
 class _DroppedLogLines(Collector):
-    """A counter of what the log counts itself."""
+    """A counter whose value the log keeps."""
 
     def __init__(self) -> None:
         self.count: Callable[[], int] = lambda: 0
@@ -49,11 +49,11 @@ class Instruments:
     """Instruments that live as long as the process. Safe to use from many threads.
 
     Attributes:
-        registry: Holds them; it is no global, so two of them can be in one process.
+        registry: Holds them. It is not global, so that one process can have two of them.
     """
 
     def __init__(self, version: str = __version__) -> None:
-        # When a counter began, Prometheus sees for itself; the samples would double the size of histograms.
+        # Prometheus does not need creation times; their samples would double the size of histograms.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's gap
         self.registry = registry = CollectorRegistry()
         self._requests = Counter(
@@ -105,7 +105,7 @@ class Instruments:
         GCCollector(registry=registry)
 
     def expect(self, merchant_ids: Iterable[str]) -> None:
-        """Show the requests of these merchants from the start, as 0."""
+        """Export the request counters of these merchants from the start, as 0."""
         for merchant_id in merchant_ids:
             for endpoint in ENDPOINTS:
                 for code in CODES:
@@ -114,37 +114,37 @@ class Instruments:
             self._seconds.labels(endpoint)
 
     def observe_request(self, merchant_id: str, endpoint: str, code: str, seconds: float) -> None:
-        """Note a request that has ended.
+        """Count a request that has ended.
 
         Args:
-            merchant_id: Whose.
-            endpoint: Which part of the API.
-            code: The HTTP status, or `error` when no answer came.
-            seconds: How long it took.
+            merchant_id: The merchant.
+            endpoint: The endpoint of the API.
+            code: The HTTP status, or `error` without a response.
+            seconds: The duration.
         """
         self._requests.labels(merchant_id, endpoint, code).inc()
         self._seconds.labels(endpoint).observe(seconds)
 
     def observe_revision(self, age_seconds: float) -> None:
-        """Note that a counted value changed, so many seconds after the end of its minute."""
+        """Count a change of a counted value, so many seconds after the end of its minute."""
         self._ages.observe(age_seconds)
 
     def watch_clock(self, offset: Callable[[], float]) -> None:
-        """Ask this function at each scrape for the seconds by which the clock is ahead of the API's."""
+        """Call this function at each scrape: by how many seconds the clock is ahead of the API's."""
         self._clock_offset.set_function(offset)
 
     def watch_process(self, *, state_writable: Callable[[], bool], dropped_log_lines: Callable[[], int]) -> None:
-        """Ask these functions at each scrape.
+        """Call these functions at each scrape.
 
         Args:
             state_writable: Whether the state file can be written.
-            dropped_log_lines: Lines that the log did not take since the start.
+            dropped_log_lines: Log lines dropped since the start.
         """
         self._state_writable.set_function(lambda: float(state_writable()))
         self._dropped.count = dropped_log_lines
 
     def reloaded(self, *, ok: bool, at: float) -> None:
-        """Note that the configuration was read, at start too, at `at` (Unix seconds)."""
+        """Record that the configuration was read, at start or later, at `at` (Unix seconds)."""
         self._reload_ok.set(ok)
         if ok:
             self._reload_at.set(at)

@@ -8,14 +8,17 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from exporter.serving.status import Hour, Status
+from exporter.serving.schema import DropState, Status
+from exporter.views import Hour
 
 NOTHING = "–"
 
-# So many media are shown in a fraction of a second; of thousands a browser makes a person wait.
+_DROP_LABELS = {DropState.OFF: "disabled", DropState.UNKNOWN: "no data"}
+
+# A browser renders so many media in a fraction of a second; thousands take noticeably longer.
 MOST_MEDIA = 1000
 
-# A minute is so wide in a sparkline, and the highest value so high.
+# The width of a minute in a sparkline, and the height of its highest value.
 _STEP, _HEIGHT = 2, 30
 
 
@@ -24,13 +27,13 @@ def _file(name: str) -> str:
 
 
 def _allowed(text: str) -> str:
-    """What a policy says to allow just this text, inline."""
+    """The source expression of a content security policy that allows just this inline text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 _STYLE, _SCRIPT = _file("page.css"), _file("page.js")
 
-# The page's own style and script and no other, and requests to nobody but the exporter. The picture is the icon.
+# Only the page's own style and script, and requests only to the exporter. The image is the icon.
 POLICY = (
     f"default-src 'none'; style-src {_allowed(_STYLE)}; script-src {_allowed(_SCRIPT)}; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -38,20 +41,20 @@ POLICY = (
 
 
 def page(status: Status) -> str:
-    """The whole page. Where there are very many media, those of several merchants are left to the pages of each."""
+    """The whole page. Very many media of several merchants are only on the pages of single merchants."""
     media = sum(len(merchant.media) for merchant in status.merchants)
     return _TEMPLATE.render(status=status, apart=len(status.merchants) > 1 and media > MOST_MEDIA)
 
 
 def _number(value: float | None) -> str:
-    """A number with what matters of it: `1,234`, `0.25`."""
+    """A number with its significant digits: `1,234`, `0.25`."""
     if value is None:
         return NOTHING
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:,.3g}"
 
 
 def _rough(value: float) -> str:
-    """A number of which the first digits matter: `1,234`, `12`, `2.9`, `0.1`."""
+    """An estimate with few digits: `1,234`, `12`, `2.9`, `0.1`."""
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
@@ -65,12 +68,12 @@ def _instant(instant: float | None) -> str:
     try:
         return f"{datetime.fromtimestamp(instant, UTC):%Y-%m-%d %H:%M:%S} UTC"
     except (ValueError, OverflowError, OSError):
-        # A token's expiry is the API's word, and can be any number.
+        # A token's expiry comes from the API, and can be any number.
         return f"{instant:g}"
 
 
 def _duration(seconds: float) -> str:
-    """A time in the two units that matter, for example `3 min 5 s`; `0 s` for one that is not over yet."""
+    """A duration in its two largest units, for example `3 min 5 s`; `0 s` for a negative one."""
     left = max(0, int(seconds))
     parts = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
@@ -80,8 +83,12 @@ def _duration(seconds: float) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
+def _drop_label(state: DropState) -> str:
+    return _DROP_LABELS.get(state, state)
+
+
 def _sparkline(hour: Hour) -> Markup:
-    """A small picture of the hour: an area for the plays, a dashed line for what was expected."""
+    """A small chart of the hour: the plays as an area, the expected plays as a dashed line."""
     known = [value for value in (*hour.plays, *hour.expected) if value is not None]
     top = max(known, default=0.0) or 1.0
     width = _STEP * max(1, len(hour.plays) - 1)
@@ -94,12 +101,12 @@ def _sparkline(hour: Hour) -> Markup:
 
 
 def _line(values: tuple[float | None, ...], top: float) -> str:
-    """A path through the values; it is broken where one is not known."""
+    """A path through the values, with gaps where one is not known."""
     parts = []
     pen_down = False
     for place, value in enumerate(values):
         if value is not None:
-            # A zero-length stroke has round ends: a value between two unknown ones is a dot.
+            # A zero-length stroke with round ends: a value between two unknown ones is a dot.
             parts.append(f"{'L' if pen_down else 'M'}{place * _STEP} {_HEIGHT * (1 - value / top):.4g}")
             if not pen_down:
                 parts.append("h0")
@@ -117,7 +124,13 @@ def _environment() -> Environment:
     )
     environment.globals.update(style=Markup(_STYLE), script=Markup(_SCRIPT), nothing=NOTHING)  # noqa: S704 - our own
     environment.filters.update(
-        number=_number, minutes=_minutes, rough=_rough, instant=_instant, duration=_duration, sparkline=_sparkline
+        number=_number,
+        minutes=_minutes,
+        rough=_rough,
+        instant=_instant,
+        duration=_duration,
+        drop_label=_drop_label,
+        sparkline=_sparkline,
     )
     return environment
 

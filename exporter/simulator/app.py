@@ -11,8 +11,8 @@ from urllib.parse import parse_qsl
 
 import structlog
 
-from exporter.httpd.server import Request as HttpRequest
-from exporter.httpd.server import Response
+from exporter.httpd.messages import Request as HttpRequest
+from exporter.httpd.messages import Response
 from exporter.simulator.control import PREFIX, Control
 from exporter.simulator.endpoints import Endpoints, not_found, unauthorized
 from exporter.simulator.faults import Faults, FaultSwitch

@@ -3,14 +3,14 @@
 from typing import Self
 
 from exporter.httpd.address import Address, listen
-from exporter.httpd.peers import Limits
+from exporter.httpd.connections import Limits
 from exporter.httpd.server import Server
 from exporter.simulator.app import SimulatorApp
 
 # Concurrent requests. A hanging request keeps its thread.
 THREADS = 16
 
-LIMITS = Limits(peers=1000, request_bytes=64 * 1024)
+LIMITS = Limits(connections=1000, request_bytes=64 * 1024)
 
 
 class SimulatorServer:

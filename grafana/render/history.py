@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from exporter.assembly import build_polling
 from exporter.config.settings import Settings
-from exporter.serving.families import SnapshotCollector, build_registry
+from exporter.serving.collector import SnapshotCollector, build_registry
 from exporter.serving.instruments import Instruments
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import Faults, FaultSwitch
@@ -87,7 +87,7 @@ def _life(state_path: Path, start: float, until: float) -> tuple[Scraped, str]:
         telemetry = Instruments()
         polling = build_polling(settings, state, telemetry, clock)
         telemetry.reloaded(ok=True, at=clock.now())
-        collector = SnapshotCollector(polling.snapshot, polling.links, settings.poll, clock.now)
+        collector = SnapshotCollector(polling.snapshot, settings.poll.max_staleness, clock.now)
         registry = build_registry(telemetry, collector)
         while clock.now() < until:
             if until - clock.now() <= DROP_AGO and not switch.now.drop:

@@ -20,7 +20,10 @@ def code(text: str) -> str:
 
 
 def attributes(described: type) -> dict[str, str]:
-    """The descriptions in the section "Attributes" of a docstring, by name."""
-    _, _, section = (inspect.getdoc(described) or "").partition("Attributes:\n")
-    found = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
+    """The descriptions in the sections "Attributes" of a class and its bases, by name."""
+    meanings: dict[str, str] = {}
+    for each in reversed(described.__mro__):
+        _, _, section = inspect.cleandoc(each.__doc__ or "").partition("Attributes:\n")
+        found = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
+        meanings |= {name: " ".join(text.split()) for name, text in found}
+    return meanings

@@ -4,22 +4,22 @@ from dataclasses import fields
 from typing import Any, get_type_hints
 
 from exporter.api.request_log import Exchange
-from exporter.serving import status
-from exporter.views import ProblemView
+from exporter.serving import schema
+from exporter.views import Hour, ProblemView
 from reference.markdown import MADE, attributes, code, table
 
 _INTRODUCTION = """# The status page and its JSON
 
-The page at `/` tells how all is in one line; of each merchant the budget, the token, how far the rows reach and the
-last error; of each media the plays of the last hour with the expected line, whether they have dropped, and how stale it
-is; and the newest requests, those that failed for longer. It renews itself every 10 seconds and keeps what you sorted
-and filtered. It loads nothing from elsewhere, and works without JavaScript, too.
+The page at `/` shows the health of everything in one line; for each merchant the request budget, the token, the newest
+data and the last error; for each media the plays of the last hour with the expected line, drops, and staleness; and the
+newest requests to the API, failed requests for longer. It refreshes itself every 10 seconds and keeps your sort order
+and filter. It loads nothing from other hosts, and works without JavaScript.
 
 ![The status page of the demo](images/status.png)
 
-The same is served as JSON at `/api/v1/status`. Times are Unix seconds; what is not known is `null`. Fields can be
-added; those that are here keep their names and meanings in version 1. `?merchant=ID`, here and at `/`, is only about
-that merchant; with more than 1,000 media of several merchants, the page shows media only so.
+`/api/v1/status` serves the same as JSON. Times are Unix seconds; unknown values are `null`. New fields can be added; in
+version 1 the existing ones keep their names and meanings. `?merchant=ID`, for the page and for the JSON, selects one
+merchant; with more than 1,000 media of several merchants, the page lists media only on the pages of single merchants.
 
 ```
 curl -s localhost:10077/api/v1/status | jq '.merchants[].media[] | select(.drop.state == "critical") | .name'
@@ -28,11 +28,11 @@ curl -s localhost:10077/api/v1/status | jq '.merchants[].media[] | select(.drop.
 
 # With the place of each in the JSON.
 _PARTS: tuple[tuple[type, str], ...] = (
-    (status.Status, "The whole"),
-    (status.MerchantStatus, "`merchants[]`"),
-    (status.MediaStatus, "`merchants[].whole` and `merchants[].media[]`"),
-    (status.Drop, "`drop`"),
-    (status.Hour, "`hour`"),
+    (schema.Status, "The whole status"),
+    (schema.MerchantStatus, "`merchants[]`"),
+    (schema.MediaStatus, "`merchants[].whole` and `merchants[].media[]`"),
+    (schema.Drop, "`drop`"),
+    (Hour, "`hour`"),
     (Exchange, "`requests[]`"),
     (ProblemView, "`problems[]`"),
 )

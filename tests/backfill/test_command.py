@@ -294,7 +294,7 @@ def test_a_stream_with_a_defect_is_left_out(api: Api, monkeypatch: pytest.Monkey
     errors = [entry["event"] for entry in logs if entry["log_level"] == "error"]
     assert errors
     assert all(
-        re.search(rf"^{bad}/.* is left out: .*unexpected KeyError at test_backfill.py:\d+$", each) for each in errors
+        re.search(rf"^{bad}/.* is left out: .*unexpected KeyError at test_command.py:\d+$", each) for each in errors
     )
 
 

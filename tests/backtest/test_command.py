@@ -25,7 +25,7 @@ from exporter.backtest.plays_csv import Recording
 from exporter.config.load import load
 from exporter.config.settings import DEFAULT_THRESHOLDS, Settings
 from exporter.drops.baseline import Baseline, Look
-from exporter.drops.detector import KEPT, Alarm, Together, Verdict, broad, judge
+from exporter.drops.detector import KEPT, Alarm, Together, broad, judge
 from exporter.errors import InputError, StateLocked
 from exporter.model import Minute
 from exporter.simulator.app import SimulatorApp, create_app
@@ -34,7 +34,7 @@ from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.storage.state import open_state
 from exporter.times import format_instant
-from exporter.views import MERCHANT_THRESHOLD, Thresholds
+from exporter.views import MERCHANT_THRESHOLD, Thresholds, Verdict
 from tests.support.fakes import FakeClock
 from tests.support.processes import MERCHANT, Program, configuration, python
 

@@ -1,7 +1,7 @@
 """The rules of counting, alone."""
 
 from collections.abc import Mapping
-from datetime import UTC, timedelta, timezone
+from datetime import UTC
 from fractions import Fraction
 
 import pytest
@@ -9,18 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config.settings import PollSettings
-from exporter.counting.holding import MOST_HELD, Held, largest_plausible
-from exporter.counting.rules import (
-    Account,
-    Entry,
-    StreamLedger,
-    count_days,
-    count_minutes,
+from exporter.counting.accounts import Account, Entry, StreamLedger
+from exporter.counting.held import MOST_HELD, Held, largest_plausible
+from exporter.counting.rules import count_days, count_minutes
+from exporter.counting.windows import (
     days_to_ask,
-    ended_before,
     minutes_to_ask,
-    newest_settled,
-    whole_minutes,
 )
 from exporter.model import DAY_MINUTES, Minute, MinuteRange, Target, end_of, start_of
 from exporter.units import UNIT, from_units
@@ -35,9 +29,11 @@ def counted(total: float, owed: float = 0, since: Minute | None = None) -> Accou
     return Account(round(total * UNIT), round(owed * UNIT), since)
 
 
-def exact(slots: Mapping[Minute, Mapping[str, float]]) -> dict[Minute, dict[str, int]]:
+def exact(buckets: Mapping[Minute, Mapping[str, float]]) -> dict[Minute, dict[str, int]]:
     """Values as the ledger keeps them."""
-    return {slot: {label: round(value * UNIT) for label, value in values.items()} for slot, values in slots.items()}
+    return {
+        bucket: {label: round(value * UNIT) for label, value in values.items()} for bucket, values in buckets.items()
+    }
 
 
 def gauges(entry: Entry) -> dict[str, float | None] | None:
@@ -52,7 +48,7 @@ def after(minute: Minute, seconds: float = 0) -> float:
     return end_of(minute) + seconds
 
 
-def book(through: Minute = NOON, target: Target = Target.PLAY_COUNT, **changes: object) -> StreamLedger:
+def ledger(through: Minute = NOON, target: Target = Target.PLAY_COUNT, **changes: object) -> StreamLedger:
     values = {
         "start": through,
         "through": through,
@@ -65,10 +61,10 @@ def book(through: Minute = NOON, target: Target = Target.PLAY_COUNT, **changes: 
 
 
 def enter(before: StreamLedger, entry: Entry) -> StreamLedger:
-    """What `books` does with an entry, in memory."""
-    slots = {slot: dict(values) for slot, values in before.slots.items() if slot >= entry.kept_from}
+    """What `ledger_rows` does with an entry, in memory."""
+    buckets = {bucket: dict(values) for bucket, values in before.buckets.items() if bucket >= entry.kept_from}
     for change in entry.changes:
-        slots.setdefault(change.slot, {})[change.label] = change.value
+        buckets.setdefault(change.bucket, {})[change.label] = change.value
     return StreamLedger(
         before.target,
         before.start,
@@ -78,7 +74,7 @@ def enter(before: StreamLedger, entry: Entry) -> StreamLedger:
         answered=entry.answered,
         rate=entry.rate,
         peak=entry.peak,
-        slots=slots,
+        buckets=buckets,
         held=entry.held,
         accounts={**before.accounts, **entry.accounts},
     )
@@ -89,44 +85,9 @@ def answered(
 ) -> Entry:
     """Enter the rows of the API, as they are when a minute has just settled and has a row."""
     now = after(newest, poll.settle)
-    held = min((slot for slot, _ in before.held), default=None)
+    held = min((bucket for bucket, _ in before.held), default=None)
     asked = minutes_to_ask(before.through, before.seen, newest, now, poll, held=held)
     return count_minutes(before, rows, asked, now, newest, poll)
-
-
-@pytest.mark.parametrize(
-    ("horizon", "seconds", "settled"),
-    [
-        (None, 120, NOON - 8),  # no row was ever seen: only max_lag settles
-        (NOON, 120, NOON),  # a row of the minute, and settle has passed
-        (NOON, 119.9, NOON - 1),  # settle has not passed
-        (NOON - 3, 120, NOON - 3),  # the API is late: later minutes are not taken as empty
-        (NOON - 60, 120, NOON - 8),  # until max_lag has passed
-        (NOON + 5, 120, NOON),  # a newer row settles older minutes
-    ],
-)
-def test_a_minute_is_settled_by_a_row_or_by_max_lag(horizon: Minute | None, seconds: float, settled: Minute) -> None:
-    """A minute is settled when `settle` has passed and its row or a later one was seen, or `max_lag` has passed."""
-    assert newest_settled(after(NOON, seconds), horizon, POLL) == settled
-
-
-@pytest.mark.parametrize(
-    ("through", "seen", "longest", "expected"),
-    [
-        (NOON - 1, NOON - 1, None, (NOON - 31, NOON)),  # a revision window back
-        (NOON - 1, NOON - 100, None, (NOON - 130, NOON)),  # rows have stopped: from where they may yet come
-        (NOON - 600, NOON - 600, None, (NOON - 630, NOON)),  # catch-up in one request
-        (NOON - 9999, NOON - 9999, None, (NOON - DAY_MINUTES + 1, NOON)),  # at most max_catch_up
-        (NOON - 600, NOON - 600, 100, (NOON - 630, NOON - 531)),  # in pieces, where the API says so
-        (NOON - 600, NOON - 600, 40, (NOON - 620, NOON - 581)),  # the window gives way to getting on
-        (NOON - 1, NOON - 600, 100, (NOON - 630, NOON - 531)),  # rows that came late, in pieces, too
-        (NOON + 5, NOON + 5, None, (NOON - 25, NOON + 5)),  # the clock went back
-    ],
-)
-def test_what_is_asked_for(through: Minute, seen: Minute, longest: int | None, expected: tuple[Minute, Minute]) -> None:
-    """A request reaches from a revision window before what is counted to the newest complete minute."""
-    asked = minutes_to_ask(through, seen, NOON, after(NOON, 120), POLL, longest)
-    assert (asked.first, asked.last) == expected
 
 
 def test_an_increase_pays_what_is_owed_first() -> None:
@@ -138,18 +99,10 @@ def test_an_increase_pays_what_is_owed_first() -> None:
     assert account.changed(6, NOON + 2) == Account(total=12)
 
 
-def test_what_began_in_a_future_that_was_taken_back_begins_now() -> None:
-    """Where a stream stands earlier than when something was held or owed first, a day or a window is no longer."""
-    assert Account(10, 4, NOON + 1560).changed(1, NOON) == Account(10, 3, NOON)
-    assert Account(10, 4, NOON + 1560).changed(-1, NOON) == Account(10, 5, NOON)
-    stream = book(NOON, held={(NOON + 1, ""): Held(10**9 * UNIT, NOON + 1560)})
-    assert answered(stream, {NOON + 1: {"": 1e9}}, NOON + 1).held == {(NOON + 1, ""): Held(10**9 * UNIT, NOON + 1)}
-
-
 def test_minutes_below_the_horizon_without_a_row_are_zero() -> None:
     """Minutes without a row count as 0, and the newest minute's gauge with them."""
     asked = MinuteRange(NOON - 30, NOON + 4)
-    entry = count_minutes(book(), {NOON + 1: {"": 5}, NOON + 3: {"": 2}}, asked, after(NOON + 4, 120), NOON + 4, POLL)
+    entry = count_minutes(ledger(), {NOON + 1: {"": 5}, NOON + 3: {"": 2}}, asked, after(NOON + 4, 120), NOON + 4, POLL)
     assert entry.through == NOON + 4
     assert entry.accounts == {"": counted(7)}
     assert gauges(entry) == {"": 0}
@@ -159,7 +112,7 @@ def test_minutes_before_the_start_are_not_counted() -> None:
     """What a stream shows of the time before it was first seen is not counted, but names its label values."""
     asked = MinuteRange(NOON - 30, NOON)
     entry = count_minutes(
-        book(accounts={}),
+        ledger(accounts={}),
         {NOON: {"jp": 5, "us": 1}, NOON - 9: {"fr": 2}},
         asked,
         after(NOON, 120),
@@ -174,14 +127,14 @@ def test_minutes_before_the_start_are_not_counted() -> None:
 def test_rows_above_the_newest_settled_minute_wait() -> None:
     """A row that is there before its minute has settled is not counted yet."""
     asked = MinuteRange(NOON - 30, NOON + 2)
-    entry = count_minutes(book(), {NOON + 1: {"": 5}, NOON + 2: {"": 9}}, asked, after(NOON + 1, 120), NOON + 2, POLL)
+    entry = count_minutes(ledger(), {NOON + 1: {"": 5}, NOON + 2: {"": 9}}, asked, after(NOON + 1, 120), NOON + 2, POLL)
     assert (entry.through, entry.accounts) == (NOON + 1, {"": counted(5)})
 
 
 def test_a_revision_is_counted_with_its_age() -> None:
     """A later answer's other value changes the counter by the difference, and says how old the minute was."""
-    before = book(
-        NOON + 1, kept_from=NOON - 29, start=NOON - 60, slots=exact({NOON: {"": 5}}), accounts={"": counted(50)}
+    before = ledger(
+        NOON + 1, kept_from=NOON - 29, start=NOON - 60, buckets=exact({NOON: {"": 5}}), accounts={"": counted(50)}
     )
     entry = count_minutes(before, {NOON: {"": 8}}, MinuteRange(NOON - 29, NOON + 1), after(NOON, 300), NOON, POLL)
     assert entry.accounts == {"": counted(53)}
@@ -190,8 +143,8 @@ def test_a_revision_is_counted_with_its_age() -> None:
 
 def test_a_row_that_vanishes_is_a_decrease() -> None:
     """The newest answer is believed: a value that is no longer there is owed."""
-    before = book(
-        NOON + 1, kept_from=NOON - 29, start=NOON - 60, slots=exact({NOON: {"": 5}}), accounts={"": counted(50)}
+    before = ledger(
+        NOON + 1, kept_from=NOON - 29, start=NOON - 60, buckets=exact({NOON: {"": 5}}), accounts={"": counted(50)}
     )
     entry = count_minutes(before, {}, MinuteRange(NOON - 29, NOON + 1), after(NOON + 1, 120), NOON + 1, POLL)
     assert entry.accounts == {"": counted(50, owed=5, since=NOON + 1)}
@@ -200,7 +153,7 @@ def test_a_row_that_vanishes_is_a_decrease() -> None:
 
 def test_what_no_longer_can_be_revised_is_not_counted_again() -> None:
     """An answer that reaches further back than the kept values does not count those minutes twice."""
-    before = book(NOON, kept_from=NOON - 5, start=NOON - 60, accounts={"": counted(50)})
+    before = ledger(NOON, kept_from=NOON - 5, start=NOON - 60, accounts={"": counted(50)})
     rows = {minute: {"": 1.0} for minute in range(NOON - 30, NOON + 1)}
     entry = count_minutes(before, rows, MinuteRange(NOON - 30, NOON), after(NOON, 120), NOON, POLL)
     assert entry.accounts == {"": counted(56)}
@@ -209,7 +162,7 @@ def test_what_no_longer_can_be_revised_is_not_counted_again() -> None:
 def test_minutes_that_were_not_asked_for_are_lost() -> None:
     """Where the catch-up is shorter than the gap, the minutes between are counted as lost."""
     asked = MinuteRange(NOON + 101, NOON + 200)
-    entry = count_minutes(book(), {NOON + 150: {"": 3}}, asked, after(NOON + 200, 120), NOON + 200, POLL)
+    entry = count_minutes(ledger(), {NOON + 150: {"": 3}}, asked, after(NOON + 200, 120), NOON + 200, POLL)
     assert (entry.lost, entry.accounts, entry.through) == (100, {"": counted(3)}, NOON + 200)
 
 
@@ -217,7 +170,7 @@ def test_label_values_beyond_the_limit_are_counted_as_other() -> None:
     """The first label values keep series of their own; the sum over all is right, and the others are told of."""
     poll = POLL.model_copy(update={"max_label_values": 2})
     rows: Mapping[Minute, Mapping[str, float]] = {NOON + 1: {"jp": 5, "us": 3, "fr": 2, "de": 1}}
-    entry = count_minutes(book(accounts={}), rows, MinuteRange(NOON, NOON + 1), after(NOON + 1, 120), NOON + 1, poll)
+    entry = count_minutes(ledger(accounts={}), rows, MinuteRange(NOON, NOON + 1), after(NOON + 1, 120), NOON + 1, poll)
     assert entry.accounts == {"jp": counted(5), "us": counted(3), "other": counted(3)}
     assert entry.overflow == 2
 
@@ -235,7 +188,7 @@ def test_the_apis_own_other_is_no_overflow(shown: dict[str, float], overflow: in
     """The API's own `other` takes nobody's place and is not told as an overflow; one beside it is; sums are right."""
     poll = POLL.model_copy(update={"max_label_values": 2})
     asked = MinuteRange(NOON, NOON + 1)
-    entry = count_minutes(book(accounts={}), {NOON + 1: shown}, asked, after(NOON + 1, 120), NOON + 1, poll)
+    entry = count_minutes(ledger(accounts={}), {NOON + 1: shown}, asked, after(NOON + 1, 120), NOON + 1, poll)
     assert entry.overflow == overflow
     assert entry.accounts == {"pc": counted(3), "mobile": counted(2), "other": counted(others)}
 
@@ -243,18 +196,10 @@ def test_the_apis_own_other_is_no_overflow(shown: dict[str, float], overflow: in
 def test_averages_beyond_the_limit_are_left_out() -> None:
     """A sum of averages means nothing, so there is no `other` for them."""
     poll = POLL.model_copy(update={"max_label_values": 1})
-    before = book(accounts={}, target=Target.AVERAGE_PLAY_TIME)
+    before = ledger(accounts={}, target=Target.AVERAGE_PLAY_TIME)
     rows: Mapping[Minute, Mapping[str, float]] = {NOON + 1: {"jp": 61.5, "us": 30}}
     entry = count_minutes(before, rows, MinuteRange(NOON, NOON + 1), after(NOON + 1, 120), NOON + 1, poll)
     assert gauges(entry) == {"jp": 61.5}
-
-
-def test_days_are_asked_for_from_yesterday_by_local_time() -> None:
-    """The range by day begins at local midnight of the day before what is counted, and ends with today."""
-    zone = timezone(timedelta(hours=9))
-    midnight = NOON - (NOON + 540) % DAY_MINUTES
-    asked = days_to_ask(midnight + 30, start_of(midnight + 100), zone, POLL)
-    assert (asked.first, asked.last) == (midnight - DAY_MINUTES, midnight + DAY_MINUTES - 1)
 
 
 def test_a_counter_by_day_grows_by_the_increases_of_the_days() -> None:
@@ -262,7 +207,7 @@ def test_a_counter_by_day_grows_by_the_increases_of_the_days() -> None:
     midnight = NOON - NOON % DAY_MINUTES
     today, tomorrow = midnight, midnight + DAY_MINUTES
     asked = MinuteRange(today - DAY_MINUTES, tomorrow - 1)
-    keys = book(NOON, Target.KEY_DELIVERY_COUNT, answered=False)
+    keys = ledger(NOON, Target.KEY_DELIVERY_COUNT, answered=False)
     keys = enter(keys, count_days(keys, {today - DAY_MINUTES: {"": 70}, today: {"": 5}}, asked, NOON, POLL))
     assert keys.accounts == {"": counted(0)}
     keys = enter(keys, count_days(keys, {today - DAY_MINUTES: {"": 72}, today: {"": 9}}, asked, NOON + 1, POLL))
@@ -298,7 +243,7 @@ def test_after_any_answers_the_counters_are_the_sum_of_the_newest_values(steps: 
     a thousandth is lost or invented, and no counter falls by even the last bit of what is shown.
     """
     truth: dict[Minute, Shown] = {}
-    stream = book(NOON, accounts={})
+    stream = ledger(NOON, accounts={})
     newest = NOON
     for minutes, changed, comes in steps:
         newest += minutes
@@ -320,21 +265,9 @@ def test_after_any_answers_the_counters_are_the_sum_of_the_newest_values(steps: 
         assert Fraction(account.total - account.owed, UNIT) == played
 
 
-@given(st.floats(0, 4e9), st.floats(0, 3600))
-def test_a_complete_minute_has_ended_long_enough_ago(now: float, seconds: float) -> None:
-    """The newest complete minute ended at least so long ago, and the next one did not."""
-    minute = ended_before(now, seconds)
-    assert end_of(minute) <= now - seconds < end_of(minute + 1)
-
-
-def test_a_part_of_a_minute_is_a_whole_one() -> None:
-    """A window of 90 s needs two minutes."""
-    assert [whole_minutes(seconds) for seconds in (60, 61, 90, 120)] == [1, 2, 2, 2]
-
-
 def test_rows_that_come_hours_late_are_counted_by_each_stream() -> None:
     """Minutes taken as empty are asked for again until a row has shown them, whoever else has seen it meanwhile."""
-    stream = book(NOON)
+    stream = ledger(NOON)
     outage = NOON + 180
     now = after(outage, POLL.settle)
     asked = minutes_to_ask(stream.through, stream.seen, NOON, now, POLL)
@@ -350,7 +283,7 @@ def test_rows_that_come_hours_late_are_counted_by_each_stream() -> None:
 
 def test_rows_that_come_late_are_counted_in_pieces_where_the_range_is_limited() -> None:
     """An answer for the newest minutes, all that a short range holds, does not make the ones before it forgotten."""
-    stream, longest = book(NOON), 60
+    stream, longest = ledger(NOON), 60
     outage, horizon = NOON + 300, NOON
     for newest, arrived in [(outage, NOON), *((outage + 1, outage + 1) for _ in range(20))]:
         now = after(newest, POLL.settle)
@@ -367,7 +300,7 @@ def test_rows_that_come_late_are_counted_in_pieces_where_the_range_is_limited() 
 def test_rows_too_late_to_be_caught_up_do_not_hold_up_the_window() -> None:
     """Minutes taken as empty whose rows come after max_catch_up are given up; those after them are read as ever."""
     long_ago = NOON - 3 * DAY_MINUTES
-    stream = book(NOON - 1, start=long_ago, seen=long_ago, kept_from=long_ago)
+    stream = ledger(NOON - 1, start=long_ago, seen=long_ago, kept_from=long_ago)
     now = after(NOON, POLL.settle)
     asked = minutes_to_ask(stream.through, stream.seen, NOON, now, POLL)
     stream = enter(stream, count_minutes(stream, {NOON: {"": 1.0}}, asked, now, NOON, POLL))
@@ -379,7 +312,7 @@ def test_rows_too_late_to_be_caught_up_do_not_hold_up_the_window() -> None:
 
 def test_a_value_that_cannot_be_used_holds_its_minute_and_label_alone() -> None:
     """All else of the answer is counted, the counting goes on, and the gauge of what is held is absent."""
-    stream = book(accounts={"jp": counted(7), "us": counted(7)})
+    stream = ledger(accounts={"jp": counted(7), "us": counted(7)})
     entry = answered(stream, {NOON + 1: {"jp": None, "us": 5}}, NOON + 1)
     assert (entry.through, entry.seen) == (NOON + 1, NOON + 1)
     assert entry.accounts == {"us": counted(12)}
@@ -389,7 +322,7 @@ def test_a_value_that_cannot_be_used_holds_its_minute_and_label_alone() -> None:
 
 def test_what_was_counted_of_a_minute_stays_while_it_is_held() -> None:
     """A counted value that turns unusable changes nothing, and no revision is told, until a number comes."""
-    stream = enter(book(), answered(book(), {NOON + 1: {"": 5}}, NOON + 1))
+    stream = enter(ledger(), answered(ledger(), {NOON + 1: {"": 5}}, NOON + 1))
     entry = answered(stream, {NOON + 1: {"": None}, NOON + 2: {"": 2}}, NOON + 2)
     assert (entry.accounts, entry.revisions) == ({"": counted(7)}, ())
     stream = enter(stream, entry)
@@ -400,7 +333,7 @@ def test_what_was_counted_of_a_minute_stays_while_it_is_held() -> None:
 @pytest.mark.parametrize(("shown", "plays"), [({"": 9.0}, 9), ({}, 0), (None, 0)])
 def test_a_held_minute_is_counted_hours_later(shown: dict[str, float] | None, plays: float) -> None:
     """The range reaches back to it, whatever comes meanwhile is counted once, and no row at all is a zero."""
-    stream = book(NOON)
+    stream = ledger(NOON)
     rows: dict[Minute, Mapping[str, float | None]] = {NOON + 1: {"": None}}
     for newest in range(NOON + 1, NOON + 300):
         rows.setdefault(newest, {"": 1})
@@ -415,16 +348,16 @@ def test_a_held_minute_is_counted_hours_later(shown: dict[str, float] | None, pl
     assert enter(stream, entry).accounts == {"": counted(298 + plays)}
 
 
-def test_a_minute_that_cannot_be_used_for_too_long_is_given_up() -> None:
+def test_a_minute_that_cannot_be_used_for_too_long_is_expired() -> None:
     """After max_catch_up it is counted as lost, what was counted of it stays, and the range is short again."""
     poll = POLL.model_copy(update={"max_catch_up": 7200.0})
-    stream = book(NOON)
+    stream = ledger(NOON)
     rows: dict[Minute, Mapping[str, float | None]] = {NOON + 1: {"": None}}
     lost = []
     for newest in range(NOON + 1, NOON + 130):
         entry = answered(stream, rows, newest, poll)
         lost += [newest] * entry.lost
-        assert entry.given_up == entry.lost
+        assert entry.expired == entry.lost
         stream = enter(stream, entry)
     assert lost == [NOON + 121]
     assert not stream.held
@@ -437,7 +370,7 @@ def test_a_label_value_that_is_never_right_does_not_make_the_range_long(window: 
     """Beside the revision window at most 60 minutes are held; of those before, each is given up once."""
     poll = POLL.model_copy(update={"revision_window": window})
     minutes = int(window // 60)
-    stream, lost = book(NOON, accounts={}), 0
+    stream, lost = ledger(NOON, accounts={}), 0
     end = NOON + 610 + minutes
     for newest in [*range(NOON + 1, NOON + 200), *range(NOON + 600, end + 1)]:
         rows: dict[Minute, Mapping[str, float | None]] = {
@@ -446,15 +379,15 @@ def test_a_label_value_that_is_never_right_does_not_make_the_range_long(window: 
         entry = answered(stream, rows, newest, poll)
         lost += entry.lost
         stream = enter(stream, entry)
-    assert min(slot for slot, _ in stream.held) == end - minutes - MOST_HELD
+    assert min(bucket for bucket, _ in stream.held) == end - minutes - MOST_HELD
     assert (lost, len(stream.held)) == (end - NOON - 1 - minutes - MOST_HELD, minutes + 1 + MOST_HELD)
     # What has never had a value has no series.
     assert stream.accounts == {"jp": counted(end - NOON)}
 
 
-def test_many_minutes_that_cannot_be_used_for_a_while_are_not_given_up() -> None:
+def test_many_minutes_that_cannot_be_used_for_a_while_are_not_expired() -> None:
     """Hours that are caught up while the API has a bad moment wait for the revision window, all of them."""
-    stream = book(NOON)
+    stream = ledger(NOON)
     bad: dict[Minute, Mapping[str, float | None]] = {minute: {"": None} for minute in range(NOON + 1, NOON + 601)}
     for newest in range(NOON + 600, NOON + 630):
         entry = answered(stream, bad, newest)
@@ -476,7 +409,7 @@ def test_the_range_reaches_back_to_what_is_held() -> None:
 
 def test_minutes_that_are_held_are_no_part_of_the_rate() -> None:
     """The smoothed plays a minute neither fall nor rise by a minute that is not known."""
-    stream = book(rate=100.0)
+    stream = ledger(rate=100.0)
     assert answered(stream, {NOON + 1: {"": None}}, NOON + 1).rate == 100
     assert answered(stream, {NOON + 1: {"": 1e9}}, NOON + 1).rate == 100
     assert answered(stream, {NOON + 1: {"": 80}}, NOON + 1).rate == 99
@@ -484,7 +417,7 @@ def test_minutes_that_are_held_are_no_part_of_the_rate() -> None:
 
 def test_a_gauge_of_what_does_not_add_up_is_absent_where_it_is_not_known() -> None:
     """Devices are not counted, so nothing is held; their gauge is absent for that minute and label value alone."""
-    stream = book(target=Target.DEVICE_COUNT, accounts={"pc": Account(), "tv": Account()})
+    stream = ledger(target=Target.DEVICE_COUNT, accounts={"pc": Account(), "tv": Account()})
     entry = answered(stream, {NOON + 1: {"pc": None, "tv": 3}}, NOON + 1)
     assert (gauges(entry), entry.held) == ({"pc": None, "tv": 3}, {})
 
@@ -506,7 +439,7 @@ def test_a_gauge_of_what_does_not_add_up_is_absent_where_it_is_not_known() -> No
 def test_what_is_plausible(target: Target, peak: float, largest: float) -> None:
     """A thousand times the largest value so far, and of those that had little, of what a busy media has."""
     assert largest_plausible(target, round(peak * UNIT)) == largest * UNIT
-    stream = book(target=target, peak=round(peak * UNIT))
+    stream = ledger(target=target, peak=round(peak * UNIT))
     if not target.by_day:
         assert answered(stream, {NOON + 1: {"": largest}}, NOON + 1).accounts == {"": counted(largest)}
         assert answered(stream, {NOON + 1: {"": largest + 1}}, NOON + 1).accounts == {}
@@ -514,7 +447,7 @@ def test_what_is_plausible(target: Target, peak: float, largest: float) -> None:
 
 def test_a_wrong_value_that_is_corrected_in_time_is_never_counted() -> None:
     """10^9 shown for half an hour but a minute, then 10, counts 10; what was counted before stays meanwhile."""
-    stream = enter(book(NOON), answered(book(NOON), {NOON + 1: {"": 7}}, NOON + 1))
+    stream = enter(ledger(NOON), answered(ledger(NOON), {NOON + 1: {"": 7}}, NOON + 1))
     for newest in range(NOON + 2, NOON + 32):
         stream = enter(stream, answered(stream, {NOON + 1: {"": 1e9}}, newest))
         assert stream.accounts == {"": counted(7)}
@@ -524,7 +457,7 @@ def test_a_wrong_value_that_is_corrected_in_time_is_never_counted() -> None:
 
 def test_an_implausible_value_is_believed_after_the_revision_window() -> None:
     """Shown for half an hour, it is counted as it then is, and what is as large is plausible from then on."""
-    stream = book(NOON)
+    stream = ledger(NOON)
     rows = {minute: {"": 200_000.0 + minute - NOON} for minute in range(NOON + 1, NOON + 40)}
     counters = []
     for newest in range(NOON + 1, NOON + 40):
@@ -538,9 +471,17 @@ def test_an_implausible_value_is_believed_after_the_revision_window() -> None:
 @pytest.mark.parametrize("between", [10.0, None])
 def test_the_time_of_an_implausible_value_begins_anew(between: float | None) -> None:
     """What is shown as something else in between has not been shown all the time."""
-    stream = book(NOON)
+    stream = ledger(NOON)
     for newest in range(NOON + 1, NOON + 50):
         value = between if newest == NOON + 20 else 1e9
         stream = enter(stream, answered(stream, {NOON + 1: {"": value}}, newest))
     assert stream.accounts[""].total <= 10 * UNIT
     assert stream.held == {(NOON + 1, ""): Held(10**9 * UNIT, NOON + 21)}
+
+
+def test_what_began_in_a_future_that_was_taken_back_begins_now() -> None:
+    """Where a stream stands earlier than when something was held or owed first, a day or a window is no longer."""
+    assert Account(10, 4, NOON + 1560).changed(1, NOON) == Account(10, 3, NOON)
+    assert Account(10, 4, NOON + 1560).changed(-1, NOON) == Account(10, 5, NOON)
+    stream = ledger(NOON, held={(NOON + 1, ""): Held(10**9 * UNIT, NOON + 1560)})
+    assert answered(stream, {NOON + 1: {"": 1e9}}, NOON + 1).held == {(NOON + 1, ""): Held(10**9 * UNIT, NOON + 1)}

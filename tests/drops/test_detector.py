@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import pytest
 
 from exporter.drops.baseline import Baseline, Look
-from exporter.drops.detector import Alarm, Change, Together, Verdict, broad, judge, judge_live
+from exporter.drops.detector import Alarm, Change, Together, broad, judge, judge_live
 from exporter.model import Minute
+from exporter.views import Verdict
 
 MIDNIGHT = 20_000 * 1440
 

@@ -14,7 +14,7 @@ from exporter.config.settings import Settings
 from exporter.drops.monitor import HOLD, LASTING, SAVE_EVERY, SETTLED_IN, STATE_BELIEVED, DropMonitor
 from exporter.drops.warmup import RETRY_EVERY, WarmupRequest
 from exporter.errors import StateWriteFailed
-from exporter.model import DAY_MINUTES, Group, Minute, MinuteRange, Rows, Stream, Target, end_of
+from exporter.model import DAY_MINUTES, Group, Minute, MinuteRange, Rows, Stream, Target, end_of, minute_of
 from exporter.storage.state import State, open_state
 from tests.support.fakes import FakeClock
 
@@ -179,7 +179,7 @@ def test_minutes_taken_as_empty_are_not_judged(world: World) -> None:
     world.watch.judge(world.now + 600)
     assert world.watch.drops(world.now + 600)["a"].minute == world.minute
     hour = world.watch.hours()["a"]
-    assert hour.first + len(hour.plays) - 1 == world.minute
+    assert minute_of(hour.start) + len(hour.plays) - 1 == world.minute
 
 
 def test_a_minute_without_a_row_is_zero(world: World) -> None:

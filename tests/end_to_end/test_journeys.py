@@ -24,7 +24,7 @@ from exporter.api.budget import RequestBudget
 from exporter.api.transport import Watchdog, WatchedAdapter
 from exporter.assembly import Polling, build_polling
 from exporter.config.settings import Settings
-from exporter.counting.rules import ended_before
+from exporter.counting.windows import ended_before
 from exporter.model import OTHER, Group, Minute, Stream, Target
 from exporter.serving.instruments import Instruments
 from exporter.simulator.app import create_app

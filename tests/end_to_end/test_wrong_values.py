@@ -246,7 +246,7 @@ def test_what_is_owed_for_longer_than_a_day_ends_in_a_reset(
         assert not logs
         assert increase(api.samples[label][owed_from - 1 :]) == 0
         api.play(label)
-    [line] = [each for each in logs if "begin again at 0" in each["event"]]
+    [line] = [each for each in logs if "reset to 0" in each["event"]]
     assert (line["stream"], line["counters"], line["log_level"]) == (str(stream), 1, "warning")
     assert api.merchant.series_resets == 1
     reset_from, at = len(api.samples[label]) - 1, api.played(label)
@@ -385,7 +385,7 @@ def test_what_is_given_up_is_told_once(api_of: Callable[..., Api]) -> None:
             api.answer(api.rows)
         api.restart()
     [line] = logs
-    assert "could not be used" in line["event"]
+    assert "minutes are lost" in line["event"]
     assert (line["stream"], line["minutes"]) == (str(COUNTRY), 1)
     assert api.merchant.lost_minutes > 50
     assert {series.label for series in api.series} == {"jp"}

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from exporter.httpd.descriptors import FEWEST_PEERS, MOST_PEERS, RESERVED, needed, peers_for, raise_limit
+from exporter.httpd.descriptors import MAX_CONNECTIONS, MIN_CONNECTIONS, RESERVED, max_connections, needed, raise_limit
 
 UNLIMITED = resource.RLIM_INFINITY
 
@@ -58,11 +58,11 @@ def test_no_limit_at_all_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert system.limits == (UNLIMITED, UNLIMITED)
 
 
-def test_peers_get_what_the_api_leaves() -> None:
-    """Connections to the API come first; peers get the rest, between a fewest and a most."""
-    assert peers_for(65536, 300, 4) == MOST_PEERS
-    assert peers_for(1024, 200, 4) == 1024 - RESERVED - 800
-    assert peers_for(1024, 300, 4) == FEWEST_PEERS
+def test_clients_get_what_the_api_leaves() -> None:
+    """Connections to the API come first; clients get the rest, between a minimum and a maximum."""
+    assert max_connections(65536, 300, 4) == MAX_CONNECTIONS
+    assert max_connections(1024, 200, 4) == 1024 - RESERVED - 800
+    assert max_connections(1024, 300, 4) == MIN_CONNECTIONS
     limit = needed(300, 4)
-    assert peers_for(limit, 300, 4) == FEWEST_PEERS
-    assert peers_for(limit + 1, 300, 4) == FEWEST_PEERS + 1
+    assert max_connections(limit, 300, 4) == MIN_CONNECTIONS
+    assert max_connections(limit + 1, 300, 4) == MIN_CONNECTIONS + 1

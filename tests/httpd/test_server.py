@@ -17,10 +17,13 @@ import pytest
 import requests
 import structlog
 
+from exporter.httpd import acceptor
 from exporter.httpd import server as http_server
 from exporter.httpd.address import Address, listen
-from exporter.httpd.peers import Limits, Peers, Phase
-from exporter.httpd.server import Alike, Handler, Request, Response, Server
+from exporter.httpd.connections import Connections, Limits, Phase
+from exporter.httpd.messages import Handler, Request, Response
+from exporter.httpd.server import Server
+from exporter.httpd.workers import CoalesceKey
 from tests.support.processes import PATIENCE, Program, get, python, wait_until
 
 MEGABYTE = 1024 * 1024
@@ -29,16 +32,16 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Served:
-    """A server, and how many peers it has.
+    """A server, and how many connections it has.
 
     Attributes:
         server: The server.
-        calls: The paths that the handler was asked for, in their order.
-        all_peers: Its peers.
+        calls: The paths that the handler was called for, in their order.
+        connections: Its connections.
     """
 
     server: Server
-    all_peers: Peers
+    connections: Connections
 
     def __init__(self, answer: Callable[[Request], bytes]) -> None:
         self.calls: list[str] = []
@@ -50,9 +53,9 @@ class Served:
         return Response(200, (), self._answer(request))
 
     @property
-    def peers(self) -> int:
-        """How many peers there are."""
-        return len(self.all_peers)
+    def connected(self) -> int:
+        """How many connections there are."""
+        return len(self.connections)
 
     def get(self, path: str = "/") -> requests.Response:
         """What it answers."""
@@ -75,20 +78,22 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Served]]:
 
         def start(
             answer: Callable[[Request], bytes] = lambda _: b"fine\n",
-            lanes: Mapping[str, str] | None = None,
-            alike: Alike = lambda _: None,
+            pools: Mapping[str, str] | None = None,
+            coalesce_key: CoalesceKey = lambda _: None,
             **limits: Any,
         ) -> Served:
             served = Served(answer)
 
-            class Watched(Peers):
+            class Watched(Connections):
                 def __init__(self, *args: Any) -> None:
                     super().__init__(*args)
-                    served.all_peers = self
+                    served.connections = self
 
-            monkeypatch.setattr(http_server, "Peers", Watched)
+            monkeypatch.setattr(http_server, "Connections", Watched)
             listener = listen(Address("127.0.0.1", 0), "--flag")
-            served.server = Server(served.handle, [listener], limits=Limits(**limits), lanes=lanes, alike=alike)
+            served.server = Server(
+                served.handle, [listener], limits=Limits(**limits), pools=pools, coalesce_key=coalesce_key
+            )
             served.server.start()
             stack.callback(served.server.stop)
             assert served.get("/first").ok
@@ -111,7 +116,7 @@ def hung_up(peer: socket.socket) -> bool:
 )
 def test_a_request_has_a_deadline(serve: Callable[..., Served], sent: bytes) -> None:
     """A peer that sends its headers or its body a byte at a time is cut, however often a byte comes."""
-    served = serve(asking=0.5)
+    served = serve(request_timeout=0.5)
     with served.connect(sent) as peer:
         deadline = time.monotonic() + PATIENCE
         with contextlib.suppress(ConnectionError):
@@ -125,7 +130,7 @@ def test_a_request_has_a_deadline(serve: Callable[..., Served], sent: bytes) -> 
 @pytest.mark.parametrize("sent", [b"", REQUEST])
 def test_an_idle_connection_has_a_deadline(serve: Callable[..., Served], sent: bytes) -> None:
     """A connection that says nothing, or nothing more, is ended."""
-    served = serve(idle=0.5)
+    served = serve(idle_timeout=0.5)
     with served.connect(sent) as peer:
         with peer.makefile("rb") as stream:
             answer = stream.read()
@@ -134,10 +139,10 @@ def test_an_idle_connection_has_a_deadline(serve: Callable[..., Served], sent: b
 
 def test_an_answer_that_is_not_read_has_a_deadline(serve: Callable[..., Served]) -> None:
     """A peer that does not read is cut, and what was meant for it is let go."""
-    served = serve(lambda request: b"x" * (20 * MEGABYTE if request.path == "/" else 1), taking=0.5)
+    served = serve(lambda request: b"x" * (20 * MEGABYTE if request.path == "/" else 1), response_timeout=0.5)
     with served.connect(REQUEST) as peer:
-        wait_until("the handler is asked", lambda: "/" in served.calls)
-        wait_until("the peer is cut", lambda: served.peers == 0)
+        wait_until("the handler is called", lambda: "/" in served.calls)
+        wait_until("the peer is cut", lambda: served.connected == 0)
         with contextlib.suppress(ConnectionError), peer.makefile("rb") as stream:
             assert len(stream.read()) < 20 * MEGABYTE
 
@@ -149,12 +154,17 @@ def test_an_answer_takes_as_long_as_it_takes(serve: Callable[..., Served]) -> No
         time.sleep(3)
         return b"late\n"
 
-    served = serve(lambda request: slow(request) if request.path == "/" else b"", idle=0.5, asking=0.5, taking=0.5)
+    served = serve(
+        lambda request: slow(request) if request.path == "/" else b"",
+        idle_timeout=0.5,
+        request_timeout=0.5,
+        response_timeout=0.5,
+    )
     assert served.get().text == "late\n"
 
 
 def test_requests_that_are_sent_at_once_are_answered_one_after_the_other(serve: Callable[..., Served]) -> None:
-    """No request is looked at before the answer to the one before is read; then all are answered."""
+    """No request is handled before the response to the one before is read; then all are answered."""
     answer = b"x" * MEGABYTE * 8
     served = serve(lambda request: answer if request.path == "/" else b"fine\n")
     with served.connect(REQUEST * 5) as peer:
@@ -173,21 +183,21 @@ def test_requests_that_are_sent_at_once_are_answered_one_after_the_other(serve: 
 
 def test_unread_answers_are_bounded_in_total(serve: Callable[..., Served]) -> None:
     """Beyond the limit those that read for longest are cut, and a peer that reads gets its answer."""
-    served = serve(lambda _: b"x" * MEGABYTE * 8, unread_bytes=20 * MEGABYTE)
+    served = serve(lambda _: b"x" * MEGABYTE * 8, unsent_bytes=20 * MEGABYTE)
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(served.connect(REQUEST)) for _ in range(8)]
-        wait_until("all have asked", lambda: len(served.calls) == len(peers))
-        wait_until("most are cut", lambda: served.peers <= 2)
+        wait_until("all have been handled", lambda: len(served.calls) == len(peers))
+        wait_until("most are cut", lambda: served.connected <= 2)
         assert served.get().content == b"x" * MEGABYTE * 8
 
 
 def test_an_answer_that_several_read_counts_once(serve: Callable[..., Served]) -> None:
     """It is in memory once, so nobody is cut for it."""
     answer = b"x" * MEGABYTE * 8
-    served = serve(lambda _: answer, unread_bytes=20 * MEGABYTE)
+    served = serve(lambda _: answer, unsent_bytes=20 * MEGABYTE)
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(served.connect(REQUEST.replace(b"1.1", b"1.0"))) for _ in range(8)]
-        wait_until("all have asked", lambda: len(served.calls) == len(peers))
+        wait_until("all have been handled", lambda: len(served.calls) == len(peers))
         for peer in peers:
             with peer.makefile("rb") as stream:
                 assert stream.read().endswith(answer)
@@ -203,7 +213,7 @@ def _read(peer: socket.socket) -> bytes:
 
 
 def _hold_both_threads(served: Served, stack: contextlib.ExitStack) -> None:
-    """Ask for what is not finished until the test says so, once for each thread."""
+    """Send a request to each thread that it holds until the test releases it."""
     for path in (b"/held/1", b"/held/2"):
         stack.enter_context(served.connect(REQUEST.replace(b" / ", b" " + path + b" ")))
     wait_until("both threads are busy", lambda: len(served.calls) == 2)
@@ -219,16 +229,16 @@ def _holding(release: threading.Event, answer: Callable[[Request], bytes]) -> Ca
     return hold
 
 
-def test_those_who_wait_for_the_same_get_one_answer(serve: Callable[..., Served]) -> None:
-    """What many wait for is made once, after the last of them has asked; others get their own."""
+def test_waiting_requests_with_the_same_key_share_a_response(serve: Callable[..., Served]) -> None:
+    """The response is made once, after the last of the requests came; a request with another key gets its own."""
     release, number = threading.Event(), itertools.count(1)
-    served = serve(_holding(release, lambda _: b"number %d\n" % next(number)), alike=_by_path)
+    served = serve(_holding(release, lambda _: b"number %d\n" % next(number)), coalesce_key=_by_path)
     with contextlib.ExitStack() as stack:
         stack.callback(release.set)
         _hold_both_threads(served, stack)
         next(number)
-        asked = [REQUEST.replace(b"1.1", b"1.0")] * 20 + [b"GET /other HTTP/1.0\r\n\r\n"]
-        peers = [stack.enter_context(served.connect(each)) for each in asked]
+        sent = [REQUEST.replace(b"1.1", b"1.0")] * 20 + [b"GET /other HTTP/1.0\r\n\r\n"]
+        peers = [stack.enter_context(served.connect(each)) for each in sent]
         wait_until("all wait", lambda: _waiting(served) == 21)
         release.set()
         answers = [_read(peer).rpartition(b"\r\n\r\n")[2] for peer in peers]
@@ -239,7 +249,7 @@ def test_those_who_wait_for_the_same_get_one_answer(serve: Callable[..., Served]
 
 
 def test_an_answer_is_never_older_than_its_request(serve: Callable[..., Served]) -> None:
-    """Who asks while an answer is being made gets a newer one."""
+    """A request that comes while a response is being made gets a newer one."""
     begun, release = threading.Event(), threading.Event()
     number = itertools.count(1)
 
@@ -250,7 +260,7 @@ def test_an_answer_is_never_older_than_its_request(serve: Callable[..., Served])
             release.wait(PATIENCE)
         return b"number %d\n" % mine
 
-    served = serve(lambda request: b"" if request.path == "/first" else count(request), alike=_by_path)
+    served = serve(lambda request: b"" if request.path == "/first" else count(request), coalesce_key=_by_path)
     with served.connect(REQUEST.replace(b"1.1", b"1.0")) as peer:
         assert begun.wait(PATIENCE)
         assert served.get().text == "number 2\n"
@@ -268,7 +278,8 @@ def test_a_failure_is_not_shared(serve: Callable[..., Served]) -> None:
         return b"fine\n"
 
     served = serve(
-        _holding(release, lambda request: b"" if request.path == "/first" else fail_first(request)), alike=_by_path
+        _holding(release, lambda request: b"" if request.path == "/first" else fail_first(request)),
+        coalesce_key=_by_path,
     )
     with contextlib.ExitStack() as stack:
         stack.callback(release.set)
@@ -282,10 +293,10 @@ def test_a_failure_is_not_shared(serve: Callable[..., Served]) -> None:
 
 def _waiting(served: Served) -> int:
     """How many wait for an answer, apart from those that hold the threads."""
-    return sum(each.phase is Phase.WAITING for each in served.all_peers) - 2
+    return sum(each.phase is Phase.HANDLING for each in served.connections) - 2
 
 
-def test_at_the_limit_the_idlest_make_room(serve: Callable[..., Served]) -> None:
+def test_at_the_limit_the_idlest_connections_are_closed(serve: Callable[..., Served]) -> None:
     """Any number of peers that send nothing or half a header do not keep a scrape out; one that is answered stays."""
     begun, go_on = threading.Event(), threading.Event()
 
@@ -295,21 +306,21 @@ def test_at_the_limit_the_idlest_make_room(serve: Callable[..., Served]) -> None
             go_on.wait(PATIENCE)
         return b"fine\n"
 
-    served = serve(wait, peers=10)
+    served = serve(wait, connections=10)
     with contextlib.ExitStack() as stack:
         slow = stack.enter_context(served.connect(b"GET /slow HTTP/1.0\r\n\r\n"))
         assert begun.wait(PATIENCE)
         peers = [stack.enter_context(served.connect(b"GET / HTTP" * (number % 2))) for number in range(50)]
         for _ in range(3):
             assert served.get("/metrics").text == "fine\n"
-        assert served.peers <= 10
+        assert served.connected <= 10
         assert hung_up(peers[0])
         go_on.set()
         with slow.makefile("rb") as stream:
             assert stream.read().endswith(b"fine\n")
 
 
-def test_one_lane_does_not_wait_for_another(serve: Callable[..., Served]) -> None:
+def test_one_pool_does_not_wait_for_another(serve: Callable[..., Served]) -> None:
     """While every thread for pages hangs, probes and metrics answer."""
     release = threading.Event()
 
@@ -318,7 +329,7 @@ def test_one_lane_does_not_wait_for_another(serve: Callable[..., Served]) -> Non
             release.wait(PATIENCE)
         return b"fine\n"
 
-    served = serve(hang, lanes={"/-/healthy": "probes", "/metrics": "metrics"})
+    served = serve(hang, pools={"/-/healthy": "probes", "/metrics": "metrics"})
     with contextlib.ExitStack() as stack:
         stack.callback(release.set)
         for _ in range(5):
@@ -328,7 +339,7 @@ def test_one_lane_does_not_wait_for_another(serve: Callable[..., Served]) -> Non
         assert served.get("/metrics").ok
 
 
-def test_nothing_is_rendered_for_those_who_have_gone(serve: Callable[..., Served]) -> None:
+def test_nothing_is_rendered_for_clients_that_have_gone(serve: Callable[..., Served]) -> None:
     """A request whose peer breaks off while it waits costs nothing."""
     release = threading.Event()
 
@@ -337,7 +348,7 @@ def test_nothing_is_rendered_for_those_who_have_gone(serve: Callable[..., Served
             release.wait(PATIENCE)
         return b"fine\n"
 
-    served = serve(hang, lanes={"/metrics": "metrics"})
+    served = serve(hang, pools={"/metrics": "metrics"})
     with contextlib.ExitStack() as stack:
         stack.callback(release.set)
         for _ in range(2):
@@ -348,7 +359,7 @@ def test_nothing_is_rendered_for_those_who_have_gone(serve: Callable[..., Served
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             gone.close()
         assert served.get("/metrics").ok
-        wait_until("they have gone", lambda: served.peers <= 2)
+        wait_until("they have gone", lambda: served.connected <= 2)
         release.set()
         assert served.get("/other").ok
     assert "/gone" not in served.calls
@@ -366,12 +377,12 @@ def test_a_peer_may_end_its_side_and_read_on(serve: Callable[..., Served]) -> No
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 @pytest.mark.parametrize("requests", [1, 3])
 def test_a_peer_that_sends_no_more_is_answered(serve: Callable[..., Served], version: bytes, requests: int) -> None:
-    """As `nc -N` does: all that it has asked for is answered, then the connection ends."""
+    """As `nc -N` does: all of its requests are answered, then the connection ends."""
     served = serve(lambda _: b"fine\n")
     with served.connect(REQUEST.replace(b"1.1", version) * requests) as peer:
         peer.shutdown(socket.SHUT_WR)
         assert _read(peer).count(b"\r\n\r\nfine\n") == (1 if version == b"1.0" else requests)
-        wait_until("it is forgotten", lambda: served.peers == 0)
+        wait_until("it is forgotten", lambda: served.connected == 0)
 
 
 def test_a_peer_that_sends_no_more_is_answered_late(serve: Callable[..., Served]) -> None:
@@ -384,7 +395,7 @@ def test_a_peer_that_sends_no_more_is_answered_late(serve: Callable[..., Served]
         peer = stack.enter_context(served.connect(REQUEST))
         wait_until("it waits", lambda: _waiting(served) == 1)
         peer.shutdown(socket.SHUT_WR)
-        wait_until("that is seen", lambda: any(each.half_closed for each in served.all_peers))
+        wait_until("that is seen", lambda: any(each.half_closed for each in served.connections))
         release.set()
         assert _read(peer).endswith(b"fine\n")
 
@@ -413,21 +424,21 @@ def test_half_a_request_is_the_end(serve: Callable[..., Served], sent: bytes) ->
 )
 def test_a_target_may_name_the_server(serve: Callable[..., Served], target: bytes, path: str, query: str) -> None:
     """Scheme and host in front of the path are not part of it."""
-    asked: list[Request] = []
+    seen: list[Request] = []
 
     def note(request: Request) -> bytes:
-        asked.append(request)
+        seen.append(request)
         return b"fine\n"
 
     served = serve(note)
     with served.connect(REQUEST.replace(b" / ", b" " + target + b" ").replace(b"1.1", b"1.0")) as peer:
         assert _read(peer).endswith(b"fine\n")
-    assert (asked[-1].path, asked[-1].query) == (path, query)
+    assert (seen[-1].path, seen[-1].query) == (path, query)
 
 
 @pytest.mark.parametrize(("size", "answer"), [(20_000, b"HTTP/1.1 413 "), (5, b"HTTP/1.1 100 ")])
-def test_who_asks_before_it_sends_is_told_at_once(serve: Callable[..., Served], size: int, answer: bytes) -> None:
-    """A body that is too large is refused before it is sent; any other is asked for."""
+def test_expect_continue_is_answered_at_once(serve: Callable[..., Served], size: int, answer: bytes) -> None:
+    """A body that is too large is refused before it is sent; for any other the client gets 100 Continue."""
     served = serve()
     head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % size
     with served.connect(head) as peer, peer.makefile("rb") as stream:
@@ -437,7 +448,7 @@ def test_who_asks_before_it_sends_is_told_at_once(serve: Callable[..., Served], 
             assert stream.readline() == b"\r\n"
             assert stream.readline().startswith(b"HTTP/1.1 200 ")
         else:
-            assert stream.read().endswith(b"the body is too large\n")
+            assert stream.read().endswith(b"request body too large\n")
     assert served.calls == (["/"] if size == 5 else [])
 
 
@@ -488,8 +499,8 @@ def test_a_failing_handler_is_one_line(serve: Callable[..., Served]) -> None:
     served = serve(fail)
     with structlog.testing.capture_logs() as lines:
         answer = served.get()
-    assert (answer.status_code, answer.text) == (500, "internal error; the log says more\n")
-    assert [(line["event"], line["path"]) for line in lines] == [("a request failed", "/")]
+    assert (answer.status_code, answer.text) == (500, "internal server error, see the log\n")
+    assert [(line["event"], line["path"]) for line in lines] == [("HTTP request failed", "/")]
 
 
 def test_every_answer_has_a_date(serve: Callable[..., Served]) -> None:
@@ -531,7 +542,8 @@ FEW_DESCRIPTORS = """
 import os, resource, sys, time
 from exporter import logs
 from exporter.httpd.address import Address, listen
-from exporter.httpd.server import Response, Server
+from exporter.httpd.messages import Response
+from exporter.httpd.server import Server
 logs.setup()
 server = Server(lambda _: Response(200, (), b"fine"), [listen(Address("127.0.0.1", 0), "--flag")])
 server.start()
@@ -545,7 +557,7 @@ time.sleep(1000)
 """
 
 
-def test_without_descriptors_it_rests_and_gives_up_idle_peers(tmp_path: Path) -> None:
+def test_without_descriptors_it_backs_off_and_closes_idle_connections(tmp_path: Path) -> None:
     """Where no descriptor is left, a scrape gets in all the same; that is one line, and nearly no CPU time."""
     with Program(python("-c", FEW_DESCRIPTORS), tmp_path) as program, contextlib.ExitStack() as stack:
         port = int(program.line(r"port (\d+)")[1])
@@ -570,9 +582,9 @@ def _cpu(pid: int) -> float:
 
 def test_accepting_again_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """A problem with accepting is resolved after a while without it, and said once each time."""
-    monkeypatch.setattr(http_server, "_REST", 0.0)
-    monkeypatch.setattr(http_server, "_LOOK", 0.05)
-    monkeypatch.setattr(http_server, "_RESOLVED_AFTER", 0.2)
+    monkeypatch.setattr(acceptor, "BACKOFF", 0.0)
+    monkeypatch.setattr(acceptor, "CHECK_EVERY", 0.05)
+    monkeypatch.setattr(acceptor, "RESOLVED_AFTER", 0.2)
     left = [OSError(24, "Too many open files")] * 5
 
     class Failing(socket.socket):
@@ -594,5 +606,5 @@ def test_accepting_again_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
             server.stop()
     assert [line["event"] for line in lines] == [
         "cannot accept connections: Too many open files; raise the limit of open files (ulimit -n, LimitNOFILE)",
-        "resolved: connections are accepted again",
+        "resolved: accepting connections again",
     ]

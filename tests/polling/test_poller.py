@@ -19,7 +19,6 @@ from exporter.api.client import Client
 from exporter.config.settings import Settings
 from exporter.counting import ledger_rows
 from exporter.counting.ledger import Ledger
-from exporter.drops.detector import Verdict
 from exporter.drops.monitor import DropMonitor
 from exporter.drops.warmup import MINUTES_BACK, WarmupRequest
 from exporter.errors import (
@@ -40,6 +39,7 @@ from exporter.model import Minute, MinuteRange, Reading, Stream, minute_of
 from exporter.polling.incidents import Incidents
 from exporter.polling.poller import MerchantPoller
 from exporter.storage.state import State, open_state
+from exporter.views import Verdict
 from tests.support.fakes import FakeClock
 from tests.support.processes import PATIENCE, wait_until
 
@@ -265,7 +265,7 @@ def test_what_fails_by_itself_is_shown_as_such(build: Callable[..., World], conc
     assert dict(link.failing) == {"a": 2}
     assert link.gone == {"b"}
     assert link.failing_lookups == 1
-    assert link.round_ended == pytest.approx(world.clock.now(), abs=60)
+    assert link.round_timestamp == pytest.approx(world.clock.now(), abs=60)
     world.client.faults = {}
     for _ in range(40):
         world.round()
@@ -426,7 +426,7 @@ def test_a_round_with_slow_answers_ends(build: Callable[..., World], concurrency
         began = world.clock.monotonic()
         world.poller.round()
         assert 0 < world.clock.monotonic() - began < 120
-        assert world.poller.link.round_ended == world.clock.now()
+        assert world.poller.link.round_timestamp == world.clock.now()
 
 
 # ---- what nobody foresaw ----
@@ -459,11 +459,11 @@ def test_a_defect_in_counting_is_that_streams_incident(
         assert all({"/play_count", "b/play_count"} <= set(asked) for asked in seen)
         assert 2 <= sum("a/play_count" in asked for asked in seen) <= 7
         [error] = [entry for entry in logs if entry["log_level"] == "error"]
-        assert error["event"].startswith("a/play_count/all: unexpected KeyError at test_poll.py:")
+        assert error["event"].startswith("a/play_count/all: unexpected KeyError at test_poller.py:")
         assert isinstance(error["exc_info"], KeyError)
         assert world.poller._rests.failing(streams[1])
         assert world.poller.link.last_error.startswith("unexpected KeyError at ")
-        assert world.poller.link.staleness is not None
+        assert world.poller.link.staleness_minutes is not None
         broken = False
         for _ in range(35):
             world.round()
@@ -527,7 +527,7 @@ def test_a_defect_in_the_verdict_on_one_media_is_its_own(build: Callable[..., Wo
             world.round()
     assert set(world.watch.drops(world.clock.now())) == {"", "b"}
     [error] = [entry for entry in logs if entry["log_level"] == "error"]
-    assert error["event"].startswith("drop detector, media a: unexpected KeyError at test_poll.py:")
+    assert error["event"].startswith("drop detector, media a: unexpected KeyError at test_poller.py:")
     assert world.poller.link.last_error == error["event"]
 
 
@@ -1088,7 +1088,8 @@ def test_the_link_tells_how_fresh_it_all_is(build: Callable[..., World]) -> None
     """With room for all streams nothing is stale; with too little, the mean is near what is possible."""
     world = build()
     world.round()
-    assert (world.poller.link.streams, world.poller.link.staleness, world.poller.link.staleness_bound) == (3, 0, 0)
+    link = world.poller.link
+    assert (link.streams, link.staleness_minutes, link.staleness_bound_minutes) == (3, 0, 0)
 
 
 def test_while_the_api_wants_to_be_left_alone_it_does_not_look_well(

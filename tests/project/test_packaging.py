@@ -52,8 +52,8 @@ MAY_IMPORT = {
     "backfill": {"foundation", "config", "counting", "api", "serving"},
     "backtest": {"foundation", "config", "counting", "api", "drops"},
     "assembly": {"foundation", "config", "counting", "api", "drops", "polling", "serving"},
-    "health": {"foundation", "assembly", "polling", "serving"},
-    "daemon": {"foundation", "config", "planning", "polling", "serving", "assembly", "health"},
+    "process_health": {"foundation", "assembly", "polling", "serving"},
+    "daemon": {"foundation", "config", "planning", "polling", "serving", "assembly", "process_health"},
     "demo": {"config", "simulator"},
     "flags": {"foundation"},
     "cli": {

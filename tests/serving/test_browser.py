@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry
 from exporter.httpd.address import Address
 from exporter.serving.page import page as render
 from exporter.serving.routes import create_app, make_server
-from exporter.serving.status import Status, as_json
+from exporter.serving.schema import Status
+from exporter.serving.status import as_json
 from exporter.simulator.app import create_app as create_api
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
@@ -98,9 +99,9 @@ def refreshed(visited: Visit, shown: Shown, **changes: Any) -> None:
     expect(visited.page.locator("#health")).to_contain_text(shown.status.summary)
 
 
-def test_a_daemon_shows_its_media_and_a_fault_without_reloading(browser: Browser, tmp_path: Path) -> None:
+def test_a_daemon_shows_its_media_and_an_error_without_reloading(browser: Browser, tmp_path: Path) -> None:
     """Media of the API appear with their sparklines; a hostile name stays text; when the API fails, the page that is
-    open says so: in the health, in the facts, among the requests. It complains of nothing and asks nobody else.
+    open says so: in the health, in the facts, among the requests. The console has no error, and nothing else is loaded.
     """
     world = World()
     switch = FaultSwitch(world, time.time, Faults(late_minutes=0, rate_limit=1000))
@@ -115,12 +116,12 @@ def test_a_daemon_shows_its_media_and_a_fault_without_reloading(browser: Browser
             url = daemon.line(r"\bmsg=started\b.* open=(\S+)")[1]
             with visit(browser, url) as visited:
                 page = visited.page
-                expect(page.locator("#health")).to_contain_text("The API answers.")
+                expect(page.locator("#health")).to_contain_text("The API is up.")
                 expect(page.locator(".media .spark .plays[d*=L]").first).to_be_visible()
                 assert names(page) == [each["name"] for each in media]
                 page.evaluate("window.notReloaded = true")
                 switch.set(error_rate=1.0)
-                expect(page.locator("#health")).to_contain_text(f"The API fails for {MERCHANT}")
+                expect(page.locator("#health")).to_contain_text(f"The API is down for {MERCHANT}")
                 expect(page.locator(".facts")).to_contain_text(": 500")
                 expect(page.locator("tr.failed", has_text="whole merchant/play_count/all").first).to_be_visible()
                 assert page.evaluate("window.notReloaded")
@@ -210,14 +211,14 @@ def test_a_new_configuration_loads_the_page_anew(browser: Browser, shown: Shown)
         expect(visited.page.get_by_role("heading", name="Merchant second")).to_be_visible()
 
 
-def test_an_exporter_that_is_gone_is_told(browser: Browser, shown: Shown) -> None:
-    """While no refresh succeeds, a line says that what is shown is old; it goes when one does."""
+def test_an_unreachable_exporter_is_shown(browser: Browser, shown: Shown) -> None:
+    """While no refresh succeeds, a line says that the data is stale; it goes when one succeeds."""
     with visit(browser, shown.url, fake_clock=True) as visited:
         alert = visited.page.get_by_role("alert")
         expect(alert).to_be_hidden()
         shown.failing = True
         visited.page.clock.run_for(REFRESH)
-        expect(alert).to_have_text("The exporter does not answer. What is shown here is old.")
+        expect(alert).to_have_text("The exporter is unreachable. The data on this page is stale.")
         shown.failing = False
         visited.page.clock.run_for(REFRESH)
         expect(alert).to_be_hidden()

@@ -1,20 +1,22 @@
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
-from prometheus_client import REGISTRY, CollectorRegistry, Metric, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.samples import Sample
 
 from exporter.model import Group, Stream, Target, end_of, minute_of
-from exporter.serving.families import FAMILIES, UP, Family, SnapshotCollector, build_registry, duplicates, families
+from exporter.serving.collector import SnapshotCollector, build_registry, families
+from exporter.serving.families import FAMILIES, Family
 from exporter.serving.instruments import Instruments
 from exporter.views import (
-    DropView,
     LinkView,
     MediaView,
     MerchantView,
@@ -22,20 +24,15 @@ from exporter.views import (
     Snapshot,
     StreamView,
     Thresholds,
+    Verdict,
 )
 
 NOW = 1_800_000_000.0
 THROUGH = minute_of(NOW) - 3
 MAX_STALENESS = 1800.0
+OLDEST = NOW - 2 * MAX_STALENESS
 
 Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-@dataclass(frozen=True)
-class Poll:
-    """The settings that matter here."""
-
-    max_staleness: float = MAX_STALENESS
 
 
 def stream_view(
@@ -66,9 +63,9 @@ def sample_map(metrics: list[Metric]) -> Samples:
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for metric in metrics for s in metric.samples}
 
 
-def shown(snapshot: Snapshot, *links: LinkView, now: float = NOW) -> dict[str, float]:
+def shown(snapshot: Snapshot, now: float = NOW) -> dict[str, float]:
     """Every sample as Prometheus writes it -> its value."""
-    samples = sample_map(list(families(snapshot, {each.merchant_id: each for each in links}, Poll(), now)))
+    samples = sample_map(list(families(snapshot, oldest=now - 2 * MAX_STALENESS)))
     return {
         name + "{" + ",".join(f'{key}="{value}"' for key, value in labels) + "}": value
         for (name, labels), value in samples.items()
@@ -84,7 +81,15 @@ def of_streams(*views: StreamView, now: float = NOW) -> dict[str, float]:
     }
 
 
-def everything() -> tuple[Snapshot, dict[str, LinkView]]:
+def of_links(*links: LinkView) -> dict[str, float]:
+    """The samples that the connections of merchants make."""
+    merchants = [MerchantView(each.merchant_id) for each in links]
+    connected = [replace(merchant, link=link) for merchant, link in zip(merchants, links, strict=True)]
+    of_merchants = shown(snapshot_of(*merchants))
+    return {key: value for key, value in shown(snapshot_of(*connected)).items() if key not in of_merchants}
+
+
+def everything() -> Snapshot:
     """A snapshot in which every family has samples, with odd label values."""
     merchants = []
     for merchant_id in ("acme", "büro"):
@@ -108,7 +113,7 @@ def everything() -> tuple[Snapshot, dict[str, LinkView]]:
                 "live",
                 MappingProxyType({"channel": "a\\b"}),
                 live_event_running=True,
-                drop=DropView(THROUGH, 0.8, 12.5, 40.0),
+                verdict=Verdict(THROUGH, 0.8, 12.5, 40.0),
                 thresholds=Thresholds(0.4, 0.6),
             ),
             MediaView("m2", failing_streams=1, gone=True),
@@ -120,11 +125,20 @@ def everything() -> tuple[Snapshot, dict[str, LinkView]]:
                 lost_minutes=4,
                 revisions_up=2,
                 revisions_down=1,
-                drop=DropView(THROUGH, 0.5, 30.0, 400.0),
+                verdict=Verdict(THROUGH, 0.5, 30.0, 400.0),
+                link=LinkView(merchant_id, True, 45, 6, 1.5, 1.25, NOW, round_timestamp=NOW),
             )
         )
-    links = {m.merchant_id: LinkView(m.merchant_id, True, 45, 6, 1.5, 1.25, NOW, round_ended=NOW) for m in merchants}
-    return snapshot_of(*merchants), links
+    return snapshot_of(*merchants)
+
+
+def duplicates(metrics: Iterable[Metric]) -> list[str]:
+    """The families and the series that are there more than once, which prometheus_client does not notice."""
+    seen: Counter[str] = Counter()
+    for metric in metrics:
+        seen[f"family {metric.name}"] += 1
+        seen.update(f"{sample.name}{sorted(sample.labels.items())}" for sample in metric.samples)
+    return [what for what, times in seen.items() if times > 1]
 
 
 def whole_registry() -> CollectorRegistry:
@@ -133,8 +147,8 @@ def whole_registry() -> CollectorRegistry:
     telemetry.observe_request("acme", "aggregations", "error", 12)
     telemetry.observe_revision(200)
     telemetry.reloaded(ok=True, at=NOW)
-    snapshot, links = everything()
-    return build_registry(telemetry, SnapshotCollector(lambda: snapshot, lambda: links, Poll(), lambda: NOW))
+    snapshot = everything()
+    return build_registry(telemetry, SnapshotCollector(lambda: snapshot, MAX_STALENESS, lambda: NOW))
 
 
 @pytest.mark.parametrize(
@@ -248,7 +262,7 @@ def test_what_is_said_about_the_data() -> None:
 def media_samples(*merchants: MerchantView) -> list[tuple[str, dict[str, str], float]]:
     return [
         (sample.name, sample.labels, sample.value)
-        for metric in families(snapshot_of(*merchants), {}, Poll(), NOW)
+        for metric in families(snapshot_of(*merchants), OLDEST)
         if metric.name in ("smartstream_media", "smartstream_live_event_running")
         for sample in metric.samples
     ]
@@ -280,7 +294,7 @@ def test_a_name_that_has_no_utf8_does_not_fail_the_scrape() -> None:
     """Half a surrogate pair, which JSON can carry, is shown as a question mark."""
     snapshot = snapshot_of(merchant_view(media=(MediaView("m1", "News \ud83d"),)))
     registry = CollectorRegistry()
-    registry.register(SnapshotCollector(lambda: snapshot, dict, Poll(), lambda: NOW))
+    registry.register(SnapshotCollector(lambda: snapshot, MAX_STALENESS, lambda: NOW))
     assert b'name="News ?"' in generate_latest(registry)
 
 
@@ -292,14 +306,14 @@ def test_what_is_said_about_the_connection() -> None:
         up=False,
         budget=22.5,
         streams=90,
-        staleness=1.5,
-        staleness_bound=1.25,
+        staleness_minutes=1.5,
+        staleness_bound_minutes=1.25,
         token_expiry=NOW + 60,
         failing=MappingProxyType({"": 2, "m1": 1}),
         failing_lookups=3,
-        round_ended=NOW - 7,
+        round_timestamp=NOW - 7,
     )
-    assert shown(Snapshot(), fresh, known) == {
+    assert of_links(fresh, known) == {
         'smartstream_api_budget_requests_per_minute{merchant_id="acme"}': 45,
         'smartstream_streams{merchant_id="acme"}': 6,
         'smartstream_merchant_failing_streams{merchant_id="acme"}': 0,
@@ -314,7 +328,7 @@ def test_what_is_said_about_the_connection() -> None:
         'smartstream_api_budget_requests_per_minute{merchant_id="büro"}': 22.5,
         'smartstream_api_token_expiry_timestamp_seconds{merchant_id="büro"}': NOW + 60,
     }
-    assert shown(Snapshot(), replace(known, up=True))['smartstream_up{merchant_id="büro"}'] == 1
+    assert of_links(replace(known, up=True))['smartstream_up{merchant_id="büro"}'] == 1
 
 
 def test_media_that_fail_or_are_gone_are_shown() -> None:
@@ -327,38 +341,14 @@ def test_media_that_fail_or_are_gone_are_shown() -> None:
         assert found[f"smartstream_media_gone{labels}"] == gone
 
 
-def test_requests_are_shown_before_the_first() -> None:
-    """Each known code of each endpoint is 0 at the start, so that `increase()` sees the first answer of its kind."""
-    telemetry = Instruments()
-    telemetry.expect(["acme"])
-    for endpoint in ("aggregations", "auth-token", "live_events", "medias"):
-        for code in ("200", "400", "401", "404", "429", "500", "error"):
-            names = {"merchant_id": "acme", "endpoint": endpoint, "code": code}
-            assert telemetry.registry.get_sample_value("smartstream_api_requests_total", names) == 0
-
-
-def test_the_state_file_and_the_log_are_asked_at_each_scrape() -> None:
-    """Until somebody says how they do, nothing is wrong with them."""
-    telemetry = Instruments()
-    value = telemetry.registry.get_sample_value
-    assert value("smartstream_state_writable") == 1
-    assert value("smartstream_log_lines_dropped_total") == 0
-    lines = [7]
-    telemetry.watch_process(state_writable=lambda: False, dropped_log_lines=lambda: lines[0])
-    assert value("smartstream_state_writable") == 0
-    assert value("smartstream_log_lines_dropped_total") == 7
-    lines[0] = 9
-    assert value("smartstream_log_lines_dropped_total") == 9
-
-
 def test_drops_are_shown_with_their_thresholds() -> None:
     """What the detector says of a media and of the whole merchant; a media that is left out has no threshold."""
     media = (
-        MediaView("m1", drop=DropView(THROUGH, 0.8, 12.5, 40.0), thresholds=Thresholds(0.4, 0.6)),
+        MediaView("m1", verdict=Verdict(THROUGH, 0.8, 12.5, 40.0), thresholds=Thresholds(0.4, 0.6)),
         MediaView("m2", thresholds=Thresholds(0.5, 0.5)),
         MediaView("m3"),
     )
-    merchant = replace(merchant_view(media=media), drop=DropView(THROUGH, 0.5, 30.0, 400.0))
+    merchant = replace(merchant_view(media=media), verdict=Verdict(THROUGH, 0.5, 30.0, 400.0))
     found = {
         series.replace('merchant_id="acme"', "…").replace("smartstream_", ""): value
         for series, value in shown(snapshot_of(merchant)).items()
@@ -379,7 +369,7 @@ def test_drops_are_shown_with_their_thresholds() -> None:
 
 def test_only_families_with_samples_are_shown() -> None:
     """An empty snapshot makes an empty page; `describe` names all families all the same, and without samples."""
-    collector = SnapshotCollector(Snapshot, dict, Poll(), lambda: NOW)
+    collector = SnapshotCollector(Snapshot, MAX_STALENESS, lambda: NOW)
     assert list(collector.collect()) == []
     described = list(collector.describe())
     assert len(described) == len(FAMILIES)
@@ -388,18 +378,18 @@ def test_only_families_with_samples_are_shown() -> None:
 
 def test_everything_together_shows_each_family_once() -> None:
     """With all targets, groups and facts, every family has samples, and no family and no series is there twice."""
-    snapshot, links = everything()
-    metrics = list(families(snapshot, links, Poll(), NOW))
+    snapshot = everything()
+    metrics = list(families(snapshot, OLDEST))
     assert {metric.name for metric in metrics} == {family.metric().name for family in FAMILIES}
     assert duplicates(metrics) == []
 
 
 def test_every_sample_has_the_labels_of_its_family() -> None:
     """No label is missing or added, and every value is text; media_info alone has configured labels beside."""
-    snapshot, links = everything()
+    snapshot = everything()
     known = {family.name: set(family.labels) for family in FAMILIES}
     known["smartstream_media_info"] |= {"channel"}
-    for metric in families(snapshot, links, Poll(), NOW):
+    for metric in families(snapshot, OLDEST):
         for sample in metric.samples:
             assert set(sample.labels) == known[sample.name]
             assert {type(value) for value in sample.labels.values()} == {str}
@@ -408,17 +398,10 @@ def test_every_sample_has_the_labels_of_its_family() -> None:
 
 def test_duplicates_are_found() -> None:
     """The check that other tests rely on sees a series twice in a family, and a family twice."""
-    twice = UP.metric([UP.sample(1, "acme"), UP.sample(0, "acme"), UP.sample(1, "büro")])
-    assert duplicates([twice]) == ["smartstream_up[('merchant_id', 'acme')]"]
-    assert duplicates([UP.metric(), UP.metric()]) == ["family smartstream_up"]
-
-
-def test_a_forgotten_label_is_an_error() -> None:
-    """Too few or too many label values raise, rather than make a series with a label missing."""
-    family = Family("smartstream_test", "gauge", "Test.", ("merchant_id", "media_id"))
-    for values in (("acme",), ("acme", "m1", "all")):
-        with pytest.raises(ValueError, match="zip"):
-            family.sample(1, *values)
+    up = Family("smartstream_up", "gauge", "Up.", ("merchant_id",))
+    samples = [Sample(up.name, {"merchant_id": merchant_id}, 1) for merchant_id in ("acme", "acme", "büro")]
+    assert duplicates([up.metric(samples)]) == ["smartstream_up[('merchant_id', 'acme')]"]
+    assert duplicates([up.metric(), up.metric()]) == ["family smartstream_up"]
 
 
 def test_help_names_the_field_of_the_api() -> None:
@@ -430,18 +413,18 @@ def test_help_names_the_field_of_the_api() -> None:
     )
 
 
-def test_a_scrape_asks_for_the_snapshot_once() -> None:
+def test_a_scrape_reads_the_snapshot_once() -> None:
     """All families of one scrape are of the same snapshot, although it is replaced while they are rendered."""
-    asked: list[int] = []
+    reads: list[int] = []
 
     def newest() -> Snapshot:
-        asked.append(len(asked))
-        total = SeriesView("", float(len(asked)), 1)
+        reads.append(len(reads))
+        total = SeriesView("", float(len(reads)), 1)
         return snapshot_of(merchant_view(*(stream_view(target, Group.ALL, total) for target in Target)))
 
-    collector = SnapshotCollector(newest, dict, Poll(), lambda: NOW)
+    collector = SnapshotCollector(newest, MAX_STALENESS, lambda: NOW)
     totals = [s.value for metric in collector.collect() for s in metric.samples if s.name.endswith("s_total")]
-    assert asked == [0]
+    assert reads == [0]
     assert set(totals) == {0.0, 1.0}  # revisions, lost minutes and resets are 0
 
 
@@ -471,6 +454,7 @@ def test_both_formats_say_the_same() -> None:
     parsed = parse_openmetrics(openmetrics.decode())  # type: ignore[no-untyped-call]  # the library's gap
     assert sample_map(list(parsed)) == collected
     assert len(collected) > 500
+    assert not [name for name, _ in collected if name.endswith("_created")]
 
 
 def test_a_page_can_be_restricted_to_some_names() -> None:
@@ -478,54 +462,3 @@ def test_a_page_can_be_restricted_to_some_names() -> None:
     restricted = whole_registry().restricted_registry(["smartstream_up", "smartstream_plays_total"])
     names = {sample.name for metric in restricted.collect() for sample in metric.samples}
     assert names == {"smartstream_up", "smartstream_plays_total"}
-
-
-def test_telemetry_counts_requests() -> None:
-    """A request is counted by merchant, endpoint and code; its duration by endpoint."""
-    telemetry = Instruments()
-    telemetry.observe_request("acme", "aggregations", "200", 0.2)
-    telemetry.observe_request("acme", "aggregations", "error", 12)
-    value = telemetry.registry.get_sample_value
-    for code in ("200", "error"):
-        names = {"merchant_id": "acme", "endpoint": "aggregations", "code": code}
-        assert value("smartstream_api_requests_total", names) == 1
-    assert value("smartstream_api_request_duration_seconds_sum", {"endpoint": "aggregations"}) == 12.2
-    bucket = {"endpoint": "aggregations", "le": "0.25"}
-    assert value("smartstream_api_request_duration_seconds_bucket", bucket) == 1
-
-
-def test_telemetry_keeps_the_age_of_revisions() -> None:
-    """A revision falls in the bucket of its age, in seconds."""
-    telemetry = Instruments()
-    telemetry.observe_revision(119)
-    value = telemetry.registry.get_sample_value
-    assert value("smartstream_revision_age_seconds_bucket", {"le": "60.0"}) == 0
-    assert value("smartstream_revision_age_seconds_bucket", {"le": "120.0"}) == 1
-
-
-def test_a_failed_reload_leaves_the_time_of_the_last_good_one() -> None:
-    """The success timestamp moves with successes only."""
-    telemetry = Instruments()
-    value = telemetry.registry.get_sample_value
-    for ok, at, good in ((True, 10.0, 10.0), (False, 20.0, 10.0), (True, 30.0, 30.0)):
-        telemetry.reloaded(ok=ok, at=at)
-        assert value("smartstream_config_last_reload_successful") == ok
-        assert value("smartstream_config_last_reload_success_timestamp_seconds") == good
-
-
-def test_telemetry_shows_the_build_and_the_process() -> None:
-    """The release, the Python and the process are on the page; creation times are not."""
-    page = generate_latest(Instruments("1.2.3").registry).decode()
-    assert 'smartstream_build_info{python="3.' in page
-    assert 'version="1.2.3"} 1.0' in page
-    assert "process_resident_memory_bytes" in page
-    assert "python_gc_collections_total" in page
-    assert "_created" not in generate_latest(whole_registry()).decode()
-
-
-def test_nothing_is_registered_globally() -> None:
-    """Two exporters in one process do not see each other's numbers."""
-    one, two = Instruments(), Instruments()
-    one.observe_revision(60)
-    assert two.registry.get_sample_value("smartstream_revision_age_seconds_count") == 0
-    assert not [metric.name for metric in REGISTRY.collect() if metric.name.startswith("smartstream")]

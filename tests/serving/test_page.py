@@ -9,7 +9,8 @@ import pytest
 
 from exporter.api.request_log import Exchange
 from exporter.serving.page import MOST_MEDIA, POLICY, page
-from exporter.serving.status import DropState, Hour, Status
+from exporter.serving.schema import Drop, DropState, Status
+from exporter.views import Hour
 from tests.support.statuses import NOW, many
 
 NASTY = '<script>alert("1")</script><img src=x onerror=alert(2)>\'&'
@@ -70,23 +71,23 @@ def changed(status: Status, **changes: Any) -> Status:
     return replace(status, merchants=(replace(status.merchants[0], **changes),))
 
 
-def test_a_merchant_is_told_in_facts() -> None:
+def test_a_merchant_is_shown_in_facts() -> None:
     """Plays, drop, API, horizon, budget, staleness with its bound, token, success, lost minutes, error."""
     status = changed(many(1), last_error="503 from the API", last_error_at=NOW - 7300)
     facts = {term: " ".join(text.split()) for term, text in Reader(page(status)).facts.items()}
     assert facts == {
-        "Plays in the last minute": "100 of 100 expected",
+        "Plays, last minute": "100 of 100 expected",
         "Drop": "none",
-        "API": "answers",
-        "Rows up to": "2 min ago 2027-01-15 07:58:00 UTC",
-        "Requests a minute": "45 for 2 streams",
-        "Staleness": "1.5 min at best 1.5 min",
-        "Token until": "2027-01-15 08:30:00 UTC",
+        "API": "up",
+        "Newest data": "2 min ago 2027-01-15 07:58:00 UTC",
+        "Request budget": "45 per minute for 2 streams",
+        "Staleness": "1.5 min lower bound 1.5 min",
+        "Token expiry": "2027-01-15 08:30:00 UTC",
         "Last success": "2 s ago",
         "Lost minutes": "0",
         "Values not counted yet": "0",
         "Failing streams": "0",
-        "Last round": "–",
+        "Last poll": "–",
         "Last error": "2 h 1 min ago: 503 from the API",
     }
 
@@ -96,7 +97,7 @@ def test_a_media_is_one_row() -> None:
     rows = Reader(page(many(5))).cells
     head = ["Media", "Last hour", "Last minute", "Drop", "Staleness", "Live", "Last error"]
     assert rows[0] == head
-    assert rows[3] == ["Media 2 m2", "", "3 of 15", "critical −80 %", "2 min counted up to 4 min ago", "–", "–"]
+    assert rows[3] == ["Media 2 m2", "", "3 of 15", "critical −80 %", "2 min newest data 4 min ago", "–", "–"]
     assert rows[4][5] == "live"
     assert rows[5][6] == "1 min 10 s ago: 503 SERVER_ERROR"
 
@@ -108,10 +109,10 @@ def test_a_media_that_fails_or_is_gone_says_so() -> None:
     media[3] = replace(media[3], gone=True, failing_streams=1)
     media[4] = replace(media[4], failing_streams=1)
     reader = Reader(page(changed(status, media=tuple(media), failing_lookups=3, round_timestamp=NOW - 12)))
-    assert reader.cells[4][6] == "gone (404) –"
-    assert reader.cells[5][6] == "1 of 1 streams fail 1 min 10 s ago: 503 SERVER_ERROR"
+    assert reader.cells[4][6] == "not found (404) –"
+    assert reader.cells[5][6] == "1 of 1 streams failing 1 min 10 s ago: 503 SERVER_ERROR"
     assert " ".join(reader.facts["Failing streams"].split()) == "2 and 3 lookups"
-    assert " ".join(reader.facts["Last round"].split()) == "12 s ago"
+    assert " ".join(reader.facts["Last poll"].split()) == "12 s ago"
 
 
 def test_what_is_not_known_is_a_dash() -> None:
@@ -127,14 +128,24 @@ def test_what_is_not_known_is_a_dash() -> None:
     )
     status = changed(status, up=None, horizon=None, token_expiry=None, last_success=None, media=(media,))
     reader = Reader(page(status))
-    assert reader.cells[1] == ["m0", "–", "–", "unknown", "–", "–", "–"]
-    assert [reader.facts[term].split() for term in ("Token until", "Last success")] == [["–"], ["–"]]
-    assert reader.facts["API"] == "not asked yet"
+    assert reader.cells[1] == ["m0", "–", "–", "no data", "–", "–", "–"]
+    assert [reader.facts[term].split() for term in ("Token expiry", "Last success")] == [["–"], ["–"]]
+    assert reader.facts["API"] == "no data"
     assert "None" not in page(status)
 
 
+@pytest.mark.parametrize(
+    ("state", "label"), [("none", "none"), ("warning", "warning"), ("off", "disabled"), ("unknown", "no data")]
+)
+def test_a_drop_has_a_label(state: str, label: str) -> None:
+    """A media without drop alerts, and one without a verdict, are not shown as fine."""
+    status = many(1)
+    media = replace(status.merchants[0].media[0], drop=Drop(DropState(state)))
+    assert Reader(page(changed(status, media=(media,)))).cells[1][3] == label
+
+
 def test_the_newest_requests_are_rows_and_failures_stand_out() -> None:
-    """Each request is told with its time, merchant, endpoint, stream, code, seconds and error."""
+    """Each request has its time, merchant, endpoint, stream, code, seconds and error."""
     reader = Reader(page(many(5)))
     assert reader.cells[-2] == ["2 s ago", "acme", "aggregations", "m1/play_count/all", "200", "0.05 s", "–"]
     assert reader.cells[-1][-4:] == ["m4/play_count/all", "503", "0.25 s", "503 SERVER_ERROR"]
@@ -146,8 +157,8 @@ def test_without_media_the_page_says_so() -> None:
     """A merchant without media and a log without requests have a row that says it."""
     text = page(replace(changed(many(1), media=()), requests=()))
     assert [row for row in Reader(text).cells if len(row) == 1] == [
-        ["None are configured; the whole merchant is counted all the same."],
-        ["None yet."],
+        ["No media configured. The whole merchant is counted anyway."],
+        ["No requests yet."],
     ]
 
 
@@ -229,7 +240,7 @@ def test_nothing_in_the_page_is_from_elsewhere() -> None:
 def test_a_time_beyond_the_calendar_does_not_fail_the_page(expiry: float) -> None:
     """A token's expiry that no calendar has is shown as the number it is."""
     facts = Reader(page(changed(many(1), token_expiry=expiry))).facts
-    assert facts["Token until"] == f"{expiry:g}"
+    assert facts["Token expiry"] == f"{expiry:g}"
 
 
 @pytest.mark.parametrize(
@@ -253,4 +264,4 @@ def test_a_clock_that_is_behind_makes_no_negative_age() -> None:
 )
 def test_numbers_are_short(value: float, shown: str) -> None:
     """A whole number has its thousands marked, another what matters of it."""
-    assert Reader(page(changed(many(1), budget=value))).facts["Requests a minute"].split()[0] == shown
+    assert Reader(page(changed(many(1), budget=value))).facts["Request budget"].split()[0] == shown

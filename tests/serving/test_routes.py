@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from exporter.errors import InputError
 from exporter.httpd.address import Address, parse_address
-from exporter.httpd.server import Handler, Request, Server
+from exporter.httpd.messages import Handler, Request
+from exporter.httpd.server import Server
 from exporter.serving.instruments import Instruments
 from exporter.serving.routes import create_app, make_server
 from tests.support import processes
@@ -87,8 +88,8 @@ def test_each_path_has_its_page(path: str, content_type: str, body: str) -> None
 
 
 @pytest.mark.parametrize("path", ["/", "/api/v1/status", "/config", "/docs", "/metrics", "/-/ready", "/no-such-page"])
-def test_every_answer_is_kept_from_misuse(path: str) -> None:
-    """No answer is cached, sniffed or framed; none but the page can run or load anything, and the page only its own."""
+def test_every_response_has_security_headers(path: str) -> None:
+    """No response is cached, sniffed or framed; only the page can run or load anything, and only its own."""
     headers = ask(Parts().app(), path).headers
     assert headers["Cache-Control"] == "no-store"
     assert headers["X-Content-Type-Options"] == "nosniff"
@@ -102,12 +103,12 @@ def test_every_answer_is_kept_from_misuse(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/api/v1/status"])
 def test_a_merchant_can_be_named(path: str) -> None:
-    """The page and the JSON are asked for the merchant in the query, and one that is not there is not found."""
+    """The page and the JSON show the merchant in the query; an unknown one is not found."""
 
-    def told(merchant_id: str) -> str | None:
+    def render(merchant_id: str) -> str | None:
         return None if merchant_id == "nobody" else f"<{merchant_id}>"
 
-    app = Parts(page=told, status_json=told).app()
+    app = Parts(page=render, status_json=render).app()
     assert ask(app, path).body == b"<>"
     assert ask(app, f"{path}?merchant=a%20b%26").body == b"<a b&>"
     assert ask(app, f"{path}?merchant=nobody").status == 404
@@ -122,7 +123,7 @@ def test_other_paths_are_not_found(path: str) -> None:
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy"])
 def test_pages_can_only_be_read(path: str, method: str) -> None:
-    """A method other than GET and HEAD is refused, and told which are not."""
+    """A method other than GET and HEAD is refused, with the methods that are allowed."""
     reply = ask(Parts().app(), path, method)
     assert reply.status == 405
     assert reply.headers["Allow"] == "GET, HEAD"
@@ -139,7 +140,7 @@ def test_head_says_what_get_would(path: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "word"), [("/-/healthy", "healthy"), ("/-/ready", "ready")])
-def test_a_fault_makes_a_probe_fail(path: str, word: str) -> None:
+def test_a_problem_makes_a_probe_fail(path: str, word: str) -> None:
     """A probe answers 503 with the reason while there is one."""
     parts = Parts()
     setattr(parts, word, lambda: "the loop has stopped")
@@ -150,7 +151,7 @@ def test_a_fault_makes_a_probe_fail(path: str, word: str) -> None:
 
 @pytest.mark.parametrize("part", ["healthy", "ready", "page", "config_text"])
 def test_a_failing_page_is_one_line_in_the_log(part: str) -> None:
-    """An exception becomes a 500 that tells the client nothing of it, and one line in the log that does."""
+    """An exception becomes a 500 without details, and one line in the log with them."""
 
     def fail() -> str:
         raise RuntimeError("the inside of the program")
@@ -161,8 +162,10 @@ def test_a_failing_page_is_one_line_in_the_log(part: str) -> None:
     with structlog.testing.capture_logs() as lines:
         reply = ask(parts.app(), path)
     assert reply.status == 500
-    assert reply.body == b"internal error; the log says more\n"
-    assert [(line["event"], line["path"], line["log_level"]) for line in lines] == [("a request failed", path, "error")]
+    assert reply.body == b"internal server error, see the log\n"
+    assert [(line["event"], line["path"], line["log_level"]) for line in lines] == [
+        ("HTTP request failed", path, "error")
+    ]
 
 
 def test_a_failing_collector_is_a_500_too() -> None:
@@ -245,7 +248,7 @@ PROMETHEUS_3_TEXT = (
         (",;=,;q,", TEXT_0),
     ],
 )
-def test_metrics_come_in_the_format_that_is_asked_for(accept: str, content_type: str) -> None:
+def test_metrics_come_in_the_accepted_format(accept: str, content_type: str) -> None:
     """The best that is accepted, and its name is that of what is sent, also for a header that makes no sense."""
     parts = Parts()
     Counter("plays", "Plays.", registry=parts.registry).inc(4)
@@ -304,34 +307,6 @@ def test_large_answers_are_compressed_where_that_is_accepted(accept_encoding: st
     assert (gzip.decompress(reply.body) if compressed else reply.body) == b"plays " * 1000
 
 
-@pytest.mark.parametrize(
-    ("text", "host", "port"),
-    [
-        (":10077", "", 10077),
-        ("0.0.0.0:9000", "0.0.0.0", 9000),
-        ("[::1]:9000", "::1", 9000),
-        ("[::]:80", "::", 80),
-        ("localhost:0", "localhost", 0),
-        ("exporter.example.com:65535", "exporter.example.com", 65535),
-    ],
-)
-def test_addresses_are_written_as_for_prometheus(text: str, host: str, port: int) -> None:
-    """Host and port are found, and an address is written as it is read."""
-    assert parse_address(text) == Address(host, port)
-    assert str(parse_address(text)) == text
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "10077", "localhost", "localhost:", ":65536", ":-1", ":80a", "::1:80", "[::1]", "a b:80", "[x]:1", ":８０"],
-)
-def test_what_is_no_address_is_one_line(text: str) -> None:
-    """The message names the text and shows how an address is written."""
-    with pytest.raises(InputError) as caught:
-        parse_address(text)
-    assert str(caught.value) == f"{text!r} is not an address; write HOST:PORT, for example 127.0.0.1:9000 or :10077"
-
-
 @contextlib.contextmanager
 def serving(parts: Parts | None = None, address: str = "127.0.0.1:0") -> Iterator[Server]:
     app = (parts or Parts()).app()
@@ -352,7 +327,7 @@ def get(server: Server, path: str) -> requests.Response:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", ":0", "0.0.0.0:0"])
-def test_the_server_listens_where_it_is_told(address: str) -> None:
+def test_the_server_listens_on_its_address(address: str) -> None:
     """Port 0 takes a free port, and the address that the server then names is one that answers."""
     with serving(address=address) as server:
         assert server.address.port > 0
@@ -384,8 +359,8 @@ def test_a_port_in_use_is_one_line() -> None:
     with serving() as server:
         with pytest.raises(InputError) as caught:
             make_server(Parts().app(), server.address)
-        fault = str(caught.value)
-        assert fault == (
+        message = str(caught.value)
+        assert message == (
             f"--web.listen-address: cannot listen on {server.address}: Address already in use; "
             "another process listens there: stop it, or choose another port"
         )
@@ -396,9 +371,9 @@ def test_a_host_that_is_not_this_machine_is_one_line(host: str) -> None:
     """What cannot be a name, and an address of another machine, are InputErrors, too."""
     with pytest.raises(InputError) as caught:
         make_server(Parts().app(), Address(host, 0))
-    fault = str(caught.value)
-    assert fault.startswith(f"--web.listen-address: cannot listen on {host}:0: ")
-    assert "\n" not in fault
+    message = str(caught.value)
+    assert message.startswith(f"--web.listen-address: cannot listen on {host}:0: ")
+    assert "\n" not in message
 
 
 def test_a_name_that_is_not_known_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,7 +415,7 @@ def test_the_server_says_nothing_of_itself() -> None:
 
 
 def test_scrapes_that_wait_together_cost_one_rendering() -> None:
-    """However many ask for the same, it is collected once; another format is another answer."""
+    """However many request the same, it is collected once; another format is another response."""
     begun, release = threading.Semaphore(0), threading.Event()
     parts, calls = Parts(), []
 
@@ -468,14 +443,14 @@ def test_scrapes_that_wait_together_cost_one_rendering() -> None:
             scrape(b"text/plain")
             scrape(b"text/plain", b"HEAD")
             scrape(b"application/openmetrics-text")
-        # A probe that is asked after them is answered after they have been read from their connections.
+        # A probe that is sent after them is answered after they have been read from their connections.
         for _ in range(3):
             assert get(server, "/-/healthy").ok
         release.set()
         answers = [peer.makefile("rb").read() for peer in peers]
     assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in answers)
     assert [b"# EOF" in answer for answer in answers[2:]] == [False, False, True] * 20
-    # Four, unless the machine is so slow that some asked late.
+    # Four, unless the machine is so slow that some came late.
     assert len(calls) <= 10
 
 

@@ -8,20 +8,11 @@ import pytest
 
 from exporter.api.request_log import Exchange, RequestsView
 from exporter.model import Target, end_of, start_of
-from exporter.serving.status import (
-    Drop,
-    Health,
-    MediaStatus,
-    MerchantStatus,
-    Status,
-    as_json,
-    build,
-    clock_problem,
-    only,
-)
+from exporter.serving.health import clock_problem
+from exporter.serving.schema import Drop, Health, MediaStatus, MerchantStatus, Status
+from exporter.serving.status import as_json, build, only
 from exporter.views import (
-    DropView,
-    HourView,
+    Hour,
     LinkView,
     MediaView,
     MerchantView,
@@ -30,6 +21,7 @@ from exporter.views import (
     StreamView,
     Subject,
     Thresholds,
+    Verdict,
 )
 from tests.support.statuses import NOW, THROUGH, many, stream_view
 
@@ -38,7 +30,7 @@ def built(
     *views: StreamView,
     media: tuple[MediaView, ...] = (),
     link: LinkView | None = None,
-    hours: dict[str, HourView] | None = None,
+    hours: dict[str, Hour] | None = None,
     requests: RequestsView | None = None,
     **given: Any,
 ) -> Status:
@@ -47,11 +39,11 @@ def built(
         "acme",
         streams=MappingProxyType({view.stream: view for view in views}),
         media=MappingProxyType({each.media_id: each for each in media}),
+        link=link,
         **given,
     )
-    links = {"acme": link} if link else {}
     snapshot = Snapshot(MappingProxyType({"acme": merchant}))
-    return build(snapshot, links, {"acme": hours or {}}, requests or RequestsView(), NOW, "1.2.3")
+    return build(snapshot, {"acme": hours or {}}, requests or RequestsView(), NOW, "1.2.3")
 
 
 def only_media(status: Status) -> MediaStatus:
@@ -68,8 +60,8 @@ def test_a_merchant_has_what_its_link_and_its_ledger_know() -> None:
         up=True,
         budget=22.5,
         streams=7,
-        staleness=1.5,
-        staleness_bound=1.2,
+        staleness_minutes=1.5,
+        staleness_bound_minutes=1.2,
         token_expiry=NOW + 60,
         last_success=NOW - 1,
         last_error="503",
@@ -125,28 +117,30 @@ def test_a_media_ahead_of_the_merchant_is_not_stale() -> None:
     ("ratio", "state"),
     [(0.0, "none"), (0.4, "none"), (0.41, "warning"), (0.6, "warning"), (0.61, "critical")],
 )
-def test_a_drop_is_told_above_its_threshold(ratio: float, state: str) -> None:
+def test_a_drop_is_shown_above_its_threshold(ratio: float, state: str) -> None:
     """The state is that of the alerts: above a threshold, not at it."""
-    view = DropView(THROUGH, ratio, 12.0, 30.0)
-    media = only_media(built(media=(MediaView("m1", drop=view, thresholds=Thresholds(0.4, 0.6)),)))
+    view = Verdict(THROUGH, ratio, 12.0, 30.0)
+    media = only_media(built(media=(MediaView("m1", verdict=view, thresholds=Thresholds(0.4, 0.6)),)))
     assert media.drop.state == state
     assert media.drop == Drop(media.drop.state, ratio, 12.0, 30.0, end_of(THROUGH))
 
 
 def test_a_media_that_is_left_out_has_no_drop() -> None:
-    """Without thresholds nothing is told, whatever the detector says."""
-    assert only_media(built(media=(MediaView("m1", drop=DropView(THROUGH, 1, 99, 9)),))).drop == Drop("off")  # type: ignore[arg-type]
+    """Without thresholds no drop is shown, whatever the detector says."""
+    assert only_media(built(media=(MediaView("m1", verdict=Verdict(THROUGH, 1, 99, 9)),))).drop == Drop("off")  # type: ignore[arg-type]
 
 
 def test_the_whole_merchant_has_a_threshold_of_its_own() -> None:
     """A drop of all plays above 35 % is critical, as its alert is."""
-    states = [built(drop=DropView(THROUGH, ratio, 50, 100)).merchants[0].whole.drop.state for ratio in (0.35, 0.36, 1)]
+    states = [
+        built(verdict=Verdict(THROUGH, ratio, 50, 100)).merchants[0].whole.drop.state for ratio in (0.35, 0.36, 1)
+    ]
     assert states == ["none", "critical", "critical"]
 
 
 def test_hours_go_to_their_media() -> None:
     """Each media has its own hour, and the whole merchant the one without a media."""
-    hours = {"": HourView(THROUGH, (5.0,), (6.0,)), "m1": HourView(THROUGH, (1.0, None), (None, 2.0))}
+    hours = {"": Hour(start_of(THROUGH), (5.0,), (6.0,)), "m1": Hour(start_of(THROUGH), (1.0, None), (None, 2.0))}
     status = built(media=(MediaView("m1"),), hours=hours)
     hour = only_media(status).hour
     assert hour is not None
@@ -161,32 +155,32 @@ def test_errors_go_to_their_media() -> None:
     failure = Exchange(NOW - 5, "acme", "medias", "404", 0.1, "m1", "m1", "medias: 404 gone")
     requests = RequestsView((failure,), MappingProxyType({("acme", "m1"): failure, ("other", "m2"): failure}))
     status = built(media=(MediaView("m1"), MediaView("m2")), requests=requests)
-    told = [(media.last_error, media.last_error_at) for media in status.merchants[0].media]
-    assert told == [("medias: 404 gone", NOW - 5), ("", None)]
+    errors = [(media.last_error, media.last_error_at) for media in status.merchants[0].media]
+    assert errors == [("medias: 404 gone", NOW - 5), ("", None)]
     assert status.requests == (failure,)
 
 
 @pytest.mark.parametrize(
     ("up", "ratio", "held", "health", "summary"),
     [
-        (True, 0.0, 0, Health.GOOD, "The API answers. Merchants: 1, media: 1, streams: 4."),
+        (True, 0.0, 0, Health.GOOD, "The API is up. Merchants: 1, media: 1, streams: 4."),
         (
             True,
             0.0,
             2,
             Health.WARNING,
-            "The API answers. Values that cannot be used are not counted yet: acme (2).",
+            "The API is up. Unusable values are not counted yet: acme (2).",
         ),
-        (True, 0.9, 2, Health.WARNING, "The API answers. Plays have dropped: News."),
-        (None, 0.9, 2, Health.WARNING, "Waiting for the first answer of the API for acme."),
-        (False, 0.9, 2, Health.BAD, "The API fails for acme."),
+        (True, 0.9, 2, Health.WARNING, "The API is up. Plays are dropping: News."),
+        (None, 0.9, 2, Health.WARNING, "Waiting for the first API response for acme."),
+        (False, 0.9, 2, Health.BAD, "The API is down for acme."),
     ],
 )
 def test_the_health_is_the_worst_of_all(up: bool | None, ratio: float, held: int, health: Health, summary: str) -> None:
     """A failing API comes before a first answer that is waited for, that before a drop, and that before values that
     are not counted yet.
     """
-    media = MediaView("m1", name="News", drop=DropView(THROUGH, ratio, 40, 9), thresholds=Thresholds(0.4, 0.6))
+    media = MediaView("m1", name="News", verdict=Verdict(THROUGH, ratio, 40, 9), thresholds=Thresholds(0.4, 0.6))
     status = built(media=(media,), link=LinkView("acme", up=up, streams=4), held_values=held)
     assert (status.health, status.summary) == (health, summary)
 
@@ -194,14 +188,14 @@ def test_the_health_is_the_worst_of_all(up: bool | None, ratio: float, held: int
 def test_a_wrong_clock_and_answers_that_cannot_be_used_are_no_good_health() -> None:
     """Each is a warning that says what is wrong; of both the clock comes first. The same for one merchant's part."""
     link = LinkView("acme", up=True, unusable='row 3: "N/A" is not a number')
-    merchants = MappingProxyType({"acme": MerchantView("acme")})
+    merchants = MappingProxyType({"acme": MerchantView("acme", link=link)})
     for offset, said in [
         (0.0, 'not counted yet: acme (row 3: "N/A" is not a number).'),
-        (10_803.0, "The clock of this machine is 3h ahead of the API's (Date header)."),
-        (-95.0, "The clock of this machine is 1m35s behind the API's (Date header)."),
+        (10_803.0, "This machine's clock is 3h ahead of the API's clock (Date header)."),
+        (-95.0, "This machine's clock is 1m35s behind the API's clock (Date header)."),
     ]:
         problems = (ProblemView(Subject.CLOCK, clock_problem(offset)),) if offset else ()
-        status = build(Snapshot(merchants, offset, problems), {"acme": link}, {}, RequestsView(), NOW, "1.2.3")
+        status = build(Snapshot(merchants, offset, problems), {}, RequestsView(), NOW, "1.2.3")
         part = only(status, "acme")
         assert part is not None
         for each in (status, part):
@@ -212,22 +206,21 @@ def test_a_wrong_clock_and_answers_that_cannot_be_used_are_no_good_health() -> N
 
 def test_what_is_wrong_with_the_process_is_said_first() -> None:
     """Where nothing is counted, that is worse than anything that the API says; all of it is said, a sentence each."""
-    merchants = MappingProxyType({"acme": MerchantView("acme")})
     problems = (
         ProblemView(Subject.STATE_FILE, "state.db: the disk is full; free some space", NOW - 60, bad=True),
         ProblemView(Subject.POLLING, "no heartbeat for 130 s", bad=True),
         ProblemView(Subject.LOG, "the log has not taken a line for 90 s"),
     )
-    for up in (True, False):
-        links = {"acme": LinkView("acme", up=up)}
-        status = build(Snapshot(merchants, problems=problems), links, {}, RequestsView(), NOW, "1.2.3")
+    for up in (False, True):
+        merchants = MappingProxyType({"acme": MerchantView("acme", link=LinkView("acme", up=up))})
+        status = build(Snapshot(merchants, problems=problems), {}, RequestsView(), NOW, "1.2.3")
         assert (status.health, status.summary) == (
             Health.BAD,
             "State.db: the disk is full; free some space. No heartbeat for 130 s.",
         )
         assert status.problems == problems
     log_only = Snapshot(merchants, problems=problems[2:])
-    status = build(log_only, {"acme": LinkView("acme", up=True)}, {}, RequestsView(), NOW, "1.2.3")
+    status = build(log_only, {}, RequestsView(), NOW, "1.2.3")
     assert (status.health, status.summary) == (Health.WARNING, "The log has not taken a line for 90 s.")
 
 
@@ -241,7 +234,7 @@ def test_media_that_fail_are_named() -> None:
     status = built(media=media, link=LinkView("acme", up=True, streams=4, failing=MappingProxyType({"": 1})))
     assert (status.health, status.summary) == (
         Health.WARNING,
-        "The API answers. Requests fail for News, all media of acme. The API does not know m2 (404).",
+        "The API is up. Requests fail for News, all media of acme. Media not found (404): m2.",
     )
     [merchant] = status.merchants
     assert [(each.failing_streams, each.gone) for each in merchant.media] == [(2, False), (1, True), (0, False)]
@@ -250,24 +243,22 @@ def test_media_that_fail_are_named() -> None:
 
 def test_the_summary_stays_short() -> None:
     """Of many merchants it names five, and the number of the others."""
-    merchants = {f"m{n}": MerchantView(f"m{n}") for n in range(8)}
-    links = {name: LinkView(name, up=False) for name in merchants}
-    status = build(Snapshot(MappingProxyType(merchants)), links, {}, RequestsView(), NOW, "1.2.3")
-    assert status.summary == "The API fails for m0, m1, m2, m3, m4 and 3 more."
+    merchants = {f"m{n}": MerchantView(f"m{n}", link=LinkView(f"m{n}", up=False)) for n in range(8)}
+    status = build(Snapshot(MappingProxyType(merchants)), {}, RequestsView(), NOW, "1.2.3")
+    assert status.summary == "The API is down for m0, m1, m2, m3, m4 and 3 more."
 
 
 def test_a_part_is_about_one_merchant() -> None:
     """It has the merchant, its health and its requests, and nothing of the others; nobody has no part."""
-    merchants = {name: MerchantView(name) for name in ("a", "b")}
-    links = {"a": LinkView("a", up=False), "b": LinkView("b", up=True)}
+    merchants = {name: MerchantView(name, link=LinkView(name, up=name == "b")) for name in ("a", "b")}
     requests = RequestsView(tuple(Exchange(NOW, name, "medias", "200", 0.1) for name in ("a", "b", "a")))
-    whole = build(Snapshot(MappingProxyType(merchants)), links, {}, requests, NOW, "1.2.3")
+    whole = build(Snapshot(MappingProxyType(merchants)), {}, requests, NOW, "1.2.3")
     part = only(whole, "b")
     assert part is not None
     assert (whole.health, part.health, part.summary) == (
         "bad",
         "good",
-        "The API answers. Merchants: 1, media: 0, streams: 0.",
+        "The API is up. Merchants: 1, media: 0, streams: 0.",
     )
     assert [each.merchant_id for each in part.merchants] == [each.merchant_id for each in part.requests] == ["b"]
     assert only(whole, "") is whole

@@ -4,11 +4,11 @@ import math
 from types import MappingProxyType
 
 from exporter.api.request_log import Exchange, RequestsView
-from exporter.model import Group, Stream, Target, minute_of
+from exporter.model import Group, Stream, Target, minute_of, start_of
 from exporter.serving import status
+from exporter.serving.schema import Status
 from exporter.views import (
-    DropView,
-    HourView,
+    Hour,
     LinkView,
     MediaView,
     MerchantView,
@@ -16,6 +16,7 @@ from exporter.views import (
     Snapshot,
     StreamView,
     Thresholds,
+    Verdict,
 )
 
 NOW = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
@@ -28,20 +29,20 @@ def stream_view(media_id: str, target: Target, through: int | None, *last: float
     return StreamView(Stream("acme", media_id, target, Group.ALL), through, series)
 
 
-def hour_view(level: float, *, fallen: float = 0.0, gap: int | None = None) -> HourView:
+def hour_of_plays(level: float, *, fallen: float = 0.0, gap: int | None = None) -> Hour:
     """An hour of plays around a level, the last 15 minutes fallen by a share, one minute perhaps not known."""
     expected = tuple(level * (1 + 0.2 * math.sin(place / 15)) for place in range(60))
     plays = tuple(
         None if place == gap else round(value * (1.1 if place % 3 else 0.85) * (1 - fallen if place >= 45 else 1))
         for place, value in enumerate(expected)
     )
-    return HourView(THROUGH - 59, plays, expected)
+    return Hour(start_of(THROUGH - 59), plays, expected)
 
 
-def many(count: int, name: str = "Media") -> status.Status:
+def many(count: int, name: str = "Media") -> Status:
     """A merchant with so many media: the third has fallen, the fourth is live, the fifth fails."""
     streams = [stream_view("", Target.PLAY_COUNT, THROUGH, 100 * count)]
-    media, hours = {}, {"": hour_view(100.0 * count)}
+    media, hours = {}, {"": hour_of_plays(100.0 * count)}
     for place in range(count):
         media_id = f"m{place}"
         level = 5.0 * (place + 1)
@@ -50,31 +51,30 @@ def many(count: int, name: str = "Media") -> status.Status:
             media_id,
             name=f"{name} {place}",
             live_event_running=True if place == 3 else None,
-            drop=DropView(THROUGH, fallen, 40.0 * fallen, level),
+            verdict=Verdict(THROUGH, fallen, 40.0 * fallen, level),
             thresholds=Thresholds(0.4, 0.6),
         )
-        hours[media_id] = hour_view(level, fallen=fallen, gap=20 if place == 1 else None)
+        hours[media_id] = hour_of_plays(level, fallen=fallen, gap=20 if place == 1 else None)
         streams.append(stream_view(media_id, Target.PLAY_COUNT, THROUGH - place % 7, round(level * (1 - fallen))))
-    merchant = MerchantView(
-        "acme",
-        THROUGH,
-        streams=MappingProxyType({each.stream: each for each in streams}),
-        media=MappingProxyType(media),
-        drop=DropView(THROUGH, 0.0, 0.0, 100.0 * count),
-    )
     link = LinkView(
         "acme",
         up=True,
         budget=45,
         streams=len(streams),
-        staleness=1.52,
-        staleness_bound=1.47,
+        staleness_minutes=1.52,
+        staleness_bound_minutes=1.47,
         token_expiry=NOW + 1800,
         last_success=NOW - 2,
+    )
+    merchant = MerchantView(
+        "acme",
+        THROUGH,
+        streams=MappingProxyType({each.stream: each for each in streams}),
+        media=MappingProxyType(media),
+        verdict=Verdict(THROUGH, 0.0, 0.0, 100.0 * count),
+        link=link,
     )
     failure = Exchange(NOW - 70, "acme", "aggregations", "503", 0.25, "m4/play_count/all", "m4", "503 SERVER_ERROR")
     good = Exchange(NOW - 2, "acme", "aggregations", "200", 0.05, "m1/play_count/all", "m1")
     requests = RequestsView((good, failure), MappingProxyType({("acme", "m4"): failure}))
-    return status.build(
-        Snapshot(MappingProxyType({"acme": merchant})), {"acme": link}, {"acme": hours}, requests, NOW, "1.2.3"
-    )
+    return status.build(Snapshot(MappingProxyType({"acme": merchant})), {"acme": hours}, requests, NOW, "1.2.3")

@@ -1,9 +1,9 @@
 "use strict";
-// What the page shows is fetched again and put in place, so that it neither flashes nor moves. Without this script it
-// is whole, too; it is only not sorted, not filtered, and loaded anew.
+// Sorts and filters the media, and refreshes the page in place, without flicker. Without this script the page has the
+// same content, and reloads itself.
 (() => {
-  const EVERY = 10_000;
-  const lost = document.getElementById("lost");
+  const REFRESH_INTERVAL = 10_000;
+  const unreachable = document.getElementById("unreachable");
   const filter = document.getElementById("filter");
   const found = document.getElementById("found");
   const tables = [...document.querySelectorAll("table.media")];
@@ -12,12 +12,12 @@
 
   const live = (root) => new Map([...root.querySelectorAll("[data-live]")].map((part) => [part.id, part]));
 
-  // As the server sent it: what is in the page may be in another order.
+  // As the server sent it: in the page, rows may be in another order.
   const sent = new Map([...live(document)].map(([id, part]) => [id, part.innerHTML]));
 
   const valueOf = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
 
-  // Not its numbers: nobody looks for the media with a 2 in some age.
+  // Without numbers: nobody searches for a media by a digit of its age.
   const wordsOf = (row) =>
     [...row.querySelectorAll("[data-words]")].map((part) => part.textContent).join(" ").toLowerCase();
 
@@ -28,7 +28,7 @@
     const sign = order?.direction === "descending" ? -1 : 1;
     const compare = (one, other) => {
       const [a, b] = [valueOf(one, order.column), valueOf(other, order.column)];
-      // What is not known comes last, whichever way.
+      // Unknown values come last in both directions.
       if (a === "" || b === "") return (a === "") - (b === "");
       return sign * (order.numbers ? a - b : collator.compare(a, b));
     };
@@ -46,7 +46,7 @@
     const rows = tables.flatMap(arrange);
     const shown = rows.filter((row) => !row.hidden).length;
     const text = filter.value.trim() ? `${shown} of ${rows.length} media` : "";
-    // Said again, it would be read out again.
+    // Setting the same text again would make screen readers repeat it.
     if (found.textContent !== text) found.textContent = text;
   }
 
@@ -54,14 +54,14 @@
     for (const heading of table.tHead.rows[0].cells) {
       if (!heading.dataset.sort) continue;
       const numbers = heading.dataset.sort === "number";
-      const turns = numbers ? ["descending", "ascending", "none"] : ["ascending", "descending", "none"];
+      const directions = numbers ? ["descending", "ascending", "none"] : ["ascending", "descending", "none"];
       const button = document.createElement("button");
       button.type = "button";
       button.append(...heading.childNodes);
       heading.append(button);
       heading.setAttribute("aria-sort", "none");
       button.addEventListener("click", () => {
-        const direction = turns[(turns.indexOf(heading.getAttribute("aria-sort")) + 1) % turns.length];
+        const direction = directions[(directions.indexOf(heading.getAttribute("aria-sort")) + 1) % directions.length];
         for (const other of table.tHead.querySelectorAll("[aria-sort]")) other.setAttribute("aria-sort", "none");
         heading.setAttribute("aria-sort", direction);
         if (direction === "none") orders.delete(table);
@@ -72,7 +72,7 @@
   }
 
   async function refresh() {
-    // A selection would be lost.
+    // A refresh would clear the selection.
     if (document.hidden || !getSelection().isCollapsed) return;
     let text;
     try {
@@ -80,13 +80,13 @@
       if (!answer.ok) throw new Error(answer.statusText);
       text = await answer.text();
     } catch {
-      lost.hidden = false;
+      unreachable.hidden = false;
       return;
     }
-    lost.hidden = true;
+    unreachable.hidden = true;
     const next = live(new DOMParser().parseFromString(text, "text/html"));
     const here = live(document);
-    // Another configuration has other sections.
+    // A changed configuration has other sections.
     if ([...here.keys()].join() !== [...next.keys()].join()) return location.reload();
     for (const [id, part] of next) {
       if (sent.get(id) === part.innerHTML) continue;
@@ -98,7 +98,7 @@
 
   async function keepFresh() {
     await refresh();
-    setTimeout(keepFresh, EVERY);
+    setTimeout(keepFresh, REFRESH_INTERVAL);
   }
 
   tables.forEach(makeSortable);
@@ -106,5 +106,5 @@
   filter.addEventListener("input", arrangeAll);
   document.addEventListener("visibilitychange", refresh);
   arrangeAll();
-  setTimeout(keepFresh, EVERY);
+  setTimeout(keepFresh, REFRESH_INTERVAL);
 })();

@@ -1,7 +1,8 @@
 """The problems of the process itself: the state file, the scheduler, the clock, the log."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
+from types import MappingProxyType
 
 import structlog
 
@@ -9,9 +10,9 @@ from exporter import logs
 from exporter.assembly import Polling
 from exporter.polling.incidents import Incidents
 from exporter.polling.scheduler import Scheduler
-from exporter.serving import status
+from exporter.serving.health import clock_problem
 from exporter.storage.state import State
-from exporter.views import LinkView, ProblemView, Snapshot, Subject
+from exporter.views import ProblemView, Snapshot, Subject
 
 log = structlog.get_logger("daemon")
 
@@ -31,7 +32,15 @@ class ProcessHealth:
 
     def snapshot(self) -> Snapshot:
         """The snapshot of the polling, with the problems of the process."""
-        return replace(self._polling.snapshot(), problems=self.problems())
+        snapshot = replace(self._polling.snapshot(), problems=self.problems())
+        if self._state.problem is None:
+            return snapshot
+        # No request is sent while the state file cannot be written.
+        merchants = {
+            each.merchant_id: each if each.link is None else replace(each, link=replace(each.link, up=False))
+            for each in snapshot.merchants.values()
+        }
+        return replace(snapshot, merchants=MappingProxyType(merchants))
 
     def beat(self) -> None:
         """Check the state file and log changes; called every few seconds."""
@@ -43,13 +52,6 @@ class ProcessHealth:
         for event in filter(None, events):
             (log.info if event.kind == "end" else log.warning)(event.line)
 
-    def links(self) -> Mapping[str, LinkView]:
-        """The connections to the API, all down while the state file cannot be written: no request is sent then."""
-        links = self._polling.links()
-        if self._state.problem is None:
-            return links
-        return {merchant_id: replace(link, up=False) for merchant_id, link in links.items()}
-
     def _find(self) -> Iterator[ProblemView]:
         writing = self._state.problem
         if writing is not None:
@@ -59,7 +61,7 @@ class ProcessHealth:
             yield ProblemView(Subject.POLLING, stopped, bad=True)
         offset = self._polling.clock.offset
         if offset:
-            yield ProblemView(Subject.CLOCK, status.clock_problem(offset))
+            yield ProblemView(Subject.CLOCK, clock_problem(offset))
         unread = logs.problem()
         if unread is not None:
             yield ProblemView(Subject.LOG, unread)

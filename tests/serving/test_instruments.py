@@ -1,0 +1,80 @@
+from prometheus_client import REGISTRY, generate_latest
+
+from exporter.serving.instruments import Instruments
+
+
+def test_requests_are_shown_before_the_first() -> None:
+    """Each known code of each endpoint is 0 at the start, so that `increase()` sees the first answer of its kind."""
+    telemetry = Instruments()
+    telemetry.expect(["acme"])
+    for endpoint in ("aggregations", "auth-token", "live_events", "medias"):
+        for code in ("200", "400", "401", "404", "429", "500", "error"):
+            names = {"merchant_id": "acme", "endpoint": endpoint, "code": code}
+            assert telemetry.registry.get_sample_value("smartstream_api_requests_total", names) == 0
+
+
+def test_the_state_file_and_the_log_are_read_at_each_scrape() -> None:
+    """Until the sources are set, both are fine."""
+    telemetry = Instruments()
+    value = telemetry.registry.get_sample_value
+    assert value("smartstream_state_writable") == 1
+    assert value("smartstream_log_lines_dropped_total") == 0
+    lines = [7]
+    telemetry.watch_process(state_writable=lambda: False, dropped_log_lines=lambda: lines[0])
+    assert value("smartstream_state_writable") == 0
+    assert value("smartstream_log_lines_dropped_total") == 7
+    lines[0] = 9
+    assert value("smartstream_log_lines_dropped_total") == 9
+
+
+def test_telemetry_counts_requests() -> None:
+    """A request is counted by merchant, endpoint and code; its duration by endpoint."""
+    telemetry = Instruments()
+    telemetry.observe_request("acme", "aggregations", "200", 0.2)
+    telemetry.observe_request("acme", "aggregations", "error", 12)
+    value = telemetry.registry.get_sample_value
+    for code in ("200", "error"):
+        names = {"merchant_id": "acme", "endpoint": "aggregations", "code": code}
+        assert value("smartstream_api_requests_total", names) == 1
+    assert value("smartstream_api_request_duration_seconds_sum", {"endpoint": "aggregations"}) == 12.2
+    bucket = {"endpoint": "aggregations", "le": "0.25"}
+    assert value("smartstream_api_request_duration_seconds_bucket", bucket) == 1
+
+
+def test_telemetry_keeps_the_age_of_revisions() -> None:
+    """A revision falls in the bucket of its age, in seconds."""
+    telemetry = Instruments()
+    telemetry.observe_revision(119)
+    value = telemetry.registry.get_sample_value
+    assert value("smartstream_revision_age_seconds_bucket", {"le": "60.0"}) == 0
+    assert value("smartstream_revision_age_seconds_bucket", {"le": "120.0"}) == 1
+
+
+def test_a_failed_reload_leaves_the_time_of_the_last_good_one() -> None:
+    """The success timestamp moves with successes only."""
+    telemetry = Instruments()
+    value = telemetry.registry.get_sample_value
+    for ok, at, good in ((True, 10.0, 10.0), (False, 20.0, 10.0), (True, 30.0, 30.0)):
+        telemetry.reloaded(ok=ok, at=at)
+        assert value("smartstream_config_last_reload_successful") == ok
+        assert value("smartstream_config_last_reload_success_timestamp_seconds") == good
+
+
+def test_telemetry_shows_the_build_and_the_process() -> None:
+    """The release, the Python and the process are on the page; creation times are not."""
+    telemetry = Instruments("1.2.3")
+    telemetry.observe_request("acme", "aggregations", "200", 0.2)
+    page = generate_latest(telemetry.registry).decode()
+    assert 'smartstream_build_info{python="3.' in page
+    assert 'version="1.2.3"} 1.0' in page
+    assert "process_resident_memory_bytes" in page
+    assert "python_gc_collections_total" in page
+    assert "_created" not in page
+
+
+def test_nothing_is_registered_globally() -> None:
+    """Two exporters in one process do not see each other's numbers."""
+    one, two = Instruments(), Instruments()
+    one.observe_revision(60)
+    assert two.registry.get_sample_value("smartstream_revision_age_seconds_count") == 0
+    assert not [metric.name for metric in REGISTRY.collect() if metric.name.startswith("smartstream")]
