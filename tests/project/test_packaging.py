@@ -104,6 +104,13 @@ def test_packages_import_as_the_table_says() -> None:
     assert wrong == []
 
 
+def test_tests_share_helpers_only_through_support() -> None:
+    """No test module imports from another one: what several need is in tests/support."""
+    pattern = re.compile(r"^(?:from|import) tests(?:\.\w+)*\.test_\w+", re.MULTILINE)
+    paths = (path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+    assert [str(path.relative_to(ROOT)) for path in paths if pattern.search(path.read_text())] == []
+
+
 def test_no_circle_between_packages() -> None:
     """Packages can be put into an order in which each imports only those before it."""
     graph: dict[str, set[str]] = {}
