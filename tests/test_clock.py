@@ -270,7 +270,7 @@ def test_a_wrong_clock_is_logged_when_it_is_noticed_and_when_it_is_right(machine
                 schedule._run_beat(health.beat)
                 machine.pass_time(5)
     assert [line["log_level"] for line in logs] == ["warning", "info"]
-    assert "is 3h ahead of the API's (Date header)" in logs[0]["event"]
+    assert "clock is 3h ahead of the API's clock (Date header)" in logs[0]["event"]
     assert logs[1]["event"] == f"resolved: {logs[0]['event']}"
 
 

@@ -224,9 +224,9 @@ def test_a_drop_is_told_by_name_and_the_whole_merchants_once(programs: Mapping[s
         (of_media,) = studio.told("one")
         assert (of_media.receiver, of_media.status) == ("pager", "firing")
         assert of_media.names == ["SmartstreamPlaysDropCritical"]
-        assert re.fullmatch(rf"{media.name}: plays are [6-9]\d\.?\d*% below what is expected", of_media.summaries[0])
+        assert re.fullmatch(rf"{media.name}: plays are [6-9]\d\.?\d*% below expected", of_media.summaries[0])
         assert media.id in of_media.descriptions[0]
-        assert "plays a minute are expected" in of_media.descriptions[0]
+        assert "plays per minute expected" in of_media.descriptions[0]
         # Most of its media have a drop of their own, and nobody is told.
         drops = 'count(ALERTS{alertname="SmartstreamPlaysDropCritical", merchant_id="all", alertstate="firing"})'
         assert int(studio.prometheus.query(drops)[0]["value"][1]) >= 8
