@@ -13,9 +13,9 @@ from exporter.assembly import Polling, build_polling
 from exporter.clock import CLOCKS_AGREE, ApiClock
 from exporter.config.settings import Settings
 from exporter.counting.windows import ended_before
-from exporter.health import ProcessHealth
 from exporter.model import Group, Minute, Stream, Target
 from exporter.polling.scheduler import Scheduler
+from exporter.process_health import ProcessHealth
 from exporter.serving.health import clock_problem
 from exporter.serving.instruments import Instruments
 from exporter.simulator.app import create_app

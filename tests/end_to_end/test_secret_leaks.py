@@ -23,7 +23,7 @@ from exporter.errors import ApiError
 from exporter.model import Group, MinuteRange, Stream, Target
 from tests.support.peer import Peer, Request, reply
 from tests.support.processes import Daemon, configuration, wait_until
-from tests.test_redact import SPELLINGS
+from tests.support.spellings import SPELLINGS
 
 # Letters that are written in another way in a URL, in JSON and by Python's repr; none of it occurs by chance.
 API_KEY = 'K9x/api+key="Zq7&1'
