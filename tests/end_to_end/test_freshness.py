@@ -1,4 +1,4 @@
-"""Days of minutes through the real planner, ledger and limiter: the budget is kept, and no stream waits too long.
+"""Days of minutes through the real planner, ledger and request budget: the budget is kept, and no stream waits too long.
 
 The network and the time are stand-ins, so a day takes seconds.
 """
@@ -80,7 +80,7 @@ class Api(StandIn):
         super().send()
         now = self._clock.monotonic()
         if self.limit is not None and sum(sent > now - 60 for sent in self.sends[-100:]) > self.limit:
-            self._limiter.refused(self.retry_after)
+            self._budget.refused(self.retry_after)
             raise RateLimited("slow down", retry_after=self.retry_after)
         if self.rng.random() < self.failing:
             raise self.rng.choice(
