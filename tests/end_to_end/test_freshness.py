@@ -1,4 +1,4 @@
-"""Days of minutes through the real planner, ledger and request budget: the budget is kept, and no stream waits too long.
+"""Days of minutes through the real planner, ledger and request budget: the limit is kept, no stream waits too long.
 
 The network and the time are stand-ins, so a day takes seconds.
 """
