@@ -181,12 +181,12 @@ def _endpoints() -> parts.Panel:
 def _staleness() -> parts.Panel:
     panel = parts.graph(
         "Staleness against the bound",
-        "Settled minutes that a stream has not counted yet: the mean over the streams, weighted by plays, right after "
+        "Settled time that a stream has not counted yet: the mean over the streams, weighted by plays, right after "
         "a round. The bound is what no schedule could be below with these streams and requests. Steps up and slow "
         "falls are outages and the catch-up after them.",
-        query(f"max by (merchant_id) (smartstream_staleness_minutes{{{MERCHANTS}}})", "{{merchant_id}}"),
-        query(f"max by (merchant_id) (smartstream_staleness_bound_minutes{{{MERCHANTS}}})", "bound, {{merchant_id}}"),
-        unit="m",
+        query(f"max by (merchant_id) (smartstream_staleness_seconds{{{MERCHANTS}}})", "{{merchant_id}}"),
+        query(f"max by (merchant_id) (smartstream_staleness_bound_seconds{{{MERCHANTS}}})", "bound, {{merchant_id}}"),
+        unit="s",
     )
     return panel.override_by_regexp("/^bound/", fields.dashed(GREY))
 
@@ -252,13 +252,14 @@ def _ages() -> parts.Panel:
 
 def _lost() -> parts.Panel:
     return parts.graph(
-        "Minutes lost",
-        "Minutes, summed over the streams, that were too old to be caught up (`max_catch_up`), or whose values could "
+        "Time lost",
+        "Time, summed over the streams, that were too old to be caught up (`max_catch_up`), or whose values could "
         "not be used until they were. Their plays are in no counter. In a healthy system this stays at 0.",
         query(
-            f"sum by (merchant_id) (increase(smartstream_lost_minutes_total{{{MERCHANTS}}}[$__rate_interval]))",
+            f"sum by (merchant_id) (increase(smartstream_lost_seconds_total{{{MERCHANTS}}}[$__rate_interval]))",
             "{{merchant_id}}",
         ),
+        unit="s",
         size=(8, 8),
     )
 

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from prometheus_client import Metric
 from prometheus_client.samples import Sample
 
-from exporter.model import Group, Minute, Stream, Target, end_of
+from exporter.model import MINUTE, Group, Minute, Stream, Target, end_of
 from exporter.views import LinkView, MediaView, MerchantView
 
 _TYPE_SUFFIXES = {"counter": "_total", "info": "_info"}
@@ -45,15 +45,15 @@ class Family:
 
 # ---- streams ----
 
-# The name of each target in metric names and in HELP.
+# The noun of each target in metric names, its unit there, and its words in HELP.
 _WORDS = {
-    Target.PLAY_COUNT: ("plays", "Plays"),
-    Target.PLAY_TIME: ("play_time_seconds", "Seconds played"),
-    Target.PLAYER_COUNT: ("player_displays", "Player displays"),
-    Target.DEVICE_COUNT: ("devices", "Devices"),
-    Target.SESSION_COUNT: ("sessions", "Sessions"),
-    Target.AVERAGE_PLAY_TIME: ("average_play_time_seconds", "Average seconds played"),
-    Target.KEY_DELIVERY_COUNT: ("key_deliveries", "DRM keys fetched"),
+    Target.PLAY_COUNT: ("plays", "", "Plays"),
+    Target.PLAY_TIME: ("play_time", "_seconds", "Seconds played"),
+    Target.PLAYER_COUNT: ("player_displays", "", "Player displays"),
+    Target.DEVICE_COUNT: ("devices", "", "Devices"),
+    Target.SESSION_COUNT: ("sessions", "", "Sessions"),
+    Target.AVERAGE_PLAY_TIME: ("average_play_time", "_seconds", "Average seconds played"),
+    Target.KEY_DELIVERY_COUNT: ("key_deliveries", "", "DRM keys fetched"),
 }
 
 
@@ -66,16 +66,17 @@ class StreamFamilies:
 
 
 def _stream_families(target: Target, group: Group, *, whole: bool) -> StreamFamilies:
-    noun, words = _WORDS[target]
+    noun, unit, words = _WORDS[target]
     scope, of_whole = ("merchant_", " of the whole merchant") if whole else ("", "")
     by_group = "" if group is Group.ALL else f"_by_{group}"
     source = f"(API target {target})" + ("" if group is Group.ALL else f", by {group}")
     labels: tuple[str, ...] = _MERCHANT_LABELS if whole else _MEDIA_LABELS
     if group is not Group.ALL:
         labels += (group.value,)
-    counter = Family(f"smartstream_{scope}{noun}{by_group}_total", "counter", f"{words}{of_whole} {source}.", labels)
+    name = f"{noun}{by_group}{unit}"
+    counter = Family(f"smartstream_{scope}{name}_total", "counter", f"{words}{of_whole} {source}.", labels)
     gauge = Family(
-        f"smartstream_{scope}last_minute_{noun}{by_group}",
+        f"smartstream_{scope}last_minute_{name}",
         "gauge",
         f"{words}{of_whole} in the newest settled minute {source}.",
         labels,
@@ -143,6 +144,10 @@ def _end(minute: Minute | None) -> float | None:
     return None if minute is None else end_of(minute)
 
 
+def _seconds(minutes: float | None) -> float | None:
+    return None if minutes is None else minutes * MINUTE
+
+
 def _thresholds(media: MediaView) -> dict[str, float] | None:
     thresholds = media.thresholds
     return None if thresholds is None else {"warning": thresholds.warning, "critical": thresholds.critical}
@@ -164,11 +169,11 @@ MERCHANT: Sequence[ViewFamily[MerchantView]] = (
         lambda merchant: {"up": merchant.revisions_up, "down": merchant.revisions_down},
     ),
     ViewFamily(
-        "smartstream_lost_minutes_total",
+        "smartstream_lost_seconds_total",
         "counter",
-        "Minutes, summed over the streams, that were too old to be caught up, or without a value that could be used.",
+        "Seconds, summed over the streams, that were too old to be caught up, or without a value that could be used.",
         ("merchant_id",),
-        lambda merchant: merchant.lost_minutes,
+        lambda merchant: merchant.lost_minutes * MINUTE,
     ),
     ViewFamily(
         "smartstream_series_resets_total",
@@ -245,18 +250,18 @@ CONNECTION: Sequence[ViewFamily[LinkView]] = (
         lambda link: link.streams,
     ),
     ViewFamily(
-        "smartstream_staleness_minutes",
+        "smartstream_staleness_seconds",
         "gauge",
-        "Settled minutes that a stream has not counted yet: the mean, weighted by plays, after the last round.",
+        "Settled seconds that a stream has not counted yet: the mean, weighted by plays, after the last round.",
         ("merchant_id",),
-        lambda link: link.staleness_minutes,
+        lambda link: _seconds(link.staleness_minutes),
     ),
     ViewFamily(
-        "smartstream_staleness_bound_minutes",
+        "smartstream_staleness_bound_seconds",
         "gauge",
         "The staleness that no schedule could be below with these streams and this many requests.",
         ("merchant_id",),
-        lambda link: link.staleness_bound_minutes,
+        lambda link: _seconds(link.staleness_bound_minutes),
     ),
     ViewFamily(
         "smartstream_api_token_expiry_timestamp_seconds",

@@ -233,8 +233,8 @@ def test_the_dashboards_show_what_is_worth_showing() -> None:
     """The families that are about the exporter, about drops and about live events are each in a dashboard."""
     shown = {name.removesuffix("_bucket") for _, expression in expressions() for name in families_in(expression)}
     by_stream = re.compile(
-        r"smartstream_(merchant_)?(last_minute_)?(plays|play_time_seconds|player_displays|devices|sessions|"
-        r"average_play_time_seconds|key_deliveries)(_by_\w+?)?(_total)?"
+        r"smartstream_(merchant_)?(last_minute_)?(plays|play_time|player_displays|devices|sessions|"
+        r"average_play_time|key_deliveries)(_by_\w+?)?(_seconds)?(_total)?"
     )
     assert {name for name in own_families() - shown if not by_stream.fullmatch(name)} == set()
 

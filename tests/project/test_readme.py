@@ -40,11 +40,10 @@ def documented() -> set[str]:
         target = first.strip("`")
         if target in list(Target):
             groups = [group for group in Group if group is not Group.ALL and not Target(target).by_day]
-            for name in re.findall(r"smartstream_\w+", " ".join(others)):
-                beginning, total, _ = name.partition("_total")
+            for beginning, end in re.findall(r"(smartstream_\w+?)((?:_seconds)?(?:_total)?)\b", " ".join(others)):
                 for scope in ("smartstream_", "smartstream_merchant_"):
                     of_scope = beginning.replace("smartstream_", scope)
-                    names |= {f"{of_scope}{total}", *(f"{of_scope}_by_{group}{total}" for group in groups)}
+                    names |= {f"{of_scope}{end}", *(f"{of_scope}_by_{group}{end}" for group in groups)}
         elif target.startswith("smartstream_"):
             names.add(target)
     return names
