@@ -29,7 +29,8 @@ from benchmarks.process import Running, running
 from benchmarks.report import Cell, Table
 from exporter.api.answers import Media
 from exporter.api.catalog import MEDIA_EVERY, Catalog, Lookup
-from exporter.config.settings import Settings, load
+from exporter.config.load import load
+from exporter.config.settings import Settings
 from exporter.counting.ledger import Ledger
 from exporter.counting.windows import ended_before, whole_minutes
 from exporter.drops.monitor import DropMonitor

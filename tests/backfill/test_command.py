@@ -21,7 +21,8 @@ from exporter import cli
 from exporter.api import answers, client
 from exporter.backfill import command
 from exporter.backfill.command import Order
-from exporter.config.settings import Settings, load
+from exporter.config.load import load
+from exporter.config.settings import Settings
 from exporter.errors import HistoryError, InputError, StateLocked
 from exporter.model import Group, MinuteRange, Target
 from exporter.serving.families import FAMILIES

@@ -22,7 +22,8 @@ from exporter.backtest import command, parallel, plays_csv, plot
 from exporter.backtest.alerts import Episode, Sums, whole_merchant
 from exporter.backtest.command import Output
 from exporter.backtest.plays_csv import Recording
-from exporter.config.settings import DEFAULT_THRESHOLDS, Settings, load
+from exporter.config.load import load
+from exporter.config.settings import DEFAULT_THRESHOLDS, Settings
 from exporter.drops.baseline import Baseline, Look
 from exporter.drops.detector import KEPT, Alarm, Together, broad, judge
 from exporter.errors import InputError, StateLocked

@@ -22,9 +22,9 @@ import exporter
 from benchmarks.audience import folder_in_memory
 from exporter.api.budget import RequestBudget
 from exporter.api.transport import Watchdog, WatchedAdapter
+from exporter.assembly import Polling, build_polling
 from exporter.config.settings import Settings
 from exporter.counting.windows import ended_before
-from exporter.daemon import Polling, build_polling
 from exporter.model import OTHER, Group, Minute, Stream, Target
 from exporter.serving.instruments import Instruments
 from exporter.simulator.app import create_app

@@ -19,8 +19,8 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from exporter.assembly import build_polling
 from exporter.config.settings import Settings
-from exporter.daemon import build_polling
 from exporter.model import Group, Target
 from exporter.serving.families import FAMILIES
 from exporter.serving.instruments import Instruments

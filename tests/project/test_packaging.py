@@ -51,9 +51,15 @@ MAY_IMPORT = {
     "serving": {"foundation", "api"},
     "backfill": {"foundation", "config", "counting", "api", "serving"},
     "backtest": {"foundation", "config", "counting", "api", "drops"},
-    "daemon": {"foundation", "config", "planning", "counting", "api", "drops", "polling", "serving"},
+    "assembly": {"foundation", "config", "counting", "api", "drops", "polling", "serving"},
+    "health": {"foundation", "assembly", "polling", "serving"},
+    "daemon": {"foundation", "config", "planning", "polling", "serving", "assembly", "health"},
     "demo": {"config", "simulator"},
-    "cli": {"foundation", "config", "planning", "counting", "backfill", "backtest", "daemon", "demo", "simulator"},
+    "flags": {"foundation"},
+    "cli": {
+        *("foundation", "config", "planning", "counting", "backfill", "backtest", "simulator"),
+        *("daemon", "demo", "flags"),
+    },
     "__main__": {"cli"},
 }
 # Of another package, only these modules.

@@ -407,9 +407,11 @@ def test_duplicates_are_found() -> None:
 def test_help_names_the_field_of_the_api() -> None:
     """HELP says which target a number comes from, and by what it is split."""
     helps = {family.name: family.help for family in FAMILIES}
-    assert helps["smartstream_plays_by_country_total"] == "Plays (API target play_count), by country."
+    assert (
+        helps["smartstream_plays_by_country_total"] == "Plays (API target play_count), by country, cached from the API."
+    )
     assert helps["smartstream_merchant_last_minute_devices"] == (
-        "Devices of the whole merchant in the newest settled minute (API target device_count)."
+        "Devices of the whole merchant in the newest settled minute (API target device_count), cached from the API."
     )
 
 
