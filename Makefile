@@ -45,7 +45,7 @@ format: $(VENV)/.dev ## format the code and apply the fixes of ruff
 	@$(BIN)/ruff format --quiet
 
 chaos: $(VENV)/.project $(VENV)/.dev ## run the journey tests with SEEDS=N random seeds
-	@$(BIN)/python -m $(PYTEST) tests/end_to_end/test_journeys.py --seeds=$(SEEDS)
+	@$(BIN)/python -m $(PYTEST) tests/end_to_end/test_journeys.py tests/end_to_end/test_freshness.py --seeds=$(SEEDS)
 
 bench: $(VENV)/.project $(VENV)/.dev ## run the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)

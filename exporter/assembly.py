@@ -49,7 +49,7 @@ class Polling:
     clock: ApiClock
 
     def snapshot(self) -> Snapshot:
-        """The counted values, with the catalog and the drops."""
+        """The counted values, with the catalog, the drops and the connections to the API."""
         now = self.clock.now()
         return Snapshot(
             MappingProxyType(
@@ -59,7 +59,7 @@ class Polling:
         )
 
     def _complete(self, merchant: MerchantView, now: float) -> MerchantView:
-        """Add the catalog and the drops to the counted values of a merchant."""
+        """Add the catalog, the drops and the connection to the counted values of a merchant."""
         monitor, link = self.monitors[merchant.merchant_id], self.pollers[merchant.merchant_id].link
         verdicts = monitor.drops(now)
         media = {

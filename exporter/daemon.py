@@ -16,7 +16,6 @@ from exporter.assembly import Polling, build_polling
 from exporter.clock import SystemClock
 from exporter.config.load import dump
 from exporter.config.settings import Settings
-from exporter.health import ProcessHealth
 from exporter.httpd.address import Address
 from exporter.httpd.descriptors import max_connections, needed, raise_limit
 from exporter.httpd.messages import Handler
@@ -24,6 +23,7 @@ from exporter.httpd.server import Server
 from exporter.model import MINUTE
 from exporter.planning.index import can_hold
 from exporter.polling.scheduler import Scheduler
+from exporter.process_health import ProcessHealth
 from exporter.serving import page, status
 from exporter.serving.collector import SnapshotCollector, build_registry
 from exporter.serving.instruments import Instruments
@@ -162,9 +162,8 @@ class _Process:
             health = ProcessHealth(polling, state, schedule)
             telemetry.watch_process(state_writable=lambda: state.problem is None, dropped_log_lines=logs.dropped)
             app = _app(settings, polling, health, schedule, telemetry)
-            server = make_server(
-                app, listen, max_connections(open_files, len(settings.merchants), settings.poll.concurrency)
-            )
+            connections = max_connections(open_files, len(settings.merchants), settings.poll.concurrency)
+            server = make_server(app, listen, connections)
         except BaseException:
             state.close()
             raise

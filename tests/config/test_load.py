@@ -221,6 +221,7 @@ SETTINGS = st.builds(
 )
 
 
+@pytest.mark.unmeasured
 @given(made=SETTINGS)
 @settings(max_examples=100)
 def test_dump_reads_back(scratch: Path, made: Settings) -> None:
@@ -272,6 +273,7 @@ def assert_only_config_errors(scratch: Path, content: bytes) -> None:
         line.encode()
 
 
+@pytest.mark.unmeasured
 @given(data=st.dictionaries(KEYS, VALUES, max_size=5) | VALUES)
 @example(data={"merchants": [{"id": 10**400, "requests_per_minute": 10**400, "media": [{"priority": 10**400}]}]})
 @example(data={"poll": {"settle": 10**400, "max_lag": "9" * 500 + "y"}, "api": {"timezone": "a" * 300}})

@@ -23,9 +23,9 @@ from prometheus_client import Gauge
 from exporter import daemon
 from exporter.assembly import build_polling
 from exporter.config.settings import Settings
-from exporter.health import ProcessHealth
 from exporter.httpd.address import Address
 from exporter.polling.scheduler import Scheduler
+from exporter.process_health import ProcessHealth
 from exporter.serving.instruments import Instruments
 from exporter.serving.routes import make_server
 from exporter.simulator.app import create_app

@@ -198,7 +198,8 @@ def test_a_disk_that_hangs_does_not_keep_it_from_ending(tmp_path: Path) -> None:
     """Where the state file cannot be closed, the process ends all the same, with 0 and a line."""
     (tmp_path / "slow.py").write_text(
         "import sys, time\n"
-        "from exporter import cli, daemon, state\n"
+        "from exporter import cli, daemon\n"
+        "from exporter.storage import state\n"
         "daemon.LONGEST_END = 1.0\n"
         "state.State.close = lambda self: time.sleep(600)\n"
         "sys.exit(cli.main(sys.argv[4:]))\n"

@@ -23,7 +23,7 @@ from exporter.errors import ApiError
 from exporter.model import Group, MinuteRange, Stream, Target
 from tests.support.peer import Peer, Request, reply
 from tests.support.processes import Daemon, configuration, wait_until
-from tests.test_redact import SPELLINGS
+from tests.support.spellings import SPELLINGS
 
 # Letters that are written in another way in a URL, in JSON and by Python's repr; none of it occurs by chance.
 API_KEY = 'K9x/api+key="Zq7&1'
@@ -124,6 +124,7 @@ def told_in(text: str) -> list[str]:
     return [core for core in CORES if core in text]
 
 
+@pytest.mark.unmeasured
 def test_the_daemon_tells_no_secret(echo_api: str, tmp_path: Path) -> None:
     """At debug level, with every kind of failure at every stage, neither the log nor a page holds a secret."""
     config = configuration(echo_api, *map(merchant, MERCHANTS))
@@ -230,6 +231,7 @@ def telling_api(request: Request) -> bytes:
     return reply(200, rows)
 
 
+@pytest.mark.unmeasured
 def test_names_and_label_values_tell_no_secret(tmp_path: Path) -> None:
     """In whatever spelling a name, an id or a label value has it, no secret is shown; and no play is lost by that."""
     media = [{"id": f"media-{number}"} for number in range(len(SPELT))]

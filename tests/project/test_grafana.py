@@ -30,7 +30,6 @@ from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.storage.state import open_state
 from grafana.every import documents
-from tests.project.test_readme import documented
 from tests.support.fakes import FakeClock
 from tests.support.processes import MERCHANT, PATIENCE, Daemon, Program, configuration, get, reserved_port, wait_until
 
@@ -223,7 +222,7 @@ def test_every_family_is_of_use() -> None:
     """Each family is in a dashboard, in a rule or in a document: nothing is exported that nobody is told of."""
     rules = " ".join(path.read_text() for path in sorted((ROOT / "prometheus").rglob("*.yml")))
     pages = " ".join(path.read_text() for path in sorted((ROOT / "docs").rglob("*.md")))
-    mentioned = {name for _, expression in expressions() for name in families_in(expression)} | documented()
+    mentioned = {name for _, expression in expressions() for name in families_in(expression)}
     mentioned |= set(re.findall(r"\bsmartstream_\w+", rules + pages))
     mentioned |= {name.removesuffix("_bucket") for name in mentioned}
     assert own_families() - mentioned == set()

@@ -155,6 +155,7 @@ def wipe(path: Path, page: int) -> None:
         file.write(b"\xff" * (PAGE - 100 if page == 1 else PAGE))
 
 
+@pytest.mark.unmeasured
 def test_no_page_that_is_lost_lets_plays_be_counted_twice(prepared: Path, tmp_path: Path) -> None:
     """A counter goes on from where it was, or begins again at 0; it never has more than was played since."""
     whole = copy_of(prepared, tmp_path)
@@ -453,6 +454,7 @@ def start(path: Path) -> str:
     return ""
 
 
+@pytest.mark.unmeasured
 def test_any_damage_ends_in_a_working_exporter_or_one_line(
     prepared: Path, tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
