@@ -12,6 +12,7 @@ import structlog
 from exporter.api.budget import RequestBudget
 from exporter.api.catalog import Catalog, Lookup
 from exporter.api.client import Client
+from exporter.api.ranges import half
 from exporter.clock import Clock
 from exporter.config.settings import MerchantSettings, PollSettings
 from exporter.counting.ledger import Ledger
@@ -236,7 +237,7 @@ class MerchantPoller:
         """Leave alone what failed by itself."""
         if isinstance(task, WarmupRequest) and isinstance(error, BadRequest) and going.witness is not None:
             # Perhaps the range was too long.
-            self._watch.refused(task)
+            self._watch.warmup.shorten(task, half(len(task.asked), task.shortest))
             return
         failure = self._rests.failed(task, error, self._clock.monotonic())
         self._report(failure, error)
@@ -269,7 +270,7 @@ class MerchantPoller:
             case Lookup():
                 self._catalog.failed(task, self._clock.now())
             case WarmupRequest():
-                self._watch.failed(task, self._clock.now())
+                self._watch.warmup.failed(task, self._clock.now())
             case _:
                 pass
 

@@ -257,7 +257,8 @@ class RequestQueue:
     def _next_past(self, going: Round) -> WarmupRequest | None:
         if self._asides_rest(going):
             return None
-        return self._watch.next_history(self._clock.now(), self._moment().settled, going.unanswered)
+        busy = {task.stream for task in going.unanswered if isinstance(task, WarmupRequest)}
+        return self._watch.warmup.next(self._clock.now(), self._moment().settled, busy)
 
     def _asides_rest(self, going: Round) -> bool:
         rest = self._clock.monotonic() < self._asides_rest_until
