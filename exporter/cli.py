@@ -14,7 +14,7 @@ from exporter.config import settings as config
 from exporter.counting.ledger_rows import read_rates
 from exporter.errors import ConfigError, ExporterError, InputError
 from exporter.httpd.address import Address, parse_address
-from exporter.planning.capacity import describe, look_ahead
+from exporter.planning.capacity import describe, estimate_capacity
 from exporter.simulator import command as simulator
 from exporter.times import parse_instant
 
@@ -253,8 +253,8 @@ def _plan(options: argparse.Namespace) -> int:
     settings = _load(options)
     rates = read_rates(settings.storage.path)
     for merchant in settings.merchants:
-        outlook = look_ahead(merchant, settings.poll, rates.get(merchant.id, {}))
-        print("\n".join(describe(outlook)), end="\n\n")
+        capacity = estimate_capacity(merchant, settings.poll, rates.get(merchant.id, {}))
+        print("\n".join(describe(capacity)), end="\n\n")
     return 0
 
 

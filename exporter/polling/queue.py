@@ -11,7 +11,7 @@ from exporter.api.catalog import Catalog, Lookup
 from exporter.clock import Clock
 from exporter.drops.monitor import DropMonitor
 from exporter.drops.warmup import WarmupRequest
-from exporter.errors import ApiError
+from exporter.errors import ApiError, SignInFailed
 from exporter.model import MINUTE, Minute, Stream
 from exporter.planning.index import Candidate, can_hold, choose
 from exporter.polling.backoff import STRIKES, Backoff, Task
@@ -37,26 +37,72 @@ REQUESTS_PER_LIVE_EVENT = 4
 
 
 @dataclass(slots=True)
+class Evidence:
+    """What a round's failures say about the whole API, until an answer clears it or it is found to be down.
+
+    Attributes:
+        witness: The stream that was answered first, so the API worked; None before that.
+        suspects: The failures since a stream was answered. It is unknown whether they are the API's.
+        strikes: How much they count against the API.
+        sent_before: What was under way at the newest of them: its answer says nothing about that failure.
+        down: Whether the API has been found to be down.
+    """
+
+    witness: Stream | None = None
+    suspects: list[tuple[Task, ApiError]] = field(default_factory=list)
+    strikes: int = 0
+    sent_before: set[Task] = field(default_factory=set)
+    down: bool = False
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether so much has failed that the API may be down: then the witness is requested once more."""
+        return self.strikes >= STRIKES
+
+    @property
+    def streams_suspected(self) -> bool:
+        """Whether the catalog and the warm-up have to wait for the answer of a stream."""
+        return any(isinstance(task, Stream) for task, _ in self.suspects)
+
+    def answered(self, stream: Stream) -> None:
+        """The first stream that is answered is the witness."""
+        self.witness = self.witness or stream
+
+    def add(self, task: Task, error: ApiError, strikes: int, under_way: set[Task]) -> bool:
+        """Note a failure that may be the API's; whether it shows that the API is down."""
+        decides = self.in_doubt and task == self.witness
+        self.suspects.append((task, error))
+        self.strikes += strikes
+        self.sent_before = under_way - {task}
+        return decides or isinstance(error, SignInFailed) or (self.witness is None and self.in_doubt)
+
+    def drop(self, kind: type[ApiError]) -> None:
+        """Forget the failures of one kind."""
+        self.suspects = [(task, error) for task, error in self.suspects if not isinstance(error, kind)]
+
+    def clear(self) -> list[tuple[Task, ApiError]]:
+        """Forget all failures; returns them."""
+        suspects, self.suspects, self.strikes = self.suspects, [], 0
+        return suspects
+
+
+@dataclass(slots=True)
 class Round:
-    """One round: what is left to ask for, and how it goes.
+    """One round: what is left to request, and its progress.
 
     Attributes:
         started: When it began (monotonic seconds).
-        live_left: Requests that are left for live events that run.
-        queue: The streams to ask for, the first last.
-        planned_for: The newest complete minute for which that was planned.
-        under_way: What is being asked for.
+        live_left: Requests that are left for running live events.
+        queue: The planned streams, the first last.
+        planned_for: The newest complete minute when they were planned.
+        under_way: The requests under way.
         failures: How often each request has failed.
-        witness: The stream that was answered first, so the API worked; None before that.
-        suspects: What failed since a stream was answered, of which is not known whether the API fails.
-        strikes: How much they say against the API.
-        sent_before: What was on its way when the newest of them failed: its answer tells nothing of that.
-        down: Whether the API has been found to fail.
-        failed_again: How many streams failed that had failed when they were asked for before.
-        failed_asides: Requests for the catalog and the past that failed, but for the budget's sake.
-        sent: How many requests have left.
+        evidence: What the failures say about the whole API.
+        failed_again: How many streams failed that had failed before this round, too.
+        failed_asides: Failed requests for the catalog and the warm-up that count towards their end in this round.
+        sent: How many requests have been sent.
         waited: Whether it had to wait for the budget.
-        over: Whether nothing more is to be asked for.
+        ended: Whether nothing more is to be requested.
         unwritable: Whether the state file could not be written.
     """
 
@@ -66,32 +112,18 @@ class Round:
     planned_for: Minute | None = None
     under_way: set[Task] = field(default_factory=set)
     failures: Counter[Task] = field(default_factory=Counter)
-    witness: Stream | None = None
-    suspects: list[tuple[Task, ApiError]] = field(default_factory=list)
-    strikes: int = 0
-    sent_before: set[Task] = field(default_factory=set)
-    down: bool = False
+    evidence: Evidence = field(default_factory=Evidence)
     failed_again: int = 0
     failed_asides: int = 0
     sent: int = 0
     waited: bool = False
-    over: bool = False
+    ended: bool = False
     unwritable: bool = False
 
     @property
-    def in_doubt(self) -> bool:
-        """Whether so much has failed that the API may be down: what was answered first is asked for once more."""
-        return self.strikes >= STRIKES
-
-    @property
     def unanswered(self) -> set[Task]:
-        """What is under way, or has failed and is not judged."""
-        return self.under_way | {task for task, _ in self.suspects}
-
-    @property
-    def streams_suspected(self) -> bool:
-        """Whether the catalog and the past have to wait for the answer of a stream."""
-        return any(isinstance(task, Stream) for task, _ in self.suspects)
+        """What is under way, or has failed without a verdict on the API."""
+        return self.under_way | {task for task, _ in self.evidence.suspects}
 
 
 class RequestQueue:
@@ -145,7 +177,9 @@ class RequestQueue:
         Without it, what was asked for a minute ago would look fresh. And while it is in doubt whether the API works,
         nothing but the answer to that is waited for.
         """
-        return self._staleness.pace_maker in going.under_way or (going.in_doubt and going.witness in going.under_way)
+        return self._staleness.pace_maker in going.under_way or (
+            going.evidence.in_doubt and going.evidence.witness in going.under_way
+        )
 
     def take(self, going: Round) -> Task | None:
         """What to ask for next, if anything. It is under way until it is given back."""
@@ -157,7 +191,7 @@ class RequestQueue:
     def give_back(self, task: Task, going: Round, *, sent: bool) -> None:
         """What was taken is not under way any more. If it was not sent, it is still its turn."""
         going.under_way.discard(task)
-        going.sent_before.discard(task)
+        going.evidence.sent_before.discard(task)
         going.sent += sent
         if sent or task == self._staleness.pace_maker:
             # The whole merchant's is next whenever it is due.
@@ -204,9 +238,9 @@ class RequestQueue:
         """
         moment = self._moment()
         late = going.waited and moment.monotonic > self.deadline(going)
-        if going.over or late:
+        if going.ended or late:
             return None
-        first = going.witness if going.in_doubt else self._pace_maker(going, moment)
+        first = going.evidence.witness if going.evidence.in_doubt else self._pace_maker(going, moment)
         if first is not None:
             return first
         if going.live_left > 0:
@@ -226,7 +260,7 @@ class RequestQueue:
         if moment.complete != going.planned_for or not going.queue:
             # To plan takes a while, too.
             if moment.monotonic + self._limiter.wait() > self.deadline(going):
-                going.over = True
+                going.ended = True
                 return None
             going.planned_for = moment.complete
             going.queue = self.plan(going, moment)
@@ -262,7 +296,7 @@ class RequestQueue:
 
     def _asides_rest(self, going: Round) -> bool:
         rest = self._clock.monotonic() < self._asides_rest_until
-        return rest or going.streams_suspected or going.failed_asides >= STRIKES
+        return rest or going.evidence.streams_suspected or going.failed_asides >= STRIKES
 
     def _wait_so_far(self, stream: Stream, going: Round, moment: Moment) -> int:
         """A stream's staleness where it is due, at least 1; else 0."""
