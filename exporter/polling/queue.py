@@ -1,4 +1,4 @@
-"""Which request comes next in a round: the streams as planned, and the turns of the catalog, the past and live events.
+"""The next request of a round: the planned streams, and between them the catalog, the warm-up and live events.
 
 It sends nothing and waits for nothing.
 """
@@ -17,10 +17,10 @@ from exporter.planning.index import Candidate, can_hold, choose
 from exporter.polling.backoff import STRIKES, Backoff, Task
 from exporter.polling.staleness import Moment, Staleness
 
-# A stream that fails and is not left alone is asked for again once in a round, after all others.
+# A stream that failed and is not in backoff is requested once more in a round, after all others.
 ATTEMPTS = 2
 
-# Where the budget is short, one request in ten is for the catalog and the past, so that they come at all.
+# If the budget is short, one request in ten is for the catalog and the warm-up, so that they make progress.
 REQUESTS_PER_LOOKUP = 9
 
 # When many streams are due again that failed before, so many failures in a round's requests are enough.
@@ -127,7 +127,7 @@ class Round:
 
 
 class RequestQueue:
-    """Whose turn it is, for one merchant. For one thread at a time."""
+    """The order of one merchant's requests. For one thread at a time."""
 
     def __init__(
         self,
@@ -142,11 +142,11 @@ class RequestQueue:
         """Nothing has been asked for.
 
         Args:
-            staleness: How much each stream is worth asking for.
-            rests: Which streams are left alone.
-            catalog: Which lookups are due.
-            watch: What of the past is wanted.
-            limiter: How much may be sent.
+            staleness: The staleness and weight of each stream.
+            rests: The streams in backoff.
+            catalog: The lookups that are due.
+            watch: The history that the warm-up is missing.
+            limiter: The request budget.
             clock: The clock.
             max_staleness: Seconds that no stream is to wait longer than, where the budget can hold that.
         """
@@ -182,14 +182,14 @@ class RequestQueue:
         )
 
     def take(self, going: Round) -> Task | None:
-        """What to ask for next, if anything. It is under way until it is given back."""
+        """The next request, None if there is none. It is under way until it is given back."""
         task = self._next(going)
         if task is not None:
             going.under_way.add(task)
         return task
 
     def give_back(self, task: Task, going: Round, *, sent: bool) -> None:
-        """What was taken is not under way any more. If it was not sent, it is still its turn."""
+        """A request is not under way any more. If it was not sent, it comes next again."""
         going.under_way.discard(task)
         going.evidence.sent_before.discard(task)
         going.sent += sent
@@ -203,16 +203,16 @@ class RequestQueue:
             self._since_lookup = REQUESTS_PER_LOOKUP
 
     def rest_asides(self, seconds: float) -> None:
-        """Ask for nothing of the catalog and the past for so long."""
+        """Request nothing of the catalog and the warm-up for so many seconds."""
         until = self._clock.monotonic() + min(seconds, LONGEST_WAIT)
         self._asides_rest_until = max(self._asides_rest_until, until)
 
     def answered(self, task: Task) -> None:
-        """Count towards the turn of the catalog and the past."""
+        """Count the requests since the last one for the catalog or the warm-up."""
         self._since_lookup = self._since_lookup + 1 if isinstance(task, Stream) else 0
 
     def plan(self, going: Round, moment: Moment) -> list[Stream]:
-        """The streams to ask for in this minute, the first last."""
+        """The streams to request in this minute, the first last."""
         candidates = self._candidates(going, moment)
         if not candidates and self._rests.take_back():
             candidates = self._candidates(going, moment)

@@ -1,4 +1,4 @@
-"""One request from the asking to the entering of its answer, wherever that belongs."""
+"""One request: it is sent, and its answer goes to the ledger, the catalog or the drop monitor."""
 
 from collections.abc import Sequence
 
@@ -53,11 +53,11 @@ class Requests:
         """What in the newest answer could not be used, as one line; "" where there is nothing."""
         if isinstance(task, Stream):
             return self._problems.get(task, "")
-        # The past is asked for once only.
+        # Each part of the history is requested only once.
         return self._problems.pop(task, "")
 
     def ask(self, task: Task) -> bool:
-        """Ask once, and enter what is answered.
+        """Send a request, and enter its answer.
 
         Returns:
             Whether that is done. It is not where the API refused a stream's range that half of it may do for: that
