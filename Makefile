@@ -1,4 +1,4 @@
-# `make run` and `make test` need Python 3.11 or newer and make; everything else is set up by them.
+# `make run` and `make test` need only make and Python 3.11 or newer; they install everything else.
 
 PYTHON ?= python3
 SEEDS ?= 200
@@ -10,21 +10,21 @@ UV := build/uv/bin/uv
 COMPILE := $(UV) pip compile --no-config --quiet --universal --python-version=3.11 --generate-hashes --no-strip-extras \
 	--custom-compile-command='make lock' $(if $(UPGRADE),--upgrade) pyproject.toml --group=build
 
-# What takes longest starts first (tests/conftest.py).
+# The slowest tests start first (tests/conftest.py).
 PYTEST := pytest -q -n auto --dist=loadgroup --no-loadscope-reorder
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help run test lint format chaos bench docs pictures dashboards panels image lock clean
 
-help: ## show this list
+help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
-run: $(VENV)/.project ## run the exporter: with config.yaml where there is one, else the demo
-	@if [ -e config.yaml ]; then set -- --config.file=config.yaml; else echo "no config.yaml here: this is the demo, with a simulated API"; set -- demo; fi; \
+run: $(VENV)/.project ## run the exporter with config.yaml, or the demo if there is none
+	@if [ -e config.yaml ]; then set -- --config.file=config.yaml; else echo "config.yaml not found: running the demo with a simulated API"; set -- demo; fi; \
 	exec $(BIN)/smartstream-exporter "$$@" $(ARGS)
 
-test: $(VENV)/.project $(VENV)/.dev lint ## everything a change must pass; ARGS=tests/counting: some of it
+test: $(VENV)/.project $(VENV)/.dev lint ## run lint and all tests; ARGS=tests/counting runs only some tests
 	@scripts/test-tools.sh
 ifdef ARGS
 	@$(BIN)/python -m $(PYTEST) $(ARGS)
@@ -35,45 +35,45 @@ else
 	@$(BIN)/coverage report
 endif
 
-lint: $(VENV)/.project $(VENV)/.dev ## style, format, types
+lint: $(VENV)/.project $(VENV)/.dev ## check style, format and types
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy --no-error-summary
 
-format: $(VENV)/.dev ## format, and mend what ruff can mend
+format: $(VENV)/.dev ## format the code and apply the fixes of ruff
 	@$(BIN)/ruff check --quiet --fix-only
 	@$(BIN)/ruff format --quiet
 
-chaos: $(VENV)/.project $(VENV)/.dev ## the journeys with SEEDS=N random seeds
-	@$(BIN)/python -m $(PYTEST) tests/end_to_end/test_journeys.py --seeds=$(SEEDS)
+chaos: $(VENV)/.project $(VENV)/.dev ## run the journey tests with SEEDS=N random seeds
+	@$(BIN)/python -m $(PYTEST) tests/end_to_end/test_journeys.py tests/end_to_end/test_freshness.py --seeds=$(SEEDS)
 
-bench: $(VENV)/.project $(VENV)/.dev ## measure time and memory
+bench: $(VENV)/.project $(VENV)/.dev ## run the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-docs: $(VENV)/.project $(VENV)/.dev ## write the documents that are made from the code
+docs: $(VENV)/.project $(VENV)/.dev ## generate the documents that are made from the code
 	@PYTHONPATH=scripts $(BIN)/python -m reference
 
-pictures: $(VENV)/.project $(VENV)/.dev ## take the picture of the status page; takes a while
+pictures: $(VENV)/.project $(VENV)/.dev ## take the screenshot of the status page (slow)
 	@PYTHONPATH=scripts $(BIN)/python -m reference.pictures
 
-dashboards: $(VENV)/.dev ## write the Grafana dashboards
+dashboards: $(VENV)/.dev ## generate the Grafana dashboards
 	@$(BIN)/python -m grafana
 
-panels: $(VENV)/.project $(VENV)/.dev ## draw the dashboards for the README; needs npm, takes a while
+panels: $(VENV)/.project $(VENV)/.dev ## render the dashboards for the README (slow, needs npm)
 	@npm --prefix grafana/render ci --silent --no-audit --no-fund
 	@$(BIN)/python -m grafana.render
 
-image: ## build the container image, run it, scrape it, stop it
+image: ## build and smoke-test the container image
 	@$(PYTHON) scripts/image_smoke.py
 
-lock: $(UV) ## pin what pyproject.toml asks for; UPGRADE=1 takes newer releases
+lock: $(UV) ## pin the dependencies of pyproject.toml; UPGRADE=1 upgrades them
 	@$(COMPILE) --output-file=requirements.lock
 	@$(COMPILE) --group=dev --constraints=requirements.lock --output-file=requirements-dev.lock
 
-clean: ## remove what make made
+clean: ## remove generated files
 	rm -rf $(VENV) build grafana/render/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* *.egg-info
 
-# Stamps: each is touched once its step is complete, so a broken step runs again and a complete one does not.
+# Stamps: a target touches its stamp when it succeeds, so that make repeats only failed or outdated steps.
 
 $(VENV)/.made: scripts/venv.sh
 	@scripts/venv.sh "$(PYTHON)" $(VENV)

@@ -10,8 +10,8 @@ import requests
 from benchmarks.report import Cell, Table, figures
 from benchmarks.simulated import HandClock, simulated_api
 from exporter.api.transport import WatchedAdapter
+from exporter.assembly import Polling, build_polling
 from exporter.config.settings import Settings
-from exporter.daemon import Polling, build_polling
 from exporter.serving.instruments import Instruments
 from exporter.simulator.series import World
 from exporter.storage.state import open_state

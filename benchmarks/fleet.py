@@ -14,7 +14,7 @@ from benchmarks.canned import canned_api
 from benchmarks.prepared import Prepared
 from benchmarks.process import Running, running
 from benchmarks.report import Cell, Table
-from exporter.config.settings import load
+from exporter.config.load import load
 from exporter.model import MINUTE
 from exporter.storage.state import open_state
 

@@ -29,7 +29,8 @@ from benchmarks.process import Running, running
 from benchmarks.report import Cell, Table
 from exporter.api.answers import Media
 from exporter.api.catalog import MEDIA_EVERY, Catalog, Lookup
-from exporter.config.settings import Settings, load
+from exporter.config.load import load
+from exporter.config.settings import Settings
 from exporter.counting.ledger import Ledger
 from exporter.counting.windows import ended_before, whole_minutes
 from exporter.drops.monitor import DropMonitor
@@ -235,7 +236,7 @@ def _know_all(settings: Settings, audience: Audience, now: float) -> None:
 
 
 def _watch(daemons: Sequence[Running], began: float, end: float) -> list[tuple[float, float]]:
-    """The staleness and the bound that each daemon tells, the means over the minutes from a moment to another."""
+    """Staleness and bound (minutes) as each daemon exports them: means over the minutes of a span of time."""
     told: list[list[tuple[float, float]]] = [[] for _ in daemons]
     while True:
         # Shortly before each minute's end.
@@ -243,7 +244,8 @@ def _watch(daemons: Sequence[Running], began: float, end: float) -> list[tuple[f
         time.sleep(max(0.0, moment - time.time()))
         for daemon, values in zip(daemons, told, strict=True):
             page = daemon.scrape().decode()
-            values.append((_value(page, "smartstream_staleness_minutes"), _value(page, "smartstream_staleness_bound")))
+            staleness_seconds = _value(page, "smartstream_staleness_seconds")
+            values.append((staleness_seconds / MINUTE, _value(page, "smartstream_staleness_bound_seconds") / MINUTE))
         if moment >= end - 1:
             time.sleep(max(0.0, end - time.time()))
             return [(fmean(mine for mine, _ in values), values[-1][1]) for values in told]

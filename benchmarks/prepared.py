@@ -5,7 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from exporter.config.settings import Settings, load
+from exporter.config.load import load
+from exporter.config.settings import Settings
 from exporter.counting.ledger import Ledger
 from exporter.counting.windows import ended_before, whole_minutes
 from exporter.model import MINUTE, Group, Minute, MinuteRange, Rows, Stream

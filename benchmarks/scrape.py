@@ -11,8 +11,8 @@ from prometheus_client.registry import Collector
 
 from benchmarks.prepared import Prepared, prepare
 from benchmarks.report import Cell, Figures, Table, figures
+from exporter.assembly import build_polling
 from exporter.clock import SystemClock
-from exporter.daemon import build_polling
 from exporter.httpd.messages import Handler, Request
 from exporter.serving.collector import SnapshotCollector, build_registry
 from exporter.serving.instruments import Instruments

@@ -1,4 +1,4 @@
-"""The demo: a simulated API on a port of its own, and the settings of a broadcaster that uses it."""
+"""The demo: a simulated API on a local port, and the settings of a broadcaster for it."""
 
 import contextlib
 import logging
@@ -19,8 +19,8 @@ from exporter.simulator.server import SimulatorServer
 
 @contextlib.contextmanager
 def simulated() -> Iterator[Settings]:
-    """A simulated API, and settings for it, with a state file that is gone afterwards."""
-    # Each request in the log would hide what the exporter has to say.
+    """Run a simulated API; yield settings for it, with a temporary state file."""
+    # The log of every request would hide the log of the exporter.
     logging.getLogger("exporter.simulator").setLevel(logging.WARNING)
     world = World(seed=1)
     faults = Faults(late_jitter=0.5, revise_up=0.2)

@@ -42,12 +42,12 @@ class ConfigError(ExporterError):
     """The configuration cannot be used.
 
     Attributes:
-        faults: One line a fault, each `place: what is wrong; how to mend it`.
+        errors: One line for each error: `place: what is wrong; how to fix it`.
     """
 
-    def __init__(self, faults: Sequence[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = tuple(faults)
+    def __init__(self, errors: Sequence[str]) -> None:
+        super().__init__("\n".join(errors))
+        self.errors = tuple(errors)
 
 
 class StateError(ExporterError):

@@ -54,7 +54,7 @@ def _numbers() -> list[parts.Panel]:
             empty="not scraped",
         ),
         parts.number(
-            "API answers",
+            "API up",
             "Whether the API answers for every chosen merchant. No also while no request can leave.",
             now(f"min(smartstream_up{{{MERCHANTS}}})"),
             width=2,
@@ -63,13 +63,13 @@ def _numbers() -> list[parts.Panel]:
         ),
         parts.number(
             "State file",
-            "Whether the state file can be written. While it cannot, no request leaves and nothing is counted.",
+            "Whether the state file is writable. If not, the exporter sends no requests and counts nothing.",
             now(f"min(smartstream_state_writable{{{JOB}}})"),
             width=2,
             texts=YES_NO,
         ),
         parts.number(
-            "Configuration taken",
+            "Last reload successful",
             "Whether the configuration was accepted when it was last read.",
             now(f"min(smartstream_config_last_reload_successful{{{JOB}}})"),
             texts=YES_NO,
@@ -119,8 +119,8 @@ def _codes() -> parts.Panel:
     codes = f"sum by (code) (rate(smartstream_api_requests_total{{{MERCHANTS}}}[$__rate_interval])) * 60 > 0"
     panel = parts.graph(
         "Requests a minute by status",
-        "200 is an answer; 401 a refused token, renewed once; 404 a media that is gone; 429 the limit; 5xx a fault of "
-        "the API; `error` means that no answer came.",
+        "200 is an answer; 401 a refused token, renewed once; 404 a media that is gone; 429 the limit; 5xx an error of "
+        "the API; `error` means that no response was received.",
         query(codes, "{{code}}"),
         stacked=True,
     )
@@ -130,7 +130,7 @@ def _codes() -> parts.Panel:
 
 def _failing() -> parts.Panel:
     return parts.graph(
-        "Streams that fail",
+        "Failing streams",
         "Streams whose last request failed while the API answered others, of media that it does not know (404), too. "
         "Their plays are not counted meanwhile.",
         query(f"sum by (merchant_id) (smartstream_failing_streams{{{MERCHANTS}}})", "of media, {{merchant_id}}"),
@@ -145,7 +145,7 @@ def _failing() -> parts.Panel:
 
 def _lookups() -> parts.Panel:
     return parts.graph(
-        "Lookups that fail, and the age of the last round",
+        "Failing lookups and age of the last round",
         "Requests for the catalog, live events and the history that failed when they were sent last. A round of "
         "requests ends every minute: its age in minutes stays near 1.",
         query(f"max by (merchant_id) (smartstream_failing_lookups{{{MERCHANTS}}})", "lookups, {{merchant_id}}"),
@@ -160,7 +160,7 @@ def _lookups() -> parts.Panel:
 def _latency() -> parts.Panel:
     answered = "increase(smartstream_api_request_duration_seconds_bucket{" + JOB + "}[$__rate_interval])"
     return heat(
-        "How long requests take",
+        "Request duration",
         "Requests by their duration, from sending to the end of the answer, all merchants of the process.",
         buckets(f"sum by (le) ({answered})"),
     )
@@ -181,12 +181,12 @@ def _endpoints() -> parts.Panel:
 def _staleness() -> parts.Panel:
     panel = parts.graph(
         "Staleness against the bound",
-        "Settled minutes that a stream has not counted yet: the mean over the streams, weighted by plays, right after "
+        "Settled time that a stream has not counted yet: the mean over the streams, weighted by plays, right after "
         "a round. The bound is what no schedule could be below with these streams and requests. Steps up and slow "
         "falls are outages and the catch-up after them.",
-        query(f"max by (merchant_id) (smartstream_staleness_minutes{{{MERCHANTS}}})", "{{merchant_id}}"),
-        query(f"max by (merchant_id) (smartstream_staleness_bound_minutes{{{MERCHANTS}}})", "bound, {{merchant_id}}"),
-        unit="m",
+        query(f"max by (merchant_id) (smartstream_staleness_seconds{{{MERCHANTS}}})", "{{merchant_id}}"),
+        query(f"max by (merchant_id) (smartstream_staleness_bound_seconds{{{MERCHANTS}}})", "bound, {{merchant_id}}"),
+        unit="s",
     )
     return panel.override_by_regexp("/^bound/", fields.dashed(GREY))
 
@@ -195,7 +195,7 @@ def _horizon() -> parts.Panel:
     horizon = f"max by (merchant_id) (smartstream_merchant_horizon_timestamp_seconds{{{MERCHANTS}}})"
     of_plays = f"smartstream_merchant_data_timestamp_seconds{{{MERCHANTS}, {queries.PLAYS_STREAM}}}"
     return parts.graph(
-        "How late the data is",
+        "Data delay",
         "Rows: age of the newest row that the API has shown. Counted: age of the newest minute counted for the whole "
         "merchant. Rows that are late hold back everything; where only the counted minutes are late, the exporter is.",
         query(f"time() - {horizon}", "rows, {{merchant_id}}"),
@@ -208,7 +208,7 @@ def _oldest() -> parts.Panel:
     age = f"time() - smartstream_data_timestamp_seconds{{{MERCHANTS}}}"
     oldest = f"topk(20, max by ({ALL_GROUPS}, media_id) ({age}))"
     panel = parts.grid(
-        "The streams that have waited longest",
+        "Streams with the oldest data",
         "Quiet streams wait on purpose, up to `max_staleness` where the budget can hold that. A media that is gone "
         "from the API (404) is asked about ever more rarely and stays here until it leaves the configuration.",
         rows(queries.named(oldest, MERCHANTS)),
@@ -242,7 +242,7 @@ def _revisions() -> parts.Panel:
 def _ages() -> parts.Panel:
     ages = f"sum by (le) (increase(smartstream_revision_age_seconds_bucket{{{JOB}}}[$__rate_interval]))"
     return heat(
-        "How old a minute was when its value changed",
+        "Age of revised minutes",
         "`settle` should be longer than most. What lies near the revision window (30 minutes unless configured) says "
         "that the window is too short.",
         buckets(ages),
@@ -252,13 +252,14 @@ def _ages() -> parts.Panel:
 
 def _lost() -> parts.Panel:
     return parts.graph(
-        "Minutes lost",
-        "Minutes, summed over the streams, that were too old to be caught up (`max_catch_up`), or whose values could "
+        "Lost data",
+        "Time, summed over the streams, that were too old to be caught up (`max_catch_up`), or whose values could "
         "not be used until they were. Their plays are in no counter. In a healthy system this stays at 0.",
         query(
-            f"sum by (merchant_id) (increase(smartstream_lost_minutes_total{{{MERCHANTS}}}[$__rate_interval]))",
+            f"sum by (merchant_id) (increase(smartstream_lost_seconds_total{{{MERCHANTS}}}[$__rate_interval]))",
             "{{merchant_id}}",
         ),
+        unit="s",
         size=(8, 8),
     )
 
@@ -275,7 +276,7 @@ def _held() -> parts.Panel:
 
 def _resets() -> parts.Panel:
     return parts.graph(
-        "Counters that began again at 0",
+        "Counter resets",
         "The API took back more than was played in the day after. `increase()` over the reset is right.",
         query(
             f"sum by (merchant_id) (increase(smartstream_series_resets_total{{{MERCHANTS}}}[$__rate_interval]))",

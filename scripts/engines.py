@@ -1,4 +1,4 @@
-"""Two ways to build an image and run it: the Docker engine, and buildah where there is no engine."""
+"""Two ways to build and run an image: the Docker engine, or buildah without an engine."""
 
 import json
 import os
@@ -21,16 +21,16 @@ LOG = ROOT / "build" / "image-demo.log"
 
 
 class Failed(Exception):
-    """A step went wrong; the message is one line."""
+    """A step failed; the message is one line."""
 
 
 class Engine(Protocol):
-    """Builds the image and runs one container of it. Each method raises Failed when the engine does."""
+    """Builds the image and runs one container of it. Each method raises Failed if the engine fails."""
 
     name: str
 
     def build(self, flags: Sequence[str]) -> None:
-        """Build the image, with more flags for the engine's build command."""
+        """Build the image, with additional flags for the build command of the engine."""
         ...
 
     def config(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class Engine(Protocol):
         ...
 
     def start(self) -> None:
-        """Run the image's demo on a read-only root, so that it answers on 127.0.0.1:PORT."""
+        """Run the demo of the image on a read-only root; it listens on 127.0.0.1:PORT."""
         ...
 
     def execute(self, command: Sequence[str]) -> None:
@@ -50,7 +50,7 @@ class Engine(Protocol):
         ...
 
     def remove(self) -> None:
-        """Leave nothing of the container behind but its log in LOG, whether it ran or not."""
+        """Remove the container, whether it ran or not; keep only its log in LOG."""
         ...
 
 
@@ -124,7 +124,7 @@ class Buildah:
         if self.standin or not answers("buildah", "pull", BASE):
             bud += ["--from", self._standin()]
         if Path("/etc/ssl/certs").is_dir():
-            # Whom this machine trusts is whom its network needs. It does not stay in the image.
+            # The network of this machine may need its CA certificates. They do not stay in the image.
             bud.append("--volume=/etc/ssl/certs:/etc/ssl/certs:ro")
         run(*bud, *flags, str(ROOT), show=True)
 
@@ -176,7 +176,7 @@ class Buildah:
         return config
 
     def _standin(self) -> str:
-        say(f"{BASE} is replaced by a stand-in of Debian packages: good for a test, not for a release")
+        say(f"{BASE} is replaced by a stand-in of Debian packages: use it for tests, not for a release")
         if not answers("buildah", "inspect", "--type=image", STANDIN):
             if not shutil.which("debootstrap"):
                 raise Failed("debootstrap is missing: apt-get install debootstrap")
@@ -190,11 +190,11 @@ def choose(*, standin: bool) -> Engine:
         return Docker()
     if os.geteuid() == 0 and shutil.which("buildah"):
         return Buildah(standin=standin)
-    raise Failed("no Docker engine answers: start one, or as root: apt-get install buildah debootstrap")
+    raise Failed("no Docker engine responds: start one, or as root: apt-get install buildah debootstrap")
 
 
 def answers(*command: str) -> bool:
-    """Whether a command is there and succeeds."""
+    """Whether a command exists and succeeds."""
     if not shutil.which(command[0]):
         return False
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -210,5 +210,5 @@ def run(*command: str, show: bool = False) -> str:
 
 
 def say(text: str) -> None:
-    """Print one line for the person who waits."""
+    """Print one progress line."""
     print(f"image: {text}", flush=True)

@@ -1,13 +1,13 @@
-"""Build the container image, run its demo on a read-only root, scrape it, stop it, and say what that showed.
+"""Smoke test of the container image: build it, run its demo on a read-only root, scrape it, stop it.
 
-The demo's own log is kept in build/image-demo.log.
-Docker is used where its engine answers, else buildah without an engine (Linux, root).
+The log of the demo is in build/image-demo.log. Uses Docker if its engine responds, else buildah, which needs no engine
+(Linux, root).
 
 Environment:
-    STANDIN_BASE: 1 builds with buildah on a stand-in made of Debian packages instead of the base image. This
-        is done, too, where the base image cannot be pulled.
-    IMAGE_BUILD_FLAGS: More flags for the build, where it reaches Python's packages only with this machine's
-        settings. For buildah, for instance: --volume=/etc/pip.conf:/etc/pip.conf:ro
+    STANDIN_BASE: 1 builds with buildah on a stand-in of Debian packages instead of the base image. This is also the
+        fallback if the base image cannot be pulled.
+    IMAGE_BUILD_FLAGS: Additional flags for the build, for example to use this machine's pip configuration with
+        buildah: --volume=/etc/pip.conf:/etc/pip.conf:ro
 """
 
 import os
@@ -43,15 +43,15 @@ def main() -> int:
 
 
 def smoke(engine: Engine) -> None:
-    """Start the demo, look at it from outside and inside, stop it."""
+    """Start the demo, check it from outside and inside, stop it."""
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", PORT)) == 0:
-            raise Failed(f"something else listens on port {PORT}: stop it first")
+            raise Failed(f"port {PORT} is in use: stop the program that listens on it")
     began = time.monotonic()
     try:
         engine.start()
         wait_for("/-/healthy", bool, seconds=30)
-        say(f"/-/healthy answers {time.monotonic() - began:.1f} s after the start")
+        say(f"/-/healthy responds {time.monotonic() - began:.1f} s after the start")
         engine.execute(["python", "-c", CONFINED])
         say("it runs as user 10077 on a read-only root")
         engine.execute(engine.config()["Healthcheck"]["Test"][1:])
@@ -79,7 +79,7 @@ def plays_in(metrics: str) -> float:
 
 
 def wait_for(path: str, wanted: Callable[[str], bool], seconds: float) -> str:
-    """Ask for a page again and again until it shows what is wanted, and return it."""
+    """Poll a page until it shows what is wanted, and return it."""
     deadline = time.monotonic() + seconds
     seen = "no answer"
     while time.monotonic() < deadline:
@@ -88,11 +88,11 @@ def wait_for(path: str, wanted: Callable[[str], bool], seconds: float) -> str:
                 body: str = answer.read().decode()
             if wanted(body):
                 return body
-            seen = "an answer without it"
+            seen = "unexpected content"
         except OSError as error:
             seen = str(error)
         time.sleep(0.5)
-    raise Failed(f"{path} did not show what it must within {seconds:.0f} s: {seen}")
+    raise Failed(f"{path} did not show the expected content within {seconds:.0f} s: {seen}")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,21 @@ from exporter import logs
 from exporter.storage.state import State, open_state
 from tests.support.fakes import FakeClock
 
+TESTS = Path(__file__).parent
+
+# Of these, coverage is not measured. They run whole programs, and hardly a line that the tests of the packages do not
+# run; measuring makes a program's start two and a half times as slow, and a simulation three times.
+UNMEASURED = {"benchmarks", "end_to_end", "project"}
+
 # A test's speed is the machine's business.
 hypothesis.settings.register_profile("any-speed", deadline=None)
 hypothesis.settings.load_profile("any-speed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seeds", type=int, default=10, help="how many random stories the journeys tell")
+    parser.addoption(
+        "--seeds", type=int, default=10, help="number of random journeys, and of random half days times 10"
+    )
     parser.addoption("--damages", type=int, default=90, help="how often a state file is damaged at random")
 
 
@@ -38,6 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest starts first; what waits and what computes, in turn."""
     waiting, computing, others = [], [], []
     for item in items:
+        if UNMEASURED.intersection(item.path.relative_to(TESTS).parts):
+            item.add_marker("unmeasured")
         if item.get_closest_marker("real_time"):
             waiting.append(item)
         elif item.get_closest_marker("unmeasured"):
@@ -67,8 +77,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    seeds = metafunc.config.getoption("seeds")
     if "seed" in metafunc.fixturenames:
-        metafunc.parametrize("seed", range(metafunc.config.getoption("seeds")))
+        metafunc.parametrize("seed", range(seeds))
+    if "story" in metafunc.fixturenames:
+        metafunc.parametrize("story", range(max(3, seeds // 10)))
 
 
 @pytest.hookimpl(wrapper=True)

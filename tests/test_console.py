@@ -59,6 +59,7 @@ def plays(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("terminal", TERMINALS)
 def test_what_a_terminal_cannot_show_is_escaped(terminal: str, config: Path, wrong: Path, plays: Path) -> None:
     """In every command, a character that the output cannot show is its escape, and never a traceback."""

@@ -1,36 +1,15 @@
 """Local time around changes of the clocks, and an API that knows no other time."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from exporter.localtime import local, midnight, repeat_of, whole_days, with_whole_repeat, without_doubt
 from exporter.model import DAY_MINUTES, Minute, MinuteRange, minute_of
+from tests.support.clock_changes import CHANGES, REPEATS, utc
 
 NEW_YORK = ZoneInfo("America/New_York")
-
-
-def utc(*when: int) -> Minute:
-    return minute_of(datetime(*when, tzinfo=UTC).timestamp())  # type: ignore[misc, arg-type]
-
-
-# Zone, the first minute that has its local time a second time, and how many minutes are there twice.
-REPEATS = [
-    ("America/New_York", utc(2026, 11, 1, 6, 0), 60),
-    ("Europe/Berlin", utc(2026, 10, 25, 1, 0), 60),
-    ("Australia/Lord_Howe", utc(2026, 4, 4, 15, 0), 30),
-    ("Asia/Beirut", utc(2026, 10, 24, 21, 0), 60),  # from midnight back to 23:00
-    ("Atlantic/Azores", utc(2026, 10, 25, 1, 0), 60),  # from 1:00 back to midnight
-]
-# Zone and the first minute after clocks were set forward.
-GAPS = [
-    ("America/New_York", utc(2026, 3, 8, 7, 0)),
-    ("Europe/Berlin", utc(2026, 3, 29, 1, 0)),
-    ("Australia/Lord_Howe", utc(2026, 10, 3, 15, 30)),
-    ("Asia/Beirut", utc(2026, 3, 28, 22, 0)),  # a day without a midnight
-]
-CHANGES = [(zone, change) for zone, change, _ in REPEATS] + GAPS
 
 
 @pytest.mark.parametrize(("name", "change", "length"), REPEATS)

@@ -1,8 +1,12 @@
 """Times as they are written."""
 
-import pytest
+import math
 
-from exporter.times import format_instant, parse_instant
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.times import format_duration, format_instant, parse_duration, parse_instant
 
 
 @pytest.mark.parametrize(
@@ -46,3 +50,40 @@ def test_a_time_is_written() -> None:
     """As RFC 3339 in UTC, which reads as the same time."""
     assert format_instant(1769850000.9) == "2026-01-31T09:00:00Z"
     assert parse_instant(format_instant(1769850000)) == 1769850000
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0s", 0), ("500ms", 0.5), ("90s", 90), ("2m", 120), ("1h30m", 5400), ("1d", 86400), ("1w", 604800),
+        ("1y", 31536000), ("1y2w3d4h5m6s7ms", 33019506.007), ("1m500ms", 60.5), ("90m", 5400),
+    ],
+)  # fmt: skip
+def test_durations(text: str, seconds: float) -> None:
+    """Durations read as in Prometheus."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "5", "s", "-1s", "1.5s", "1s1m", "1s1s", "1 s", "1S", "1h 5m", "1µs", "٣s", "1s\n", "1234567890s"],
+)
+def test_not_durations(text: str) -> None:
+    """What Prometheus does not write as a duration is none."""
+    with pytest.raises(ValueError, match="not a duration"):
+        parse_duration(text)
+
+
+@given(st.integers(0, 365 * 86_400_000).map(lambda count: count / 1000))
+def test_durations_read_back(seconds: float) -> None:
+    """A written duration reads as the same number of seconds."""
+    assert math.isclose(parse_duration(format_duration(seconds)), seconds, abs_tol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (120, "2m"), (150.5, "2m30s500ms"), (86400, "1d"), (864000, "10d"), (5400, "1h30m")],
+)
+def test_written_durations(seconds: float, text: str) -> None:
+    """Durations are written in the largest units."""
+    assert format_duration(seconds) == text

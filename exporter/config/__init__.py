@@ -1,1 +1,1 @@
-"""The configuration: settings, their types, and the messages for mistakes in it."""
+"""The configuration: settings, their types, loading, and error lines."""

@@ -1,4 +1,4 @@
-"""From pydantic's errors to lines for an operator: `place: what is wrong; how to mend it`."""
+"""Error lines of a configuration, made from pydantic's errors: `place: what is wrong; how to fix it`."""
 
 import difflib
 import re
@@ -6,61 +6,62 @@ from collections.abc import Mapping, Sequence
 
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from exporter.config.yaml_file import ConfigFile, Loc, kind_of, place_of
+from exporter.config.yaml_dialect import kind_of
+from exporter.config.yaml_file import ConfigFile, Loc, place_of
 from exporter.invisible import escape_invisible, find_invisible
 
-# The settings that are secrets; each can also be given as `…_file` and `…_env`.
+# Settings that are secrets; each can also be set by `…_file` and `…_env`.
 SECRETS = ("api_key", "password")
 
 NOT_TEXT = "expected text, found {found}; {as_text}"
-_NOT_A_SECTION = "expected keys with values, found {kind}; write one `key: value` a line"
+_NOT_A_SECTION = "expected keys with values, found {kind}; write `key: value` lines"
 
-# pydantic's type of an error -> what the operator is told. What a validator raises here is told as it is.
+# pydantic's error type -> message. Errors of the validators in this package bring their own message.
 _MESSAGES = {
     "missing": "is missing; add it",
     "extra_forbidden": "unknown key; {hint}",
     "string_type": NOT_TEXT,
     "path_type": NOT_TEXT,
-    "bool_type": "expected true or false, found {found}; write one of them without quotes",
+    "bool_type": "expected true or false, found {found}; write true or false without quotes",
     "int_type": "expected a whole number, found {found}; write one such as 45, without quotes",
     "float_type": "expected a number, found {found}; write one such as 0.5, without quotes",
-    "finite_number": "{value} is not finite; write a number such as 0.5",
-    "greater_than": "{value} is too small; write more than {bound}",
+    "finite_number": "{value} is not finite; write a finite number such as 0.5",
+    "greater_than": "{value} is too small; write a number greater than {bound}",
     "greater_than_equal": "{value} is too small; write {bound} or more",
-    "less_than": "{value} is too large; write less than {bound}",
+    "less_than": "{value} is too large; write a number less than {bound}",
     "less_than_equal": "{value} is too large; write {bound} or less",
-    "enum": "{found} is not known; write one of {expected}",
-    "tuple_type": "expected a list, found {found}; begin each entry with a dash",
+    "enum": "{found} is not valid; write one of {expected}",
+    "tuple_type": "expected a list, found {found}; start each entry with a dash",
     "model_type": _NOT_A_SECTION,
     "dict_type": _NOT_A_SECTION,
 }
 
 
-def fault(message: str, key: str = "") -> PydanticCustomError:
-    """What a validator raises.
+def setting_error(message: str, key: str = "") -> PydanticCustomError:
+    """The error that a validator raises.
 
     Args:
-        message: What is wrong; how to mend it. `{value}` stands for the value as the file has it, and
-            `{found}` for the same with a word on what YAML makes of it.
-        key: The key in the file, where it is not the field's name.
+        message: What is wrong; how to fix it. `{value}` stands for the value as written in the file, `{found}` for the
+            value and its kind in YAML.
+        key: The key in the file, where it differs from the field's name.
     """
-    return PydanticCustomError("fault", "{message}", {"message": message, "key": key})
+    return PydanticCustomError("setting", "{message}", {"message": message, "key": key})
 
 
-def raised_again(error: ErrorDetails) -> InitErrorDetails:
-    """A fault that was raised, in the form that can be raised again."""
+def init_details(error: ErrorDetails) -> InitErrorDetails:
+    """An error of a ValidationError in the form that makes a new ValidationError."""
     context = {"message": error["msg"], **error.get("ctx", {})}
     cause = PydanticCustomError(error["type"], "{message}", context)
     return InitErrorDetails(type=cause, loc=error["loc"], input=error["input"])
 
 
-def told(error: ErrorDetails, file: ConfigFile, sections: Mapping[str, Sequence[str]]) -> str:
-    """The line for one of pydantic's errors.
+def error_line(error: ErrorDetails, file: ConfigFile, sections: Mapping[str, Sequence[str]]) -> str:
+    """Format one of pydantic's errors as `place: what is wrong; how to fix it`.
 
     Args:
         error: The error.
-        file: What was validated.
-        sections: The keys that are known in each section, by the key that leads there, "" for the whole file.
+        file: The validated file.
+        sections: The valid keys of each section, by the key of the section, "" for the top level.
     """
     context, value = error.get("ctx", {}), error["input"]
     loc: Loc = tuple(step for step in error["loc"] if step != "[key]")
@@ -86,9 +87,9 @@ def told(error: ErrorDetails, file: ConfigFile, sections: Mapping[str, Sequence[
 
 
 def _hint(loc: Loc, sections: Mapping[str, Sequence[str]]) -> str:
-    """What an unknown key may have been meant to be."""
+    """How to fix an unknown key."""
     section = next((step for step in reversed(loc[:-1]) if isinstance(step, str)), "")
     if found := find_invisible(str(loc[-1])):
-        return f"it contains {found}, remove it"
+        return f"remove {found}"
     close = difflib.get_close_matches(str(loc[-1]), sections[section], 1)
-    return f"did you mean {close[0]}?" if close else f"known here are {', '.join(sections[section])}"
+    return f"did you mean {close[0]}?" if close else f"valid keys are {', '.join(sections[section])}"

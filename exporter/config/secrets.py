@@ -1,6 +1,6 @@
-"""Secrets by value, file or environment variable.
+"""Secrets by value, from a file or from an environment variable.
 
-An error names the file or the variable, and of what is in it nothing that can be seen.
+An error names the file or the variable, and never shows a visible character of the secret.
 """
 
 import re
@@ -11,21 +11,22 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, SecretStr, ValidationInfo
 
-from exporter.config.messages import SECRETS, fault
-from exporter.config.yaml_file import decode, kind_of, read_bytes
+from exporter.config.messages import SECRETS, setting_error
+from exporter.config.text_files import decode, read_bytes
+from exporter.config.yaml_dialect import kind_of
 from exporter.invisible import find_invisible
 from exporter.redact import HIDDEN
 
-# More than any key or password has; a wrong path can name a file without an end.
+# Size limit of a secret file in bytes: a wrong path can name a large file.
 _LONGEST = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a file's settings come from: the context that makes validators read the forms of a file.
+class FileContext:
+    """The validation context of a file. With it, validators accept the forms that only a file has.
 
     Attributes:
-        folder: What secret files are relative to.
+        folder: Base of relative paths of secret files.
         environ: The environment variables.
     """
 
@@ -35,11 +36,11 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class GivenSecret:
-    """What a file says about one secret.
+    """The keys of one secret in a file.
 
     Attributes:
         name: The secret, such as `api_key`.
-        keys: Those of `api_key`, `api_key_file` and `api_key_env` that are there, with their values.
+        keys: The keys that are set, of `api_key`, `api_key_file` and `api_key_env`, with their values.
     """
 
     name: str
@@ -47,12 +48,12 @@ class GivenSecret:
 
 
 def secret_keys(name: str) -> tuple[str, str, str]:
-    """The keys that can give a secret."""
+    """The keys that can set a secret."""
     return name, f"{name}_file", f"{name}_env"
 
 
 def gather(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A section of a file with all that is said about a secret under the secret's own name."""
+    """Collect the keys of each secret of a section under the name of the secret."""
     rest = dict(section)
     for name in SECRETS:
         given = [key for key in secret_keys(name) if key in rest]
@@ -64,69 +65,70 @@ def _read(value: object, info: ValidationInfo) -> object:
     if not isinstance(value, GivenSecret):
         return value
     if len(value.keys) != 1:
-        several = f"is given by {' and '.join(value.keys)}; keep one of them"
-        raise fault(several if value.keys else f"is missing; give {' or '.join(secret_keys(value.name))}")
+        by_value, by_file, by_variable = secret_keys(value.name)
+        missing = f"is missing; set {by_value}, {by_file} or {by_variable}"
+        raise setting_error(f"is set more than once ({', '.join(value.keys)}); keep one" if value.keys else missing)
     ((key, source),) = value.keys.items()
     if source is None:
-        raise fault("has no value; write one", key)
+        raise setting_error("has no value; write one", key)
     if not isinstance(source, str):
         fix = "write a single value" if isinstance(source, list | dict) else "put it in quotes"
-        raise fault(f"expected text, found {kind_of(source)}; {fix}", key)
-    origin: Any = info.context
+        raise setting_error(f"expected text, found {kind_of(source)}; {fix}", key)
+    context: Any = info.context
     holder, secret = "", source
     if key != value.name and (found := find_invisible(source)):
-        raise fault(f"contains {found}; remove it", key)
+        raise setting_error(f"contains {found}; remove it", key)
     if key.endswith("_file"):
-        path = origin.folder / source
+        path = context.folder / source
         holder, secret = f"the file {path} ", _from_file(path, key)
     elif key.endswith("_env"):
-        holder, secret = f"the environment variable {source} ", _from_environ(origin.environ, source, key)
+        holder, secret = f"the environment variable {source} ", _from_environ(context.environ, source, key)
     if problem := _problem(secret, value.name):
-        raise fault(holder + problem, key)
+        raise setting_error(holder + problem, key)
     return SecretStr(secret)
 
 
 def _from_file(path: Path, key: str) -> str:
-    """The secret in a file, without a byte order mark and the line end."""
+    """The secret in a file, without a byte order mark and a final line end."""
     try:
         content = read_bytes(path, _LONGEST)
     except OSError as error:
-        raise fault(f"cannot read the file {path}: {error.strerror}; check its name and permissions", key) from None
+        raise setting_error(f"cannot read {path}: {error.strerror}; check its name and permissions", key) from None
     except ValueError as error:
-        raise fault(f"the file {path} {error}; name a regular file", key) from None
+        raise setting_error(f"the file {path} {error}; name a regular file", key) from None
     if len(content) > _LONGEST:
-        raise fault(f"the file {path} is too long for a secret; check its name", key)
+        raise setting_error(f"the file {path} is too long for a secret; check its name", key)
     try:
         secret = decode(content).rstrip("\r\n")
     except ValueError as error:
-        raise fault(f"the file {path} {error}; save it as UTF-8", key) from None
+        raise setting_error(f"the file {path} {error}; save it as UTF-8", key) from None
     if not secret:
-        raise fault(f"the file {path} is empty; write the secret into it", key)
+        raise setting_error(f"the file {path} is empty; write the secret into it", key)
     return secret
 
 
 def _from_environ(environ: Mapping[str, str], variable: str, key: str) -> str:
     """The secret in an environment variable."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
-        # Not shown: it looks like the secret itself.
+        # Not shown: it may be the secret itself.
         example = f"SMARTSTREAM_{key.removesuffix('_env').upper()}"
-        raise fault(f"is not the name of an environment variable; write one such as {example}", key)
+        raise setting_error(f"is not a valid name of an environment variable; write one such as {example}", key)
     secret = environ.get(variable)
     if not secret:
         state = "not set" if secret is None else "empty"
-        raise fault(f"the environment variable {variable} is {state}; set it to the secret", key)
+        raise setting_error(f"the environment variable {variable} is {state}; set it to the secret", key)
     return secret
 
 
 def _problem(secret: str, name: str) -> str | None:
-    """Why a secret cannot be sent, or cannot be meant. The API key goes into a header, the password into JSON.
+    """Why a secret is not valid. The API key goes into a header, the password into JSON.
 
-    Of a character that can be seen only the place is named, as it is a part of the secret.
+    A visible character is part of the secret: the message has only its position.
     """
     if not secret:
         return "is empty; write the secret"
     if found := find_invisible(secret):
-        one_line = "write the secret alone, in one line" if re.search(r"[\r\n]", secret) else "remove it"
+        one_line = "write only the secret, in one line" if re.search(r"[\r\n]", secret) else "remove it"
         return f"contains {found}; {one_line}"
     if name != "api_key":
         return None

@@ -1,4 +1,4 @@
-"""The types of single settings, and checks of lists, as annotations for pydantic models."""
+"""Types of settings and checks of lists, as annotations for pydantic models."""
 
 import difflib
 import re
@@ -22,16 +22,16 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
-from exporter.config.messages import NOT_TEXT, fault, raised_again
+from exporter.config.messages import NOT_TEXT, init_details, setting_error
 from exporter.config.yaml_file import Loc
 from exporter.invisible import find_garbling, find_invisible
 from exporter.model import Group, Target
 from exporter.times import format_duration, parse_duration
 
-# The labels that `smartstream_media_info` has of its own.
+# The exporter's own labels of `smartstream_media_info`.
 RESERVED_LABELS = frozenset({"merchant_id", "media_id", "name", "ref_id", "encode_type"})
 
-# Keeps arithmetic with a mistyped number from overflowing.
+# Upper limit of numbers, so that arithmetic with a typo does not overflow.
 _MOST = 1_000_000
 
 
@@ -40,57 +40,57 @@ def _seconds(value: object, info: ValidationInfo) -> object:
         try:
             return parse_duration(value)
         except ValueError:
-            raise fault("{found} is not a duration; write one such as 90s, 2m or 1h30m") from None
+            raise setting_error("{found} is not a duration; write one such as 90s, 2m or 1h30m") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise fault("expected a duration, found {found}; write one such as 90s, 2m or 1h30m")
+        raise setting_error("expected a duration, found {found}; write one such as 90s, 2m or 1h30m")
     if info.context is None:
-        return value  # code counts in seconds; only a file has to name the unit
+        return value  # only a file needs a unit; code passes seconds
     example = f"{value}s" if isinstance(value, int) and 0 <= value <= _MOST else "90s"
-    raise fault(f"{{value}} has no unit; write it with a unit, such as {example}")
+    raise setting_error(f"{{value}} has no unit; write it with a unit, such as {example}")
 
 
 def between(least: str, most: str) -> AfterValidator:
-    """That a duration is in a range, both ends included."""
+    """Check that a duration is in a range, both ends included."""
 
     def check(seconds: float) -> float:
         if not parse_duration(least) <= seconds <= parse_duration(most):
-            raise fault(f"{{value}} is out of range; write a duration from {least} to {most}")
+            raise setting_error(f"{{value}} is out of range; write a duration from {least} to {most}")
         return seconds
 
     return AfterValidator(check)
 
 
 def at_most(most: int) -> AfterValidator:
-    """That a number is not larger than another."""
+    """Check that a number is not greater than a limit."""
 
     def check(value: int) -> int:
         if value > most:
-            raise fault(f"{{value}} is out of range; write a number from 1 to {most}")
+            raise setting_error(f"{{value}} is out of range; write a number from 1 to {most}")
         return value
 
     return AfterValidator(check)
 
 
 def not_below(other: str) -> AfterValidator:
-    """That a duration is at least that of another field, which stands before it."""
+    """Check that a duration is not less than that of another field, which is declared before it."""
 
     def check(seconds: float, info: ValidationInfo) -> float:
         floor = info.data.get(other, 0.0)
         if seconds < floor:
-            what = f"{format_duration(seconds)} is shorter than {other}, which is {format_duration(floor)}"
-            raise fault(f"{what}; raise {info.field_name} or lower {other}")
+            what = f"{format_duration(seconds)} is less than {other} ({format_duration(floor)})"
+            raise setting_error(f"{what}; raise {info.field_name} or lower {other}")
         return seconds
 
     return AfterValidator(check)
 
 
 def _without(find: Callable[[str], str | None]) -> AfterValidator:
-    """That a text has none of the characters that `find` finds."""
+    """Check that a text has none of the characters that `find` finds."""
 
     def check(text: str) -> str:
-        # The text is not shown: it would look right, or turn the message around.
+        # The text is not shown: it looks correct, or it would reverse the message.
         if found := find(text):
-            raise fault(f"contains {found}; remove it")
+            raise setting_error(f"contains {found}; remove it")
         return text
 
     return AfterValidator(check)
@@ -100,21 +100,21 @@ _visible = _without(find_invisible)
 
 
 def _url(text: str) -> str:
-    # The value is never shown: it may hold a password.
-    mend = "write one such as https://api.example.com/v1"
+    # The value is never shown: it may contain a password.
+    fix = "write one such as https://api.example.com/v1"
     try:
         parts = urlsplit(text)
         has_host = bool(parts.hostname) and parts.port != 0
-        # As the DNS has it; else no request could leave.
+        # The limits of DNS labels; no request could be sent to another name.
         has_host = has_host and all(0 < len(each) < 64 for each in (parts.hostname or "").rstrip(".").split("."))
     except ValueError:
-        raise fault(f"is not an address; {mend}") from None
+        raise setting_error(f"is not a valid URL; {fix}") from None
     if "@" in text:
-        raise fault("must not hold a user or a password; give the account under merchants")
+        raise setting_error("must not contain a user or a password; set mail_address and password of the merchant")
     if "?" in text or "#" in text:
-        raise fault("must not hold a query or a fragment; end it with the path")
+        raise setting_error("must not contain a query or a fragment; end the URL after the path")
     if parts.scheme not in ("http", "https") or not has_host or " " in text:
-        raise fault(f"is not an http or https address; {mend}")
+        raise setting_error(f"is not an http or https URL; {fix}")
     return text.rstrip("/")
 
 
@@ -122,21 +122,21 @@ def _zone(value: object) -> object:
     if isinstance(value, ZoneInfo):
         return value
     if not isinstance(value, str):
-        raise fault(NOT_TEXT)
+        raise setting_error(NOT_TEXT)
     try:
         return ZoneInfo(value)
     except (OSError, LookupError, ValueError):
-        # Names such as MST are close to JST, and wrong for who means Tokyo.
+        # Only names with a slash: MST is the closest name to JST, and wrong for Tokyo.
         close = difflib.get_close_matches(value, sorted(each for each in available_timezones() if "/" in each), 1)
-    raise fault(f"there is no time zone {{value}}; write one such as {(close or ['Asia/Tokyo'])[0]}")
+    raise setting_error(f"unknown time zone {{value}}; write an IANA name such as {(close or ['Asia/Tokyo'])[0]}")
 
 
-def _spelled(pattern: str, message: str) -> AfterValidator:
-    """That a text as a whole matches a pattern."""
+def _matching(pattern: str, message: str) -> AfterValidator:
+    """Check that the whole text matches a pattern."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
-            raise fault(message)
+            raise setting_error(message)
         return text
 
     return AfterValidator(check)
@@ -144,44 +144,44 @@ def _spelled(pattern: str, message: str) -> AfterValidator:
 
 def _not_reserved(name: str) -> str:
     if name in RESERVED_LABELS:
-        raise fault("is a label that the exporter sets itself; choose another name")
+        raise setting_error("is reserved for the exporter; choose another name")
     return name
 
 
 def _state_path(value: object) -> object:
     if value == "":
-        raise fault("{value} is not a path; write one such as state.db")
+        raise setting_error("{value} is not a valid path; write one such as state.db")
     if isinstance(value, str) and (found := find_invisible(value)):
-        raise fault(f"contains {found}; remove it")
+        raise setting_error(f"contains {found}; remove it")
     return value
 
 
-# (where in the list, what is wrong; how to mend it)
+# (position in the list, what is wrong; how to fix it)
 _Finding = tuple[Loc, str]
 
 
 def listed(find: Callable[[list[Any], Mapping[str, Any]], Iterator[_Finding]]) -> WrapValidator:
-    """Tell what `find` finds in a list together with the faults inside of its items.
+    """Report the errors that `find` yields for a list together with the errors inside its items.
 
-    `find` gets the list as it came and the fields that were read before this one.
+    `find` gets the list as written and the fields that are validated before this one.
     """
 
     def check(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         found = list(find(list(value), info.data)) if isinstance(value, list | tuple) else []
-        faults = [InitErrorDetails(type=fault(message), loc=loc, input="") for loc, message in found]
+        errors = [InitErrorDetails(type=setting_error(message), loc=loc, input="") for loc, message in found]
         try:
             result = handler(value)
         except ValidationError as error:
-            faults += map(raised_again, error.errors(include_url=False))
-        if faults:
-            raise ValidationError.from_exception_data("list", faults, hide_input=True)
+            errors += map(init_details, error.errors(include_url=False))
+        if errors:
+            raise ValidationError.from_exception_data("list", errors, hide_input=True)
         return result
 
     return WrapValidator(check)
 
 
-def once(key: str | None = None) -> WrapValidator:
-    """That no item of a list, or no value of `key` in its items, is there twice."""
+def unique(key: str | None = None) -> WrapValidator:
+    """Check that the items of a list, or the values of `key` in its items, are unique."""
 
     def find(items: list[Any], _: Mapping[str, Any]) -> Iterator[_Finding]:
         first: dict[str, int] = {}
@@ -191,19 +191,19 @@ def once(key: str | None = None) -> WrapValidator:
                 continue
             if value in first:
                 loc: Loc = (position,) if key is None else (position, key)
-                yield loc, f"{{value}} is listed twice, first in entry [{first[value]}]; keep one"
+                yield loc, f"{{value}} is a duplicate of entry [{first[value]}]; keep one"
             first.setdefault(value, position)
 
     return listed(find)
 
 
-def _some(items: list[Any], _: Mapping[str, Any]) -> Iterator[_Finding]:
+def _not_empty(items: list[Any], _: Mapping[str, Any]) -> Iterator[_Finding]:
     if not items:
-        yield (), "is empty; list at least one"
+        yield (), "is empty; add at least one entry"
 
 
-# pydantic's own minimum length also complains of a list whose items are all faulty.
-at_least_one = listed(_some)
+# pydantic's own minimum length also rejects a list whose items are all invalid.
+at_least_one = listed(_not_empty)
 
 Duration = Annotated[float, BeforeValidator(_seconds), PlainSerializer(format_duration)]
 Url = Annotated[StrictStr, _visible, AfterValidator(_url)]
@@ -211,22 +211,22 @@ Zone = Annotated[ZoneInfo, BeforeValidator(_zone), PlainSerializer(str)]
 Identifier = Annotated[
     StrictStr,
     _visible,
-    _spelled(r"(?!\.\.?$)[^ /]+", "{value} is not an id; write it without spaces and /"),
+    _matching(r"(?!\.\.?$)[^ /]+", "{value} is not a valid id; write it without spaces and slashes"),
 ]
 MailAddress = Annotated[
     StrictStr,
     _visible,
-    _spelled(r"[^ ]+", "{value} is not a mail address; write it without spaces"),
+    _matching(r"[^ ]+", "{value} is not a valid mail address; write it without spaces"),
 ]
 LabelName = Annotated[
     StrictStr,
-    _spelled(
+    _matching(
         r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*",
-        "is not a label name; use letters, digits and _, beginning with a letter",
+        "is not a valid label name; use letters, digits and _, and start with a letter",
     ),
     AfterValidator(_not_reserved),
 ]
-# Text for people.
+# Text for display.
 Text = Annotated[StrictStr, _without(find_garbling)]
 Labels = Annotated[Mapping[LabelName, Text], AfterValidator(MappingProxyType), PlainSerializer(dict)]
 StatePath = Annotated[Path, BeforeValidator(_state_path)]
@@ -235,7 +235,7 @@ Weight = Annotated[float, Field(strict=True, gt=0, le=_MOST, allow_inf_nan=False
 
 Share = Annotated[float, Field(strict=True, gt=0, lt=1, allow_inf_nan=False)]
 
-# A request that shows all plays is worth more than one that shows how they are spread, or what else was measured.
+# Default weights: fresh total plays matter more than plays by group and other targets.
 _WEIGHTS: Mapping[str, float] = {
     Target.PLAY_COUNT: 1.0,
     Target.PLAY_TIME: 0.2,
@@ -252,12 +252,12 @@ _WEIGHTS: Mapping[str, float] = {
 def _weight_name(name: str) -> str:
     if name not in _WEIGHTS:
         close = difflib.get_close_matches(name, _WEIGHTS, 1) or ["play_count"]
-        raise fault(f"is neither a target nor a group; write one such as {close[0]}")
+        raise setting_error(f"is neither a target nor a group; write one such as {close[0]}")
     return name
 
 
 Weights = Annotated[
     Mapping[Annotated[StrictStr, AfterValidator(_weight_name)], Weight],
-    AfterValidator(lambda given: MappingProxyType({**_WEIGHTS, **given})),
+    AfterValidator(lambda configured: MappingProxyType({**_WEIGHTS, **configured})),
     PlainSerializer(lambda weights: {str(name): weight for name, weight in weights.items()}),
 ]

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from prometheus_client import Metric
 from prometheus_client.samples import Sample
 
-from exporter.model import Group, Minute, Stream, Target, end_of
+from exporter.model import MINUTE, Group, Minute, Stream, Target, end_of
 from exporter.views import LinkView, MediaView, MerchantView
 
 _TYPE_SUFFIXES = {"counter": "_total", "info": "_info"}
@@ -45,15 +45,15 @@ class Family:
 
 # ---- streams ----
 
-# The name of each target in metric names and in HELP.
+# The name of each target in metric names, its unit there, and its name in HELP.
 _WORDS = {
-    Target.PLAY_COUNT: ("plays", "Plays"),
-    Target.PLAY_TIME: ("play_time_seconds", "Seconds played"),
-    Target.PLAYER_COUNT: ("player_displays", "Player displays"),
-    Target.DEVICE_COUNT: ("devices", "Devices"),
-    Target.SESSION_COUNT: ("sessions", "Sessions"),
-    Target.AVERAGE_PLAY_TIME: ("average_play_time_seconds", "Average seconds played"),
-    Target.KEY_DELIVERY_COUNT: ("key_deliveries", "DRM keys fetched"),
+    Target.PLAY_COUNT: ("plays", "", "Plays"),
+    Target.PLAY_TIME: ("play_time", "_seconds", "Seconds played"),
+    Target.PLAYER_COUNT: ("player_displays", "", "Player displays"),
+    Target.DEVICE_COUNT: ("devices", "", "Devices"),
+    Target.SESSION_COUNT: ("sessions", "", "Sessions"),
+    Target.AVERAGE_PLAY_TIME: ("average_play_time", "_seconds", "Average seconds played"),
+    Target.KEY_DELIVERY_COUNT: ("key_deliveries", "", "DRM keys fetched"),
 }
 
 
@@ -66,18 +66,19 @@ class StreamFamilies:
 
 
 def _stream_families(target: Target, group: Group, *, whole: bool) -> StreamFamilies:
-    noun, words = _WORDS[target]
+    noun, unit, words = _WORDS[target]
     scope, of_whole = ("merchant_", " of the whole merchant") if whole else ("", "")
     by_group = "" if group is Group.ALL else f"_by_{group}"
     source = f"(API target {target})" + ("" if group is Group.ALL else f", by {group}")
     labels: tuple[str, ...] = _MERCHANT_LABELS if whole else _MEDIA_LABELS
     if group is not Group.ALL:
         labels += (group.value,)
-    counter = Family(f"smartstream_{scope}{noun}{by_group}_total", "counter", f"{words}{of_whole} {source}.", labels)
+    name = f"smartstream_{scope}{{}}{noun}{by_group}{unit}"
+    counter = Family(f"{name.format('')}_total", "counter", f"{words}{of_whole} {source}, cached from the API.", labels)
     gauge = Family(
-        f"smartstream_{scope}last_minute_{noun}{by_group}",
+        name.format("last_minute_"),
         "gauge",
-        f"{words}{of_whole} in the newest settled minute {source}.",
+        f"{words}{of_whole} in the newest settled minute {source}, cached from the API.",
         labels,
     )
     return StreamFamilies(counter if target.summable else None, None if target.by_day else gauge)
@@ -100,7 +101,7 @@ def counter_of(stream: Stream) -> Family | None:
     return STREAMS[not stream.media_id, stream.target, stream.group].counter
 
 
-_DATA_HELP = "End of the newest settled minute that a stream{} has counted (API date)."
+_DATA_HELP = "End of the newest settled minute counted for a stream{}, in Unix seconds."
 DATA_TIMESTAMP = Family(
     "smartstream_data_timestamp_seconds",
     "gauge",
@@ -121,7 +122,7 @@ MERCHANT_DATA_TIMESTAMP = Family(
 MEDIA_INFO = Family(
     "smartstream_media_info",
     "info",
-    "What the API's catalog says of a media (name, ref_id, encode_type), and its configured labels.",
+    "Name, ref_id and encode_type of a media, cached from the API, and its configured labels.",
     ("merchant_id", "media_id", "name", "ref_id", "encode_type"),
 )
 
@@ -143,6 +144,10 @@ def _end(minute: Minute | None) -> float | None:
     return None if minute is None else end_of(minute)
 
 
+def _seconds(minutes: float | None) -> float | None:
+    return None if minutes is None else minutes * MINUTE
+
+
 def _thresholds(media: MediaView) -> dict[str, float] | None:
     thresholds = media.thresholds
     return None if thresholds is None else {"warning": thresholds.warning, "critical": thresholds.critical}
@@ -152,35 +157,35 @@ MERCHANT: Sequence[ViewFamily[MerchantView]] = (
     ViewFamily(
         "smartstream_merchant_horizon_timestamp_seconds",
         "gauge",
-        "End of the newest minute of which the API has shown a row (API date).",
+        "End of the newest minute with a row in the API, in Unix seconds, cached from the API.",
         ("merchant_id",),
         lambda merchant: _end(merchant.horizon),
     ),
     ViewFamily(
         "smartstream_revisions_total",
         "counter",
-        "Values that the API changed after they had been counted.",
+        "Values changed by the API after they were counted.",
         ("merchant_id", "direction"),
         lambda merchant: {"up": merchant.revisions_up, "down": merchant.revisions_down},
     ),
     ViewFamily(
-        "smartstream_lost_minutes_total",
+        "smartstream_lost_seconds_total",
         "counter",
-        "Minutes, summed over the streams, that were too old to be caught up, or without a value that could be used.",
+        "Seconds of data, summed over streams, that were too old to fetch or had no usable value.",
         ("merchant_id",),
-        lambda merchant: merchant.lost_minutes,
+        lambda merchant: merchant.lost_minutes * MINUTE,
     ),
     ViewFamily(
         "smartstream_series_resets_total",
         "counter",
-        "Counters that began again at 0 because a correction of the API could not be paid within a day.",
+        "Counter series reset to 0 because later plays did not offset a downward revision within one day.",
         ("merchant_id",),
         lambda merchant: merchant.series_resets,
     ),
     ViewFamily(
         "smartstream_held_values",
         "gauge",
-        "Values of the API that cannot be used, or are not plausible, and are not counted yet.",
+        "API values not counted yet because they are invalid or implausible.",
         ("merchant_id",),
         lambda merchant: merchant.held_values,
     ),
@@ -195,7 +200,7 @@ MERCHANT: Sequence[ViewFamily[MerchantView]] = (
     ViewFamily(
         "smartstream_merchant_last_minute_expected_plays",
         "gauge",
-        "Plays of the whole merchant that were to be expected in the newest settled minute (API target play_count).",
+        "Expected plays of the whole merchant in the newest settled minute (API target play_count).",
         ("merchant_id",),
         lambda merchant: merchant.verdict and merchant.verdict.expected,
     ),
@@ -205,7 +210,7 @@ CONNECTION: Sequence[ViewFamily[LinkView]] = (
     ViewFamily(
         "smartstream_merchant_failing_streams",
         "gauge",
-        "Streams of the whole merchant whose last request failed while the API answered others.",
+        "Streams of the whole merchant whose last request failed while other requests succeeded.",
         ("merchant_id",),
         lambda link: link.failing.get("", 0),
     ),
@@ -219,49 +224,49 @@ CONNECTION: Sequence[ViewFamily[LinkView]] = (
     ViewFamily(
         "smartstream_round_timestamp_seconds",
         "gauge",
-        "When the last round of requests ended; there is one a minute.",
+        "Unix time of the end of the last polling round, in seconds. A round runs every minute.",
         ("merchant_id",),
         lambda link: link.round_timestamp,
     ),
     ViewFamily(
         "smartstream_up",
         "gauge",
-        "Whether the API answers. 0 while it fails as a whole, asks to be left alone, or no request can leave.",
+        "Whether the API responds. 0 also during a backoff or when no request can be sent.",
         ("merchant_id",),
         lambda link: link.up,
     ),
     ViewFamily(
         "smartstream_api_budget_requests_per_minute",
         "gauge",
-        "Requests a minute that the exporter allows itself now.",
+        "Maximum requests per minute that the exporter currently sends.",
         ("merchant_id",),
         lambda link: link.budget,
     ),
     ViewFamily(
         "smartstream_streams",
         "gauge",
-        "Streams that share the requests of the merchant.",
+        "Streams that share the merchant's request budget.",
         ("merchant_id",),
         lambda link: link.streams,
     ),
     ViewFamily(
-        "smartstream_staleness_minutes",
+        "smartstream_staleness_seconds",
         "gauge",
-        "Settled minutes that a stream has not counted yet: the mean, weighted by plays, after the last round.",
+        "Mean settled time not yet counted per stream, weighted by plays, in seconds.",
         ("merchant_id",),
-        lambda link: link.staleness_minutes,
+        lambda link: _seconds(link.staleness_minutes),
     ),
     ViewFamily(
-        "smartstream_staleness_bound_minutes",
+        "smartstream_staleness_bound_seconds",
         "gauge",
-        "The staleness that no schedule could be below with these streams and this many requests.",
+        "Lower bound of the staleness for these streams and this request budget, in seconds.",
         ("merchant_id",),
-        lambda link: link.staleness_bound_minutes,
+        lambda link: _seconds(link.staleness_bound_minutes),
     ),
     ViewFamily(
         "smartstream_api_token_expiry_timestamp_seconds",
         "gauge",
-        "When the access token expires (API expiration).",
+        "Unix time at which the access token expires, in seconds, cached from the API.",
         ("merchant_id",),
         lambda link: link.token_expiry,
     ),
@@ -271,49 +276,49 @@ MEDIA: Sequence[ViewFamily[MediaView]] = (
     ViewFamily(
         "smartstream_live_event_running",
         "gauge",
-        "Whether the media's live event runs (API encode_status).",
+        "Whether the live event of the media is running (API encode_status), cached from the API.",
         ("merchant_id", "media_id"),
         lambda media: media.live_event_running,
     ),
     ViewFamily(
         "smartstream_plays_drop_ratio",
         "gauge",
-        "Share of the expected plays that is missing, 0 where that can be chance (API target play_count).",
+        "Ratio of missing plays to expected plays, 0 if the shortfall can be random (API target play_count).",
         ("merchant_id", "media_id"),
         lambda media: media.verdict and media.verdict.ratio,
     ),
     ViewFamily(
         "smartstream_plays_drop_evidence",
         "gauge",
-        "How little the missing plays can be chance, as a log likelihood ratio (API target play_count).",
+        "Log-likelihood ratio that the shortfall is not random (API target play_count).",
         ("merchant_id", "media_id"),
         lambda media: media.verdict and media.verdict.evidence,
     ),
     ViewFamily(
         "smartstream_last_minute_expected_plays",
         "gauge",
-        "Plays that were to be expected in the newest settled minute (API target play_count).",
+        "Expected plays in the newest settled minute (API target play_count).",
         ("merchant_id", "media_id"),
         lambda media: media.verdict and media.verdict.expected,
     ),
     ViewFamily(
         "smartstream_drop_threshold_ratio",
         "gauge",
-        "From which smartstream_plays_drop_ratio on a drop is worth an alert, as configured.",
+        "Configured smartstream_plays_drop_ratio above which an alert fires.",
         ("merchant_id", "media_id", "severity"),
         _thresholds,
     ),
     ViewFamily(
         "smartstream_failing_streams",
         "gauge",
-        "Streams of a media whose last request failed while the API answered others.",
+        "Streams of a media whose last request failed while other requests succeeded.",
         ("merchant_id", "media_id"),
         lambda media: media.failing_streams,
     ),
     ViewFamily(
         "smartstream_media_gone",
         "gauge",
-        "Whether the API answers requests for a media with 404.",
+        "Whether the API returns 404 for a media.",
         ("merchant_id", "media_id"),
         lambda media: media.gone,
     ),

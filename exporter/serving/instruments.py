@@ -40,7 +40,7 @@ class _DroppedLogLines(Collector):
     def collect(self) -> Iterator[Metric]:
         yield CounterMetricFamily(
             "smartstream_log_lines_dropped",
-            "Log lines that were dropped because nobody read the log, or because it could not be written.",
+            "Log lines that were dropped because the log output was blocked or not writable.",
             value=self.count(),
         )
 
@@ -58,31 +58,31 @@ class Instruments:
         self.registry = registry = CollectorRegistry()
         self._requests = Counter(
             "smartstream_api_requests",
-            "Requests to the API, by HTTP status; code is error when no answer came.",
+            "Requests to the API by HTTP status code. Code is error if no response was received.",
             ["merchant_id", "endpoint", "code"],
             registry=registry,
         )
         self._seconds = Histogram(
             "smartstream_api_request_duration_seconds",
-            "Seconds from sending a request to the end of its answer.",
+            "Duration of API requests in seconds.",
             ["endpoint"],
             buckets=REQUEST_SECONDS,
             registry=registry,
         )
         self._ages = Histogram(
             "smartstream_revision_age_seconds",
-            "How old a minute was when its value changed after it had been counted.",
+            "Age of a counted minute when the API changed its value, in seconds.",
             buckets=REVISION_AGES,
             registry=registry,
         )
         self._reload_ok = Gauge(
             "smartstream_config_last_reload_successful",
-            "Whether the configuration was accepted when it was last read.",
+            "Whether the last configuration reload attempt was successful.",
             registry=registry,
         )
         self._reload_at = Gauge(
             "smartstream_config_last_reload_success_timestamp_seconds",
-            "When the configuration was last accepted.",
+            "Timestamp of the last successful configuration reload.",
             registry=registry,
         )
         self._clock_offset = Gauge(
@@ -92,7 +92,7 @@ class Instruments:
         )
         self._state_writable = Gauge(
             "smartstream_state_writable",
-            "Whether the state file can be written. While it cannot, no request leaves and nothing is counted.",
+            "Whether the state file is writable. If 0, the exporter sends no requests.",
             registry=registry,
         )
         self._state_writable.set(1)

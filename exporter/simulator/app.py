@@ -1,4 +1,4 @@
-"""The simulated API as a function from request to response: routes, authentication, faults, and the record of it."""
+"""The simulated API as a function from request to response: routing, authentication, faults, request journal."""
 
 import math
 import re
@@ -36,8 +36,8 @@ class Call:
 
     Attributes:
         merchant_id: The merchant of its path.
-        endpoint: The call's word in the path.
-        name: What follows the endpoint: a media or an event, or "".
+        endpoint: The endpoint in the path.
+        name: The media or event after the endpoint, or "".
         request: The whole request.
     """
 
@@ -52,8 +52,8 @@ class SimulatorApp:
 
     Attributes:
         world: The final values.
-        faults: The switch of the faults.
-        journal: The requests so far.
+        faults: The switch for the faults.
+        journal: The received requests.
     """
 
     def __init__(
@@ -99,11 +99,11 @@ class SimulatorApp:
         return Response(reply.status, tuple(headers.items()), reply.body, reply.cut)
 
     def open(self) -> None:
-        """Let answers hang again, after `close`."""
+        """Let hanging answers hang again, after `close`."""
         self._closing.clear()
 
     def close(self) -> None:
-        """Let the answers that hang go on at once, so that a server can stop."""
+        """Send hanging answers at once, so that a server can stop."""
         self._closing.set()
 
     def _api(self, call: Call, arrived: float) -> Reply:
@@ -131,7 +131,7 @@ class SimulatorApp:
             raise unauthorized("the API key is not accepted")
         if call.request.headers.get("content-type", "").partition(";")[0].strip() != JSON:
             raise bad_request(f"Content-Type is not {JSON}")
-        # Read again: the answer may have been held back, and time has passed.
+        # Read again, as a fault may have delayed the answer.
         now = self._clock()
         if call.endpoint == "auth-token":
             return self._endpoints.token(call.merchant_id, call.request.body, now, faults)
@@ -180,21 +180,21 @@ def create_app(
 ) -> SimulatorApp:
     """The simulated API as a function from a request to a response.
 
-    `clock` tells Unix seconds; `sleep` waits so many seconds where an answer hangs, by default in real time
-    and until `close`.
+    `clock` returns Unix seconds. `sleep` delays a hanging answer by seconds; the default waits in real time, until
+    `close`.
     """
     return SimulatorApp(world, faults, clock, sleep, credentials)
 
 
 class Dice:
-    """Which requests a rate hits; the same for the same seed and order of requests. Thread-safe."""
+    """Decides which requests a rate hits; reproducible for a seed and an order of requests. Thread-safe."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)  # noqa: S311 - no secret
         self._lock = Lock()
 
     def hit(self, rate: float) -> bool:
-        """Whether this request is one of those that the rate (0 to 1) means."""
+        """Whether the rate (0 to 1) hits this request."""
         if rate <= 0:
             return False
         with self._lock:

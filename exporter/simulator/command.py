@@ -1,4 +1,4 @@
-"""`simulate`: the simulated API from the command line."""
+"""The `simulate` command: the simulated API from the command line."""
 
 import contextlib
 import sys
@@ -22,27 +22,27 @@ from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 
 NAME = "smartstream-exporter simulate"
-# Faults whose flag may be given several times.
+# Faults whose flag can be repeated.
 SEVERAL = ("gone", "drop")
 
-# The main thread looks up so often, in seconds, while nothing happens.
-LOOK_UP = 60.0
+# Seconds of each wait for a signal.
+SIGNAL_WAIT = 60.0
 
 
 class UsageError(Exception):
-    """A flag cannot be used; the text is one line that names it."""
+    """The value of a flag is not valid; the text is one line that names the flag."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The flags, read.
+    """The parsed flags.
 
     Attributes:
-        address: Where to listen.
+        address: The address to listen on.
         seed: The seed of the world.
-        media: How many media each merchant has.
-        zone: The local time of the API.
-        credentials: What is accepted.
+        media: The number of media of each merchant.
+        zone: The time zone of the API.
+        credentials: The accepted credentials.
         faults: The faults at the start.
     """
 
@@ -56,19 +56,24 @@ class Options:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags of `simulate` to a parser."""
-    parser.add_argument("--listen-address", default="127.0.0.1:18080", metavar="HOST:PORT")
-    parser.add_argument("--seed", default="1", help="another seed makes another world")
-    parser.add_argument("--media", default="12", help="media of each merchant")
-    parser.add_argument("--timezone", default="Asia/Tokyo", help="local time of the API")
-    parser.add_argument("--api-key", default="", help="the only API key accepted; else any")
-    parser.add_argument("--mail-address", default="", help="the only mail address accepted; else any")
-    parser.add_argument("--password", default="", help="the only password accepted; else any")
+    parser.add_argument(
+        "--listen-address",
+        default="127.0.0.1:18080",
+        metavar="HOST:PORT",
+        help="address to listen on (default: %(default)s)",
+    )
+    parser.add_argument("--seed", default="1", help="seed of the simulated plays (default: %(default)s)")
+    parser.add_argument("--media", default="12", help="number of media of each merchant (default: %(default)s)")
+    parser.add_argument("--timezone", default="Asia/Tokyo", help="time zone of the API (default: %(default)s)")
+    parser.add_argument("--api-key", default="", help="the only accepted API key (default: any)")
+    parser.add_argument("--mail-address", default="", help="the only accepted mail address (default: any)")
+    parser.add_argument("--password", default="", help="the only accepted password (default: any)")
     parser.add_argument(
         "--print-config",
         action="store_true",
-        help="print a configuration of the exporter for this API and exit",
+        help="print a configuration of the exporter for this API, and exit",
     )
-    faults = parser.add_argument_group("faults", "each can be changed later at /control/faults")
+    faults = parser.add_argument_group("faults", "POST JSON to /control/faults to change them at run time")
     for name, field in Faults.model_fields.items():
         options: dict[str, Any] = {"dest": f"fault_{name}", "default": None, "help": field.description}
         if field.annotation is bool:
@@ -82,7 +87,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code is 2 for a bad flag, 1 for a port in use."""
+    """Serve until SIGTERM or SIGINT. The exit code is 2 for an invalid flag, 1 if the port is in use."""
     try:
         options = read_options(args)
     except UsageError as error:
@@ -100,16 +105,16 @@ def run(args: Namespace) -> int:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 1
     with Signals(STOP_SIGNALS) as signals, server:
-        # It serves those, too, who do not read this.
+        # A closed standard output is no reason not to serve.
         with contextlib.suppress(OSError):
             print(_welcome(args, Address(_reachable(options.address.host), server.address[1])), flush=True)
-        while signals.wait(LOOK_UP) is None:
+        while signals.wait(SIGNAL_WAIT) is None:
             pass
     return 0
 
 
 def read_options(args: Namespace) -> Options:
-    """Read the flags. Raises UsageError."""
+    """Parse the values of the flags. Raises UsageError."""
     return Options(
         address=_address(args.listen_address),
         seed=_integer("seed", args.seed, least=0),
@@ -123,7 +128,7 @@ def read_options(args: Namespace) -> Options:
 def config_for(
     world: World, url: str, credentials: Credentials | None = None, merchant_id: str = DEFAULT_MERCHANT
 ) -> str:
-    """A complete configuration of the exporter, YAML, for a simulated API at this URL."""
+    """A complete configuration of the exporter for a simulated API at this URL, as YAML."""
     given = credentials or Credentials()
     merchant = {
         "id": merchant_id,
@@ -182,11 +187,11 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise UsageError(f"--timezone: there is no time zone {name!r}") from None
+        raise UsageError(f"--timezone: unknown time zone {name!r}") from None
 
 
 def _reachable(host: str) -> str:
-    """The host under which this machine reaches what listens on one."""
+    """The host with which this machine connects to a listening address."""
     return "127.0.0.1" if host in {"", "0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
 
 
@@ -194,6 +199,6 @@ def _welcome(args: Namespace, address: Address) -> str:
     flags = f"--listen-address={address} --seed={args.seed} --media={args.media} --timezone={args.timezone}"
     return (
         f"The simulated API listens on http://{address}/v1\n"
-        f"Configuration for it:  {NAME} {flags} --print-config > config.yaml\n"
-        f"""Faults while it runs:  curl -d '{{"late_minutes": 5}}' http://{address}/control/faults"""
+        f"Print a configuration:  {NAME} {flags} --print-config > config.yaml\n"
+        f"""Inject a fault:         curl -d '{{"late_minutes": 5}}' http://{address}/control/faults"""
     )

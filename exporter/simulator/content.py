@@ -1,4 +1,4 @@
-"""The catalog and live answers of the simulated API: what it says about a media and its event. Pure."""
+"""The answers of the simulated API about media and live events. Pure."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ CREATED = datetime(2025, 4, 1, tzinfo=UTC)
 
 
 def media_fields(media: Media) -> dict[str, object]:
-    """What the catalog says about a media."""
+    """The catalog entry of a media."""
     return {
         "id": media.id,
         "ref_id": media.ref_id,
@@ -25,7 +25,7 @@ def media_fields(media: Media) -> dict[str, object]:
 
 
 def event_fields(media: Media, schedule: Schedule, now: float, zone: ZoneInfo) -> dict[str, object]:
-    """What the API says about the event of a live media at an instant (Unix seconds)."""
+    """The live event of a media at an instant (Unix seconds)."""
     start = newest_start(schedule, datetime.fromtimestamp(now, zone))
     end = start + schedule.length * 60
     running = start <= now < end
@@ -49,7 +49,7 @@ def newest_start(schedule: Schedule, now: datetime) -> float:
 
 
 def find(catalog: Mapping[str, Media], reference: str) -> Media | None:
-    """The media with this id, or with this ref_id where it is written `ref:…`."""
+    """The media with this id, or with the ref_id of `ref:REF_ID`."""
     if not reference.startswith("ref:"):
         return catalog.get(reference)
     return next((media for media in catalog.values() if f"ref:{media.ref_id}" == reference), None)

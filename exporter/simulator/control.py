@@ -1,4 +1,4 @@
-"""The control path: what the simulated API is told, and what it tells, outside of the API itself."""
+"""The control path of the simulated API: reads and changes its faults, lists its catalog and its requests."""
 
 import json
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class Control:
         self._journal = journal
 
     def answer(self, method: str, path: str, parameters: Mapping[str, str], body: bytes) -> Reply:
-        """The answer to one request; faults do not touch it."""
+        """The answer to one request, without faults."""
         match method, path.removeprefix(PREFIX):
             case "GET", "faults":
                 return json_reply(self._switch.now.model_dump(mode="json"))

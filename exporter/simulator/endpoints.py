@@ -1,4 +1,4 @@
-"""The calls of the simulated API once a request may pass: token, aggregations, media, live event."""
+"""The endpoints of the simulated API: token, aggregations, media, live event."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ Parameters = Mapping[str, str]
 
 
 class Endpoints:
-    """Answers the API's calls. Every method raises Refusal for what the API refuses."""
+    """Answers the calls to the API. Every method raises Refusal for a refused call."""
 
     def __init__(self, world: World, switch: FaultSwitch, tokens: Tokens, credentials: Credentials) -> None:
         self._world = world
@@ -26,7 +26,7 @@ class Endpoints:
         self._credentials = credentials
 
     def token(self, merchant_id: str, body: bytes, now: float, faults: Faults) -> Reply:
-        """A new access token for a mail address and a password."""
+        """Issue an access token for a mail address and a password."""
         try:
             account = json.loads(body)
         except (ValueError, RecursionError):
@@ -51,7 +51,7 @@ class Endpoints:
         return Reply(200, body.encode(), rows=len(rows))
 
     def media(self, merchant_id: str, reference: str, faults: Faults) -> Reply:
-        """What the catalog says about one media."""
+        """The catalog entry of a media."""
         media = find(self._world.catalog(merchant_id), reference)
         if media is None or media.id in faults.gone:
             raise not_found("MEDIA", "no such media")
@@ -65,7 +65,7 @@ class Endpoints:
         raise not_found("LIVE_EVENT", "no such live event")
 
     def _totals(self, query: Query, now: float, faults: Faults) -> dict[str, int]:
-        """The values of `all` by date, where the faults want them beside the parts."""
+        """The values of `all` by date, if a fault adds them to the parts."""
         if not faults.total or query.stream.group is Group.ALL:
             return {}
         whole = Stream(query.stream.merchant_id, query.stream.media_id, query.stream.target, Group.ALL)
@@ -73,10 +73,10 @@ class Endpoints:
 
 
 def unauthorized(message: str) -> Refusal:
-    """The refusal of a request whose token, key or account is not accepted."""
+    """The refusal of a request with invalid credentials."""
     return Refusal(401, "UNAUTHORIZED", message)
 
 
 def not_found(what: str, message: str) -> Refusal:
-    """The refusal of a request for what is not there."""
+    """The refusal of a request for something that does not exist."""
     return Refusal(404, f"{what}_NOT_FOUND", message)

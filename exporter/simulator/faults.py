@@ -1,4 +1,4 @@
-"""The faults that the simulated API shows on request, and the switch that turns them on and off."""
+"""The faults that the simulated API can inject, and the switch that turns them on and off."""
 
 import json
 from bisect import bisect_left
@@ -18,7 +18,7 @@ Instant = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class FaultError(Exception):
-    """A fault setting cannot be used; the text is one line that names every such setting.
+    """A fault setting is not valid; the text is one line that names every such setting.
 
     Attributes:
         problems: Name of the setting and what is wrong with it, in pairs.
@@ -37,63 +37,67 @@ class Faults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    late_minutes: Span = Field(default=1.0, description="minutes from the end of a minute until its row appears")
-    late_jitter: Span = Field(default=0.0, description="up to so many minutes more, another number for each minute")
-    revise_up: Rate = Field(default=0.0, description="share of the minutes whose values are too low at first")
-    revise_down: Rate = Field(default=0.0, description="share of the minutes whose values are too high at first")
-    revise_minutes: Span = Field(default=5.0, description="minutes after its row appears until a value is final")
+    late_minutes: Span = Field(
+        default=1.0, description="delay in minutes from the end of a minute until its row appears"
+    )
+    late_jitter: Span = Field(default=0.0, description="maximum additional delay in minutes, random for each minute")
+    revise_up: Rate = Field(default=0.0, description="share of minutes whose values increase later")
+    revise_down: Rate = Field(default=0.0, description="share of minutes whose values decrease later")
+    revise_minutes: Span = Field(default=5.0, description="minutes until a value is final after its row appears")
     stalled_since: Instant | None = Field(
         default=None,
         description="Unix time since when no row arrives or changes; they all do once it is null again",
     )
-    gone: tuple[str, ...] = Field(default=(), description="ids of media that answer 404")
+    gone: tuple[str, ...] = Field(default=(), description="ids of media for which the API returns 404")
     drop: dict[str, Rate] = Field(
         default_factory=dict,
         description='media id (or "" for all others) to the share of plays left, from now on',
     )
 
-    omit_zero: bool = Field(default=True, description="leave out rows and labels whose value is 0")
+    omit_zero: bool = Field(default=True, description="omit rows and labels whose value is 0")
     form: Literal["array", "object", "braced"] = Field(
-        default="array", description="the list bare, in an object, or in braces that are not JSON"
+        default="array", description="format of the list: array, object, or braces that are not JSON"
     )
     values: Literal["flat", "nested", "pairs"] = Field(
         default="flat",
-        description="a group's values beside the date, in an object, or as a list of value and count",
+        description="format of the values of a group: beside the date, in an object, or as a list of value and count",
     )
-    strings: bool = Field(default=False, description="numbers are written as strings")
+    strings: bool = Field(default=False, description="write numbers as strings")
     decimals: bool = Field(
-        default=False, description="seconds played have three decimals: they are a thousandth more than they were"
+        default=False, description="write seconds played with three decimals, each value increased by a thousandth"
     )
     bad_rate: Rate = Field(
-        default=0.0, description="share of the values that are written as -1 or N/A, other ones in each minute"
+        default=0.0, description="share of values written as -1 or N/A, different values in each minute"
     )
-    nulls: bool = Field(default=False, description="a label's 0 is written as null")
-    total: bool = Field(default=False, description="a group's row has the value of `all`, too")
+    nulls: bool = Field(default=False, description="write a 0 of a label as null")
+    total: bool = Field(default=False, description="add the value of `all` to the rows of a group")
 
-    error_rate: Rate = Field(default=0.0, description="share of requests answered with error_status")
-    error_status: int = Field(default=500, ge=500, le=599, description="the status of error_rate")
-    hang_rate: Rate = Field(default=0.0, description="share of requests answered only after hang_seconds")
-    hang_seconds: Span = Field(default=30.0, description="seconds for which hang_rate delays an answer")
-    cut_rate: Rate = Field(default=0.0, description="share of good answers cut off in the middle")
-    malformed_rate: Rate = Field(default=0.0, description="share of good answers whose JSON is broken")
-    html_rate: Rate = Field(default=0.0, description="share of good answers replaced by an HTML page with status 200")
-    text_rate: Rate = Field(default=0.0, description="share of good answers sent as text/plain")
+    error_rate: Rate = Field(default=0.0, description="share of requests that fail with error_status")
+    error_status: int = Field(default=500, ge=500, le=599, description="HTTP status for error_rate")
+    hang_rate: Rate = Field(default=0.0, description="share of requests delayed by hang_seconds")
+    hang_seconds: Span = Field(default=30.0, description="delay in seconds for hang_rate")
+    cut_rate: Rate = Field(default=0.0, description="share of answers cut off in the middle")
+    malformed_rate: Rate = Field(default=0.0, description="share of answers with malformed JSON")
+    html_rate: Rate = Field(default=0.0, description="share of answers replaced by an HTML page with status 200")
+    text_rate: Rate = Field(default=0.0, description="share of answers sent as text/plain")
 
-    token_life: Span = Field(default=3600.0, description="seconds for which a new token is good")
-    token_refused: bool = Field(default=False, description="no token is given out")
+    token_life: Span = Field(default=3600.0, description="lifetime of a token in seconds")
+    token_refused: bool = Field(default=False, description="refuse to issue tokens")
     token_refusal_rate: Rate = Field(
-        default=0.0, description="share of requests that revoke their good token, with a 401"
+        default=0.0, description="share of requests whose valid token is revoked, with a 401"
     )
     expiry_field: Literal["expiration", "expired_at"] = Field(
-        default="expiration", description="the field that names the token's end"
+        default="expiration", description="name of the field with the expiry of the token"
     )
 
-    rate_limit: int = Field(default=50, ge=1, description="requests a merchant may send in 60 seconds")
+    rate_limit: int = Field(default=50, ge=1, description="maximum requests of a merchant in 60 seconds")
     rate_window: Literal["sliding", "fixed"] = Field(
-        default="sliding", description="whether the 60 seconds end now, or start with each minute"
+        default="sliding", description="whether the 60 seconds slide, or start with each minute"
     )
-    retry_after: bool = Field(default=True, description="a 429 says when to come back")
-    max_range: int = Field(default=0, ge=0, description="minutes that a request by minute may ask for; 0 is any number")
+    retry_after: bool = Field(default=True, description="send Retry-After with a 429")
+    max_range: int = Field(
+        default=0, ge=0, description="maximum range in minutes of a request by minute; 0 means no limit"
+    )
 
 
 def make_faults(settings: Mapping[str, object]) -> Faults:
@@ -105,7 +109,7 @@ def make_faults(settings: Mapping[str, object]) -> Faults:
 
 
 def changed(faults: Faults, changes: Mapping[str, object]) -> Faults:
-    """The faults with some settings replaced, values of JSON's own types only. Raises FaultError."""
+    """The faults with some settings replaced by values from JSON. Raises FaultError."""
     whole = json.dumps(faults.model_dump(mode="json") | dict(changes))
     try:
         return Faults.model_validate_json(whole, strict=True)
@@ -119,13 +123,13 @@ def _problems(error: ValidationError) -> list[tuple[str, str]]:
 
 def _problem(message: str) -> str:
     if message == "Extra inputs are not permitted":
-        return "no such fault; known are " + ", ".join(Faults.model_fields)
+        return "unknown fault; valid faults are " + ", ".join(Faults.model_fields)
     return message[0].lower() + message[1:]
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Which faults were in force when.
+    """The history of the faults.
 
     Attributes:
         instants: When each setting began, Unix seconds, ascending; the first is minus infinity.
@@ -138,22 +142,22 @@ class Timeline:
     longest: float
 
     def extended(self, instant: float, faults: Faults) -> "Timeline":
-        """The timeline with other settings from an instant on."""
+        """The history with other settings from an instant on."""
         longest = max(self.longest, seconds_until_final(faults))
         return Timeline((*self.instants, instant), (*self.settings, faults), longest)
 
     def at_end_of(self, minute: Minute) -> Faults:
-        """The settings that were in force when a minute ended."""
+        """The settings at the end of a minute."""
         return self.settings[bisect_left(self.instants, end_of(minute)) - 1]
 
 
 def seconds_until_final(faults: Faults) -> float:
-    """Seconds from the end of a minute until its values are final at the latest."""
+    """Maximum seconds from the end of a minute until its values are final."""
     return (faults.late_minutes + faults.late_jitter + faults.revise_minutes) * 60
 
 
 class FaultSwitch:
-    """The faults in force, which a test or the control path replaces at any time. Thread-safe.
+    """The current faults, which a test or the control path can replace at any time. Thread-safe.
 
     How late a minute's row is and how its first value differs is decided by the settings in force when the
     minute ended: a row that is visible stays visible when the settings change. A drop begins when it is set.
@@ -170,11 +174,11 @@ class FaultSwitch:
 
     @property
     def now(self) -> Faults:
-        """The settings in force."""
+        """The current settings."""
         return self._timeline.settings[-1]
 
     def set(self, /, **changes: object) -> Faults:
-        """Replace some settings from now on, and return all. Raises FaultError, and then nothing changes."""
+        """Replace some settings and return all of them. Raises FaultError without a change."""
         with self._lock:
             before = self.now
             after = changed(before, changes)
@@ -197,7 +201,7 @@ class FaultSwitch:
         return end_of(minute) + late * 60
 
     def revision(self, merchant_id: str, minute: Minute, now: float) -> Revision | None:
-        """What a minute shows at an instant: nothing yet (None), its first value, or the final one."""
+        """The visible revision of a minute at an instant: none yet (None), the first, or the final one."""
         if self.final_by(end_of(minute)) <= now:
             return FINAL
         appears = self.appears(merchant_id, minute)

@@ -1,4 +1,4 @@
-"""The forms in which the simulated API writes an answer: rows in, text out. Pure."""
+"""The formats of an answer of the simulated API: rows in, text out. Pure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from exporter.simulator.rows import Row, labels
 
 
 def rows_shown(rows: Sequence[Row], faults: Faults) -> list[Row]:
-    """The rows that are written at all."""
+    """The rows that an answer contains."""
     return [row for row in rows if not (faults.omit_zero and row.empty)]
 
 
 def write_rows(rows: Sequence[Row], stream: Stream, totals: Mapping[str, int], faults: Faults, minute: Minute) -> str:
-    """The body of an answer in the form that the faults ask for, in a minute.
+    """The body of an answer in the format that the faults set, in a minute.
 
     `totals` has the value of `all` by date, and is empty where it is not to be shown.
     """
@@ -25,7 +25,7 @@ def write_rows(rows: Sequence[Row], stream: Stream, totals: Mapping[str, int], f
         return _json(written)
     if faults.form == "object":
         return _json({"results": written})
-    # Not JSON: a list in braces without a key, as the vendor's manual prints it.
+    # Not JSON: a list in braces without a key, as in the manual of the vendor.
     lines = ",\n".join(f"    {_json(row)}" for row in written)
     return f"{{\n  [\n{lines}\n  ]\n}}"
 
@@ -41,7 +41,7 @@ def _row(row: Row, stream: Stream, totals: Mapping[str, int], faults: Faults, mi
 
 
 def _bad(rate: float, date: str, name: str, minute: Minute) -> int | str | None:
-    """What is written in place of a value, or None where that is as it should be."""
+    """The text that replaces a value, or None to write the value."""
     drawn = number(0, "bad", date, name, minute)
     if drawn >= rate * 2**64:
         return None

@@ -1,4 +1,4 @@
-"""Who may pass: the rate limit and the tokens of the simulated API. Thread-safe; time is an argument."""
+"""Rate limit, tokens and credentials of the simulated API. Thread-safe; time is an argument."""
 
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class RateLimit:
         self._taken: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def take(self, merchant_id: str, now: float, limit: int, window: Literal["sliding", "fixed"]) -> float | None:
-        """Let a request pass (None), or say in how many seconds one may."""
+        """Accept a request (None), or return the seconds until the next one is accepted."""
         sliding = window == "sliding"
         start = now - WINDOW if sliding else now // WINDOW * WINDOW
         with self._lock:
@@ -34,7 +34,7 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What the simulated API accepts; "" accepts anything that is not empty.
+    """The accepted credentials; "" accepts any value that is not empty.
 
     Attributes:
         api_key: The API key.
@@ -48,12 +48,12 @@ class Credentials:
 
 
 def accepts(expected: str, given: object) -> bool:
-    """Whether a credential passes."""
+    """Whether a credential is accepted."""
     return isinstance(given, str) and bool(given) and expected in {"", given}
 
 
 class Tokens:
-    """The access tokens that are good, each for one merchant and until an instant."""
+    """The valid access tokens, each for one merchant and until its expiry."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -62,7 +62,7 @@ class Tokens:
         self._good: dict[str, tuple[str, float]] = {}
 
     def issue(self, merchant_id: str, now: float, life: float) -> tuple[str, float]:
-        """A new token and the instant (Unix seconds) at which it ends."""
+        """Issue a token; returns it with its expiry (Unix seconds)."""
         with self._lock:
             self._good = {token: good for token, good in self._good.items() if good[1] > now}
             self._issued += 1
@@ -71,12 +71,12 @@ class Tokens:
             return token, now + life
 
     def good(self, token: str, merchant_id: str, now: float) -> bool:
-        """Whether a token may be used."""
+        """Whether a token is valid."""
         with self._lock:
             owner, end = self._good.get(token, ("", 0.0))
         return owner == merchant_id and now < end
 
     def revoke(self, token: str) -> None:
-        """Refuse a token from now on."""
+        """Revoke a token."""
         with self._lock:
             self._good.pop(token, None)

@@ -1,4 +1,4 @@
-"""The record of the requests that the simulated API received. Thread-safe, bounded."""
+"""The journal of the requests to the simulated API. Thread-safe, bounded."""
 
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -42,24 +42,24 @@ class Journal:
         self._counts: Counter[tuple[str, int]] = Counter()
 
     def add(self, request: Request) -> None:
-        """Record a request that was answered."""
+        """Record an answered request."""
         with self._lock:
             self._newest.append(request)
             self._counts[request.endpoint, request.status] += 1
 
     def newest(self, limit: int | None = None) -> tuple[Request, ...]:
-        """The newest requests, oldest first; all that are kept where there is no limit."""
+        """The newest requests, oldest first; without a limit, all recorded ones."""
         with self._lock:
             kept = tuple(self._newest)
         return kept if limit is None else kept[max(0, len(kept) - limit) :]
 
     def counts(self) -> Mapping[tuple[str, int], int]:
-        """How many requests each (endpoint, status) had since the start."""
+        """The number of requests by (endpoint, status) since the start."""
         with self._lock:
             return dict(self._counts)
 
     def busiest(self, merchant_id: str, window: float = WINDOW) -> int:
-        """The most requests of a merchant that arrived in any window (seconds, the end not included)."""
+        """The maximum number of requests of a merchant in any window (seconds, end exclusive)."""
         arrivals = sorted(request.at for request in self.newest() if request.merchant_id == merchant_id)
         most = first = 0
         for last, arrival in enumerate(arrivals):

@@ -1,4 +1,4 @@
-"""The query of `aggregations`: text in, what is asked for out, or a refusal. Pure."""
+"""Parses the query of `aggregations`, or refuses it. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from exporter.simulator.rows import Interval
 
 KNOWN = frozenset({"media_id", "target", "interval", "group", "from", "to"})
 DATE_FORMAT = "%Y%m%d%H%M%S"
-# No more than a year and a bit, so that no request keeps a thread for minutes.
+# A little more than a year, so that no request keeps a thread for minutes.
 MAX_DAYS = 400
 
 Word = TypeVar("Word", bound=StrEnum)
 
 
 class Refusal(Exception):
-    """The API answers with an error.
+    """An error answer of the API.
 
     Attributes:
         status: The HTTP status.
@@ -36,7 +36,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What one `aggregations` call asks for.
+    """A parsed `aggregations` query.
 
     Attributes:
         stream: Whose values, which, and how split.
@@ -50,7 +50,7 @@ class Query:
 
 
 def read_query(parameters: Mapping[str, str], merchant_id: str, now: float, zone: ZoneInfo, max_range: int) -> Query:
-    """Read a query; `from` defaults to the start of today, `to` to now. Raises Refusal with status 400."""
+    """Parse a query; `from` defaults to the start of today, `to` to now. Raises Refusal with status 400."""
     for unknown in parameters.keys() - KNOWN:
         raise bad_request(f"unknown parameter {unknown}")
     target = _word(Target, "target", parameters, Target.PLAY_COUNT)
@@ -63,7 +63,7 @@ def read_query(parameters: Mapping[str, str], merchant_id: str, now: float, zone
     end = _instant("to", parameters, now, zone)
     if start > end:
         raise bad_request("from is after to")
-    # A minute is asked for where its start is: `from` in the middle of a minute leaves that minute out.
+    # A range contains the minutes whose start it contains: `from` in the middle of a minute excludes that minute.
     minutes = MinuteRange(-int(-start // MINUTE), minute_of(end))
     if len(minutes) > MAX_DAYS * DAY_MINUTES:
         raise bad_request(f"the range is longer than {MAX_DAYS} days")
@@ -73,7 +73,7 @@ def read_query(parameters: Mapping[str, str], merchant_id: str, now: float, zone
 
 
 def bad_request(message: str) -> Refusal:
-    """The refusal of a request that the API cannot do."""
+    """The refusal of a request that is not valid."""
     return Refusal(400, "BAD_REQUEST", message)
 
 
@@ -89,7 +89,7 @@ def _instant(name: str, parameters: Mapping[str, str], default: float, zone: Zon
     if text is None:
         return default
     try:
-        # strptime alone takes shorter texts, too.
+        # strptime also accepts shorter texts.
         if len(text) == 14 and text.isascii() and text.isdecimal():
             instant = datetime.strptime(text, DATE_FORMAT).replace(tzinfo=zone).timestamp()
             if instant >= 0:

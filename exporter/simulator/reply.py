@@ -1,4 +1,4 @@
-"""Answers of the simulated API, and what the faults make of them. Pure."""
+"""Answers of the simulated API, and answers damaged by faults. Pure."""
 
 import json
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ class Reply:
 
 
 class Damage(Enum):
-    """What a fault does to a good answer."""
+    """The ways in which a fault damages an answer."""
 
     CUT = auto()
     MALFORMED = auto()
@@ -42,12 +42,12 @@ class Damage(Enum):
 
 
 def json_reply(content: object, status: int = 200) -> Reply:
-    """An answer that holds JSON."""
+    """An answer with a JSON body."""
     return Reply(status, json.dumps(content, ensure_ascii=False).encode())
 
 
 def refusal_reply(refusal: Refusal) -> Reply:
-    """The answer to a request that is refused."""
+    """The answer to a refused request."""
     reply = json_reply({"code": refusal.code, "message": str(refusal)}, refusal.status)
     if refusal.retry_after is None:
         return reply
@@ -55,7 +55,7 @@ def refusal_reply(refusal: Refusal) -> Reply:
 
 
 def damaged(reply: Reply, damage: Damage) -> Reply:
-    """A good answer after a fault."""
+    """An answer, damaged by a fault."""
     if damage is Damage.CUT:
         return replace(reply, cut=True)
     if damage is Damage.MALFORMED:

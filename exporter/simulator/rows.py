@@ -1,4 +1,4 @@
-"""What the simulated API shows of a stream at an instant: by minute, hour, day or month."""
+"""The visible rows of a stream at an instant: by minute, hour, day or month."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ class Interval(StrEnum):
 
     @property
     def date_format(self) -> str:
-        """How the API writes a row's date."""
+        """The format of the date of a row."""
         return DATE_FORMATS[self]
 
 
@@ -48,13 +48,13 @@ class Row:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing happened in it."""
+        """Whether all its values are 0."""
         return not any(self.values)
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a row that is longer than a minute.
+    """A part of a row that covers more than a minute.
 
     Attributes:
         date: The date of the row that it belongs to.
@@ -68,7 +68,7 @@ class Piece:
 
 
 class Reader:
-    """Reads a world as far as its rows are visible."""
+    """Reads the visible rows of a world."""
 
     def __init__(self, world: World, switch: FaultSwitch) -> None:
         self._world = world
@@ -94,14 +94,14 @@ class Reader:
         return [Row(time.date, ratio(time.values, count.values)) for time, count in zip(seconds, plays, strict=True)]
 
     def _visible(self, stream: Stream, asked: MinuteRange, now: float) -> Iterator[tuple[Minute, Values]]:
-        """The minutes that have a row, and what they show."""
+        """The minutes with a row, and their values."""
         for minute in range(asked.first, asked.last + 1):
             revision = self._switch.revision(stream.merchant_id, minute, now)
             if revision is not None:
                 yield minute, self._world.hour(stream, minute // 60, revision)[minute % 60]
 
     def _long_rows(self, stream: Stream, interval: Interval, asked: MinuteRange, now: float) -> list[Row]:
-        """The rows of an hour, a day or a month each."""
+        """The rows by hour, day or month."""
         rows = []
         for date, pieces in groupby(self._pieces(stream, interval, asked, now), lambda piece: piece.date):
             parts = list(pieces)
@@ -111,7 +111,7 @@ class Reader:
         return rows
 
     def _pieces(self, stream: Stream, interval: Interval, asked: MinuteRange, now: float) -> Iterator[Piece]:
-        """Whole hours where that is possible, which is fast, and quarters of an hour elsewhere."""
+        """Whole hours where possible, as they are cached, else quarters of an hour."""
         for hour in range(asked.first // 60, asked.last // 60 + 1):
             whole = MinuteRange(hour * 60, hour * 60 + 59)
             date = self._date(whole.first, interval)
@@ -127,7 +127,7 @@ class Reader:
                 yield from self._quarters(interval, self._visible(stream, part, now))
 
     def _quarters(self, interval: Interval, visible: Iterable[tuple[Minute, Values]]) -> Iterator[Piece]:
-        # Wherever people live, a local hour starts at a multiple of 15 UTC minutes.
+        # In every time zone, a local hour starts at a multiple of 15 UTC minutes.
         for quarter, pairs in groupby(visible, lambda pair: pair[0] // 15):
             values = [value for _, value in pairs]
             yield Piece(self._date(quarter * 15, interval), combine_sum(values), combine_max(values))

@@ -7,21 +7,21 @@ from exporter.httpd.connections import Limits
 from exporter.httpd.server import Server
 from exporter.simulator.app import SimulatorApp
 
-# Requests answered at once. One that hangs keeps its thread.
+# Concurrent requests. A hanging request keeps its thread.
 THREADS = 16
 
 LIMITS = Limits(connections=1000, request_bytes=64 * 1024)
 
 
 class SimulatorServer:
-    """An HTTP server on threads of its own; also a context manager that starts and stops it.
+    """An HTTP server with its own threads; as a context manager, it starts and stops.
 
     Attributes:
-        address: Host and port it listens on.
-        url: The base URL of the API, for a client's configuration.
+        address: Host and port of the listener.
+        url: Base URL of the API, for the configuration of a client.
 
     Raises:
-        InputError: The address cannot be listened on.
+        InputError: Cannot listen on the address.
     """
 
     def __init__(self, app: SimulatorApp, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -32,12 +32,12 @@ class SimulatorServer:
         self._server = Server(app, [listener], limits=LIMITS, threads=THREADS)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start to serve."""
         self._app.open()
         self._server.start()
 
     def stop(self) -> None:
-        """Stop answering and close every connection; answers that hang go on at once. Again is no harm."""
+        """Stop serving and close every connection; hanging answers are sent at once. Idempotent."""
         self._app.close()
         self._server.stop()
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from exporter.assembly import build_polling
 from exporter.config.settings import Settings
-from exporter.daemon import build_polling
 from exporter.serving.collector import SnapshotCollector, build_registry
 from exporter.serving.instruments import Instruments
 from exporter.simulator.app import create_app

@@ -1,1 +1,1 @@
-"""What writes the documents that are made from the code: `make docs`."""
+"""Generates the documents that are made from the code: `make docs`."""

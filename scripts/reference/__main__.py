@@ -1,4 +1,4 @@
-"""`python -m reference`: write the documents in docs/ that are made from the code."""
+"""`python -m reference`: generate the documents in docs/ that are made from the code."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ WRITTEN: Mapping[str, Callable[[], str]] = {
 
 
 def main(folder: Path = DOCS) -> int:
-    """Write them all.
+    """Generate all of them.
 
     Returns:
         The exit code.

@@ -17,16 +17,15 @@ from reference.markdown import MADE, attributes, code, table
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 
-_INTRODUCTION = """# The configuration
+_INTRODUCTION = """# Configuration
 
-One YAML file, `config.yaml` or what `--config.file` names. The tables have every key; below them is
-[config.example.yaml](../config.example.yaml), to copy from, which says when to change what.
-`smartstream-exporter check-config FILE` tells every fault at once, and `/config` shows the configuration in force,
-without secrets.
+The configuration is one YAML file: `config.yaml`, or the file that `--config.file` names. The tables list every key.
+The [example](../config.example.yaml) below them explains when to change a setting; copy it to start.
+`smartstream-exporter check-config FILE` validates a file and lists every error. `/config` shows the configuration in
+force, without secrets.
 
-Durations are written as in Prometheus: `500ms`, `90s`, `2m`, `1h30m`, `1d`. A secret is given by value (`api_key`),
-from a file (`api_key_file`, relative to the folder of the configuration) or from an environment variable
-(`api_key_env`).
+Durations use the format of Prometheus: `500ms`, `90s`, `2m`, `1h30m`, `1d`. Set a secret by value (`api_key`), from a
+file (`api_key_file`, relative to the folder of the configuration) or from an environment variable (`api_key_env`).
 """
 
 _WORDS: Mapping[object, str] = {
@@ -63,28 +62,26 @@ def document() -> str:
 
 
 def _sections(path: str, model: type[BaseModel], values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The section of a model, and those below it."""
+    """The table of a model, and those of the models below it."""
     meanings = attributes(model)
     below = []
     rows = []
     for name, field in model.model_fields.items():
         key = f"{path}.{name}".lstrip(".")
         inner, several = _model(field.annotation)
-        rows.append(
-            (code(name), _kind(field), _default(field, values.get(name)), meanings[name].replace("None", "nothing"))
-        )
+        rows.append((code(name), _kind(field), _default(field, values.get(name)), meanings[name]))
         if inner is not None:
             value = values.get(name) or {}
             below.append((f"{key}[]" if several else key, inner, value[0] if several else value))
-    yield code(path) if path else "The whole file", table(("key", "value", "default", "meaning"), rows)
+    yield code(path) if path else "Top level", table(("key", "value", "default", "description"), rows)
     for key, inner, value in below:
-        # Sections that are the same on several levels are told of once.
+        # A section that exists on several levels, such as `drop`, is described once.
         if value:
             yield from _sections(key, inner, value)
 
 
 def _model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    """The model that a key holds, and whether it holds several."""
+    """The model of a key, and whether the key has a list of it."""
     several = get_origin(annotation) is tuple
     kind = get_args(annotation)[0] if several else _bare(annotation)
     return (kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None), several
@@ -105,7 +102,7 @@ def _kind(field: FieldInfo) -> str:
 
 
 def _bare(annotation: Any) -> Any:
-    """A type without what is said of it, and without None."""
+    """A type without its annotations, and without None."""
     if get_origin(annotation) in (Annotated, Union, types.UnionType):
         return _bare(next(each for each in get_args(annotation) if each is not type(None)))
     return annotation

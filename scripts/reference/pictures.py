@@ -1,6 +1,6 @@
-"""`python -m reference.pictures`: the picture of the status page, taken of the demo while plays of one media drop.
+"""`python -m reference.pictures`: a screenshot of the status page of the demo, while the plays of one media drop.
 
-Takes some minutes: the drop has to be seen in the simulated API's own time.
+Takes some minutes: the drop detector needs some minutes of plays.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ PATIENCE = 20 * 60 * 1000
 
 
 def main() -> int:
-    """Take the picture.
+    """Take the screenshot.
 
     Returns:
         The exit code.
@@ -46,7 +46,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def _demo() -> Iterator[str]:
-    """The demo's address, while it runs."""
+    """Run the demo; yield its URL."""
     command = [sys.executable, "-m", "exporter", "demo", "--web.listen-address=127.0.0.1:0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -58,7 +58,7 @@ def _demo() -> Iterator[str]:
 
 
 def _break(url: str, drop_of: int) -> None:
-    """Leave few of the plays of a media from now on."""
+    """Inject a drop of the plays of a media."""
     settings = yaml.safe_load(requests.get(f"{url}config", timeout=10).text)
     media = settings["merchants"][0]["media"][drop_of]["id"]
     faults = f"{settings['api']['url'].removesuffix('/v1')}/control/faults"

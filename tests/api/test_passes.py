@@ -21,8 +21,8 @@ from exporter.counting.ledger import Ledger
 from exporter.localtime import local, midnight, repeat_of
 from exporter.model import Group, Minute, MinuteRange, Rows, Stream, Target, end_of, minute_of
 from exporter.storage.state import State
+from tests.support.clock_changes import CHANGES, REPEATS
 from tests.support.fakes import FakeClock
-from tests.test_localtime import CHANGES, REPEATS
 
 PLAYS = Stream("m", "a", Target.PLAY_COUNT, Group.ALL)
 COUNTRIES = Stream("m", "", Target.PLAY_COUNT, Group.COUNTRY)

@@ -21,7 +21,8 @@ from exporter import cli
 from exporter.api import answers, client
 from exporter.backfill import command
 from exporter.backfill.command import Order
-from exporter.config.settings import Settings, load
+from exporter.config.load import load
+from exporter.config.settings import Settings
 from exporter.errors import HistoryError, InputError, StateLocked
 from exporter.model import Group, MinuteRange, Target
 from exporter.serving.families import FAMILIES
@@ -175,6 +176,7 @@ def test_the_sums_are_what_the_api_has(api: Api) -> None:
     ]
 
 
+@pytest.mark.unmeasured
 def test_a_day_counts_when_it_ends(api: Api) -> None:
     """DRM keys of a whole local day are counted in its last minute; days that are cut off are not."""
     midnight = NOON + 3 * HOUR
@@ -260,6 +262,7 @@ def test_long_ranges_are_halved_once(api: Api) -> None:
     assert max(map(len, series(api.output).values())) == 361
 
 
+@pytest.mark.unmeasured
 def test_ranges_that_hold_too_much_are_halved(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """So are those whose answers are too large; what is too much for the shortest range leaves its stream out only."""
     monkeypatch.setattr(client, "MOST_VALUES", 400)

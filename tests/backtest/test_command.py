@@ -22,7 +22,8 @@ from exporter.backtest import command, parallel, plays_csv, plot
 from exporter.backtest.alerts import Episode, Sums, whole_merchant
 from exporter.backtest.command import Output
 from exporter.backtest.plays_csv import Recording
-from exporter.config.settings import DEFAULT_THRESHOLDS, Settings, load
+from exporter.config.load import load
+from exporter.config.settings import DEFAULT_THRESHOLDS, Settings
 from exporter.drops.baseline import Baseline, Look
 from exporter.drops.detector import KEPT, Alarm, Together, broad, judge
 from exporter.errors import InputError, StateLocked
@@ -247,6 +248,7 @@ def test_it_is_what_a_daemon_would_find(which: int) -> None:
     assert found
 
 
+@pytest.mark.unmeasured
 def test_many_processes_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """The work shared by processes gives the same episodes, to the last digit."""
     played = noisy(7, media=20, hours=20)
@@ -276,6 +278,7 @@ def end(*_: object, **__: object) -> None:
     os._exit(9)
 
 
+@pytest.mark.unmeasured
 def test_a_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that ends without a word is told in a line, and not waited for."""
     monkeypatch.setattr(parallel, "WORTH_SHARING", 0)

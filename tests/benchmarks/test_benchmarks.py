@@ -15,7 +15,7 @@ from benchmarks.prepared import Prepared, prepare
 from benchmarks.process import running
 from benchmarks.report import Figures, Table
 from exporter import logs
-from exporter.config.settings import load
+from exporter.config.load import load
 from exporter.model import minute_of
 from tests.support.processes import wait_until
 

@@ -43,7 +43,7 @@ def refused(url: str, environ: Mapping[str, str]) -> str:
     """The only error of the environment."""
     with pytest.raises(ConfigError) as caught:
         find_route(url, environ)
-    (error,) = caught.value.faults
+    (error,) = caught.value.errors
     return error
 
 
@@ -165,7 +165,7 @@ def test_every_variable_that_cannot_work_is_listed() -> None:
     """The proxy and the certificates are two lines."""
     with pytest.raises(ConfigError) as caught:
         find_route(API, {"HTTPS_PROXY": "foo://h", "REQUESTS_CA_BUNDLE": "no\nne"})
-    assert caught.value.faults == (
+    assert caught.value.errors == (
         f"HTTPS_PROXY: foo:// is not a kind of proxy that the exporter can use; {EXAMPLE}",
         f"REQUESTS_CA_BUNDLE: 'no\\nne' cannot be read: No such file or directory; {CERTIFICATES}",
     )

@@ -1,267 +1,170 @@
-"""Secrets stay secret: an API that repeats everything it is told gets none of them into a log, a page or an error."""
+"""Secrets by value, from files and from environment variables."""
 
-import html
-import itertools
-import json
-import re
-import sqlite3
-import threading
+import os
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, quote_plus
 
 import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from exporter.api.client import Client
-from exporter.config.settings import Settings
-from exporter.errors import ApiError
-from exporter.model import Group, MinuteRange, Stream, Target
-from tests.support.peer import Peer, Request, reply
-from tests.support.processes import Daemon, configuration, wait_until
-from tests.test_redact import SPELLINGS
-
-# Letters that are written in another way in a URL, in JSON and by Python's repr; none of it occurs by chance.
-API_KEY = 'K9x/api+key="Zq7&1'
-PASSWORD = "P4s\\wörd '\"%V<x3>& ß"
-TOKEN = "t0KEN-7f/3+a==Qy8"
-
-# What is in each secret and survives every way of writing it.
-CORES = ("K9x", "Zq7", "P4s", "Vx3", "t0KEN", "Qy8")
-
-Echo = tuple[int, dict[str, str], bytes]
+from exporter.config.load import dump, load, summary
+from exporter.errors import ConfigError
+from exporter.redact import HIDDEN
+from tests.support.configs import MERCHANT, SECRET, merchant
 
 
-def _page(told: str) -> Echo:
-    return 200, {"Content-Type": "text/html"}, f"<html><title>{told}</title>{told}</html>".encode()
+def test_secret_files(loaded: Any, tmp_path: Path) -> None:
+    """The path of a secret file is relative to the configuration; only the final line end is removed."""
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "key").write_bytes(b"key-of-file\r\n")
+    (tmp_path / "pass").write_text(" päss word \n\n")
+    keys = {
+        "id": "m",
+        "mail_address": "a@b",
+        "api_key_file": "secrets/key",
+        "password_file": str(tmp_path / "pass"),
+    }
+    (only,) = loaded({"merchants": [keys]}).merchants
+    assert only.api_key.get_secret_value() == "key-of-file"
+    assert only.password.get_secret_value() == " päss word "
 
 
-# What the API does with all that it was told: its answers' forms, by merchant.
-ECHOES: dict[str, Callable[[str], Echo]] = {
-    "redirect-to-it": lambda told: (307, {"Location": f"http://{quote(told, safe='')}/"}, b""),
-    "refusal": lambda told: (401, {}, json.dumps({"code": "UNAUTHORIZED", "message": told}).encode()),
-    "forbidden": lambda told: (403, {}, told.encode()),
-    "bad-request": lambda told: (400, {}, json.dumps({"errors": [{"code": told, "message": told}]}).encode()),
-    "not-found": lambda told: (404, {}, json.dumps(told, ensure_ascii=False).encode()),
-    "redirect": lambda told: (302, {"Location": f"http://{quote(told, safe='')}@other/{quote_plus(told)}"}, b""),
-    "limit": lambda told: (429, {"Retry-After": quote(told)}, told.encode()),
-    "fault": lambda told: (500, {"X-Debug": quote(told)}, repr(told).encode()),
-    "page": _page,
-    "broken": lambda told: (200, {}, f"[{{{told}".encode()),
-    "odd-date": lambda told: (200, {}, json.dumps([{"date": told, "value": 1}]).encode()),
-    "odd-value": lambda told: (200, {}, json.dumps([{"date": "2026-11-23T21:00:00+09:00", "value": told}]).encode()),
-    "odd-key": lambda told: (200, {}, json.dumps([{told: told}]).encode()),
-    "not-utf-8": lambda told: (200, {}, told.encode("latin-1", "replace") + b"\xff\xfe"),
-    "cut": lambda told: (200, {"Content-Length": "100000"}, told.encode()),
-    "no-http": lambda told: (0, {}, told.encode()),
-}
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
+def test_byte_order_mark_of_a_secret_file(loaded: Any, tmp_path: Path, end: str) -> None:
+    """A byte order mark, as editors on Windows write, is not part of a secret."""
+    (tmp_path / "secret").write_bytes(b"\xef\xbb\xbf" + f"秘密 {SECRET}{end}".encode())
+    keys = {key: value for key, value in MERCHANT.items() if key != "password"}
+    (only,) = loaded({"merchants": [keys | {"password_file": "secret"}]}).merchants
+    assert only.password.get_secret_value() == f"秘密 {SECRET}"
 
 
-class EchoApi(BaseHTTPRequestHandler):
-    """Answers with what it was told: path, headers, body, password and token."""
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        merchant_id = self.path.split("/")[3]
-        name, _, stage = merchant_id.rpartition("-at-")
-        if "auth-token" in self.path and stage != "token":
-            self._send(200, {}, json.dumps({"token": TOKEN, "expiration": "2099-01-01T00:00:00+09:00"}).encode())
-            return
-        token = "" if stage == "token" else TOKEN
-        told = f"{PASSWORD} {API_KEY} {token} {' '.join(self.headers.values())} {self.path} {body.decode()}"
-        self._send(*ECHOES[name](told))
-
-    def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        self.close_connection = True
-        if status:
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def echo_api() -> Iterator[str]:
-    with serving(ThreadingHTTPServer(("127.0.0.1", 0), EchoApi)) as url:
-        yield url
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", "the file {} is empty; write the secret into it"),
+        (b"\n", "the file {} is empty; write the secret into it"),
+        (b"hunter2\xff", "the file {} is not UTF-8 text; save it as UTF-8"),
+        (b"hunter2" * 5000, "the file {} is too long for a secret; check its name"),
+        ("秘密".encode() * 3000, "the file {} is too long for a secret; check its name"),
+        ("hunter2\r\n".encode("utf-16"), "the file {} is UTF-16 text; save it as UTF-8"),
+        (b"\xfe\xff", "the file {} is UTF-16 text; save it as UTF-8"),
+        (b"\xef\xbb\xbf\r\n", "the file {} is empty; write the secret into it"),
+        (
+            b"\xef\xbb\xbf" * 2 + b"hunter2",
+            "the file {} contains U+FEFF ZERO WIDTH NO-BREAK SPACE at position 1; remove it",
+        ),
+        (
+            b"hunter2\nhunter2",
+            "the file {} contains U+000A LINE FEED at position 8; write only the secret, in one line",
+        ),
+        ("hunter2\u2028".encode(), "the file {} contains U+2028 LINE SEPARATOR at position 8; remove it"),
+        (b"hunter2 ", "the file {} contains a space at position 8; write the key without spaces"),
+        (
+            "hunter2あ".encode(),
+            "the file {} contains a character at position 8 that an HTTP header cannot carry; copy the key again",
+        ),
+    ],
+)
+def test_bad_secret_file(loaded: Any, tmp_path: Path, content: bytes, error: str) -> None:
+    """An invalid secret file gives one line with its name, and nothing of its content."""
+    path = tmp_path / "secret"
+    path.write_bytes(content)
+    keys = {key: value for key, value in MERCHANT.items() if key != "api_key"}
+    with pytest.raises(ConfigError) as caught:
+        loaded({"merchants": [keys | {"api_key_file": "secret"}]})
+    assert caught.value.errors == (f"merchants[0].api_key_file: {error.format(path)}",)
 
 
-@contextmanager
-def serving(server: ThreadingHTTPServer) -> Iterator[str]:
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
+def test_a_pipe_as_a_secret_file(loaded: Any, tmp_path: Path) -> None:
+    """Loading does not block on a pipe."""
+    os.mkfifo(tmp_path / "secret")
+    keys = {key: value for key, value in MERCHANT.items() if key != "api_key"}
+    with pytest.raises(ConfigError) as caught:
+        loaded({"merchants": [keys | {"api_key_file": "secret"}]})
+    path = tmp_path / "secret"
+    assert caught.value.errors == (f"merchants[0].api_key_file: the file {path} is a pipe; name a regular file",)
+
+
+@pytest.mark.parametrize(
+    ("secret", "found"),
+    [
+        ("\ufeffhunter2", "U+FEFF ZERO WIDTH NO-BREAK SPACE at position 1; remove it"),
+        ("hunter2\r", "U+000D CARRIAGE RETURN at position 8; write only the secret, in one line"),
+        ("hunter2\udcff", "U+DCFF (a byte that is not UTF-8, or half a character) at position 8; remove it"),
+        ("hunter\u20602", "U+2060 WORD JOINER at position 7; remove it"),
+        ("hunter\x072", "U+0007 (a control character) at position 7; remove it"),
+        ("hunter2\u3000", "U+3000 IDEOGRAPHIC SPACE at position 8; remove it"),
+    ],
+)
+def test_invisible_characters_of_a_secret_in_the_environment(tmp_path: Path, secret: str, found: str) -> None:
+    """An invisible character is reported with its position and the variable, without the secret."""
+    path = tmp_path / "config.yaml"
+    keys = {key: value for key, value in MERCHANT.items() if key != "password"}
+    path.write_text(yaml.safe_dump({"merchants": [keys | {"password_env": "PASS"}]}))
+    with pytest.raises(ConfigError) as caught:
+        load(path, {"PASS": secret})
+    place = "merchants[0].password_env: the environment variable PASS contains"
+    assert caught.value.errors == (f"{place} {found}",)
+
+
+def test_any_visible_password(loaded: Any) -> None:
+    """A password may contain every visible character and spaces; a name also joiners and wide spaces."""
+    password = " p~ ä 秘密 🔑 ￥ ❤\ufe0f "
+    found = loaded(merchant(password=password, media=[{"id": "a", "name": "朝の　ニュース 👩\u200d👧"}]))
+    assert found.merchants[0].password.get_secret_value() == password
+    assert found.merchants[0].media[0].name == "朝の　ニュース 👩\u200d👧"
+
+
+def test_secrets_are_shown_nowhere(loaded: Any) -> None:
+    """No secret is in the repr, the text or the dump of a configuration."""
+    found = loaded(merchant(api_key=f"{SECRET}-key", password=f"{SECRET}-pass"))
+    assert found.merchants[0].api_key.get_secret_value() == f"{SECRET}-key"
+    for text in (repr(found), str(found), dump(found), summary(found), found.model_dump_json()):
+        assert SECRET not in text
+    assert dump(found).count(HIDDEN) == 2
+
+
+def test_errors_lead_to_no_secret(loaded: Any) -> None:
+    """Neither the traceback nor a chained exception of an error leads to the values of the file."""
+    for content in (merchant(api_key=f"{SECRET} x", id=5), f"password: *{SECRET}", SECRET.encode("utf-16")):
+        with pytest.raises(ConfigError) as caught:
+            loaded(content)
+        assert SECRET not in "".join(traceback.format_exception(caught.value))
+        assert caught.value.__cause__ is None
+        assert caught.value.__context__ is None
+
+
+BLOCK = f"""merchants:
+  - id: m
+    api_key: {SECRET}
+    mail_address: a@b
+    password: {SECRET}
+    media:
+      - id: a
+"""
+FLOW = f"merchants: [{{id: m, api_key: {SECRET}, mail_address: a@b, password: '{SECRET}'}}]"
+
+
+@given(
+    text=st.sampled_from([BLOCK, FLOW]),
+    start=st.integers(0, len(BLOCK)),
+    cut=st.integers(0, 2),
+    put=st.sampled_from(["", *"\n\t :#-&*!%@'\"{}[]|>?,\\x5", "\n  ", ": ", "- "]),
+)
+@example(text=FLOW, start=FLOW.index(f" {SECRET}"), cut=1, put="")
+@example(text=FLOW, start=FLOW.index(f": {SECRET}"), cut=2, put="")
+@example(text=BLOCK, start=BLOCK.index(SECRET), cut=0, put="*")
+@settings(max_examples=500)
+def test_slips_show_no_secret(scratch: Path, text: str, start: int, cut: int, put: str) -> None:
+    """A typo anywhere in a file, also next to a secret, never shows the secret in a message."""
+    scratch.write_text(text[:start] + put + text[start + cut :])
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def merchant(merchant_id: str) -> dict[str, Any]:
-    return {"id": merchant_id, "api_key": API_KEY, "password": PASSWORD, "media": [{"id": "media"}]}
-
-
-MERCHANTS = [f"{name}-at-{stage}" for name, stage in itertools.product(ECHOES, ("token", "answer"))]
-
-
-def told_in(text: str) -> list[str]:
-    """The parts of secrets that a text holds."""
-    return [core for core in CORES if core in text]
-
-
-def test_the_daemon_tells_no_secret(echo_api: str, tmp_path: Path) -> None:
-    """At debug level, with every kind of failure at every stage, neither the log nor a page holds a secret."""
-    config = configuration(echo_api, *map(merchant, MERCHANTS))
-    with Daemon(tmp_path, config, "--log.level=debug") as daemon:
-        daemon.wait_ready()
-        # A value that cannot be used is no failure of its request.
-        down = {(merchant_id,): 0.0 for merchant_id in MERCHANTS if merchant_id != "odd-value-at-answer"}
-        wait_until("every request has failed", lambda: down.items() <= daemon.values("smartstream_up").items())
-        # What failed is judged at the end of the round.
-        wait_until("it is logged", lambda: all(f"merchant={each}" in daemon.output for each in MERCHANTS))
-        pages = {
-            path: daemon.get(path).text
-            for path in (
-                "/",
-                "/api/v1/status",
-                "/config",
-                "/metrics",
-                "/-/healthy",
-                "/-/ready",
-                f"/{quote(PASSWORD)}",
-                "/?x=" + TOKEN,
-            )
-        }
-        daemon.kill()
-    assert "".join(pages.values()).count("<secret>") >= 2 * len(MERCHANTS)
-    assert {path: told_in(text) for path, text in pages.items()} == {path: [] for path in pages}
-    for merchant_id in MERCHANTS:
-        assert re.search(f"level=warn .*merchant={merchant_id}", daemon.output), merchant_id
-    assert [line for line in daemon.lines if told_in(line)] == []
-
-
-class NoBudget:
-    """Lets every request pass."""
-
-    def take(self) -> "NoBudget":
-        return self
-
-    def done(self) -> None:
-        pass
-
-    def refused(self, retry_after: float | None) -> None:
-        pass
-
-
-@pytest.mark.parametrize("merchant_id", MERCHANTS)
-def test_an_error_tells_no_secret(merchant_id: str, echo_api: str) -> None:
-    """What the client raises holds no secret, nor does its traceback with all that led to it.
-
-    Here nothing is replaced afterwards, as the log does.
-    """
-    settings = Settings.model_validate(configuration(echo_api, merchant(merchant_id)))
-    client = Client(settings.api, settings.merchants[0], NoBudget(), observe=lambda *_: None)
-    stream = Stream(merchant_id, "", Target.PLAY_COUNT, Group.ALL)
-    requests: tuple[Callable[[], object], ...] = (
-        lambda: client.aggregations(stream, MinuteRange(29_000_000, 29_000_009)),
-        lambda: client.media("media"),
-        lambda: client.live_event("event"),
-    )
-    failures = 0
-    for request in requests:
-        try:
-            request()
-        except ApiError as error:
-            failures += 1
-            texts = [str(error), repr(error), "".join(traceback.format_exception(error))]
-            texts += [f"{link!r} {link} {vars(link)}" for link in _chain(error)]
-            assert [text for text in texts if told_in(text)] == []
-    client.close()
-    assert failures > 0
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def test_the_settings_tell_no_secret() -> None:
-    """Neither `str` nor `repr` of the settings, as a whole or in parts, nor of the client, holds a secret."""
-    settings = Settings.model_validate(configuration("http://127.0.0.1:9/v1", merchant("m")))
-    client = Client(settings.api, settings.merchants[0], NoBudget(), observe=lambda *_: None)
-    for what in (settings, *settings.merchants, settings.merchants[0].password, client, vars(client)):
-        assert told_in(f"{what} {what!r}") == []
-    client.close()
-
-
-# All that an API could have been told, in all spellings.
-SPELT = [spell(secret, 0) for secret in (API_KEY, PASSWORD, TOKEN) for spell in SPELLINGS.values()]
-
-
-def telling_api(request: Request) -> bytes:
-    """An API that works, and has secrets in its names, ids and label values."""
-    if "auth-token" in request.path:
-        return reply(200, {"token": TOKEN, "expiration": "2099-01-01T00:00:00+09:00"})
-    if "medias" in request.path:
-        spelt = SPELT[int(request.path.rpartition("-")[2])]
-        return reply(
-            200, {"name": f"News {spelt}", "ref_id": spelt, "live_event_id": None, "encode_type": f"({spelt})"}
-        )
-    first, last = (datetime.strptime(request.query[name] + "Z", "%Y%m%d%H%M%S%z") for name in ("from", "to"))
-    labels = {"all": 10} if request.query["group"] == "all" else {"jp": 2} | {f"<{spelt}>": 3 for spelt in SPELT}
-    minutes = range(int((last - first).total_seconds()) // 60 + 1)
-    rows = [{"date": f"{first + timedelta(minutes=minute):%Y/%m/%d %H:%M}", **labels} for minute in minutes]
-    return reply(200, rows)
-
-
-def test_names_and_label_values_tell_no_secret(tmp_path: Path) -> None:
-    """In whatever spelling a name, an id or a label value has it, no secret is shown; and no play is lost by that."""
-    media = [{"id": f"media-{number}"} for number in range(len(SPELT))]
-    settings = {"collect": [{"target": "play_count", "groups": ["all", "country"]}], "requests_per_minute": 200}
-    account = {"api_key": API_KEY, "password": PASSWORD}
-    with Peer(telling_api) as api:
-        config = configuration(f"{api.url}/v1", {"media": media, **account, **settings})
-        with Daemon(tmp_path, config, "--log.level=debug") as daemon:
-            daemon.wait_ready()
-            wait_until("names are known", lambda: len(_names(daemon)) == len(media))
-            plays = "smartstream_merchant_last_minute_plays_by_country"
-            wait_until("label values are shown", lambda: bool(daemon.values(plays)))
-            by_country = {labels[0]: value for labels, value in daemon.values(plays).items()}
-            pages = {path: daemon.get(path).text for path in ("/", "/api/v1/status", "/config", "/metrics")}
-            daemon.kill()
-        names = _texts(tmp_path / "state.db")
-    assert by_country["jp"] == 2
-    assert sum(by_country.values()) == 2 + 3 * len(set(SPELT))
-    assert "<<secret>>" in by_country
-    for shown in (*pages.values(), daemon.output, *names):
-        assert told_in(html.unescape(shown)) == []
-        assert [spelt for spelt in SPELT if spelt in shown] == []
-
-
-def _names(daemon: Daemon) -> set[str]:
-    samples = [sample for family in daemon.families() for sample in family.samples]
-    known = [sample.labels for sample in samples if sample.name == "smartstream_media_info"]
-    return {labels["media_id"] for labels in known if "secret" in labels["name"]}
-
-
-def _texts(state: Path) -> list[str]:
-    """The names and label values in a state file."""
-    with closing(sqlite3.connect(state)) as db:
-        found = db.execute("SELECT name || ref_id || encode_type FROM media UNION SELECT label FROM series").fetchall()
-    return [text for (text,) in found]
+        load(scratch, {})
+    except ConfigError as error:
+        message = str(error)
+    else:
+        message = ""
+    assert SECRET not in message

@@ -159,6 +159,7 @@ PLAYS = st.lists(st.none() | st.integers(0, 1000), min_size=1, max_size=99)
 MINUTES = st.lists(st.tuples(OFFSETS, PLAYS), max_size=8)
 
 
+@pytest.mark.unmeasured
 @settings(max_examples=60)
 @given(MINUTES, MINUTES, st.booleans())
 def test_unpacking_goes_on_as_if_nothing_had_been(before: Any, after: Any, known: bool) -> None:
@@ -274,6 +275,7 @@ def _lines(track: Baseline) -> int:
     return count
 
 
+@pytest.mark.unmeasured
 def test_memory_is_bounded() -> None:
     """A track with all of its history takes less than 64 KiB, packed form included, and does not grow."""
     track = filled(days=60)

@@ -21,9 +21,11 @@ import yaml
 from prometheus_client import Gauge
 
 from exporter import daemon
+from exporter.assembly import build_polling
 from exporter.config.settings import Settings
 from exporter.httpd.address import Address
 from exporter.polling.scheduler import Scheduler
+from exporter.process_health import ProcessHealth
 from exporter.serving.instruments import Instruments
 from exporter.serving.routes import make_server
 from exporter.simulator.app import create_app
@@ -104,14 +106,14 @@ class Studio:
         telemetry = Instruments()
         self._shown = Gauge(CLOCK, "The exporter's clock after its newest round.", registry=telemetry.registry)
         telemetry.reloaded(ok=True, at=self.clock.now())
-        self._polling = daemon.build_polling(settings, state, telemetry, self.clock)
+        self._polling = build_polling(settings, state, telemetry, self.clock)
         stack.callback(self._polling.close)
         for _ in range(4):
             # Names and weeks of the past are asked for when all else is done. Nobody looks yet, so no time is taken.
             self.clock.advance(60)
             self._round()
         schedule = Scheduler(self.clock, {})
-        health = daemon.ProcessHealth(self._polling, state, schedule)
+        health = ProcessHealth(self._polling, state, schedule)
         handler = daemon._app(settings, self._polling, health, schedule, telemetry)
         server = make_server(handler, Address("127.0.0.1", 0))
         server.start()
@@ -222,9 +224,9 @@ def test_a_drop_is_told_by_name_and_the_whole_merchants_once(programs: Mapping[s
         (of_media,) = studio.told("one")
         assert (of_media.receiver, of_media.status) == ("pager", "firing")
         assert of_media.names == ["SmartstreamPlaysDropCritical"]
-        assert re.fullmatch(rf"{media.name}: plays are [6-9]\d\.?\d*% below what is expected", of_media.summaries[0])
+        assert re.fullmatch(rf"{media.name}: plays are [6-9]\d\.?\d*% below expected", of_media.summaries[0])
         assert media.id in of_media.descriptions[0]
-        assert "plays a minute are expected" in of_media.descriptions[0]
+        assert "plays per minute expected" in of_media.descriptions[0]
         # Most of its media have a drop of their own, and nobody is told.
         drops = 'count(ALERTS{alertname="SmartstreamPlaysDropCritical", merchant_id="all", alertstate="firing"})'
         assert int(studio.prometheus.query(drops)[0]["value"][1]) >= 8

@@ -198,7 +198,8 @@ def test_a_disk_that_hangs_does_not_keep_it_from_ending(tmp_path: Path) -> None:
     """Where the state file cannot be closed, the process ends all the same, with 0 and a line."""
     (tmp_path / "slow.py").write_text(
         "import sys, time\n"
-        "from exporter import cli, daemon, state\n"
+        "from exporter import cli, daemon\n"
+        "from exporter.storage import state\n"
         "daemon.LONGEST_END = 1.0\n"
         "state.State.close = lambda self: time.sleep(600)\n"
         "sys.exit(cli.main(sys.argv[4:]))\n"
@@ -209,7 +210,7 @@ def test_a_disk_that_hangs_does_not_keep_it_from_ending(tmp_path: Path) -> None:
         with Daemon(tmp_path, configuration(api.url), under=under, environ={"PYTHONPATH": str(Path.cwd())}) as daemon:
             daemon.wait_ready()
             assert terminated(daemon) == 0
-            assert "stopped while the state file could not be closed; nothing is lost" in daemon.lines[-1]
+            assert "stopped before the state file was closed; nothing is lost" in daemon.lines[-1]
 
 
 @pytest.fixture
@@ -337,7 +338,7 @@ sys.exit(main())
         process.send(signal.SIGHUP)
         process.send(signal.SIGTERM)
         assert process.ended() == 0
-        assert "stopped while starting; nothing is lost" in process.lines[-1]
+        assert "stopped during startup; nothing is lost" in process.lines[-1]
 
 
 def test_sigterm_ends_it_within_ten_seconds_whatever_hangs(tmp_path: Path) -> None:
@@ -416,7 +417,7 @@ def test_too_few_file_descriptors_for_the_merchants_are_one_line(tmp_path: Path)
     few = ("/bin/sh", "-c", 'ulimit -n 64; exec "$0" "$@"')
     merchants = [{"id": f"merchant-{number}"} for number in range(10)]
     with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1", *merchants), under=few) as daemon:
-        line = daemon.line("the limit of open files is too low").string
+        line = daemon.line("the open file limit is too low").string
         assert "level=warn " in line
         assert f"limit=64 needed={needed(10, 4)} merchants=10 concurrency=4" in line
 
@@ -479,7 +480,7 @@ def test_a_state_file_that_is_damaged_while_it_is_open_is_salvaged(tmp_path: Pat
             wait_until("plays are shown", lambda: bool(daemon.values("smartstream_merchant_last_minute_plays")))
             before = daemon.values("smartstream_merchant_plays_total")
             damage_schema(tmp_path / "state.db")
-            daemon.line("msg=.restarting to salvage the state file. .*the state file is damaged")
+            daemon.line("msg=.restarting to recover the state file. .*the state file is damaged")
             wait_until("it has begun again", lambda: sum("msg=started" in line for line in daemon.lines) == 2)
             assert daemon.get("/-/healthy").status_code == 200
             assert daemon.values("smartstream_state_writable") == {(): 1}

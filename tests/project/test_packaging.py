@@ -51,9 +51,15 @@ MAY_IMPORT = {
     "serving": {"foundation", "api"},
     "backfill": {"foundation", "config", "counting", "api", "serving"},
     "backtest": {"foundation", "config", "counting", "api", "drops"},
-    "daemon": {"foundation", "config", "planning", "counting", "api", "drops", "polling", "serving"},
+    "assembly": {"foundation", "config", "counting", "api", "drops", "polling", "serving"},
+    "process_health": {"foundation", "assembly", "polling", "serving"},
+    "daemon": {"foundation", "config", "planning", "polling", "serving", "assembly", "process_health"},
     "demo": {"config", "simulator"},
-    "cli": {"foundation", "config", "planning", "counting", "backfill", "backtest", "daemon", "demo", "simulator"},
+    "flags": {"foundation"},
+    "cli": {
+        *("foundation", "config", "planning", "counting", "backfill", "backtest", "simulator"),
+        *("daemon", "demo", "flags"),
+    },
     "__main__": {"cli"},
 }
 # Of another package, only these modules.
@@ -96,6 +102,13 @@ def test_packages_import_as_the_table_says() -> None:
             if other != unit and (other not in allowed or module not in modules):
                 wrong.append(f"{path} imports {module}")
     assert wrong == []
+
+
+def test_tests_share_helpers_only_through_support() -> None:
+    """No test module imports from another one: what several need is in tests/support."""
+    pattern = re.compile(r"^(?:from|import) tests(?:\.\w+)*\.test_\w+", re.MULTILINE)
+    paths = (path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+    assert [str(path.relative_to(ROOT)) for path in paths if pattern.search(path.read_text())] == []
 
 
 def test_no_circle_between_packages() -> None:

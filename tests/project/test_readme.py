@@ -1,4 +1,4 @@
-"""README.md says what is there, and what it says is there."""
+"""README.md, the overview of the metrics and the command line say what is there, and what they say is there."""
 
 import argparse
 import re
@@ -8,46 +8,55 @@ from pathlib import Path
 
 import yaml
 
-from exporter import cli
-from exporter.config.settings import load
+from exporter import cli, flags
+from exporter.config.load import load
 from exporter.model import Group, Target
 from exporter.serving.families import FAMILIES
 from exporter.serving.instruments import Instruments
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+OVERVIEW = (ROOT / "docs/metrics-overview.md").read_text()
+COMMAND_LINE = (ROOT / "docs/command-line.md").read_text()
+
+# In bytes. The README is for the first five minutes; the rest is in docs/.
+LONGEST = 9216
 
 SUFFIXES = {"counter": "_total", "info": "_info"}
 
 
-def blocks(language: str = "") -> list[str]:
+def blocks(language: str = "", document: str = README) -> list[str]:
     """The code blocks of a language, or those of none."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
     return [text for name, text in fenced if name == language]
 
 
 def rows() -> Iterator[list[str]]:
     """The cells of all tables' rows."""
-    for line in README.splitlines():
+    for line in OVERVIEW.splitlines():
         if line.startswith("| `"):
             yield [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def documented() -> set[str]:
-    """Every family that the README tells of: by name, or by the rules of the paragraph above the first table."""
+    """Every family that the overview names: by name, or by the rules of the paragraph above the first table."""
     names = set()
     for first, *others in rows():
         target = first.strip("`")
         if target in list(Target):
             groups = [group for group in Group if group is not Group.ALL and not Target(target).by_day]
-            for name in re.findall(r"smartstream_\w+", " ".join(others)):
-                beginning, total, _ = name.partition("_total")
+            for beginning, end in re.findall(r"(smartstream_\w+?)((?:_seconds)?(?:_total)?)\b", " ".join(others)):
                 for scope in ("smartstream_", "smartstream_merchant_"):
                     of_scope = beginning.replace("smartstream_", scope)
-                    names |= {f"{of_scope}{total}", *(f"{of_scope}_by_{group}{total}" for group in groups)}
+                    names |= {f"{of_scope}{end}", *(f"{of_scope}_by_{group}{end}" for group in groups)}
         elif target.startswith("smartstream_"):
             names.add(target)
     return names
+
+
+def test_it_is_short() -> None:
+    """Whoever opens it can read all of it."""
+    assert len(README.encode()) <= LONGEST
 
 
 def test_the_metrics_tables_are_complete() -> None:
@@ -68,10 +77,10 @@ def test_the_labels_in_the_tables_are_those_of_the_code() -> None:
 
 def test_the_flags_are_those_of_the_program() -> None:
     """The overview of the command line has every command and every flag of running, and no other."""
-    overview = next(block for block in blocks() if block.startswith("smartstream-exporter "))
+    overview = next(block for block in blocks(document=COMMAND_LINE) if block.startswith("smartstream-exporter "))
     parser = cli._parser()
-    flags = {flag for action in parser._actions for flag in action.option_strings} - {"-h", "--help", "--version"}
-    assert set(re.findall(r"--[a-z]+\.[a-z.-]+", overview)) == flags
+    names = {flag for action in parser._actions for flag in action.option_strings} - {"-h", "--help", "--version"}
+    assert set(re.findall(r"--[a-z]+\.[a-z.-]+", overview)) == names
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     assert set(re.findall(r"^smartstream-exporter ([a-z-]+)", overview, re.MULTILINE)) - {"run"} == set(
         commands.choices
@@ -81,9 +90,9 @@ def test_the_flags_are_those_of_the_program() -> None:
 def test_the_targets_of_make_are_there() -> None:
     """Each target that the README names is one of the Makefile's."""
     makefile = (ROOT / "Makefile").read_text()
-    (told,) = re.findall(r"`make help` lists the targets: (.*?)\. ", README, re.DOTALL)
+    (listed,) = re.findall(r"`make help` lists the targets: (.*?)\. ", README, re.DOTALL)
     named = set(re.findall(r"\bmake ([a-z]+)\b", " ".join(re.findall(r"`[^`]*`|^make .*", README, re.MULTILINE))))
-    named |= set(re.findall(r"`([a-z]+)[^`]*`", told))
+    named |= set(re.findall(r"`([a-z]+)[^`]*`", listed))
     assert {"run", "test", "help", "chaos"} <= named
     assert {name for name in named if not re.search(rf"^{name}:", makefile, re.MULTILINE)} == set()
 
@@ -105,4 +114,4 @@ def test_prometheus_takes_its_configuration(promtool_bin: Path, tmp_path: Path) 
     config.write_text(snippet)
     checked = subprocess.run([promtool_bin, "check", "config", config], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert yaml.safe_load(snippet)["scrape_configs"][0]["static_configs"] == [{"targets": [f"localhost{cli.LISTEN}"]}]
+    assert yaml.safe_load(snippet)["scrape_configs"][0]["static_configs"] == [{"targets": [f"localhost{flags.LISTEN}"]}]

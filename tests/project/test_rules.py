@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from exporter import cli
+from exporter import flags
 from exporter.serving.families import FAMILIES
 from exporter.serving.instruments import Instruments
 
@@ -153,7 +153,7 @@ def test_the_example_of_prometheus_is_good(promtool_bin: Path) -> None:
     config = yaml.safe_load(path.read_text())
     (job,) = config["scrape_configs"]
     assert "smartstream" in job["job_name"]
-    assert job["static_configs"] == [{"targets": [f"localhost{cli.LISTEN}"]}]
+    assert job["static_configs"] == [{"targets": [f"localhost{flags.LISTEN}"]}]
     assert config["global"]["scrape_interval"] == "30s"
 
 

@@ -75,8 +75,8 @@ def test_listen_addresses(address: str, expected: tuple[str, int]) -> None:
     [
         ("--seed=one", "--seed: 'one' is not a whole number from 0 to 9223372036854775808"),
         ("--media=0", "--media: '0' is not a whole number from 1 to 10000"),
-        ("--timezone=Tokyo", "--timezone: there is no time zone 'Tokyo'"),
-        ("--timezone=../etc", "--timezone: there is no time zone '../etc'"),
+        ("--timezone=Tokyo", "--timezone: unknown time zone 'Tokyo'"),
+        ("--timezone=../etc", "--timezone: unknown time zone '../etc'"),
         (
             "--listen-address=18080",
             "--listen-address: '18080' is not an address; " + WRITE_ADDRESS,

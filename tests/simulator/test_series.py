@@ -480,7 +480,7 @@ def test_bad_settings_change_nothing(changes: dict[str, object], message: str) -
 
 def test_unknown_setting_names_the_known() -> None:
     """A name that is no fault is told with those that are."""
-    with pytest.raises(FaultError, match=r"^late: no such fault; known are late_minutes, late_jitter, "):
+    with pytest.raises(FaultError, match=r"^late: unknown fault; valid faults are late_minutes, late_jitter, "):
         changed(Faults(), {"late": 1})
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from exporter.api.answers import Media
 from exporter.api.budget import RESTART_MARGIN, WINDOW, RequestBudget
+from exporter.assembly import Polling, build_polling
 from exporter.config.settings import Settings
-from exporter.daemon import Polling, build_polling
 from exporter.errors import StateError
 from exporter.model import Group, Minute, MinuteRange, Stream, minute_of
 from exporter.serving.instruments import Instruments
@@ -81,7 +81,7 @@ def count(built: Polling, clock: FakeClock, minutes: int) -> None:
                 shown = MinuteRange(asked.first, min(asked.last, minute_of(now) - 3))
                 rows = {minute: plays_of(stream, minute) for minute in range(shown.first, shown.last + 1)}
             built.ledger.enter(stream, asked, rows, now)
-            built.watches[merchant.id].enter(stream, asked, rows, built.ledger.seen(stream), now)
+            built.monitors[merchant.id].enter(stream, asked, rows, built.ledger.seen(stream), now)
     built.ledger.show_counted(now)
 
 
@@ -98,7 +98,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 catalog.enter_media(
                     lookup, Media(lookup.media_id, "ref", f"Name {merchant_id}", "", "vod"), clock.now()
                 )
-            built.watches[merchant_id].save(clock.now())
+            built.monitors[merchant_id].save(clock.now())
         for merchant in SETTINGS.merchants:
             limiter = RequestBudget(state, merchant.id, 45, clock.now, clock.monotonic)
             for _ in range(20):
@@ -155,6 +155,7 @@ def wipe(path: Path, page: int) -> None:
         file.write(b"\xff" * (PAGE - 100 if page == 1 else PAGE))
 
 
+@pytest.mark.unmeasured
 def test_no_page_that_is_lost_lets_plays_be_counted_twice(prepared: Path, tmp_path: Path) -> None:
     """A counter goes on from where it was, or begins again at 0; it never has more than was played since."""
     whole = copy_of(prepared, tmp_path)
@@ -307,7 +308,7 @@ def test_plays_of_the_detector_that_are_damaged_are_fetched_again(
         db.execute("UPDATE tracks SET past_known = 1")
     clock = later()
     with polling(path, clock) as (_, built):
-        watch = built.watches["m"]
+        watch = built.monitors["m"]
         assert MEDIA[0] not in watch.hours()
         assert MEDIA[1] in watch.hours()
         wanted = set()
@@ -445,7 +446,7 @@ def start(path: Path) -> str:
             clock.advance(120)
             count(built, clock, 3)
             built.snapshot()
-            for watch in built.watches.values():
+            for watch in built.monitors.values():
                 watch.judge(clock.now())
                 watch.hours()
     except StateError as error:
@@ -453,6 +454,7 @@ def start(path: Path) -> str:
     return ""
 
 
+@pytest.mark.unmeasured
 def test_any_damage_ends_in_a_working_exporter_or_one_line(
     prepared: Path, tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
 ) -> None:

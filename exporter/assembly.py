@@ -1,0 +1,149 @@
+"""The object graph: what polls, counts and watches for drops, built from a configuration and a state file.
+
+The daemon, the tests and the benchmarks build it here. The clock, the state and the transport are arguments.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import requests
+
+from exporter.api.budget import RequestBudget
+from exporter.api.catalog import Catalog
+from exporter.api.client import Client
+from exporter.api.request_log import Exchange, RequestLog
+from exporter.clock import ApiClock, Clock
+from exporter.config.settings import Settings
+from exporter.counting.ledger import Ledger
+from exporter.drops.monitor import DropMonitor
+from exporter.errors import StateWriteFailed
+from exporter.polling.incidents import Incidents
+from exporter.polling.poller import MerchantPoller
+from exporter.serving.instruments import Instruments
+from exporter.storage.state import State
+from exporter.views import Hour, MerchantView, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Polling:
+    """The parts that poll and count, without the scheduler and the web server.
+
+    Attributes:
+        ledger: The counters and their state.
+        catalogs: The catalog entries of the media, by merchant.
+        monitors: The drop monitors, by merchant.
+        pollers: The pollers, by merchant.
+        clients: The API clients, by merchant.
+        requests: The newest requests to the API.
+        clock: The time of the API.
+    """
+
+    ledger: Ledger
+    catalogs: Mapping[str, Catalog]
+    monitors: Mapping[str, DropMonitor]
+    pollers: Mapping[str, MerchantPoller]
+    clients: Mapping[str, Client]
+    requests: RequestLog
+    clock: ApiClock
+
+    def snapshot(self) -> Snapshot:
+        """The counted values, with the catalog, the drops and the connections to the API."""
+        now = self.clock.now()
+        return Snapshot(
+            MappingProxyType(
+                {each.merchant_id: self._complete(each, now) for each in self.ledger.snapshot.merchants.values()}
+            ),
+            clock_offset=self.clock.offset,
+        )
+
+    def _complete(self, merchant: MerchantView, now: float) -> MerchantView:
+        """Add the catalog, the drops and the connection to the counted values of a merchant."""
+        monitor, link = self.monitors[merchant.merchant_id], self.pollers[merchant.merchant_id].link
+        verdicts = monitor.drops(now)
+        media = {
+            media_id: replace(
+                view,
+                verdict=verdicts.get(media_id),
+                thresholds=monitor.thresholds[media_id],
+                failing_streams=link.failing.get(media_id, 0),
+                gone=media_id in link.gone,
+            )
+            for media_id, view in self.catalogs[merchant.merchant_id].views(now).items()
+        }
+        return replace(merchant, media=MappingProxyType(media), verdict=verdicts.get(""), link=link)
+
+    def hours(self) -> Mapping[str, Mapping[str, Hour]]:
+        """The last hour of plays, by merchant and media, "" for the whole merchant."""
+        return {merchant_id: monitor.hours() for merchant_id, monitor in self.monitors.items()}
+
+    def show_counted(self) -> None:
+        """Publish the counts of new series whose 0 has been exported for a minute."""
+        # While the state file cannot be written, the exported values stay as they are.
+        with contextlib.suppress(StateWriteFailed):
+            self.ledger.show_counted(self.clock.now())
+
+    def close(self) -> None:
+        """Close the connections and save the baselines of the drop monitors."""
+        for client in self.clients.values():
+            client.close()
+        for monitor in self.monitors.values():
+            # An unsaved baseline is rebuilt from the next answers.
+            with contextlib.suppress(StateWriteFailed):
+                monitor.save(self.clock.now())
+
+
+def build_polling(
+    settings: Settings,
+    state: State,
+    telemetry: Instruments,
+    clock: Clock,
+    adapter: Callable[[], requests.adapters.BaseAdapter] | None = None,
+) -> Polling:
+    """Build the parts that poll and count, and restore what the state file contains.
+
+    Args:
+        settings: The configuration.
+        state: The state file.
+        telemetry: The metrics of the exporter itself.
+        clock: The clock of the machine.
+        adapter: Creates the transport of each client; the default transport if None.
+    """
+    api_clock = ApiClock(clock)
+    ledger = Ledger(state, settings, telemetry.observe_revision)
+    ledger.sync(settings.merchants, api_clock.now())
+    api_clock.on_correction = ledger.correct_start
+    telemetry.expect(merchant.id for merchant in settings.merchants)
+    telemetry.watch_clock(lambda: api_clock.offset)
+    request_log = RequestLog()
+    observe = _observer(telemetry, request_log)
+    catalogs, monitors, pollers, clients = {}, {}, {}, {}
+    for merchant in settings.merchants:
+        budget = RequestBudget(
+            state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic, settings.api.timeout
+        )
+        clients[merchant.id] = client = Client(
+            settings.api,
+            merchant,
+            budget,
+            on_date=api_clock.answered,
+            clock=api_clock.now,
+            monotonic=api_clock.monotonic,
+            adapter=adapter() if adapter else None,
+            observe=observe,
+        )
+        catalogs[merchant.id] = catalog = Catalog(state, merchant)
+        monitors[merchant.id] = monitor = DropMonitor(state, settings, merchant, catalog)
+        pollers[merchant.id] = MerchantPoller(
+            merchant, settings.poll, ledger, catalog, monitor, budget, client, api_clock, Incidents()
+        )
+    return Polling(ledger, catalogs, monitors, pollers, clients, request_log, api_clock)
+
+
+def _observer(telemetry: Instruments, request_log: RequestLog) -> Callable[[Exchange], None]:
+    def observe(exchange: Exchange) -> None:
+        telemetry.observe_request(exchange.merchant_id, exchange.endpoint, exchange.code, exchange.seconds)
+        request_log.note(exchange)
+
+    return observe

@@ -1,0 +1,67 @@
+"""The problems of the process itself: the state file, the scheduler, the clock, the log."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from types import MappingProxyType
+
+import structlog
+
+from exporter import logs
+from exporter.assembly import Polling
+from exporter.polling.incidents import Incidents
+from exporter.polling.scheduler import Scheduler
+from exporter.serving.health import clock_problem
+from exporter.storage.state import State
+from exporter.views import ProblemView, Snapshot, Subject
+
+log = structlog.get_logger("daemon")
+
+
+class ProcessHealth:
+    """Reports problems of the process, and logs when they begin and when they are resolved."""
+
+    def __init__(self, polling: Polling, state: State, schedule: Scheduler) -> None:
+        self._polling = polling
+        self._state = state
+        self._schedule = schedule
+        self._incidents = Incidents()
+
+    def problems(self) -> tuple[ProblemView, ...]:
+        """The current problems, the worst first."""
+        return tuple(self._find())
+
+    def snapshot(self) -> Snapshot:
+        """The snapshot of the polling, with the problems of the process."""
+        snapshot = replace(self._polling.snapshot(), problems=self.problems())
+        if self._state.problem is None:
+            return snapshot
+        # No request is sent while the state file cannot be written.
+        merchants = {
+            each.merchant_id: each if each.link is None else replace(each, link=replace(each.link, up=False))
+            for each in snapshot.merchants.values()
+        }
+        return replace(snapshot, merchants=MappingProxyType(merchants))
+
+    def beat(self) -> None:
+        """Check the state file and log changes; called every few seconds."""
+        self._state.probe()
+        now = self._polling.clock.monotonic()
+        problems = self.problems()
+        events = [self._incidents.report(problem.subject, problem.message, now) for problem in problems]
+        events += self._incidents.settle(now, {(problem.subject, "") for problem in problems})
+        for event in filter(None, events):
+            (log.info if event.kind == "end" else log.warning)(event.line)
+
+    def _find(self) -> Iterator[ProblemView]:
+        writing = self._state.problem
+        if writing is not None:
+            yield ProblemView(Subject.STATE_FILE, writing.message, writing.since, bad=True)
+        stopped = self._schedule.problem()
+        if stopped is not None:
+            yield ProblemView(Subject.POLLING, stopped, bad=True)
+        offset = self._polling.clock.offset
+        if offset:
+            yield ProblemView(Subject.CLOCK, clock_problem(offset))
+        unread = logs.problem()
+        if unread is not None:
+            yield ProblemView(Subject.LOG, unread)

@@ -1,0 +1,51 @@
+"""Configurations as users write them and as code builds them."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+
+from exporter.config.settings import (
+    ApiSettings,
+    CollectSettings,
+    DropSettings,
+    MediaSettings,
+    MerchantSettings,
+    PollSettings,
+    Settings,
+    StorageSettings,
+)
+
+EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
+
+# The environment variables with which tests load a configuration.
+ENVIRON = {"KEY": "key-of-env", "EMPTY_VARIABLE": ""}
+
+# The required keys of a merchant.
+MERCHANT = {"id": "m", "api_key": "key", "mail_address": "a@b", "password": "pass"}
+
+# Every section of a configuration.
+SECTIONS: tuple[type[BaseModel], ...] = (
+    Settings,
+    ApiSettings,
+    MerchantSettings,
+    CollectSettings,
+    MediaSettings,
+    PollSettings,
+    DropSettings,
+    StorageSettings,
+)
+
+# No message may contain it.
+SECRET = "hunter2"
+
+
+def merchant(**keys: Any) -> dict[str, Any]:
+    """A configuration with one merchant."""
+    return {"merchants": [MERCHANT | keys]}
+
+
+def made_merchant(**keys: Any) -> MerchantSettings:
+    """A merchant as code builds it."""
+    secrets = {"api_key": SecretStr("k"), "password": SecretStr("p")}
+    return MerchantSettings(**{"id": "m", "mail_address": "a@b", **secrets, **keys})
