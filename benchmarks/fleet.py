@@ -9,7 +9,6 @@ from statistics import fmean
 
 import yaml
 
-from benchmarks.audience import know_past, media_ids
 from benchmarks.canned import canned_api
 from benchmarks.prepared import Prepared
 from benchmarks.process import Running, running
@@ -17,6 +16,7 @@ from benchmarks.report import Cell, Table
 from exporter.config.load import load
 from exporter.model import MINUTE
 from exporter.storage.state import open_state
+from tests.support.audience import know_past, media_ids
 
 REQUESTS = 45
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from statistics import fmean
 from urllib.parse import parse_qs, urlsplit
 
-from benchmarks.audience import MERCHANT, Audience, know_past, media_ids, stream_of, zipf
 from benchmarks.canned import listen, other_than_rows
 from benchmarks.prepared import Prepared
 from benchmarks.process import Running, running
@@ -38,6 +37,7 @@ from exporter.drops.warmup import MINUTES_BACK, WarmupRequest
 from exporter.model import MINUTE, Minute, MinuteRange, Rows
 from exporter.planning.index import lower_bound
 from exporter.storage.state import open_state
+from tests.support.audience import MERCHANT, Audience, know_past, media_ids, stream_of, zipf
 
 REQUESTS = 45
 

@@ -17,10 +17,16 @@ from pathlib import Path
 from statistics import fmean
 from unittest import mock
 
-from benchmarks.audience import (
+from benchmarks.picture import Line, draw
+from benchmarks.report import Cell, Table, figures
+from exporter.model import MINUTE, Minute, Stream
+from exporter.planning.index import Candidate, choose, lower_bound
+from exporter.polling.queue import RequestQueue, Round
+from exporter.polling.staleness import Moment
+from exporter.storage.state import State, open_state
+from tests.support.audience import (
     MERCHANT,
     Audience,
-    HandTurnedClock,
     Process,
     folder_in_memory,
     know_catalog,
@@ -29,13 +35,7 @@ from benchmarks.audience import (
     stream_of,
     zipf,
 )
-from benchmarks.picture import Line, draw
-from benchmarks.report import Cell, Table, figures
-from exporter.model import MINUTE, Minute, Stream
-from exporter.planning.index import Candidate, choose, lower_bound
-from exporter.polling.queue import RequestQueue, Round
-from exporter.polling.staleness import Moment
-from exporter.storage.state import State, open_state
+from tests.support.fakes import FakeClock
 
 REQUESTS = 50
 
@@ -171,7 +171,7 @@ def _measure(folder: Path, count: int, exponent: float, minutes: int) -> _Result
     weights = list(rates.values())
     # Each stream has two turns, and as many again when it is warm.
     minutes = max(minutes, 2 * math.ceil(count / ROOM))
-    clock = HandTurnedClock(START - START % MINUTE - 1)
+    clock = FakeClock(START - START % MINUTE - 1)
     with folder_in_memory(folder) as place:
         state = open_state(Path(place) / "state.db", clock.now)
         try:
@@ -191,7 +191,7 @@ def _measure(folder: Path, count: int, exponent: float, minutes: int) -> _Result
     )
 
 
-def _watch(state: State, clock: HandTurnedClock, audience: Audience, minutes: int, warm_up: int = 0) -> _Seen:
+def _watch(state: State, clock: FakeClock, audience: Audience, minutes: int, warm_up: int = 0) -> _Seen:
     """Start a process, let it run, and see what it knows when, in so many minutes after the warm-up."""
     process = Process(state, settings_for(list(audience.rates), REQUESTS), clock, audience, seconds=ANSWER_SECONDS)
     streams = {media_id: stream_of(media_id) for media_id in audience.rates}
@@ -269,7 +269,7 @@ def _planning(folder: Path, count: int, rounds: int) -> Iterator[float]:
     """CPU milliseconds for all planning of each round, of a merchant of so many streams."""
     media = media_ids(count - 1)
     audience = Audience(zipf(media, 1.0, MOST_PLAYS))
-    clock = HandTurnedClock(START - START % MINUTE - 1)
+    clock = FakeClock(START - START % MINUTE - 1)
     with folder_in_memory(folder) as place, _timed_plannings() as plannings:
         state = open_state(Path(place) / "state.db", clock.now)
         try:

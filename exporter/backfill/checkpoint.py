@@ -1,4 +1,4 @@
-"""What `backfill` has fetched so far: a small SQLite file, so that an interrupted run goes on where it was."""
+"""The data that `backfill` has fetched so far, in a small SQLite file, so that an interrupted run can resume."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from exporter.errors import InputError
 from exporter.model import Minute, MinuteRange
 
-# Bumped whenever a release reads or fills the tables in another way.
+# Increment it when a release changes how the tables are read or filled.
 _LAYOUT = 1
 
 _SCHEMA = """
@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS parts (
 
 
 class Checkpoint:
-    """An open work file. Streams are known by their place in the list that its arguments name.
+    """An open checkpoint file. A stream is identified by its index in the list of streams in the arguments.
 
     Attributes:
         path: Where it is.
@@ -51,17 +51,17 @@ class Checkpoint:
 
     def progress(self) -> Mapping[int, Minute]:
         """The first minute that is not fetched, by stream; a stream that is not there has not begun."""
-        with _told(self.path):
+        with _reported(self.path):
             return dict(self._db.execute("SELECT stream, next FROM progress"))
 
     def left_out(self) -> frozenset[int]:
         """The streams of which the API has no history."""
-        with _told(self.path):
+        with _reported(self.path):
             return frozenset(stream for (stream,) in self._db.execute("SELECT stream FROM progress WHERE left_out"))
 
     def labels(self, stream: int) -> Sequence[str]:
         """A stream's label values in the order in which they were first seen."""
-        with _told(self.path):
+        with _reported(self.path):
             rows = self._db.execute("SELECT label FROM labels WHERE stream = ? ORDER BY place", (stream,))
             return [label for (label,) in rows]
 
@@ -69,7 +69,7 @@ class Checkpoint:
         """Add what was fetched: by label value, a number for each of the minutes; new label values last."""
         known = set(self.labels(stream))
         new = [label for label in values if label not in known]
-        with _told(self.path), self._db:
+        with _reported(self.path), self._db:
             self._db.executemany(
                 "INSERT INTO labels VALUES (?, ?, ?)",
                 [(stream, len(known) + place, label) for place, label in enumerate(new)],
@@ -82,13 +82,13 @@ class Checkpoint:
 
     def leave_out(self, stream: int, minutes: MinuteRange) -> None:
         """Note that the API has no history of a stream."""
-        with _told(self.path), self._db:
+        with _reported(self.path), self._db:
             self._db.execute("INSERT OR REPLACE INTO progress VALUES (?, ?, 1)", (stream, minutes.last + 1))
 
     def parts(self, stream: int, label: str) -> Iterator[tuple[Minute, Sequence[float]]]:
         """The values of a label value: runs of minutes, each with its first, oldest first."""
         query = "SELECT first, minutes FROM parts WHERE stream = ? AND label = ? ORDER BY first"
-        with _told(self.path):
+        with _reported(self.path):
             for first, packed in self._db.execute(query, (stream, label)):
                 yield first, _unpack(packed)
 
@@ -100,18 +100,18 @@ class Checkpoint:
 
 @contextlib.contextmanager
 def open_checkpoint(path: Path, arguments: Mapping[str, object]) -> Iterator[Checkpoint]:
-    """Open the work file, or make it.
+    """Open the checkpoint file, or create it.
 
     Args:
         path: Where it is.
-        arguments: What decides on what is fetched.
+        arguments: Everything that determines what is fetched.
 
     Raises:
-        InputError: It cannot be made or read, or is of other arguments.
+        InputError: It cannot be created or read, or belongs to other arguments.
     """
     text = json.dumps([_LAYOUT, sys.byteorder, arguments], sort_keys=True)
     with contextlib.ExitStack() as stack:
-        with _told(path):
+        with _reported(path):
             db = stack.enter_context(contextlib.closing(sqlite3.connect(path, timeout=1)))
             db.executescript(_SCHEMA)
             found = db.execute("SELECT text FROM arguments").fetchone()
@@ -126,7 +126,7 @@ def open_checkpoint(path: Path, arguments: Mapping[str, object]) -> Iterator[Che
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:

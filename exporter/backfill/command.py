@@ -33,13 +33,13 @@ EARLIEST = 946_684_800.0
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is wanted.
+    """What to fetch and where to write it.
 
     Attributes:
-        since: From when on (Unix seconds).
-        until: Up to when (Unix seconds).
+        since: Start (Unix seconds).
+        until: End (Unix seconds), exclusive.
         output: The file to write.
-        labels: Labels that each series gets beside its own.
+        labels: Labels to add to each series.
     """
 
     since: float
@@ -227,9 +227,7 @@ def _series(
             labels = owner
             if stream.group is not Group.ALL:
                 labels = {**owner, stream.group.value: label}
-                first = next(
-                    at + i for at, values in work.parts(place, label) for i, value in enumerate(values) if value
-                )
+                first = _first_count(work.parts(place, label))
             increases = _increases(work.parts(place, label), minutes)
             yield Series({**labels, **extra}, first, islice(increases, first - minutes.first, None))
         written()

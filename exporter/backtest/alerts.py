@@ -1,4 +1,4 @@
-"""What the drop alerts would have done over recorded plays: the daemon's detector, over all minutes at once. Pure.
+"""Backtest the drop alerts on recorded plays: the daemon's detector, on all minutes at once. Pure.
 
 Media are apart from each other but for two sums over all of them by minute, so the work is done in two steps: first
 each media's looks, on as many processors as there are, and then, with the sums, the verdicts. Only looks that show a
@@ -28,8 +28,8 @@ _NO_WINDOWS = ((0.0, 0), (0.0, 0), (0.0, 0))
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
-    """A time in which an alert would have fired.
+class Alert:
+    """One firing of a drop alert, from its start to its end.
 
     Attributes:
         media_id: The media, or "" for the whole merchant.
@@ -136,9 +136,9 @@ def watch(recording: Recording, threshold: float | None, sums: Sums, *, plain: b
 
 
 def _looks(recording: Recording) -> Iterator[list[Look]]:
-    track = Baseline()
+    baseline = Baseline()
     for first, plays in _runs(recording):
-        yield track.take(first, plays)
+        yield baseline.take(first, plays)
 
 
 def _runs(recording: Recording) -> Iterator[tuple[Minute, list[float | None]]]:
@@ -224,9 +224,9 @@ def expected(recording: Recording, watched: Watched, sums: Sums, minutes: Sequen
     return [forecast if math.isnan(forecast) else next(known) for forecast in forecasts]
 
 
-def episodes(
+def fired_alerts(
     recording: Recording, drops: Sequence[Verdict], thresholds: Mapping[str, float], last: Minute
-) -> Iterator[Episode]:
+) -> Iterator[Alert]:
     """When the alerts of one media would have fired.
 
     Args:
@@ -246,7 +246,7 @@ def episodes(
                 worst = max(fired, key=lambda each: each.ratio)
                 actual = recording.plays[bisect_left(recording.minutes, worst.minute)]
                 end = min(change.minute, last)
-                yield Episode(recording.media_id, severity, start, end, worst.ratio, worst.expected, actual)
+                yield Alert(recording.media_id, severity, start, end, worst.ratio, worst.expected, actual)
                 fired = []
             if change is not None and change.firing:
                 start = change.minute

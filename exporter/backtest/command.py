@@ -1,4 +1,4 @@
-"""`replay`: what the drop alerts would have done over recorded plays, from a file or from the API."""
+"""`replay`: backtest the drop alerts on recorded plays, from a file or from the API."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from exporter import logs
 from exporter.api.history import MerchantHistory, fetch, open_histories
 from exporter.backtest import plays_csv, plot
-from exporter.backtest.alerts import Episode
+from exporter.backtest.alerts import Alert
 from exporter.backtest.parallel import Backtest, backtest
 from exporter.backtest.plays_csv import Recording
 from exporter.clock import Clock
@@ -31,12 +31,12 @@ _FILES = frozenset({"", "file"})
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """How to tell it.
+    """How to print the result.
 
     Attributes:
-        json: Whether one JSON object is to be a line, instead of words.
-        since: Only episodes that begin then or later (Unix seconds), or None for all.
-        plot: Where a picture goes, or None.
+        json: Whether each line is a JSON object instead of text.
+        since: Only alerts that start then or later (Unix seconds), or None for all.
+        plot: The file for the picture, or None.
     """
 
     json: bool
@@ -52,7 +52,7 @@ def of_file(path: Path, settings: Settings | None, output: Output) -> None:
     """
     recordings = plays_csv.read(path)
     ids = [each.media_id for each in recordings]
-    _tell(recordings, _thresholds(settings, ids), output)
+    _report(recordings, _thresholds(settings, ids), output)
 
 
 def of_api(settings: Settings, media_ids: Sequence[str], days: int, output: Output, clock: Clock) -> None:
@@ -76,7 +76,7 @@ def of_api(settings: Settings, media_ids: Sequence[str], days: int, output: Outp
         recordings = _fetch(past, [_plays_of(merchant, each) for each in wanted], minutes, clock)
     if not recordings:
         raise InputError(f"the API has no plays of these media in the last {days} days")
-    _tell(recordings, _thresholds(settings, wanted), output)
+    _report(recordings, _thresholds(settings, wanted), output)
 
 
 # ---- where the plays come from ----
@@ -148,56 +148,56 @@ def _thresholds(settings: Settings | None, media_ids: Sequence[str]) -> Mapping[
     return {media_id: settings.thresholds(merchant, known.get(media_id)) for media_id in ("", *media_ids)}
 
 
-# ---- what is told ----
+# ---- output ----
 
 
-def _tell(recordings: Sequence[Recording], thresholds: Mapping[str, Thresholds | None], output: Output) -> None:
+def _report(recordings: Sequence[Recording], thresholds: Mapping[str, Thresholds | None], output: Output) -> None:
     # Those that this process may use.
     processes = len(os.sched_getaffinity(0))
     total = sum(len(each.minutes) for each in recordings)
     with tqdm(total=total, desc="replaying", unit="min", unit_scale=True, disable=None) as bar:
-        rehearsal = backtest(
+        result = backtest(
             recordings, thresholds, processes=processes, progress=bar.update, plain=output.plot is not None
         )
     since = output.since
-    shown = [each for each in rehearsal.episodes if since is None or start_of(each.start) >= since]
-    for episode in shown:
-        print(_as_json(episode) if output.json else _in_words(episode))
-    count = f"{len(shown)} episode{'' if len(shown) == 1 else 's'}"
+    shown = [each for each in result.alerts if since is None or start_of(each.start) >= since]
+    for alert in shown:
+        print(_as_json(alert) if output.json else _in_words(alert))
+    count = f"{len(shown)} alert{'' if len(shown) == 1 else 's'}"
     print(f"{count}; {len(recordings)} media, {total / DAY_MINUTES:,.1f} media-days of plays", file=sys.stderr)
     if output.plot is not None:
-        _draw(output.plot, rehearsal, shown, since)
+        _draw(output.plot, result, shown, since)
 
 
-def _as_json(episode: Episode) -> str:
+def _as_json(alert: Alert) -> str:
     return json.dumps(
         {
-            "media_id": episode.media_id,
-            "severity": episode.severity,
-            "start": format_instant(start_of(episode.start)),
-            "end": format_instant(start_of(episode.end)),
-            "ratio": round(episode.ratio, 4),
-            "expected": round(episode.expected, 2),
-            "actual": int(episode.actual) if episode.actual.is_integer() else episode.actual,
+            "media_id": alert.media_id,
+            "severity": alert.severity,
+            "start": format_instant(start_of(alert.start)),
+            "end": format_instant(start_of(alert.end)),
+            "ratio": round(alert.ratio, 4),
+            "expected": round(alert.expected, 2),
+            "actual": int(alert.actual) if alert.actual.is_integer() else alert.actual,
         },
         ensure_ascii=False,
     )
 
 
-def _in_words(episode: Episode) -> str:
+def _in_words(alert: Alert) -> str:
     return (
-        f"{format_instant(start_of(episode.start))} to {format_instant(start_of(episode.end))}  {episode.severity:8}  "
-        f"{episode.media_id or 'the whole merchant'}: {episode.ratio:.0%} missing at worst, "
-        f"{episode.actual:g} plays in the minute where {episode.expected:.1f} were expected"
+        f"{format_instant(start_of(alert.start))} to {format_instant(start_of(alert.end))}  {alert.severity:8}  "
+        f"{alert.media_id or 'the whole merchant'}: {alert.ratio:.0%} missing at worst, "
+        f"{alert.actual:g} plays in the minute where {alert.expected:.1f} were expected"
     )
 
 
-def _draw(path: Path, rehearsal: Backtest, episodes: Sequence[Episode], since: float | None) -> None:
+def _draw(path: Path, result: Backtest, alerts: Sequence[Alert], since: float | None) -> None:
     strips = []
-    for media_id, played in rehearsal.recordings.items():
-        spans = [plot.Span(each.severity, each.start, each.end) for each in episodes if each.media_id == media_id]
+    for media_id, played in result.recordings.items():
+        spans = [plot.Span(each.severity, each.start, each.end) for each in alerts if each.media_id == media_id]
         start = 0 if since is None else bisect_left(played.minutes, minute_of(since))
-        series = (played.minutes[start:], played.plays[start:], rehearsal.expected[media_id][start:])
+        series = (played.minutes[start:], played.plays[start:], result.expected[media_id][start:])
         strips.append(plot.Strip(media_id or "the whole merchant", *series, spans))
     if not any(strip.minutes for strip in strips):
         raise InputError("--plot: there are no plays at or after --evaluate-from to draw")

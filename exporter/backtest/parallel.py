@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 from exporter.backtest.alerts import (
-    Episode,
+    Alert,
     Sums,
     Watched,
-    episodes,
     expected,
+    fired_alerts,
     verdicts,
     watch,
     whole_merchant,
@@ -30,15 +30,15 @@ _PARTS = 16
 
 @dataclass(frozen=True, slots=True)
 class Backtest:
-    """What came of it.
+    """The result of a backtest.
 
     Attributes:
-        episodes: In order of their start.
+        alerts: In order of their start.
         recordings: By media id, "" for the whole merchant.
         expected: For a picture, by media id, the plays expected in each minute of its recording. Else empty.
     """
 
-    episodes: Sequence[Episode]
+    alerts: Sequence[Alert]
     recordings: Mapping[str, Recording]
     expected: Mapping[str, Sequence[float]]
 
@@ -51,25 +51,25 @@ def backtest(
     progress: Callable[[int], object],
     plain: bool = False,
 ) -> Backtest:
-    """All episodes of the media of one merchant, and of the whole merchant.
+    """All alerts of the media of one merchant, and of the whole merchant.
 
     Args:
         recordings: The plays of the media.
         thresholds: By media id, "" for the whole merchant, which has one of its own; None where no alert is wanted.
         processes: How many to use, where it is worth it.
-        progress: Told how many minutes are done, now and then.
+        progress: Called with the number of minutes done since the last call.
         plain: Whether a picture is to be drawn.
     """
     every = [whole_merchant(recordings), *recordings]
-    alerts = {recording.media_id: _by_severity(recording.media_id, thresholds) for recording in every}
-    least = {media_id: min(alert.values(), default=None) for media_id, alert in alerts.items()}
+    limits = {recording.media_id: _by_severity(recording.media_id, thresholds) for recording in every}
+    least = {media_id: min(limit.values(), default=None) for media_id, limit in limits.items()}
     watched, sums = _watch(every, least, processes, progress, plain=plain)
     minutes = sorted(sums.forecast)
     last = max(recording.minutes[-1] for recording in recordings)
-    found: list[Episode] = []
+    found: list[Alert] = []
     for recording in every:
         drops = list(verdicts(watched[recording.media_id], sums, minutes))
-        found += episodes(recording, drops, alerts[recording.media_id], last)
+        found += fired_alerts(recording, drops, limits[recording.media_id], last)
     found.sort(key=lambda each: (each.start, each.media_id, each.severity))
     known = {
         recording.media_id: expected(recording, watched[recording.media_id], sums, minutes)

@@ -1,4 +1,4 @@
-"""A picture of recorded plays, of what was expected, and of the episodes, as SVG: one strip for each media. Pure.
+"""A picture of recorded plays, of what was expected, and of the alerts, as SVG: one strip for each media. Pure.
 
 It brings its own background: the page's may be dark. Long recordings are drawn by columns that hold the range and the
 mean of their minutes, so the file stays small, and a short fall is still a line down.
@@ -49,7 +49,7 @@ class Strip:
         minutes: The minutes that are known, ascending.
         plays: The plays of each of them.
         expected: What was expected of each of them, not a number where nothing was.
-        spans: Its episodes.
+        spans: Its alerts.
     """
 
     title: str

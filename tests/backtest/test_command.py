@@ -1,4 +1,4 @@
-"""`replay`: episodes from a file and from the API, what is told of bad files, and the picture."""
+"""`replay`: alerts from a file and from the API, what is told of bad files, and the picture."""
 
 import json
 import math
@@ -19,7 +19,7 @@ import yaml
 
 from exporter import cli
 from exporter.backtest import command, parallel, plays_csv, plot
-from exporter.backtest.alerts import Episode, Sums, whole_merchant
+from exporter.backtest.alerts import Alert, Sums, whole_merchant
 from exporter.backtest.command import Output
 from exporter.backtest.plays_csv import Recording
 from exporter.config.load import load
@@ -65,9 +65,9 @@ def run(capsys: pytest.CaptureFixture[str], path: Path, *flags: str) -> list[dic
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def minute(episode: Mapping[str, Any], key: str) -> int:
-    """A time of an episode as minutes after the first."""
-    return next(at for at in range(10_000) if format_instant((FIRST + at) * 60) == episode[key])
+def minute(alert: Mapping[str, Any], key: str) -> int:
+    """A time of an alert as minutes after the first."""
+    return next(at for at in range(10_000) if format_instant((FIRST + at) * 60) == alert[key])
 
 
 def recordings(rows: Rows) -> list[Recording]:
@@ -99,7 +99,7 @@ def noisy(seed: int, media: int = 4, hours: int = 30) -> list[Recording]:
     return made
 
 
-def by_minutes(played: Sequence[Recording]) -> list[Episode]:
+def by_minutes(played: Sequence[Recording]) -> list[Alert]:
     """The same as a daemon would find it: minute by minute, all media, every verdict."""
     every = [whole_merchant(played), *played]
     tracks = {each.media_id: Baseline() for each in every}
@@ -117,10 +117,10 @@ def by_minutes(played: Sequence[Recording]) -> list[Episode]:
             if verdict is not None and (media_id or broad(of_media)):
                 said[media_id][now] = verdict
     found = [
-        episode
+        alert
         for media_id in said.keys() - {""}
         for severity, level in (("warning", 0.4), ("critical", 0.6))
-        for episode in alarmed(media_id, severity, level, said[media_id], plays[media_id], last)
+        for alert in alarmed(media_id, severity, level, said[media_id], plays[media_id], last)
     ]
     found += alarmed("", "merchant", MERCHANT_THRESHOLD, said[""], plays[""], last)
     return sorted(found, key=lambda each: (each.start, each.media_id, each.severity))
@@ -133,8 +133,8 @@ def alarmed(
     verdicts: Mapping[Minute, Verdict],
     plays: Mapping[Minute, float],
     last: Minute,
-) -> Iterator[Episode]:
-    """The episodes of one alert that takes every minute."""
+) -> Iterator[Alert]:
+    """The alerts of one alert that takes every minute."""
     alarm = Alarm(level)
     start, worst = 0, Verdict(0, 0.0, 0.0, 0.0)
     for now in range(FIRST, last + KEPT + 2):
@@ -144,21 +144,21 @@ def alarmed(
             start, worst = now, Verdict(0, 0.0, 0.0, 0.0)
         if change is not None and not change.firing:
             end = min(change.minute, last)
-            yield Episode(media_id, severity, start, end, worst.ratio, worst.expected, plays[worst.minute])
+            yield Alert(media_id, severity, start, end, worst.ratio, worst.expected, plays[worst.minute])
         if alarm.firing and verdict is not None and verdict.ratio > worst.ratio:
             worst = verdict
 
 
-def rehearsed(played: Sequence[Recording], processes: int = 1) -> list[Episode]:
+def rehearsed(played: Sequence[Recording], processes: int = 1) -> list[Alert]:
     limits = dict.fromkeys(["", *(each.media_id for each in played)], DEFAULT_THRESHOLDS)
-    return list(parallel.backtest(played, limits, processes=processes, progress=lambda _: None).episodes)
+    return list(parallel.backtest(played, limits, processes=processes, progress=lambda _: None).alerts)
 
 
-# ---- episodes ----
+# ---- alerts ----
 
 
-def test_a_fall_is_an_episode(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A fall to a tenth is a warning, a critical episode and one of the merchant, soon after it began and its end."""
+def test_a_fall_is_an_alert(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A fall to a tenth is a warning, a critical alert and one of the merchant, soon after it began and its end."""
     found = run(capsys, write(tmp_path / "plays.csv", steady()))
     assert {(each["media_id"], each["severity"]) for each in found} == {
         ("a", "warning"),
@@ -175,7 +175,7 @@ def test_a_fall_is_an_episode(capsys: pytest.CaptureFixture[str], tmp_path: Path
 
 
 def test_words_say_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Without --format, an episode is one line for people; how many there are is on standard error."""
+    """Without --format, an alert is one line for people; how many there are is on standard error."""
     assert cli.main(["replay", f"--csv={write(tmp_path / 'plays.csv', steady())}"]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
@@ -183,7 +183,7 @@ def test_words_say_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert lines[0].startswith("2026-01-05T05:0")
     assert "  merchant  the whole merchant: " in out
     assert "  critical  a: 9" in out
-    assert err == "3 episodes; 1 media, 0.3 media-days of plays\n"
+    assert err == "3 alerts; 1 media, 0.3 media-days of plays\n"
 
 
 def test_steady_plays_are_silence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -222,13 +222,13 @@ def test_the_merchant_is_unknown_where_a_media_has_a_gap() -> None:
 
 
 def test_what_still_fires_ends_with_the_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """An episode that is not over at the newest minute of the file ends there."""
+    """An alert that is not over at the newest minute of the file ends there."""
     found = run(capsys, write(tmp_path / "plays.csv", steady(minutes=320)))
     assert {minute(each, "end") for each in found} == {319}
 
 
 def test_only_what_begins_later_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """With --evaluate-from the rows before are history: episodes that begin then or later are the same."""
+    """With --evaluate-from the rows before are history: alerts that begin then or later are the same."""
     rows = steady("a") + steady("b", fall=(200, 230))
     path = write(tmp_path / "plays.csv", rows)
     every = run(capsys, path)
@@ -241,7 +241,7 @@ def test_only_what_begins_later_is_told(capsys: pytest.CaptureFixture[str], tmp_
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("which", range(6))
 def test_it_is_what_a_daemon_would_find(which: int) -> None:
-    """Two steps over whole recordings give exactly the episodes of going on minute by minute with all media."""
+    """Two steps over whole recordings give exactly the alerts of going on minute by minute with all media."""
     played = noisy(which)
     found = rehearsed(played)
     assert found == by_minutes(played)
@@ -250,14 +250,14 @@ def test_it_is_what_a_daemon_would_find(which: int) -> None:
 
 @pytest.mark.unmeasured
 def test_many_processes_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work shared by processes gives the same episodes, to the last digit."""
+    """The work shared by processes gives the same alerts, to the last digit."""
     played = noisy(7, media=20, hours=20)
     alone = rehearsed(played)
     monkeypatch.setattr(parallel, "WORTH_SHARING", 0)
     done: list[int] = []
     limits = dict.fromkeys(["", *(each.media_id for each in played)], DEFAULT_THRESHOLDS)
     shared = parallel.backtest(played, limits, processes=2, progress=done.append)
-    assert list(shared.episodes) == alone
+    assert list(shared.alerts) == alone
     assert alone
     assert sum(done) == sum(len(each.minutes) for each in played)
 
@@ -304,7 +304,7 @@ def test_sums_of_parts_are_the_sums() -> None:
 
 
 def test_a_terminal_has_a_progress_bar(tmp_path: Path) -> None:
-    """A bar is drawn where standard error is a terminal, and nowhere else; the episodes are on standard output."""
+    """A bar is drawn where standard error is a terminal, and nowhere else; the alerts are on standard output."""
     path = write(tmp_path / "plays.csv", steady())
     command = [*python("-m", "exporter"), "replay", f"--csv={path}"]
     ours, theirs = pty.openpty()
@@ -315,7 +315,7 @@ def test_a_terminal_has_a_progress_bar(tmp_path: Path) -> None:
     os.close(ours)
     assert "replaying: 100%" in drawn
     plain = subprocess.run(command, capture_output=True, check=True)
-    assert plain.stderr.decode() == "3 episodes; 1 media, 0.3 media-days of plays\n"
+    assert plain.stderr.decode() == "3 alerts; 1 media, 0.3 media-days of plays\n"
     assert plain.stdout == on_terminal.stdout
 
 
@@ -342,7 +342,7 @@ def config_file(folder: Path, **merchant: Any) -> Path:
 
 
 def test_thresholds_are_those_of_the_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A media's own thresholds count, one that is left out has no episode, others have the merchant's."""
+    """A media's own thresholds count, one that is left out has no alert, others have the merchant's."""
     rows = [*steady("a"), *steady("b"), *steady("c"), *steady("d", fall=(0, 0), plays=400)]
     path = write(tmp_path / "plays.csv", rows)
     media = [{"id": "a", "drop": {"critical": 0.97}}, {"id": "b", "drop": False}]
@@ -364,10 +364,10 @@ def test_a_file_needs_no_configuration(
 
 
 def test_a_merchant_can_be_left_out() -> None:
-    """Where the merchant has no thresholds, neither it nor its media have episodes."""
+    """Where the merchant has no thresholds, neither it nor its media have alerts."""
     played = recordings(steady())
     limits: dict[str, Thresholds | None] = {"": None, "a": None}
-    assert parallel.backtest(played, limits, processes=1, progress=lambda _: None).episodes == []
+    assert parallel.backtest(played, limits, processes=1, progress=lambda _: None).alerts == []
 
 
 # ---- bad files ----
@@ -442,8 +442,8 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], flags: list[str], told:
 # ---- the picture ----
 
 
-def test_the_picture_shows_media_and_episodes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """It is well-formed, has a strip for the merchant and each media, and a mark for each episode."""
+def test_the_picture_shows_media_and_alerts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """It is well-formed, has a strip for the merchant and each media, and a mark for each alert."""
     rows = steady("a <&> b") + steady("b", fall=(0, 0))
     picture = tmp_path / "plays.svg"
     found = run(capsys, write(tmp_path / "plays.csv", rows), f"--plot={picture}")
@@ -457,7 +457,7 @@ def test_the_picture_shows_media_and_episodes(capsys: pytest.CaptureFixture[str]
     assert len([path for path in root.iter(f"{SVG}path") if path.get("stroke-width") == "1.2"]) == 6
 
 
-def test_the_picture_begins_where_episodes_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_picture_begins_where_alerts_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """With --evaluate-from it is of the time from then on; where nothing is left to draw, that is told."""
     picture = tmp_path / "plays.svg"
     path = write(tmp_path / "plays.csv", steady())
@@ -470,7 +470,7 @@ def test_the_picture_begins_where_episodes_are_told(capsys: pytest.CaptureFixtur
 
 
 def test_a_picture_that_cannot_be_written_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """The episodes are printed, and then one line says what is wrong with the picture."""
+    """The alerts are printed, and then one line says what is wrong with the picture."""
     path = write(tmp_path / "plays.csv", steady())
     assert cli.main(["replay", f"--csv={path}", f"--plot={tmp_path}/nowhere/a.svg"]) == 1
     out, err = capsys.readouterr()

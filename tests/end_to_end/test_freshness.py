@@ -1,4 +1,4 @@
-"""Days of minutes through the real planner, ledger and limiter: the budget is kept, and no stream waits too long.
+"""Days of minutes through the real planner, ledger and request budget: the limit is kept, no stream waits too long.
 
 The network and the time are stand-ins, so a day takes seconds.
 """
@@ -13,10 +13,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks.audience import (
+from exporter.config.settings import Settings
+from exporter.errors import MalformedAnswer, NoAnswer, NotFound, RateLimited, ServerError
+from exporter.model import MINUTE, Minute, MinuteRange, Reading, Stream
+from exporter.planning import priorities
+from exporter.planning.index import lower_bound
+from exporter.polling.scheduler import SPREAD
+from exporter.storage.state import State, open_state
+from tests.support.audience import (
     MERCHANT,
     Audience,
-    HandTurnedClock,
     Process,
     StandIn,
     folder_in_memory,
@@ -26,13 +32,7 @@ from benchmarks.audience import (
     stream_of,
     zipf,
 )
-from exporter.config.settings import Settings
-from exporter.errors import MalformedAnswer, NoAnswer, NotFound, RateLimited, ServerError
-from exporter.model import MINUTE, Minute, MinuteRange, Reading, Stream
-from exporter.planning import priorities
-from exporter.planning.index import lower_bound
-from exporter.polling.scheduler import SPREAD
-from exporter.storage.state import State, open_state
+from tests.support.fakes import FakeClock
 
 pytestmark = pytest.mark.unmeasured
 
@@ -80,7 +80,7 @@ class Api(StandIn):
         super().send()
         now = self._clock.monotonic()
         if self.limit is not None and sum(sent > now - 60 for sent in self.sends[-100:]) > self.limit:
-            self._limiter.refused(self.retry_after)
+            self._budget.refused(self.retry_after)
             raise RateLimited("slow down", retry_after=self.retry_after)
         if self.rng.random() < self.failing:
             raise self.rng.choice(
@@ -102,7 +102,7 @@ class Life:
         wild: bool = False,
         concurrency: int = 1,
     ) -> None:
-        self.clock = HandTurnedClock(START - 1)
+        self.clock = FakeClock(START - 1)
         self.media = media_ids(media)
         self.settings: Settings = settings_for(self.media, budget, concurrency=concurrency)
         rates = zipf(self.media, 1.0, most)

@@ -19,7 +19,6 @@ import pytest
 import requests
 
 import exporter
-from benchmarks.audience import folder_in_memory
 from exporter.api.budget import RequestBudget
 from exporter.api.transport import Watchdog, WatchedAdapter
 from exporter.assembly import Polling, build_polling
@@ -33,6 +32,7 @@ from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.storage.state import State, open_state
 from exporter.units import UNIT, from_units
+from tests.support.audience import folder_in_memory
 from tests.support.fakes import FakeClock
 
 pytestmark = pytest.mark.unmeasured

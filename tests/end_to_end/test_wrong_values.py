@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import structlog
 
-from benchmarks.audience import folder_in_memory
 from exporter.config.settings import Settings
 from exporter.counting.ledger import Ledger
 from exporter.model import DAY_MINUTES, OTHER, Group, Minute, MinuteRange, Stream, Target, minute_of
 from exporter.storage.state import State, open_state
 from exporter.units import UNIT, to_units
 from exporter.views import MerchantView, SeriesView
+from tests.support.audience import folder_in_memory
 from tests.support.fakes import FakeClock
 
 ALL = Stream("m", "a", Target.PLAY_COUNT, Group.ALL)

@@ -11,7 +11,6 @@ from typing import Any, cast
 import pytest
 import structlog
 
-from benchmarks.audience import folder_in_memory, know_past
 from exporter.api.answers import LiveEvent, Media
 from exporter.api.budget import RequestBudget
 from exporter.api.catalog import Catalog, Lookup
@@ -40,6 +39,7 @@ from exporter.polling.incidents import Incidents
 from exporter.polling.poller import MerchantPoller
 from exporter.storage.state import State, open_state
 from exporter.views import Verdict
+from tests.support.audience import folder_in_memory, know_past
 from tests.support.fakes import FakeClock
 from tests.support.processes import PATIENCE, wait_until
 

@@ -1,10 +1,12 @@
-"""A clock that tests turn by hand."""
+"""A clock that tests advance."""
 
 import threading
 
+from exporter.model import MINUTE
+
 
 class FakeClock:
-    """Time that passes only when it is told to, or slept away.
+    """Time that passes only when a test advances it or code sleeps; safe for use by several threads.
 
     Attributes:
         wall: Unix seconds.
@@ -30,3 +32,7 @@ class FakeClock:
         with self._mutex:
             self.wall += seconds
             self.ticks += seconds
+
+    def to_next_minute(self) -> None:
+        """Let time pass until the next minute begins."""
+        self.advance(MINUTE - self.wall % MINUTE)

@@ -1,12 +1,11 @@
-"""A merchant's audience, and a poller that asks for its plays: everything real but the network and the time.
+"""A merchant's audience, and a poller that requests its plays: only the network and the time are simulated.
 
-The client is a stand-in that takes its places from the real limiter and answers from tables. Time passes only when it
-is told to, so a day takes seconds; the state file belongs on a disk of memory.
+The client is a stand-in that takes slots of the real request budget and answers from tables. Time is a `FakeClock`,
+so a day takes seconds; the state file belongs on a disk in memory.
 """
 
 import math
 import tempfile
-import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -21,28 +20,29 @@ from exporter.config.settings import Settings
 from exporter.counting.ledger import Ledger
 from exporter.drops.monitor import DropMonitor
 from exporter.drops.warmup import MINUTES_BACK
-from exporter.model import MINUTE, Group, Minute, MinuteRange, Reading, Rows, Stream, Target
+from exporter.model import Group, Minute, MinuteRange, Reading, Rows, Stream, Target
 from exporter.polling.incidents import Incidents
 from exporter.polling.poller import MerchantPoller
 from exporter.storage.state import State
+from tests.support.fakes import FakeClock
 
 MERCHANT = "merchant"
 
-# As many different minutes has a media: enough that chance looks like chance.
+# Different minutes of a media: enough to look random.
 _DRAWS = 64
 
-# From so many plays a minute on, their number is spread like a normal one.
+# Plays per minute above which a normal distribution replaces Poisson's.
 _MANY = 40.0
 
 
 def folder_in_memory(else_in: Path) -> tempfile.TemporaryDirectory[str]:
-    """A folder of its own on a disk of memory, where there is one."""
-    memory = Path("/dev/shm")  # noqa: S108 - nothing in it has a name to guess
+    """A temporary folder on a disk in memory, where there is one."""
+    memory = Path("/dev/shm")
     return tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else else_in)
 
 
 def media_ids(count: int) -> list[str]:
-    """So many media ids, like those of the API."""
+    """A number of media ids, in the form of the API's."""
     return [f"{number:032x}" for number in range(1, count + 1)]
 
 
@@ -52,7 +52,7 @@ def zipf(media: Sequence[str], exponent: float, most: float) -> dict[str, float]
 
 
 class Audience:
-    """How often each media is played in each minute: by chance (Poisson), about its rate, the same at every call."""
+    """The plays of each media in each minute: random (Poisson) around its rate, the same at every call."""
 
     def __init__(self, rates: Mapping[str, float], seed: int = 1, wild: Collection[str] = ()) -> None:
         """Draw the plays.
@@ -62,7 +62,7 @@ class Audience:
             seed: The same seed draws the same plays.
             wild: Media whose plays are anything between 0 and twice their rate in each minute.
         """
-        rng = Random(seed)  # noqa: S311 - no secret
+        rng = Random(seed)
         self.rates = dict(rates)
         self._draws = {
             media_id: (_wild_draws if media_id in wild else _draws)(rate, rng) for media_id, rate in rates.items()
@@ -71,7 +71,7 @@ class Audience:
         self._whole: dict[Minute, float] = {}
 
     def begin(self, media_id: str, minute: Minute, plays: float) -> None:
-        """Let a media have more plays a minute from a minute on, for good."""
+        """Add plays per minute to a media, from a minute on."""
         self._events.setdefault(media_id, []).append((minute, plays))
         self._whole.clear()
 
@@ -88,7 +88,7 @@ class Audience:
         return plays
 
     def rows(self, media_id: str, asked: MinuteRange) -> Rows:
-        """What the API would answer; a minute without plays has no row."""
+        """The answer of the API; a minute without plays has no row."""
         found = ((minute, self.plays(media_id, minute)) for minute in range(asked.first, asked.last + 1))
         return {minute: {"": plays} for minute, plays in found if plays}
 
@@ -121,38 +121,6 @@ def _poisson(rate: float, level: float) -> int:
     return number
 
 
-class HandTurnedClock:
-    """Time that passes only when it is told to, or slept away; where several threads sleep, one after the other.
-
-    Attributes:
-        wall: Unix seconds.
-        ticks: Monotonic seconds.
-    """
-
-    def __init__(self, wall: float) -> None:
-        self.wall = wall
-        self.ticks = 1000.0
-        self._mutex = threading.Lock()
-
-    def now(self) -> float:
-        """Unix seconds."""
-        return self.wall
-
-    def monotonic(self) -> float:
-        """Seconds that never go back."""
-        return self.ticks
-
-    def sleep(self, seconds: float) -> None:
-        """Let time pass."""
-        with self._mutex:
-            self.wall += seconds
-            self.ticks += seconds
-
-    def to_next_minute(self) -> None:
-        """Let time pass until the next minute begins."""
-        self.sleep(MINUTE - self.wall % MINUTE)
-
-
 class StandIn:
     """Answers for the API, within the real budget.
 
@@ -164,12 +132,12 @@ class StandIn:
     token_expiry = None
     renewals = 0
 
-    def __init__(self, audience: Audience, limiter: RequestBudget, clock: HandTurnedClock, seconds: float) -> None:
-        """Make a stand-in whose answers take so many seconds."""
+    def __init__(self, audience: Audience, budget: RequestBudget, clock: FakeClock, seconds: float) -> None:
+        """Create a client whose answers take `seconds` each."""
         self.audience = audience
         self.sends: list[float] = []
         self.answers: list[tuple[Stream, float, Minute]] = []
-        self._limiter = limiter
+        self._budget = budget
         self._clock = clock
         self._seconds = seconds
 
@@ -187,8 +155,8 @@ class StandIn:
         return Media(media_id=media_id, ref_id="", name="", live_event_id="", encode_type="vod")
 
     def send(self) -> None:
-        """Take a request's place in the budget, and its time."""
-        slot = self._limiter.take()
+        """Take a slot of the budget, and let the time of a request pass."""
+        slot = self._budget.take()
         self.sends.append(self._clock.monotonic())
         self._clock.sleep(self._seconds)
         slot.done()
@@ -215,31 +183,31 @@ def stream_of(media_id: str) -> Stream:
 
 
 class Process:
-    """What polls for one merchant in a process, from its start on.
+    """All that polls for one merchant in one process, from its start on.
 
     Attributes:
         ledger: What is counted.
-        limiter: The budget.
-        client: What stands in for the network.
-        poller: Who asks.
+        budget: The request budget.
+        client: Replaces the network.
+        poller: Sends the requests.
     """
 
     def __init__(
         self,
         state: State,
         settings: Settings,
-        clock: HandTurnedClock,
+        clock: FakeClock,
         audience: Audience,
         *,
         seconds: float = 0.05,
         client: type[StandIn] = StandIn,
     ) -> None:
-        """Start it, with answers that take so many seconds."""
+        """Start polling; each answer takes `seconds`."""
         merchant = settings.merchants[0]
         self.ledger = Ledger(state, settings, on_revision=lambda _: None)
         self.ledger.sync(settings.merchants, clock.now())
-        self.limiter = RequestBudget(state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic)
-        self.client = client(audience, self.limiter, clock, seconds)
+        self.budget = RequestBudget(state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic)
+        self.client = client(audience, self.budget, clock, seconds)
         catalog = Catalog(state, merchant)
         self.poller = MerchantPoller(
             merchant,
@@ -247,15 +215,15 @@ class Process:
             self.ledger,
             catalog,
             DropMonitor(state, settings, merchant, catalog),
-            self.limiter,
+            self.budget,
             cast("Client", self.client),
             clock,
             Incidents(),
         )
 
 
-def know_catalog(state: State, media: Sequence[str], clock: HandTurnedClock) -> None:
-    """Let the state file know all media and their past, so that none is looked up for some hours."""
+def know_catalog(state: State, media: Sequence[str], clock: FakeClock) -> None:
+    """Store all media and their history, so that none is looked up for some hours."""
     catalog = Catalog(state, settings_for(media, 1).merchants[0])
     for media_id in media:
         known = Media(media_id=media_id, ref_id="", name="", live_event_id="", encode_type="vod")
@@ -264,7 +232,7 @@ def know_catalog(state: State, media: Sequence[str], clock: HandTurnedClock) -> 
 
 
 def know_past(state: State, merchant_id: str, media: Iterable[str]) -> None:
-    """Let the state file know the past of some media, "" for the whole merchant, so that it is not asked for."""
+    """Store that the history of some media ("" for the whole merchant) is known, so that it is not requested."""
     with state.transaction() as db:
         db.executemany(
             "INSERT INTO tracks (merchant_id, media_id, recent, noise, past_known) VALUES (?, ?, x'', x'', 1) "
