@@ -1,7 +1,6 @@
-"""The past from the API: minutes in long ranges, oldest first, within the budget.
+"""History from the API: minutes in long ranges, oldest first, within the request budget.
 
-What the API refuses for a stream's own sake is left out, and what cannot be handled; what fails otherwise is asked for
-again a few times.
+A stream that the API refuses, or whose answer cannot be handled, is left out. Other failures are retried a few times.
 """
 
 import contextlib
@@ -14,7 +13,7 @@ import structlog
 from exporter.api.answers import Media
 from exporter.api.budget import RequestBudget
 from exporter.api.client import Client
-from exporter.api.ranges import SHORTEST_RANGE
+from exporter.api.ranges import RangeFinder
 from exporter.api.request_log import Exchange
 from exporter.clock import Clock
 from exporter.config.settings import Settings
@@ -38,18 +37,18 @@ log = structlog.get_logger("fetch")
 # A request costs the same whatever it asks for, but a longer answer may take longer than api.timeout.
 LONGEST_RANGE = 7 * DAY_MINUTES
 
-# So many failures in a row are the end; what comes between two of them is a pause of so many seconds.
-STRIKES = 5
+# The fetch ends after so many failures in a row. After each of them it pauses for so many seconds.
+MOST_FAILURES = 5
 PAUSE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some of a stream's past.
+    """A piece of a stream's history.
 
     Attributes:
-        stream: Which stream.
-        minutes: The minutes that were asked for.
+        stream: The stream.
+        minutes: The requested minutes.
         rows: The answer, or None where the API has no history of the stream.
     """
 
@@ -59,46 +58,45 @@ class Part:
 
 
 class MerchantHistory:
-    """One merchant's past, asked for one range at a time.
+    """One merchant's history, requested one range at a time.
 
     Attributes:
-        client: Who asks.
+        client: The API client.
     """
 
-    def __init__(self, client: Client, limiter: RequestBudget, clock: Clock) -> None:
+    def __init__(self, client: Client, budget: RequestBudget, clock: Clock) -> None:
         self.client = client
-        self._limiter = limiter
+        self._budget = budget
         self._clock = clock
         self._queue: deque[tuple[Stream, MinuteRange]] = deque()
-        self._longest = LONGEST_RANGE
-        # What is tried where the API refused a longer range: found by halves, and remembered once it works.
-        self._trial = LONGEST_RANGE
-        self._strikes = 0
+        # Even a single minute can hold too much to read.
+        self._range = RangeFinder(LONGEST_RANGE, shortest_dense=1)
+        self._failures = 0
         self._paused_until = clock.monotonic()
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to ask for."""
+        """Whether nothing is left to request."""
         return not self._queue
 
     def want(self, stream: Stream, minutes: MinuteRange) -> None:
-        """Ask for these minutes of a stream, after what is wanted already."""
+        """Add these minutes of a stream to the end of the queue."""
         if len(minutes):
             self._queue.append((stream, minutes))
 
     def wait(self) -> float:
-        """Seconds until the next request may leave, 0 if it may now."""
-        return max(self._limiter.wait(), self._paused_until - self._clock.monotonic())
+        """Seconds until the next request may be sent, 0 if it may be sent now."""
+        return max(self._budget.wait(), self._paused_until - self._clock.monotonic())
 
     def ask(self) -> Part | None:
-        """Send the next request; the part that it brought, or None where it brought none and is to be sent again.
+        """Send the next request; returns its part, or None if it failed and will be sent again.
 
         Raises:
-            HistoryError: There is no point in going on.
-            StateWriteFailed: The request's time could not be written.
+            HistoryError: More requests are pointless.
+            StateWriteFailed: The time of the request could not be written.
         """
         stream, left = self._queue[0]
-        asked = MinuteRange(left.first, min(left.last, left.first + self._trial - 1))
+        asked = MinuteRange(left.first, min(left.last, left.first + self._range.length - 1))
         try:
             reading = self.client.aggregations(stream, asked)
         except BudgetSpent:
@@ -108,8 +106,8 @@ class MerchantHistory:
         except ApiError as error:
             self._failed(f"{stream}", error)
             return None
-        self._strikes = 0
-        self._longest = self._trial
+        self._failures = 0
+        self._range.works()
         self._queue.popleft()
         if asked.last < left.last:
             self._queue.appendleft((stream, MinuteRange(asked.last + 1, left.last)))
@@ -118,7 +116,7 @@ class MerchantHistory:
         return Part(stream, asked, reading.rows)
 
     def media(self, media_id: str) -> Media | None:
-        """What the catalog knows of a media, None where it does not know it; waits for the budget. Raises as `ask`."""
+        """A media as the catalog has it, None if it has none; waits for the budget. Raises what `ask` raises."""
         while True:
             self._clock.sleep(self.wait())
             try:
@@ -131,9 +129,7 @@ class MerchantHistory:
                 self._failed(f"media {media_id}", error)
 
     def _refused(self, stream: Stream, left: MinuteRange, asked: MinuteRange, error: ApiError) -> Part | None:
-        shortest = 1 if isinstance(error, TooLarge) else SHORTEST_RANGE
-        if isinstance(error, BadRequest | TooLarge) and len(asked) > shortest:
-            self._trial = max(shortest, len(asked) // 2)
+        if isinstance(error, BadRequest | TooLarge) and self._range.shorten(len(asked), error):
             log.info(
                 "the API refused a long range, or answered too much; asking for half of it",
                 stream=str(stream),
@@ -144,17 +140,16 @@ class MerchantHistory:
             log.error(f"{stream} is left out: {error}", merchant=stream.merchant_id, exc_info=error.__cause__)
         else:
             log.warning(f"{stream} is left out: {error}", merchant=stream.merchant_id)
-        # A shorter range was not the cure.
-        self._trial = self._longest
+        self._range.give_up()
         self._queue.popleft()
         return Part(stream, left, None)
 
     def _failed(self, what: str, error: ApiError) -> None:
-        self._strikes += 1
+        self._failures += 1
         if isinstance(error, Unauthorized) or (isinstance(error, SignInFailed) and error.refused):
             raise HistoryError(str(error)) from error
-        if self._strikes >= STRIKES:
-            raise HistoryError(f"{self._strikes} requests in a row failed, the last with: {error}") from error
+        if self._failures >= MOST_FAILURES:
+            raise HistoryError(f"{self._failures} requests in a row failed, the last with: {error}") from error
         log.warning(f"{what}: {error}")
         pause = max(PAUSE, error.wait) if isinstance(error, SignInFailed) else PAUSE
         self._paused_until = self._clock.monotonic() + pause
@@ -162,7 +157,7 @@ class MerchantHistory:
 
 @contextlib.contextmanager
 def open_histories(settings: Settings, clock: Clock) -> Iterator[Mapping[str, MerchantHistory]]:
-    """The past of each merchant by id, within the budget that the state file keeps.
+    """The history of each merchant by id, within the budget that the state file keeps.
 
     Raises:
         StateLocked: An exporter runs on the state file; its budget cannot be shared.
@@ -178,27 +173,27 @@ def open_histories(settings: Settings, clock: Clock) -> Iterator[Mapping[str, Me
         ) from error
     with contextlib.ExitStack() as stack:
         stack.callback(state.close)
-        pasts = {}
+        histories = {}
         for merchant in settings.merchants:
-            limiter = RequestBudget(
+            budget = RequestBudget(
                 state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic, settings.api.timeout
             )
             client = Client(
-                settings.api, merchant, limiter, observe=_observe, clock=clock.now, monotonic=clock.monotonic
+                settings.api, merchant, budget, observe=_observe, clock=clock.now, monotonic=clock.monotonic
             )
             stack.callback(client.close)
-            pasts[merchant.id] = MerchantHistory(client, limiter, clock)
-        yield pasts
+            histories[merchant.id] = MerchantHistory(client, budget, clock)
+        yield histories
 
 
-def fetch(pasts: Sequence[MerchantHistory], clock: Clock) -> Iterator[Part]:
-    """All that is wanted, as it comes; merchants in turns, as their budgets allow.
+def fetch(histories: Sequence[MerchantHistory], clock: Clock) -> Iterator[Part]:
+    """All queued parts as they arrive; the merchant whose budget allows it first is next.
 
     Raises:
-        HistoryError: There is no point in going on.
-        StateWriteFailed: A request's time could not be written.
+        HistoryError: More requests are pointless.
+        StateWriteFailed: The time of a request could not be written.
     """
-    while waiting := [past for past in pasts if not past.done]:
+    while waiting := [history for history in histories if not history.done]:
         first = min(waiting, key=MerchantHistory.wait)
         seconds = first.wait()
         if seconds > 0:

@@ -85,7 +85,12 @@ class LiveEvents(Protocol):
 
 
 class DropMonitor:
-    """The detector of one merchant's media and of the whole merchant. Safe for use by several threads."""
+    """The detector of one merchant's media and of the whole merchant. Safe for use by several threads.
+
+    Attributes:
+        warmup: The history that is still missing.
+        thresholds: Of each media, "" for the whole merchant.
+    """
 
     def __init__(self, state: State, settings: Settings, merchant: MerchantSettings, live_events: LiveEvents) -> None:
         """Take up what the state file knows.
@@ -110,7 +115,7 @@ class DropMonitor:
         }
         # What the state file has. To unpack a track takes a while, and there may be thousands.
         self._packed: dict[str, Packed] = {}
-        self._past = Warmup(map(self._stream, self._tracks))
+        self.warmup = Warmup(map(self._stream, self._tracks))
         self._looks: dict[str, deque[Look]] = {media_id: deque(maxlen=LASTING) for media_id in self._tracks}
         self._came: dict[str, float] = {}
         self._together = Together()
@@ -150,7 +155,7 @@ class DropMonitor:
         with self._mutex:
             track = self._track(stream.media_id)
             if track.newest is not None and asked.first - track.newest > LONGEST_GAP:
-                self._past.want(stream)
+                self.warmup.restart(stream)
             looks = track.take(asked.first, plays)
             self._note(stream.media_id, looks, now)
 
@@ -212,42 +217,17 @@ class DropMonitor:
         with self._mutex:
             return self._track("").noise
 
-    # ---- the past ----
-
-    def next_history(self, now: float, settled: Minute, under_way: Iterable[object]) -> WarmupRequest | None:
-        """What of the past to ask for next, if anything is due.
-
-        Args:
-            now: Unix seconds.
-            settled: The newest settled minute.
-            under_way: Requests that are on the way.
-        """
-        with self._mutex:
-            busy = {task.stream for task in under_way if isinstance(task, WarmupRequest)}
-            return self._past.next(now, settled, busy)
-
-    def enter_history(self, history: WarmupRequest, rows: Rows) -> None:
-        """Take plays of the past."""
-        media_id = history.media_id
+    def enter_history(self, request: WarmupRequest, rows: Rows) -> None:
+        """Take the answer to a request of the warm-up."""
+        media_id = request.media_id
         with self._mutex:
             track = self._track(media_id)
-            if history.hourly:
-                track.fill(past_hours(history, rows))
+            if request.hourly:
+                track.fill(past_hours(request, rows))
             else:
-                self._tracks[media_id] = _begun_with(history.asked.first, past_minutes(history, rows), track)
+                self._tracks[media_id] = _begun_with(request.asked.first, past_minutes(request, rows), track)
                 self._unsaved_whole.add(media_id)
-            self._past.answered(history)
             self._unsaved.add(media_id)
-
-    def refused(self, history: WarmupRequest) -> None:
-        """The API does not take the range of a request of the past."""
-        with self._mutex:
-            self._past.refused(history)
-
-    def failed(self, history: WarmupRequest, now: float) -> None:
-        """A request of the past failed otherwise."""
-        with self._mutex:
-            self._past.failed(history, now)
 
     # ---- judging ----
 
@@ -309,7 +289,7 @@ class DropMonitor:
             self._unsaved_whole |= self._unsaved
             with self._state.transaction() as db:
                 for media_id, track in packed.items():
-                    known = not self._past.wanted(self._stream(media_id))
+                    known = self.warmup.complete(self._stream(media_id))
                     write_baseline(db, self._merchant_id, media_id, track, past_known=known)
             self._unsaved.clear()
             self._unsaved_whole.clear()
@@ -327,7 +307,7 @@ class DropMonitor:
             if row.packed is not None:
                 self._packed[media_id] = row.packed
             if row.past_known:
-                self._past.known(self._stream(media_id))
+                self.warmup.skip(self._stream(media_id))
         if damaged := sum(row.damaged for row in rows.values()):
             log.warning(
                 "plays that the drop detector remembers are damaged in the state file; they are fetched again",

@@ -1,34 +1,35 @@
-"""Which plays of the past to ask for, so that the drop detector knows a media's usual week from the first day on.
+"""The warm-up: which history to request, so that the drop detector knows a media's usual week from the first day.
 
-Hours of three weeks are known by few requests, and minutes of the last day tell how much the plays jump about. Both
-come at the lowest priority, minutes of all media first. Pure but for what it remembers.
+A few requests bring three weeks by the hour. The last day by the minute shows how much the plays vary. Both have the
+lowest priority; the minutes of all media come before any hours.
 """
 
+import threading
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from exporter.model import DAY_MINUTES, Minute, MinuteRange, Rows, Stream, total_of
 
-# What the detector looks back on.
+# How far the detector looks back.
 HOURS_BACK = 22 * DAY_MINUTES
 MINUTES_BACK = DAY_MINUTES + 120
 
-# A range that the API refuses is halved, down to these.
+# A range that the API refuses is shortened, but not below these.
 SHORTEST_HOURS = DAY_MINUTES
 SHORTEST_MINUTES = 120
 
-# Seconds until what failed is asked for again.
+# Seconds until a failed request is sent again.
 RETRY_EVERY = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class WarmupRequest:
-    """One request for plays of the past.
+    """One request for the history of a stream of plays.
 
     Attributes:
-        stream: Whose plays.
-        asked: Of which minutes; whole UTC hours where it is by hour.
-        hourly: Whether it is by hour, instead of by minute.
+        stream: The stream.
+        asked: The requested minutes; whole UTC hours if `hourly`.
+        hourly: Whether the plays come by the hour, instead of by the minute.
     """
 
     stream: Stream
@@ -37,8 +38,13 @@ class WarmupRequest:
 
     @property
     def media_id(self) -> str:
-        """Whose plays, "" for the whole merchant."""
+        """The media, "" for the whole merchant."""
         return self.stream.media_id
+
+    @property
+    def shortest(self) -> int:
+        """The length in minutes below which the range is not shortened."""
+        return SHORTEST_HOURS if self.hourly else SHORTEST_MINUTES
 
     def __str__(self) -> str:
         """The request in a log line."""
@@ -46,14 +52,14 @@ class WarmupRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What of a stream's past is still to be asked for.
+class _Missing:
+    """The part of a stream's history that is still missing.
 
     Attributes:
-        minutes: Whether the last day by minute is.
-        hours_until: The hours before this minute are; None where none has been asked for.
-        hours_left: Of how many minutes the hours are.
-        due: Not before this moment (Unix seconds).
+        minutes: Whether the last day by the minute is missing.
+        hours_until: The missing hours end before this minute; None before the first request for hours.
+        hours_left: The length of the missing hours, in minutes.
+        due: No request before this time (Unix seconds).
     """
 
     minutes: bool = True
@@ -63,103 +69,122 @@ class Wanted:
 
 
 class Warmup:
-    """What is still to be asked for, of all streams of one merchant."""
+    """The missing history of one merchant's streams. Safe for use by several threads.
+
+    It calls nobody while it holds its lock. What is missing is kept by the drop monitor, in the rows of the baselines:
+    a baseline and the note that its history is complete belong in one transaction.
+    """
 
     def __init__(self, streams: Iterable[Stream]) -> None:
-        """All of the past of these is wanted."""
-        self._wanted = {stream: Wanted() for stream in streams}
+        """All history of these streams is missing."""
+        self._mutex = threading.Lock()
+        self._missing = {stream: _Missing() for stream in streams}
         self._hours = HOURS_BACK
         self._minutes = MINUTES_BACK
 
-    def wanted(self, stream: Stream) -> bool:
-        """Whether anything of a stream's past is."""
-        return stream in self._wanted
+    def complete(self, stream: Stream) -> bool:
+        """Whether no history of a stream is missing."""
+        with self._mutex:
+            return stream not in self._missing
 
-    def want(self, stream: Stream) -> None:
-        """All of a stream's past is wanted again."""
-        self._wanted[stream] = Wanted()
+    def restart(self, stream: Stream) -> None:
+        """All history of a stream is missing again."""
+        with self._mutex:
+            self._missing[stream] = _Missing()
 
-    def known(self, stream: Stream) -> None:
-        """Nothing of a stream's past is wanted any more."""
-        self._wanted.pop(stream, None)
+    def skip(self, stream: Stream) -> None:
+        """No history of a stream is missing any more."""
+        with self._mutex:
+            self._missing.pop(stream, None)
 
     def next(self, now: float, settled: Minute, under_way: Container[Stream]) -> WarmupRequest | None:
-        """What to ask for next, if anything is due.
+        """The next request, None if none is due.
 
         Args:
             now: Unix seconds.
             settled: The newest settled minute.
-            under_way: Streams that are not to be asked for now.
+            under_way: Streams that have a request under way.
         """
-        for minutes in (True, False):
-            for stream, wanted in self._wanted.items():
-                # A moment that is far away was set before the clock went back.
-                due = not now < wanted.due <= now + RETRY_EVERY
-                if wanted.minutes is minutes and due and stream not in under_way:
-                    return self._request(stream, wanted, settled)
+        with self._mutex:
+            for minutes in (True, False):
+                for stream, missing in self._missing.items():
+                    # A time far in the future was set before the clock was set back.
+                    due = not now < missing.due <= now + RETRY_EVERY
+                    if missing.minutes is minutes and due and stream not in under_way:
+                        return self._request(stream, missing, settled)
         return None
 
-    def answered(self, history: WarmupRequest) -> None:
-        """A request of the past brought its rows."""
-        wanted = self._wanted.get(history.stream)
-        if wanted is None:
-            return
-        if not history.hourly:
-            self._wanted[history.stream] = replace(wanted, minutes=False)
-            return
-        left = wanted.hours_left - len(history.asked)
-        self._wanted[history.stream] = replace(wanted, hours_until=history.asked.first, hours_left=left)
-        if left <= 0:
-            self.known(history.stream)
+    def done(self, request: WarmupRequest) -> None:
+        """Note that the monitor has the answer to a request."""
+        with self._mutex:
+            self._done(request)
 
-    def refused(self, history: WarmupRequest) -> None:
-        """The API does not take the range: ask for half of it, or do without where it is short already."""
-        length = len(history.asked)
-        shortest = SHORTEST_HOURS if history.hourly else SHORTEST_MINUTES
-        if length > shortest and history.hourly:
-            self._hours = max(shortest, length // 2)
-        elif length > shortest:
-            self._minutes = max(shortest, length // 2)
-        elif history.hourly:
-            self.known(history.stream)
+    def shorten(self, request: WarmupRequest, length: int | None) -> None:
+        """Use shorter ranges after the API refused one.
+
+        Args:
+            request: The refused request.
+            length: The range to try next, in minutes; None to do without this part of the history.
+        """
+        with self._mutex:
+            if length is None and request.hourly:
+                self._missing.pop(request.stream, None)
+            elif length is None:
+                self._done(request)
+            elif request.hourly:
+                self._hours = length
+            else:
+                self._minutes = length
+
+    def failed(self, request: WarmupRequest, now: float) -> None:
+        """Send a request that failed for another reason again, but not soon."""
+        with self._mutex:
+            if request.stream in self._missing:
+                self._missing[request.stream] = replace(self._missing[request.stream], due=now + RETRY_EVERY)
+
+    def _done(self, request: WarmupRequest) -> None:
+        missing = self._missing.get(request.stream)
+        if missing is None:
+            return
+        if not request.hourly:
+            self._missing[request.stream] = replace(missing, minutes=False)
+            return
+        left = missing.hours_left - len(request.asked)
+        if left > 0:
+            self._missing[request.stream] = replace(missing, hours_until=request.asked.first, hours_left=left)
         else:
-            self.answered(history)
+            del self._missing[request.stream]
 
-    def failed(self, history: WarmupRequest, now: float) -> None:
-        """A request of the past failed otherwise; it is made again, but not soon."""
-        if history.stream in self._wanted:
-            self._wanted[history.stream] = replace(self._wanted[history.stream], due=now + RETRY_EVERY)
-
-    def _request(self, stream: Stream, wanted: Wanted, settled: Minute) -> WarmupRequest:
-        if wanted.minutes:
+    def _request(self, stream: Stream, missing: _Missing, settled: Minute) -> WarmupRequest:
+        if missing.minutes:
             return WarmupRequest(stream, MinuteRange(settled - self._minutes + 1, settled), hourly=False)
-        until = (settled + 1) // 60 * 60 if wanted.hours_until is None else wanted.hours_until
-        length = min(wanted.hours_left, self._hours // 60 * 60)
+        until = (settled + 1) // 60 * 60 if missing.hours_until is None else missing.hours_until
+        length = min(missing.hours_left, self._hours // 60 * 60)
         return WarmupRequest(stream, MinuteRange(until - length, until - 1), hourly=True)
 
 
-def past_minutes(history: WarmupRequest, rows: Rows) -> list[float | None]:
-    """The plays of each minute asked for, None where they are not known.
+def past_minutes(request: WarmupRequest, rows: Rows) -> list[float | None]:
+    """The plays of each requested minute, None if unknown.
 
-    So are those before the first row, since no media was there yet.
+    Minutes before the first row are unknown: the media may not have existed yet.
     """
-    first = min((minute for minute in rows if minute in history.asked), default=history.asked.last + 1)
-    minutes = range(history.asked.first, history.asked.last + 1)
+    first = min((minute for minute in rows if minute in request.asked), default=request.asked.last + 1)
+    minutes = range(request.asked.first, request.asked.last + 1)
     return [total_of(rows.get(minute, {})) if minute >= first else None for minute in minutes]
 
 
-def past_hours(history: WarmupRequest, rows: Rows) -> Mapping[Minute, float]:
-    """The plays of each hour that was asked for whole, by the minute at which it starts.
+def past_hours(request: WarmupRequest, rows: Rows) -> Mapping[Minute, float]:
+    """The plays of each whole hour in the requested range, by its first minute.
 
-    Hours without a row are zero, but for those before the first row: no media was there yet. What is not known is left
-    out.
+    An hour without a row has no plays. Hours before the first row and hours with unusable values are left out: they are
+    unknown.
     """
-    whole = {slot: total_of(values) for slot, values in rows.items() if _whole(slot, history.asked)}
+    whole = {hour: total_of(values) for hour, values in rows.items() if _whole(hour, request.asked)}
     if not whole:
         return {}
-    hours = range(min(whole), history.asked.last - 58, 60)
-    return {slot: plays for slot in hours if (plays := whole.get(slot, 0.0)) is not None}
+    hours = range(min(whole), request.asked.last - 58, 60)
+    return {hour: plays for hour in hours if (plays := whole.get(hour, 0.0)) is not None}
 
 
-def _whole(slot: Minute, asked: MinuteRange) -> bool:
-    return slot in asked and slot + 59 in asked
+def _whole(hour: Minute, asked: MinuteRange) -> bool:
+    return hour in asked and hour + 59 in asked

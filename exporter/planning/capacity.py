@@ -1,4 +1,4 @@
-"""What to expect of a configuration before it runs: requests wanted and allowed, staleness, advice. Pure."""
+"""Capacity estimate of a configuration before it runs: requests needed and allowed, staleness, advice. Pure."""
 
 import math
 from collections import Counter
@@ -17,19 +17,19 @@ CATALOG_REQUESTS = 1 / 360
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What to expect for one merchant.
+    """The capacity estimate of one merchant.
 
     Attributes:
-        merchant_id: Which one.
-        streams: How many streams, by target and group.
+        merchant_id: The merchant.
+        streams: The number of streams, by target and group.
         catalog: Requests a minute for the catalog.
-        allowed: Requests a minute that may leave.
-        known: How many media have weights from a state file.
-        media: How many media there are.
-        staleness: The expected mean staleness weighted by what it costs, in minutes.
-        bound: What no schedule could be below, in minutes.
-        slowest: How many minutes the slowest stream waits for its turn.
-        max_staleness: What the configuration asks for, in minutes.
+        allowed: Requests a minute that the budget allows.
+        known: The number of media that have weights from a state file.
+        media: The number of media.
+        staleness: The expected mean staleness, weighted by its cost, in minutes.
+        bound: The lower bound of the mean staleness with any schedule, in minutes.
+        slowest: The longest time between two requests for a stream, in minutes.
+        max_staleness: The configured limit, in minutes.
         advice: One line where something does not fit, else "".
     """
 
@@ -46,13 +46,13 @@ class Capacity:
     advice: str
 
 
-def look_ahead(merchant: MerchantSettings, poll: PollSettings, rates: Mapping[str, float]) -> Capacity:
-    """Play the schedule of a merchant through.
+def estimate_capacity(merchant: MerchantSettings, poll: PollSettings, rates: Mapping[str, float]) -> Capacity:
+    """Estimate by a simulation of the merchant's schedule.
 
     Args:
         merchant: Its configuration.
         poll: When and how much is polled.
-        rates: Plays a minute by media id, "" for the whole merchant, as far as they are known.
+        rates: Plays a minute by media id, "" for the whole merchant, as far as known.
     """
     factors = stream_factors(merchant, poll)
     known = {media.id: Plays(rates.get(media.id)) for media in merchant.media}
@@ -63,7 +63,7 @@ def look_ahead(merchant: MerchantSettings, poll: PollSettings, rates: Mapping[st
     catalog = len(merchant.media) * CATALOG_REQUESTS
     room = max(1, math.floor(merchant.requests_per_minute - catalog))
     longest = int(poll.max_staleness // MINUTE)
-    expected = estimate_freshness(weights, room, longest)
+    freshness = estimate_freshness(weights, room, longest)
     return Capacity(
         merchant_id=merchant.id,
         streams=streams,
@@ -71,9 +71,9 @@ def look_ahead(merchant: MerchantSettings, poll: PollSettings, rates: Mapping[st
         allowed=merchant.requests_per_minute,
         known=sum(media.id in rates for media in merchant.media),
         media=len(merchant.media),
-        staleness=expected.mean,
+        staleness=freshness.mean,
         bound=lower_bound(weights, room, longest),
-        slowest=expected.slowest,
+        slowest=freshness.slowest,
         max_staleness=longest,
         advice="" if can_hold(len(weights), room, longest) else _advice(streams, poll, room, longest),
     )
@@ -82,7 +82,7 @@ def look_ahead(merchant: MerchantSettings, poll: PollSettings, rates: Mapping[st
 def _advice(streams: Mapping[tuple[Target, Group], int], poll: PollSettings, room: int, longest: int) -> str:
     total = sum(streams.values())
     need = math.ceil(total / longest)
-    # What matters least goes first, until the rest fits.
+    # The streams of the lowest weight are dropped first, until the others fit.
     dropped, left = [], total
     for (target, group), count in sorted(
         streams.items(), key=lambda item: poll.weights[item[0][0]] * poll.weights[item[0][1]]
@@ -98,28 +98,28 @@ def _advice(streams: Mapping[tuple[Target, Group], int], poll: PollSettings, roo
     )
 
 
-def describe(outlook: Capacity) -> Iterator[str]:
-    """An outlook as lines for a person."""
-    total = sum(outlook.streams.values())
-    yield f"merchant {outlook.merchant_id}: {_count(total, 'stream')}, {_count(outlook.media, 'media', 'media')}"
+def describe(capacity: Capacity) -> Iterator[str]:
+    """A capacity estimate as lines of text."""
+    total = sum(capacity.streams.values())
+    yield f"merchant {capacity.merchant_id}: {_count(total, 'stream')}, {_count(capacity.media, 'media', 'media')}"
     yield ""
     yield f"  {'target':<20}{'group':<12}{'streams':>8}"
-    for (target, group), count in outlook.streams.items():
+    for (target, group), count in capacity.streams.items():
         yield f"  {target:<20}{group:<12}{count:>8}"
     yield ""
-    yield f"  requests a minute: {total + outlook.catalog:.1f} wanted, {outlook.allowed} allowed"
+    yield f"  requests a minute: {total + capacity.catalog:.1f} wanted, {capacity.allowed} allowed"
     yield (
-        f"  expected staleness: {outlook.staleness:.1f} minutes, weighted by plays; "
-        f"no schedule could be below {outlook.bound:.1f}"
+        f"  expected staleness: {capacity.staleness:.1f} minutes, weighted by plays; "
+        f"no schedule could be below {capacity.bound:.1f}"
     )
-    slowest = _count(outlook.slowest, "minute")
-    yield f"  the slowest stream is fetched every {slowest} (max_staleness: {outlook.max_staleness})"
-    if outlook.known:
-        yield f"  weights: plays of {outlook.known} of {outlook.media} media are known from the state file"
+    slowest = _count(capacity.slowest, "minute")
+    yield f"  the slowest stream is fetched every {slowest} (max_staleness: {capacity.max_staleness})"
+    if capacity.known:
+        yield f"  weights: plays of {capacity.known} of {capacity.media} media are known from the state file"
     else:
         yield "  weights: no plays are known yet, so all media are taken as equally busy"
-    if outlook.advice:
-        yield f"  advice: {outlook.advice}"
+    if capacity.advice:
+        yield f"  advice: {capacity.advice}"
 
 
 def _count(number: int, one: str, many: str = "") -> str:

@@ -143,11 +143,11 @@ def lower_bound(weights: Sequence[float], room: float, max_staleness: int | None
 
 @dataclass(frozen=True, slots=True)
 class FreshnessEstimate:
-    """What a schedule does to the staleness, in minutes, each minute right after its requests.
+    """The staleness that a schedule leads to, in minutes, measured each minute right after its requests.
 
     Attributes:
         mean: The weighted mean.
-        slowest: The longest that any stream waits between two requests.
+        slowest: The longest time between two requests for any stream.
     """
 
     mean: float
@@ -157,7 +157,7 @@ class FreshnessEstimate:
 def estimate_freshness(
     weights: Sequence[float], room: int, max_staleness: int, minutes: int = 240
 ) -> FreshnessEstimate:
-    """Play the schedule through with weights that do not change, after a warm-up in which each stream had its turn."""
+    """Simulate the schedule with constant weights, after a start in which each stream was requested."""
     asked_at = [0] * len(weights)
     total, slowest, end = 0.0, 0, 0
     turn = math.ceil(len(weights) / room)

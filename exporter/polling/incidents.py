@@ -1,7 +1,7 @@
-"""Repeated faults told seldom: a line when one begins, a reminder ever more rarely, a line when it is resolved.
+"""Incidents: one log line when an error begins, reminders at growing intervals, one line when it is resolved.
 
-Pure: the time is an argument, and what is to be logged is returned. Without this an API that is down, or that
-fails every other request, would fill the log with the same line, and so would many media that fail alike.
+Pure: the time is an argument, and the events to log are returned. Without this, an API that is down or that fails
+every other request would fill the log with the same line. So would many media with the same error.
 """
 
 from collections.abc import Container, Sequence
@@ -10,26 +10,26 @@ from typing import Literal
 
 from exporter.wording import some
 
-# A reminder comes when a fault is twice as old as at the line before, but not sooner and not later than this.
+# A reminder comes when an incident is twice as old as at the line before, within these limits (seconds).
 REMIND_FIRST, REMIND_LAST = 15 * 60.0, 6 * 3600.0
 
-# A fault that comes and goes within this time is one fault.
+# Errors that come back within this time (seconds) belong to one incident.
 QUIET_FOR = 3 * 60.0
 
-# Of many that fail alike, so many are named.
+# Of many incidents of one kind, so many are named.
 NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class IncidentEvent:
-    """Something to log about a fault, or about all that are alike.
+    """Something to log about one incident, or about all of one kind.
 
     Attributes:
-        kind: Whether it begins, goes on, or is resolved.
-        key: Which kind of fault.
-        message: What the newest report said, and what it is about.
-        since: When it began (Unix seconds), the first of them.
-        count: How often it has been reported since.
+        kind: Whether it begins, continues, or is resolved.
+        key: The kind of incident.
+        message: The newest error, and what it concerns.
+        since: When the first of them began (Unix seconds).
+        count: How many errors have been reported since.
     """
 
     kind: Literal["begin", "remind", "end"]
@@ -55,15 +55,15 @@ class _Incident:
 
 @dataclass(slots=True)
 class _Kind:
-    """The faults that are alike, by name, and when something of them was last told (Unix seconds)."""
+    """The incidents of one kind, by name, and when they were last logged (Unix seconds)."""
 
     since: float
-    told: float
-    faults: dict[str, _Incident]
+    logged: float
+    incidents: dict[str, _Incident]
 
 
 class Incidents:
-    """The faults that go on now. For one thread at a time.
+    """The open incidents. For one thread at a time.
 
     A clock that was set back counts as time that has passed: better a line too many than an hour of silence.
     """
@@ -72,58 +72,58 @@ class Incidents:
         self._kinds: dict[str, _Kind] = {}
 
     def report(self, key: str, message: str, now: float, *, name: str = "") -> IncidentEvent | None:
-        """Note that a fault has happened (again).
+        """Note an error: it opens an incident, or belongs to an open one.
 
         Args:
-            key: What kind of fault it is. Those of one kind share their reminders.
-            message: What happened this time.
+            key: The kind of incident. Those of one kind share their reminders.
+            message: The error.
             now: When, Unix seconds.
-            name: What it is about, where many can fail alike; with the kind it makes it the same fault.
+            name: What it concerns, if many can fail in the same way. Kind and name identify an incident.
 
         Returns:
-            What to log where it begins, else None.
+            The event to log if an incident begins, else None.
         """
         kind = self._kinds.setdefault(key, _Kind(now, now, {}))
-        fault = kind.faults.get(name)
-        if fault is not None:
-            fault.message, fault.newest = message, now
-            fault.count += 1
+        incident = kind.incidents.get(name)
+        if incident is not None:
+            incident.message, incident.newest = message, now
+            incident.count += 1
             return None
-        kind.faults[name] = fault = _Incident(name, message, since=now, newest=now)
-        return _event("begin", key, [fault])
+        kind.incidents[name] = incident = _Incident(name, message, since=now, newest=now)
+        return _event("begin", key, [incident])
 
     def settle(self, now: float, going_on: Container[tuple[str, str]] = ()) -> list[IncidentEvent]:
-        """What to log at the end of a round: for each kind what is resolved, and a reminder where it is time.
+        """The events to log at the end of a round: for each kind what is resolved, and a reminder if it is time.
 
         Args:
             now: When, Unix seconds.
-            going_on: Kind and name of faults that go on, though nothing may be reported: nobody looks at what fails
-                for long.
+            going_on: Kind and name of incidents that are still open though no error is reported: in backoff, nothing is
+                requested.
         """
         events = []
         for key, kind in list(self._kinds.items()):
             ended = [
-                fault
-                for name, fault in kind.faults.items()
-                if (key, name) not in going_on and not 0 <= now - fault.newest < QUIET_FOR
+                incident
+                for name, incident in kind.incidents.items()
+                if (key, name) not in going_on and not 0 <= now - incident.newest < QUIET_FOR
             ]
-            for fault in ended:
-                del kind.faults[fault.name]
+            for incident in ended:
+                del kind.incidents[incident.name]
             if ended:
                 events.append(_event("end", key, ended))
-            if not kind.faults:
+            if not kind.incidents:
                 del self._kinds[key]
-            elif not 0 <= now - kind.told < min(max(kind.told - kind.since, REMIND_FIRST), REMIND_LAST):
-                kind.told = now
-                events.append(_event("remind", key, list(kind.faults.values())))
+            elif not 0 <= now - kind.logged < min(max(kind.logged - kind.since, REMIND_FIRST), REMIND_LAST):
+                kind.logged = now
+                events.append(_event("remind", key, list(kind.incidents.values())))
         return events
 
 
-def _event(kind: Literal["begin", "remind", "end"], key: str, faults: Sequence[_Incident]) -> IncidentEvent:
-    """What to log of faults of one kind, the oldest first."""
-    message, names = faults[0].message, [fault.name for fault in faults]
+def _event(kind: Literal["begin", "remind", "end"], key: str, incidents: Sequence[_Incident]) -> IncidentEvent:
+    """The event for incidents of one kind, the oldest first."""
+    message, names = incidents[0].message, [incident.name for incident in incidents]
     if len(names) > 1:
         message = f"{len(names)} streams or media ({some(names, NAMED)}): {message}"
     elif names[0]:
         message = f"{names[0]}: {message}"
-    return IncidentEvent(kind, key, message, faults[0].since, sum(fault.count for fault in faults))
+    return IncidentEvent(kind, key, message, incidents[0].since, sum(incident.count for incident in incidents))

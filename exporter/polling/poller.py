@@ -12,6 +12,7 @@ import structlog
 from exporter.api.budget import RequestBudget
 from exporter.api.catalog import Catalog, Lookup
 from exporter.api.client import Client
+from exporter.api.ranges import half
 from exporter.clock import Clock
 from exporter.config.settings import MerchantSettings, PollSettings
 from exporter.counting.ledger import Ledger
@@ -22,7 +23,6 @@ from exporter.errors import (
     BadRequest,
     BudgetSpent,
     RateLimited,
-    SignInFailed,
     StateWriteFailed,
     Unauthorized,
     Unhandled,
@@ -128,9 +128,9 @@ class MerchantPoller:
                 workers = [pool.submit(self._work, going) for _ in range(self._poll.concurrency)]
             for worker in workers:
                 worker.result()
-        if going.suspects and going.witness is not None and not going.down:
+        if going.evidence.suspects and going.evidence.witness is not None and not going.evidence.down:
             self._acquit(going)
-        elif going.suspects:
+        elif going.evidence.suspects:
             self._blame_api(going)
 
     def _work(self, going: Round) -> None:
@@ -164,7 +164,7 @@ class MerchantPoller:
             with self._mutex:
                 # Without a note of each request the limit could be broken after a restart, so none can leave. The
                 # process reports it once, for all merchants.
-                going.over = going.unwritable = True
+                going.ended = going.unwritable = True
                 self._down(str(error))
         except ApiError as error:
             with self._mutex:
@@ -181,8 +181,8 @@ class MerchantPoller:
     def _wait(self, seconds: float, going: Round) -> None:
         with self._mutex:
             going.waited = True
-            going.over |= self._clock.monotonic() + seconds > self._turns.deadline(going)
-        if not going.over:
+            going.ended |= self._clock.monotonic() + seconds > self._turns.deadline(going)
+        if not going.ended:
             self._clock.sleep(seconds)
 
     def _note_answer(self, going: Round, task: Task) -> None:
@@ -193,11 +193,11 @@ class MerchantPoller:
             if self._renewals != self._client.renewals:
                 self._renewals = self._client.renewals
                 self._rests.token_renewed()
-                going.suspects = [each for each in going.suspects if not isinstance(each[1], Unauthorized)]
-            going.witness = going.witness or task
+                going.evidence.drop(Unauthorized)
+            going.evidence.answered(task)
         # The catalog's answer says something of the catalog.
-        speaks = isinstance(task, Stream) or not going.streams_suspected
-        if speaks and not going.down and task not in going.sent_before:
+        speaks = isinstance(task, Stream) or not going.evidence.streams_suspected
+        if speaks and not going.evidence.down and task not in going.evidence.sent_before:
             self._acquit(going)
         self._rests.answered(task)
 
@@ -214,29 +214,25 @@ class MerchantPoller:
             # The API has nothing to do with it.
             self._blame(going, task, error)
             return
-        strikes = self._rests.strikes(task, error, answered=going.witness is not None)
+        strikes = self._rests.strikes(task, error, answered=going.evidence.witness is not None)
         if not strikes:
             going.failed_again += isinstance(task, Stream)
             self._blame(going, task, error)
             return
-        decides = going.in_doubt and task == going.witness
-        going.suspects.append((task, error))
-        going.strikes += strikes
-        going.sent_before = going.under_way - {task}
-        if decides or isinstance(error, SignInFailed) or (going.witness is None and going.in_doubt):
+        if going.evidence.add(task, error, strikes, going.under_way):
             self._blame_api(going)
 
     def _acquit(self, going: Round) -> None:
         """The API works: what failed did so by itself."""
-        for task, error in going.suspects:
+        for task, error in going.evidence.suspects:
             self._blame(going, task, error)
-        going.suspects, going.strikes = [], 0
+        going.evidence.clear()
 
     def _blame(self, going: Round, task: Task, error: ApiError) -> None:
         """Leave alone what failed by itself."""
-        if isinstance(task, WarmupRequest) and isinstance(error, BadRequest) and going.witness is not None:
+        if isinstance(task, WarmupRequest) and isinstance(error, BadRequest) and going.evidence.witness is not None:
             # Perhaps the range was too long.
-            self._watch.refused(task)
+            self._watch.warmup.shorten(task, half(len(task.asked), task.shortest))
             return
         failure = self._rests.failed(task, error, self._clock.monotonic())
         self._report(failure, error)
@@ -247,12 +243,12 @@ class MerchantPoller:
 
     def _blame_api(self, going: Round) -> None:
         """End the round: the API is down."""
-        going.over = going.down = True
+        going.ended = going.evidence.down = True
         self._down()
-        for failure in self._rests.api_failed(going.suspects):
+        suspects = going.evidence.clear()
+        for failure in self._rests.api_failed(suspects):
             self._report(failure)
-        wait = max(retry_after(error) or 0.0 for _, error in going.suspects)
-        going.suspects, going.strikes = [], 0
+        wait = max(retry_after(error) or 0.0 for _, error in suspects)
         if wait:
             # Where it cannot be written, no request leaves in any case.
             with contextlib.suppress(StateWriteFailed):
@@ -269,7 +265,7 @@ class MerchantPoller:
             case Lookup():
                 self._catalog.failed(task, self._clock.now())
             case WarmupRequest():
-                self._watch.failed(task, self._clock.now())
+                self._watch.warmup.failed(task, self._clock.now())
             case _:
                 pass
 

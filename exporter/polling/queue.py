@@ -1,4 +1,4 @@
-"""Which request comes next in a round: the streams as planned, and the turns of the catalog, the past and live events.
+"""The next request of a round: the planned streams, and between them the catalog, the warm-up and live events.
 
 It sends nothing and waits for nothing.
 """
@@ -11,16 +11,16 @@ from exporter.api.catalog import Catalog, Lookup
 from exporter.clock import Clock
 from exporter.drops.monitor import DropMonitor
 from exporter.drops.warmup import WarmupRequest
-from exporter.errors import ApiError
+from exporter.errors import ApiError, SignInFailed
 from exporter.model import MINUTE, Minute, Stream
 from exporter.planning.index import Candidate, can_hold, choose
 from exporter.polling.backoff import STRIKES, Backoff, Task
 from exporter.polling.staleness import Moment, Staleness
 
-# A stream that fails and is not left alone is asked for again once in a round, after all others.
+# A stream that failed and is not in backoff is requested once more in a round, after all others.
 ATTEMPTS = 2
 
-# Where the budget is short, one request in ten is for the catalog and the past, so that they come at all.
+# If the budget is short, one request in ten is for the catalog and the warm-up, so that they make progress.
 REQUESTS_PER_LOOKUP = 9
 
 # When many streams are due again that failed before, so many failures in a round's requests are enough.
@@ -37,26 +37,72 @@ REQUESTS_PER_LIVE_EVENT = 4
 
 
 @dataclass(slots=True)
+class Evidence:
+    """What a round's failures say about the whole API, until an answer clears it or it is found to be down.
+
+    Attributes:
+        witness: The stream that was answered first, so the API worked; None before that.
+        suspects: The failures since a stream was answered. It is unknown whether they are the API's.
+        strikes: How much they count against the API.
+        sent_before: What was under way at the newest of them: its answer says nothing about that failure.
+        down: Whether the API has been found to be down.
+    """
+
+    witness: Stream | None = None
+    suspects: list[tuple[Task, ApiError]] = field(default_factory=list)
+    strikes: int = 0
+    sent_before: set[Task] = field(default_factory=set)
+    down: bool = False
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether so much has failed that the API may be down: then the witness is requested once more."""
+        return self.strikes >= STRIKES
+
+    @property
+    def streams_suspected(self) -> bool:
+        """Whether the catalog and the warm-up have to wait for the answer of a stream."""
+        return any(isinstance(task, Stream) for task, _ in self.suspects)
+
+    def answered(self, stream: Stream) -> None:
+        """The first stream that is answered is the witness."""
+        self.witness = self.witness or stream
+
+    def add(self, task: Task, error: ApiError, strikes: int, under_way: set[Task]) -> bool:
+        """Note a failure that may be the API's; whether it shows that the API is down."""
+        decides = self.in_doubt and task == self.witness
+        self.suspects.append((task, error))
+        self.strikes += strikes
+        self.sent_before = under_way - {task}
+        return decides or isinstance(error, SignInFailed) or (self.witness is None and self.in_doubt)
+
+    def drop(self, kind: type[ApiError]) -> None:
+        """Forget the failures of one kind."""
+        self.suspects = [(task, error) for task, error in self.suspects if not isinstance(error, kind)]
+
+    def clear(self) -> list[tuple[Task, ApiError]]:
+        """Forget all failures; returns them."""
+        suspects, self.suspects, self.strikes = self.suspects, [], 0
+        return suspects
+
+
+@dataclass(slots=True)
 class Round:
-    """One round: what is left to ask for, and how it goes.
+    """One round: what is left to request, and its progress.
 
     Attributes:
         started: When it began (monotonic seconds).
-        live_left: Requests that are left for live events that run.
-        queue: The streams to ask for, the first last.
-        planned_for: The newest complete minute for which that was planned.
-        under_way: What is being asked for.
+        live_left: Requests that are left for running live events.
+        queue: The planned streams, the first last.
+        planned_for: The newest complete minute when they were planned.
+        under_way: The requests under way.
         failures: How often each request has failed.
-        witness: The stream that was answered first, so the API worked; None before that.
-        suspects: What failed since a stream was answered, of which is not known whether the API fails.
-        strikes: How much they say against the API.
-        sent_before: What was on its way when the newest of them failed: its answer tells nothing of that.
-        down: Whether the API has been found to fail.
-        failed_again: How many streams failed that had failed when they were asked for before.
-        failed_asides: Requests for the catalog and the past that failed, but for the budget's sake.
-        sent: How many requests have left.
+        evidence: What the failures say about the whole API.
+        failed_again: How many streams failed that had failed before this round, too.
+        failed_asides: Failed requests for the catalog and the warm-up that count towards their end in this round.
+        sent: How many requests have been sent.
         waited: Whether it had to wait for the budget.
-        over: Whether nothing more is to be asked for.
+        ended: Whether nothing more is to be requested.
         unwritable: Whether the state file could not be written.
     """
 
@@ -66,36 +112,22 @@ class Round:
     planned_for: Minute | None = None
     under_way: set[Task] = field(default_factory=set)
     failures: Counter[Task] = field(default_factory=Counter)
-    witness: Stream | None = None
-    suspects: list[tuple[Task, ApiError]] = field(default_factory=list)
-    strikes: int = 0
-    sent_before: set[Task] = field(default_factory=set)
-    down: bool = False
+    evidence: Evidence = field(default_factory=Evidence)
     failed_again: int = 0
     failed_asides: int = 0
     sent: int = 0
     waited: bool = False
-    over: bool = False
+    ended: bool = False
     unwritable: bool = False
 
     @property
-    def in_doubt(self) -> bool:
-        """Whether so much has failed that the API may be down: what was answered first is asked for once more."""
-        return self.strikes >= STRIKES
-
-    @property
     def unanswered(self) -> set[Task]:
-        """What is under way, or has failed and is not judged."""
-        return self.under_way | {task for task, _ in self.suspects}
-
-    @property
-    def streams_suspected(self) -> bool:
-        """Whether the catalog and the past have to wait for the answer of a stream."""
-        return any(isinstance(task, Stream) for task, _ in self.suspects)
+        """What is under way, or has failed without a verdict on the API."""
+        return self.under_way | {task for task, _ in self.evidence.suspects}
 
 
 class RequestQueue:
-    """Whose turn it is, for one merchant. For one thread at a time."""
+    """The order of one merchant's requests. For one thread at a time."""
 
     def __init__(
         self,
@@ -110,11 +142,11 @@ class RequestQueue:
         """Nothing has been asked for.
 
         Args:
-            staleness: How much each stream is worth asking for.
-            rests: Which streams are left alone.
-            catalog: Which lookups are due.
-            watch: What of the past is wanted.
-            limiter: How much may be sent.
+            staleness: The staleness and weight of each stream.
+            rests: The streams in backoff.
+            catalog: The lookups that are due.
+            watch: The history that the warm-up is missing.
+            limiter: The request budget.
             clock: The clock.
             max_staleness: Seconds that no stream is to wait longer than, where the budget can hold that.
         """
@@ -145,19 +177,21 @@ class RequestQueue:
         Without it, what was asked for a minute ago would look fresh. And while it is in doubt whether the API works,
         nothing but the answer to that is waited for.
         """
-        return self._staleness.pace_maker in going.under_way or (going.in_doubt and going.witness in going.under_way)
+        return self._staleness.pace_maker in going.under_way or (
+            going.evidence.in_doubt and going.evidence.witness in going.under_way
+        )
 
     def take(self, going: Round) -> Task | None:
-        """What to ask for next, if anything. It is under way until it is given back."""
+        """The next request, None if there is none. It is under way until it is given back."""
         task = self._next(going)
         if task is not None:
             going.under_way.add(task)
         return task
 
     def give_back(self, task: Task, going: Round, *, sent: bool) -> None:
-        """What was taken is not under way any more. If it was not sent, it is still its turn."""
+        """A request is not under way any more. If it was not sent, it comes next again."""
         going.under_way.discard(task)
-        going.sent_before.discard(task)
+        going.evidence.sent_before.discard(task)
         going.sent += sent
         if sent or task == self._staleness.pace_maker:
             # The whole merchant's is next whenever it is due.
@@ -169,16 +203,16 @@ class RequestQueue:
             self._since_lookup = REQUESTS_PER_LOOKUP
 
     def rest_asides(self, seconds: float) -> None:
-        """Ask for nothing of the catalog and the past for so long."""
+        """Request nothing of the catalog and the warm-up for so many seconds."""
         until = self._clock.monotonic() + min(seconds, LONGEST_WAIT)
         self._asides_rest_until = max(self._asides_rest_until, until)
 
     def answered(self, task: Task) -> None:
-        """Count towards the turn of the catalog and the past."""
+        """Count the requests since the last one for the catalog or the warm-up."""
         self._since_lookup = self._since_lookup + 1 if isinstance(task, Stream) else 0
 
     def plan(self, going: Round, moment: Moment) -> list[Stream]:
-        """The streams to ask for in this minute, the first last."""
+        """The streams to request in this minute, the first last."""
         candidates = self._candidates(going, moment)
         if not candidates and self._rests.take_back():
             candidates = self._candidates(going, moment)
@@ -204,9 +238,9 @@ class RequestQueue:
         """
         moment = self._moment()
         late = going.waited and moment.monotonic > self.deadline(going)
-        if going.over or late:
+        if going.ended or late:
             return None
-        first = going.witness if going.in_doubt else self._pace_maker(going, moment)
+        first = going.evidence.witness if going.evidence.in_doubt else self._pace_maker(going, moment)
         if first is not None:
             return first
         if going.live_left > 0:
@@ -226,7 +260,7 @@ class RequestQueue:
         if moment.complete != going.planned_for or not going.queue:
             # To plan takes a while, too.
             if moment.monotonic + self._limiter.wait() > self.deadline(going):
-                going.over = True
+                going.ended = True
                 return None
             going.planned_for = moment.complete
             going.queue = self.plan(going, moment)
@@ -257,11 +291,12 @@ class RequestQueue:
     def _next_past(self, going: Round) -> WarmupRequest | None:
         if self._asides_rest(going):
             return None
-        return self._watch.next_history(self._clock.now(), self._moment().settled, going.unanswered)
+        busy = {task.stream for task in going.unanswered if isinstance(task, WarmupRequest)}
+        return self._watch.warmup.next(self._clock.now(), self._moment().settled, busy)
 
     def _asides_rest(self, going: Round) -> bool:
         rest = self._clock.monotonic() < self._asides_rest_until
-        return rest or going.streams_suspected or going.failed_asides >= STRIKES
+        return rest or going.evidence.streams_suspected or going.failed_asides >= STRIKES
 
     def _wait_so_far(self, stream: Stream, going: Round, moment: Moment) -> int:
         """A stream's staleness where it is due, at least 1; else 0."""

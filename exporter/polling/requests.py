@@ -1,4 +1,4 @@
-"""One request from the asking to the entering of its answer, wherever that belongs."""
+"""One request: it is sent, and its answer goes to the ledger, the catalog or the drop monitor."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import structlog
 
 from exporter.api.catalog import Catalog, Lookup
 from exporter.api.client import Client
-from exporter.api.ranges import SHORTEST_DENSE_RANGE, SHORTEST_RANGE
+from exporter.api.ranges import SHORTEST_RANGE, RangeFinder
 from exporter.clock import Clock
 from exporter.counting.ledger import Ledger
 from exporter.drops.monitor import DropMonitor
@@ -34,12 +34,8 @@ class Requests:
         self._catalog = catalog
         self._watch = watch
         self._clock = clock
-        # Lengths to try where the API refused a longer range.
-        self._trials: dict[Stream, int] = {}
-        # Streams of which it refused the shortest, too: so the length was not what it refused.
-        self._refused: set[Stream] = set()
-        # Streams of which a longer range holds too much to be read.
-        self._dense: set[Stream] = set()
+        # Of each stream that the API refused a long range of, or of which a long range holds too much to be read.
+        self._ranges: dict[Stream, RangeFinder] = {}
         # What in the newest answers could not be used.
         self._problems: dict[Task, str] = {}
 
@@ -57,11 +53,11 @@ class Requests:
         """What in the newest answer could not be used, as one line; "" where there is nothing."""
         if isinstance(task, Stream):
             return self._problems.get(task, "")
-        # The past is asked for once only.
+        # Each part of the history is requested only once.
         return self._problems.pop(task, "")
 
     def ask(self, task: Task) -> bool:
-        """Ask once, and enter what is answered.
+        """Send a request, and enter its answer.
 
         Returns:
             Whether that is done. It is not where the API refused a stream's range that half of it may do for: that
@@ -83,27 +79,16 @@ class Requests:
 
     def _refresh(self, stream: Stream) -> bool:
         now = self._clock.now()
-        # Asked for in one request instead of by halves, for it would be refused again.
-        trial = SHORTEST_RANGE if stream in self._refused else self._trials.get(stream)
-        asked = self._ledger.to_ask(stream, now, trial)
+        limit = self._ranges.get(stream)
+        longest = None if limit is None else limit.length
+        asked = self._ledger.to_ask(stream, now, longest)
         try:
             reading = self._client.aggregations(stream, asked)
-        except BadRequest:
-            if stream.target.by_day or len(asked) <= SHORTEST_RANGE:
-                if self._trials.pop(stream, None) is not None:
-                    self._refused.add(stream)
+        except (BadRequest, TooLarge) as error:
+            if not self._shorten(stream, len(asked), error):
                 raise
-            # Perhaps the range was too long. What works is found by halves, and remembered.
-            self._trials[stream] = max(SHORTEST_RANGE, len(asked) // 2)
             return False
-        except TooLarge:
-            if stream.target.by_day or len(asked) <= SHORTEST_DENSE_RANGE:
-                raise
-            # That says nothing of other streams, so it is remembered of this one alone.
-            self._dense.add(stream)
-            self._trials[stream] = max(SHORTEST_DENSE_RANGE, len(asked) // 2)
-            return False
-        if asked.first > self._ledger.to_ask(stream, self._clock.now(), trial).first:
+        if asked.first > self._ledger.to_ask(stream, self._clock.now(), longest).first:
             # The first answers have shown that the clock was ahead: the range left out what is to be counted.
             return False
         rows = reading.rows
@@ -111,16 +96,37 @@ class Requests:
         self._ledger.enter(stream, asked, rows, self._clock.now())
         seen, held = self._ledger.seen(stream), self._ledger.held(stream)
         self._watch.enter(stream, asked, rows, seen, self._clock.now(), held)
-        cut = trial is not None and len(asked) == trial
-        if not (cut and stream in self._dense):
-            if trial is not None and cut and stream not in self._refused:
-                self._ledger.believe_range(stream.merchant_id, trial, now)
-                log.info("the API refuses longer ranges; asking for shorter ones", stream=str(stream), minutes=trial)
-            self._trials.pop(stream, None)
-            self._dense.discard(stream)
-        self._refused.discard(stream)
+        self._note_range(stream, len(asked), now)
         self._staleness.entered(stream, asked, now)
         return True
+
+    def _shorten(self, stream: Stream, length: int, error: BadRequest | TooLarge) -> bool:
+        """Request half of a range next; False if a shorter one would not help."""
+        if stream.target.by_day:
+            return False
+        limit = self._ranges.get(stream) or RangeFinder(length)
+        if limit.shorten(length, error):
+            self._ranges[stream] = limit
+            return True
+        if limit.exhausted:
+            # The next requests have the shortest range, for the API would refuse longer ones again.
+            limit.length = max(limit.length, SHORTEST_RANGE)
+        return False
+
+    def _note_range(self, stream: Stream, length: int, now: float) -> None:
+        """Remember a shortened range that was answered."""
+        limit = self._ranges.get(stream)
+        if limit is None:
+            return
+        exhausted, limit.exhausted = limit.exhausted, False
+        cut = length == limit.length
+        # Too much to be read in a range says nothing of other streams.
+        if cut and limit.dense:
+            return
+        if cut and not exhausted:
+            self._ledger.believe_range(stream.merchant_id, length, now)
+            log.info("the API refuses longer ranges; asking for shorter ones", stream=str(stream), minutes=length)
+        del self._ranges[stream]
 
     def _look_up(self, lookup: Lookup) -> None:
         if lookup.live_event_id:
@@ -134,6 +140,7 @@ class Requests:
         reading = self._client.aggregations(history.stream, history.asked, hourly=history.hourly)
         self._note(history, reading.problems)
         self._watch.enter_history(history, reading.rows)
+        self._watch.warmup.done(history)
 
     def _note(self, task: Task, problems: Sequence[str]) -> None:
         self._problems.pop(task, None)

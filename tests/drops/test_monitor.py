@@ -67,8 +67,9 @@ class World:
 
     def learn(self) -> None:
         """Answer all that is asked for of the past."""
-        while (history := self.watch.next_history(self.now, self.minute, ())) is not None:
+        while (history := self.watch.warmup.next(self.now, self.minute, ())) is not None:
             self.watch.enter_history(history, past_of(history))
+            self.watch.warmup.done(history)
 
     def pass_minutes(self, count: int, factors: Mapping[str, float] | None = None, *, at_once: bool = False) -> None:
         """So many minutes with a round after each, or one round after all; a factor for each media's plays."""
@@ -345,7 +346,7 @@ def test_it_goes_on_after_a_restart(world: World, state: State) -> None:
     restarted = World(state)
     restarted.know()
     restarted.minute, restarted.shown = world.minute, dict(world.shown)
-    assert restarted.watch.next_history(restarted.now, restarted.minute, ()) is None
+    assert restarted.watch.warmup.next(restarted.now, restarted.minute, ()) is None
     assert restarted.watch.hours() == world.watch.hours()
     for each in (world, restarted):
         each.pass_minutes(4, {"a": 0.1, "": 0.8})
@@ -406,12 +407,13 @@ def test_a_long_gap_is_asked_for(world: World) -> None:
     """After hours without an answer, and no catch-up, the past is wanted again; after a short gap it is not."""
     world.minute += 20
     world.pass_minutes(1)
-    assert world.watch.next_history(world.now, world.minute, ()) is None
+    assert world.watch.warmup.next(world.now, world.minute, ()) is None
     world.minute += 100
     world.pass_minutes(1)
-    history = world.watch.next_history(world.now, world.minute, ())
+    history = world.watch.warmup.next(world.now, world.minute, ())
     assert history is not None
     world.watch.enter_history(history, past_of(history))
+    world.watch.warmup.done(history)
     plays = world.watch.hours()[history.media_id].plays
     assert None not in plays
 
@@ -419,15 +421,15 @@ def test_a_long_gap_is_asked_for(world: World) -> None:
 def test_what_is_on_the_way_or_failed_is_not_asked_for(state: State) -> None:
     """Each request of the past is made once at a time, and again some time after it failed."""
     world = World(state)
-    first = world.watch.next_history(world.now, world.minute, ())
+    first = world.watch.warmup.next(world.now, world.minute, ())
     assert first is not None
-    second = world.watch.next_history(world.now, world.minute, [first, Lookup("a")])
+    second = world.watch.warmup.next(world.now, world.minute, {first.stream})
     assert second is not None
     assert second.stream != first.stream
-    world.watch.failed(first, world.now)
-    assert world.watch.next_history(world.now, world.minute, ()) == second
-    assert world.watch.next_history(world.now + RETRY_EVERY, world.minute, ()) == first
-    world.watch.refused(first)
-    shorter = world.watch.next_history(world.now + RETRY_EVERY, world.minute, ())
+    world.watch.warmup.failed(first, world.now)
+    assert world.watch.warmup.next(world.now, world.minute, ()) == second
+    assert world.watch.warmup.next(world.now + RETRY_EVERY, world.minute, ()) == first
+    world.watch.warmup.shorten(first, len(first.asked) // 2)
+    shorter = world.watch.warmup.next(world.now + RETRY_EVERY, world.minute, ())
     assert shorter is not None
     assert len(shorter.asked) == len(first.asked) // 2

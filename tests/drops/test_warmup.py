@@ -1,7 +1,8 @@
-"""What of the past is asked for, in which order, and what an answer of it says."""
+"""Which history the warm-up requests, in which order, and what the plays of an answer are."""
 
 import pytest
 
+from exporter.api.ranges import half
 from exporter.drops.warmup import (
     HOURS_BACK,
     MINUTES_BACK,
@@ -22,37 +23,37 @@ HOUR = SETTLED // 60 * 60
 ONE, TWO = (Stream("m", media_id, Target.PLAY_COUNT, Group.ALL) for media_id in ("", "a"))
 
 
-def requests_of(past: Warmup, most: int = 1000) -> list[WarmupRequest]:
+def requests_of(warmup: Warmup, most: int = 1000) -> list[WarmupRequest]:
     """All requests until nothing is wanted, each answered at once."""
     asked = []
-    while (history := past.next(NOW, SETTLED, ())) is not None:
+    while (history := warmup.next(NOW, SETTLED, ())) is not None:
         asked.append(history)
-        past.answered(history)
+        warmup.done(history)
         assert len(asked) <= most
     return asked
 
 
 def test_minutes_of_all_come_before_hours() -> None:
     """Each stream has one request for the last day by minute, then one for three weeks of whole hours."""
-    past = Warmup([ONE, TWO])
+    warmup = Warmup([ONE, TWO])
     minutes = MinuteRange(SETTLED - MINUTES_BACK + 1, SETTLED)
     hours = MinuteRange(HOUR - HOURS_BACK, HOUR - 1)
-    assert requests_of(past) == [
+    assert requests_of(warmup) == [
         WarmupRequest(ONE, minutes, hourly=False),
         WarmupRequest(TWO, minutes, hourly=False),
         WarmupRequest(ONE, hours, hourly=True),
         WarmupRequest(TWO, hours, hourly=True),
     ]
-    assert not past.wanted(ONE)
+    assert warmup.complete(ONE)
 
 
 def test_an_hour_that_has_just_settled_is_whole() -> None:
     """Where the newest settled minute is the last of its hour, that hour is asked for, too."""
-    past = Warmup([ONE])
-    first = past.next(NOW, HOUR - 1, ())
+    warmup = Warmup([ONE])
+    first = warmup.next(NOW, HOUR - 1, ())
     assert first is not None
-    past.answered(first)
-    history = past.next(NOW, HOUR - 1, ())
+    warmup.done(first)
+    history = warmup.next(NOW, HOUR - 1, ())
     assert history is not None
     assert history.asked == MinuteRange(HOUR - HOURS_BACK, HOUR - 1)
 
@@ -60,67 +61,67 @@ def test_an_hour_that_has_just_settled_is_whole() -> None:
 @pytest.mark.parametrize("longest", [7 * 1440, 2000, 1440])
 def test_a_range_that_is_refused_is_asked_for_in_pieces(longest: int) -> None:
     """Where the API takes only so many minutes at once, the hours come in pieces, without a gap or an overlap."""
-    past = Warmup([ONE])
+    warmup = Warmup([ONE])
     covered = []
     for _ in range(100):
-        history = past.next(NOW, SETTLED, ())
+        history = warmup.next(NOW, SETTLED, ())
         if history is None:
             break
         if len(history.asked) > longest:
-            past.refused(history)
+            warmup.shorten(history, half(len(history.asked), history.shortest))
             continue
-        past.answered(history)
+        warmup.done(history)
         if history.hourly:
             covered += list(range(history.asked.first, history.asked.last + 1))
     assert sorted(covered) == list(range(HOUR - HOURS_BACK, HOUR))
-    assert not past.wanted(ONE)
+    assert warmup.complete(ONE)
 
 
 def test_what_the_api_does_not_take_at_all_is_done_without() -> None:
     """Ranges are halved down to a shortest one; when that is refused, too, nothing more is asked for."""
-    past = Warmup([ONE])
+    warmup = Warmup([ONE])
     lengths = {True: set[int](), False: set[int]()}
-    while (history := past.next(NOW, SETTLED, ())) is not None:
+    while (history := warmup.next(NOW, SETTLED, ())) is not None:
         lengths[history.hourly].add(len(history.asked))
-        past.refused(history)
+        warmup.shorten(history, half(len(history.asked), history.shortest))
     assert (min(lengths[True]), max(lengths[True])) == (SHORTEST_HOURS, HOURS_BACK)
     assert (min(lengths[False]), max(lengths[False])) == (SHORTEST_MINUTES, MINUTES_BACK)
-    assert not past.wanted(ONE)
+    assert warmup.complete(ONE)
 
 
 def test_what_failed_waits_and_what_is_under_way_is_left_alone() -> None:
     """A failure delays only its own stream; a clock that is set back does not delay it for longer."""
-    past = Warmup([ONE, TWO])
-    history = past.next(NOW, SETTLED, ())
+    warmup = Warmup([ONE, TWO])
+    history = warmup.next(NOW, SETTLED, ())
     assert history is not None
-    past.failed(history, NOW)
-    following = past.next(NOW, SETTLED, ())
+    warmup.failed(history, NOW)
+    following = warmup.next(NOW, SETTLED, ())
     assert following is not None
     assert following.stream == TWO
-    assert past.next(NOW, SETTLED, {TWO}) is None
-    assert past.next(NOW + RETRY_EVERY, SETTLED, {TWO}) == history
-    assert past.next(NOW - 86400, SETTLED, {TWO}) == history
+    assert warmup.next(NOW, SETTLED, {TWO}) is None
+    assert warmup.next(NOW + RETRY_EVERY, SETTLED, {TWO}) == history
+    assert warmup.next(NOW - 86400, SETTLED, {TWO}) == history
 
 
 def test_a_stream_can_be_wanted_again() -> None:
-    """After a long gap all of the past is asked for anew; what is known is not."""
-    past = Warmup([ONE])
-    past.known(ONE)
-    past.known(ONE)
-    assert requests_of(past) == []
-    past.want(ONE)
-    assert len(requests_of(past)) == 2
+    """After a long gap all history is requested again; a complete one is not."""
+    warmup = Warmup([ONE])
+    warmup.skip(ONE)
+    warmup.skip(ONE)
+    assert requests_of(warmup) == []
+    warmup.restart(ONE)
+    assert len(requests_of(warmup)) == 2
 
 
 def test_answers_for_what_is_not_wanted_any_more_are_no_harm() -> None:
     """An answer or a failure that comes late changes nothing."""
-    past = Warmup([ONE])
-    history = past.next(NOW, SETTLED, ())
+    warmup = Warmup([ONE])
+    history = warmup.next(NOW, SETTLED, ())
     assert history is not None
-    past.known(ONE)
-    past.answered(history)
-    past.failed(history, NOW)
-    assert not past.wanted(ONE)
+    warmup.skip(ONE)
+    warmup.done(history)
+    warmup.failed(history, NOW)
+    assert warmup.complete(ONE)
 
 
 def test_minutes_without_a_row_are_zeros_after_the_first_row() -> None:
@@ -158,6 +159,6 @@ def test_hours_of_a_zone_that_is_half_an_hour_off() -> None:
 
 
 def test_a_request_names_itself() -> None:
-    """A log line tells whose past, and how."""
+    """A log line names the stream and the kind of rows."""
     assert str(WarmupRequest(TWO, MinuteRange(0, 59), hourly=True)) == "a/play_count/all by hour"
     assert str(WarmupRequest(ONE, MinuteRange(0, 59), hourly=False)) == "whole merchant/play_count/all by minute"

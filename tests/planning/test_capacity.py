@@ -10,7 +10,7 @@ from exporter.config.settings import MerchantSettings, PollSettings
 from exporter.counting.ledger_rows import begin_stream, read_rates
 from exporter.errors import StateError
 from exporter.model import Group, Stream, Target
-from exporter.planning.capacity import describe, look_ahead
+from exporter.planning.capacity import describe, estimate_capacity
 from exporter.storage.state import open_state
 
 
@@ -30,21 +30,21 @@ def merchant(media: int, limit: int) -> MerchantSettings:
 
 def test_what_fits_needs_no_advice() -> None:
     """With room for all streams each is fetched every minute, and nothing is stale."""
-    outlook = look_ahead(merchant(2, 45), PollSettings(), {})
-    assert dict(outlook.streams) == {
+    capacity = estimate_capacity(merchant(2, 45), PollSettings(), {})
+    assert dict(capacity.streams) == {
         (Target.PLAY_COUNT, Group.ALL): 3,
         (Target.PLAY_COUNT, Group.OS): 3,
         (Target.PLAY_TIME, Group.ALL): 3,
     }
-    assert (outlook.staleness, outlook.bound, outlook.slowest, outlook.advice) == (0, 0, 1, "")
-    assert "  requests a minute: 9.0 wanted, 45 allowed" in list(describe(outlook))
-    assert "  weights: no plays are known yet, so all media are taken as equally busy" in list(describe(outlook))
+    assert (capacity.staleness, capacity.bound, capacity.slowest, capacity.advice) == (0, 0, 1, "")
+    assert "  requests a minute: 9.0 wanted, 45 allowed" in list(describe(capacity))
+    assert "  weights: no plays are known yet, so all media are taken as equally busy" in list(describe(capacity))
 
 
 def test_known_plays_make_the_mean_play_fresher() -> None:
     """Where a few media have most plays, their freshness is what counts, and the bound is near."""
     rates = {f"media{number}": 1000 / (number + 1) for number in range(100)}
-    alike, known = (look_ahead(merchant(100, 20), PollSettings(), each) for each in ({}, rates))
+    alike, known = (estimate_capacity(merchant(100, 20), PollSettings(), each) for each in ({}, rates))
     assert known.staleness < alike.staleness
     assert known.bound <= known.staleness <= 1.1 * known.bound
     assert known.slowest <= 30
@@ -53,12 +53,12 @@ def test_known_plays_make_the_mean_play_fresher() -> None:
 
 def test_what_does_not_fit_comes_with_one_line_of_advice() -> None:
     """The line says which limit to ask for, which wait would fit, and what to drop: the least worth first."""
-    outlook = look_ahead(merchant(100, 5), PollSettings(), {})
-    assert outlook.advice == (
+    capacity = estimate_capacity(merchant(100, 5), PollSettings(), {})
+    assert capacity.advice == (
         "max_staleness 30m does not fit: ask the vendor for a limit of at least 12 requests a minute, "
         "or raise max_staleness to 1h16m, or drop play_count/os (101 streams), play_time/all (101 streams)"
     )
-    assert list(describe(outlook))[-1] == f"  advice: {outlook.advice}"
+    assert list(describe(capacity))[-1] == f"  advice: {capacity.advice}"
 
 
 def test_the_plays_are_read_from_a_state_file_in_use(tmp_path: Path) -> None:

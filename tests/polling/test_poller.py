@@ -499,8 +499,8 @@ def test_a_defect_in_one_lookup_or_past_is_its_own(build: Callable[..., World]) 
     def enter_media(lookup: Lookup, *rest: Any) -> None:
         enter(lookup, *rest) if lookup.media_id == media[-1] else defect()
 
-    def enter_past(history: WarmupRequest, rows: Any) -> None:
-        enter_history(history, rows) if history.media_id == media[-1] else defect()
+    def enter_past(request: WarmupRequest, rows: Any) -> None:
+        enter_history(request, rows) if request.media_id == media[-1] else defect()
 
     world.catalog.enter_media = enter_media  # type: ignore[method-assign, assignment]
     world.watch.enter_history = enter_past  # type: ignore[method-assign]
@@ -1178,7 +1178,7 @@ def test_a_past_that_fails_does_not_hold_up_the_counting(build: Callable[..., Wo
     world.client.faults.clear()
     for _ in range(12):
         world.round()
-    assert world.watch.next_history(world.clock.now(), minute_of(world.clock.now()), ()) is None
+    assert world.watch.warmup.next(world.clock.now(), minute_of(world.clock.now()), ()) is None
 
 
 def test_a_past_that_is_refused_is_asked_for_in_halves(build: Callable[..., World]) -> None:
@@ -1188,7 +1188,7 @@ def test_a_past_that_is_refused_is_asked_for_in_halves(build: Callable[..., Worl
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
             world.round()
-    assert world.watch.next_history(world.clock.now(), minute_of(world.clock.now()), ()) is None
+    assert world.watch.warmup.next(world.clock.now(), minute_of(world.clock.now()), ()) is None
     assert [entry for entry in logs if entry["log_level"] == "warning"] == []
 
 

@@ -312,9 +312,9 @@ def test_plays_of_the_detector_that_are_damaged_are_fetched_again(
         assert MEDIA[0] not in watch.hours()
         assert MEDIA[1] in watch.hours()
         wanted = set()
-        while (history := watch.next_history(clock.now(), minute_of(clock.now()), ())) is not None:
+        while (history := watch.warmup.next(clock.now(), minute_of(clock.now()), ())) is not None:
             wanted.add(history.media_id)
-            watch.failed(history, clock.now())
+            watch.warmup.failed(history, clock.now())
         assert wanted == {MEDIA[0], MEDIA[1]}
     [line] = [each for each in capsys.readouterr().out.splitlines() if "damaged in the state file" in each]
     assert "media=2" in line
