@@ -82,8 +82,8 @@ def _numbers() -> list[parts.Panel]:
         ),
         parts.number(
             "Token expires in",
-            "Shortest remaining lifetime of an access token. Tokens are renewed before they expire; 0 or less means that "
-            "the renewal fails.",
+            "Shortest remaining lifetime of an access token. Tokens are renewed before they expire. 0 or less means "
+            "that the renewal fails.",
             now(expiry),
             unit="dtdurations",
             steps=((None, RED), (1, GREEN)),
@@ -110,8 +110,8 @@ def _budget() -> parts.Panel:
     allowed = f"max by (merchant_id) (smartstream_api_budget_requests_per_minute{{{MERCHANTS}}})"
     panel = parts.graph(
         "Requests per minute: sent and allowed",
-        "Including tokens, catalog, retries and history. After a 429, the limit is halved and then raised slowly. It is "
-        "normal to reach the limit when there are more streams than requests. The exporter never exceeds it.",
+        "Including tokens, catalog, retries and history. After a 429, the limit is halved and then raised slowly. It "
+        "is normal to reach the limit when there are more streams than requests. The exporter never exceeds it.",
         query(used, "sent, {{merchant_id}}"),
         query(allowed, "allowed, {{merchant_id}}"),
     )
@@ -122,8 +122,8 @@ def _codes() -> parts.Panel:
     codes = f"sum by (code) (rate(smartstream_api_requests_total{{{MERCHANTS}}}[$__rate_interval])) * 60 > 0"
     panel = parts.graph(
         "Requests per minute by status",
-        "200: success. 401: rejected token, renewed once. 404: media not found. 429: rate limit. 5xx: error of the API. "
-        "`error`: no complete response.",
+        "200: success. 401: rejected token, renewed once. 404: media not found. 429: rate limit. 5xx: error of the "
+        "API. `error`: no complete response.",
         query(codes, "{{code}}"),
         stacked=True,
     )
@@ -214,8 +214,8 @@ def _oldest() -> parts.Panel:
     oldest = f"topk(20, max by ({ALL_GROUPS}, media_id) ({age}))"
     panel = parts.grid(
         "Streams with the oldest data",
-        "Quiet streams wait by design, up to `max_staleness` if the budget allows it. A media that the API does not find "
-        "(404) is retried with backoff and stays in this list until you remove it from the configuration.",
+        "Quiet streams wait by design, up to `max_staleness` if the budget allows it. A media that the API does not "
+        "find (404) is retried with backoff and stays in this list until you remove it from the configuration.",
         rows(queries.named(oldest, MERCHANTS)),
         columns={
             "merchant_id": "Merchant",
@@ -259,8 +259,8 @@ def _ages() -> parts.Panel:
 def _lost() -> parts.Panel:
     return parts.graph(
         "Lost data",
-        "Time, summed over the streams, that was older than `max_catch_up` before it could be fetched, or had no usable "
-        "value until then. Its plays are missing from the counters. Normally 0.",
+        "Time, summed over the streams, that was older than `max_catch_up` before it could be fetched, or had no "
+        "usable value until then. Its plays are missing from the counters. Normally 0.",
         query(
             f"sum by (merchant_id) (increase(smartstream_lost_seconds_total{{{MERCHANTS}}}[$__rate_interval]))",
             "{{merchant_id}}",
@@ -332,8 +332,8 @@ def _process() -> list[parts.Panel]:
         ),
         parts.graph(
             "Clock offset",
-            "Clock of the exporter's machine minus the API's clock (Date header); 0 if less than 30 s. The exporter counts "
-            "minutes by the API's clock.",
+            "Clock of the exporter's machine minus the API's clock (Date header); 0 if less than 30 s. The exporter "
+            "counts minutes by the API's clock.",
             query(f"smartstream_clock_offset_seconds{{{JOB}}}", "{{instance}}"),
             unit="s",
             size=(12, 6),

@@ -79,8 +79,8 @@ def _numbers() -> list[parts.Panel]:
         ),
         parts.number(
             "Age of the data",
-            "Age of the newest counted minute of plays. A quiet media is fetched every few minutes, so the age rises to "
-            "`max_staleness` and falls again.",
+            "Age of the newest counted minute of plays. A quiet media is fetched every few minutes, so the age rises "
+            "to `max_staleness` and falls again.",
             now(age),
             unit="s",
             steps=AGE_STEPS,
@@ -98,8 +98,8 @@ def _plays() -> parts.Panel:
 
     panel = parts.graph(
         "Plays and expected plays per minute",
-        f"{ONE_MINUTE} The band reaches from the expected plays to the warning threshold. Below the red line, a drop is "
-        "critical. A drop also needs evidence that it is not random, so a short dip of a quiet media is no drop.",
+        f"{ONE_MINUTE} The band reaches from the expected plays to the warning threshold. Below the red line, a drop "
+        "is critical. A drop also needs evidence that it is not random, so a short dip of a quiet media is no drop.",
         query(f"max({queries.mean('smartstream_last_minute_plays', MEDIA)})", "Plays"),
         query(f"max({expected})", "Expected"),
         query(below("warning"), "Warning below"),
@@ -136,7 +136,8 @@ def _drop() -> parts.Panel:
 def _live() -> parts.Panel:
     return parts.states(
         "Live event running",
-        "State of the live event in the API, fetched once per minute while it runs. Without a running event, a live media has no drop.",
+        "State of the live event in the API, fetched once per minute while it runs. Without a running event, a live media "
+        "has no drop.",
         query(f"max(smartstream_live_event_running{{{MEDIA}}})", "Live event"),
         texts=RUNNING,
         size=(24, 3),

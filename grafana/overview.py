@@ -105,8 +105,8 @@ def _plays() -> parts.Panel:
     expected = queries.mean("smartstream_merchant_last_minute_expected_plays", MERCHANT)
     panel = parts.graph(
         "Plays and expected plays per minute",
-        f"All plays of the merchant. {ONE_MINUTE} A gap is an outage of the exporter or of the API: its plays are added "
-        "to the counters later. The red marks are drop alerts.",
+        f"All plays of the merchant. {ONE_MINUTE} A gap is an outage of the exporter or of the API: its plays are "
+        "added to the counters later. The red marks are drop alerts.",
         query(f"max({of_merchant})", "Plays"),
         query(f"max({expected})", "Expected"),
         size=(16, 9),
