@@ -136,8 +136,8 @@ def _drop() -> parts.Panel:
 def _live() -> parts.Panel:
     return parts.states(
         "Live event running",
-        "State of the live event in the API, fetched once per minute while it runs. Without a running event, a live media "
-        "has no drop.",
+        "State of the live event in the API, fetched once per minute while it runs. Without a running event, a live "
+        "media has no drop.",
         query(f"max(smartstream_live_event_running{{{MEDIA}}})", "Live event"),
         texts=RUNNING,
         size=(24, 3),
