@@ -1,6 +1,4 @@
-"""The newest requests to the API, for people to look at. Failures are kept longer, so that one is still there to read
-after the many good requests that came since.
-"""
+"""The newest requests to the API, for the status page. Failed requests are kept longer than successful ones."""
 
 import threading
 from collections import deque
@@ -8,23 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-# Of each, so many are kept: requests of any kind, and failures.
+# Number of requests that are kept, and of failed requests.
 KEPT = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request to the API that has ended, whichever way.
+    """A request to the API that has ended.
 
     Attributes:
         at: When it ended (Unix seconds).
-        merchant_id: Whose it was.
-        endpoint: Which part of the API was asked.
-        code: The HTTP status of the answer, or `error` without a whole one.
-        seconds: How long it took.
-        asked: What was asked for: a stream, a media, a live event; "" for a token.
-        media_id: The media that it was about, or "".
-        error: Why there is no answer that can be used, without secrets; else "".
+        merchant_id: The merchant.
+        endpoint: The endpoint of the API.
+        code: The HTTP status, or `error` without a complete response.
+        seconds: Its duration.
+        asked: What was requested: a stream, a media, a live event; "" for a token.
+        media_id: The media, or "".
+        error: The error, without secrets, or "".
     """
 
     at: float

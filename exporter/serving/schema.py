@@ -36,8 +36,8 @@ class Drop:
     Attributes:
         state: `warning` or `critical` above that threshold, else `none`; `off` where the configuration excludes the
             media, `unknown` while the detector has no verdict.
-        ratio: The share of the expected plays that is missing, 0 if that can be chance.
-        evidence: How unlikely it is that this is chance: a log-likelihood ratio.
+        ratio: The share of the expected plays that is missing, 0 if the shortfall can be random.
+        evidence: Log-likelihood ratio that the shortfall is not random.
         expected: The plays expected in the minute of the verdict.
         timestamp: The end of that minute.
     """
@@ -61,13 +61,13 @@ class MediaStatus:
         last_minute_plays: The plays in the newest minute that is counted.
         staleness_minutes: By how many minutes its oldest stream is behind the newest settled minute of the merchant.
         data_timestamp: The end of the newest minute that all of its streams have counted.
-        live: Whether its live event runs; null where it has none or that is not known.
+        live: Whether its live event is running; null without an event or if that is not known.
         drop: The verdict of the drop detector.
         hour: The newest hour of plays.
         last_error: The error of the newest request for it that failed, or "".
         last_error_at: When that was.
         failing_streams: The number of its streams that fail while other requests succeed.
-        gone: Whether the API answers 404 for it.
+        gone: Whether the API returns 404 for it.
     """
 
     media_id: str
@@ -91,7 +91,7 @@ class MerchantStatus(Connection):
     """One merchant, and its connection to the API.
 
     Attributes:
-        horizon: The end of the newest minute of which the API has shown a row.
+        horizon: The end of the newest minute with a row in the API.
         lost_minutes: Minutes, summed over the streams, that were too old to be fetched, or had no usable value.
         held_values: Values of the API that are unusable or implausible, and are not counted yet.
         whole: All media together.
@@ -110,11 +110,11 @@ class Status:
     """The whole status.
 
     Attributes:
-        version: The release.
+        version: The version of the exporter.
         now: When the status was made.
         health: `good`, `warning` or `bad`.
         summary: The reason, in one or two sentences.
-        clock_offset_seconds: By how much this machine's clock is ahead of the API's, 0 where they agree.
+        clock_offset_seconds: By how much this machine's clock is ahead of the API's, 0 within 30 s.
         merchants: The merchants, in the order of the configuration.
         requests: The newest requests to the API, and the newest that failed; the newest first.
         problems: Problems of the process itself: its state file, its log, its clock, its polling.

@@ -1,1 +1,1 @@
-"""Generates the documents that are made from the code: `make docs`."""
+"""Generates the reference documents from the code: `make docs`."""

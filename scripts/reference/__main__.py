@@ -1,4 +1,4 @@
-"""`python -m reference`: generate the documents in docs/ that are made from the code."""
+"""`python -m reference`: generate the reference documents in docs/ from the code."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ WRITTEN: Mapping[str, Callable[[], str]] = {
 
 
 def main(folder: Path = DOCS) -> int:
-    """Generate all of them.
+    """Generate all documents.
 
     Returns:
         The exit code.

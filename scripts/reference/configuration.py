@@ -1,4 +1,4 @@
-"""docs/configuration.md: every key of the configuration, from its models, and the example with its comments."""
+"""Generates docs/configuration.md: every key of the configuration, from its models, and the example."""
 
 import types
 from collections.abc import Iterator, Mapping
@@ -21,11 +21,11 @@ _INTRODUCTION = """# Configuration
 
 The configuration is one YAML file: `config.yaml`, or the file that `--config.file` names. The tables list every key.
 The [example](../config.example.yaml) below them explains when to change a setting; copy it to start.
-`smartstream-exporter check-config FILE` validates a file and lists every error. `/config` shows the configuration in
-force, without secrets.
+`smartstream-exporter check-config FILE` validates a file and lists every error. `/config` shows the current
+configuration, without secrets.
 
-Durations use the format of Prometheus: `500ms`, `90s`, `2m`, `1h30m`, `1d`. Set a secret by value (`api_key`), from a
-file (`api_key_file`, relative to the folder of the configuration) or from an environment variable (`api_key_env`).
+Durations use the format of Prometheus: `500ms`, `90s`, `2m`, `1h30m`, `1d`. Set a secret as a value (`api_key`), from
+a file (`api_key_file`, relative to the folder of the configuration) or from an environment variable (`api_key_env`).
 """
 
 _WORDS: Mapping[object, str] = {
@@ -40,7 +40,7 @@ _WORDS: Mapping[object, str] = {
 
 
 def document() -> str:
-    """The document."""
+    """The text of docs/configuration.md."""
     filled = settings.Settings.model_validate(
         {
             "merchants": [
@@ -62,7 +62,7 @@ def document() -> str:
 
 
 def _sections(path: str, model: type[BaseModel], values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The table of a model, and those of the models below it."""
+    """Heading and table of a model and of its nested models, depth first."""
     meanings = attributes(model)
     below = []
     rows = []
@@ -81,7 +81,7 @@ def _sections(path: str, model: type[BaseModel], values: Mapping[str, Any]) -> I
 
 
 def _model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    """The model of a key, and whether the key has a list of it."""
+    """The nested model of a key, if any, and whether the key is a list of it."""
     several = get_origin(annotation) is tuple
     kind = get_args(annotation)[0] if several else _bare(annotation)
     return (kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None), several
@@ -102,7 +102,7 @@ def _kind(field: FieldInfo) -> str:
 
 
 def _bare(annotation: Any) -> Any:
-    """A type without its annotations, and without None."""
+    """A type without `Annotated` and `None`."""
     if get_origin(annotation) in (Annotated, Union, types.UnionType):
         return _bare(next(each for each in get_args(annotation) if each is not type(None)))
     return annotation
@@ -111,7 +111,7 @@ def _bare(annotation: Any) -> Any:
 def _words(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):
         return ", ".join(map(code, annotation))
-    return _WORDS.get(annotation, "names with values")
+    return _WORDS.get(annotation, "map of names to values")
 
 
 def _default(field: FieldInfo, value: Any) -> str:

@@ -1,4 +1,4 @@
-"""docs/metrics.md: every family of `/metrics`."""
+"""Generates docs/metrics.md: every metric family of `/metrics`."""
 
 from collections.abc import Iterable
 
@@ -8,12 +8,13 @@ from reference.markdown import MADE, code, table
 
 _INTRODUCTION = """# The metrics
 
-All families that `/metrics` can show. A family is there when it has samples: those of a target or a group when it is
-collected, gauges of the last minute while that minute is fresh (its end is at most twice `max_staleness` ago).
+All metric families of `/metrics`. A family is present when it has samples: families of a target or a group only if it
+is collected, gauges of the last minute only while it is fresh (it ended at most twice `max_staleness` ago).
 
-Counters move when an answer has been counted, so those of a quiet media move in steps of several minutes, and after a
-stop all that was missed comes at once. Look at them over 5 minutes and more: `increase(smartstream_plays_total[5m])`.
-The gauges of the last minute show one minute; `smartstream_data_timestamp_seconds` tells which.
+Counters increase when a response has been counted. The counters of a quiet media increase every few minutes, and after
+an outage all missed plays are added in one step. So use ranges of 5 minutes and more:
+`increase(smartstream_plays_total[5m])`. The gauges of the last minute show a single minute;
+`smartstream_data_timestamp_seconds` shows its end.
 """
 
 _LABELS = """
@@ -21,15 +22,15 @@ _LABELS = """
 | --- | --- |
 | `merchant_id` | the merchant's id in the configuration |
 | `media_id` | the media's id in the configuration |
-| `country`, `player`, `site`, `device`, `os`, `percentage` | the API's word; `other` beyond `max_label_values` |
-| `target`, `group` | the stream, in the API's words |
+| `country`, `player`, `site`, `device`, `os`, `percentage` | the value in the API; `other` for values beyond `max_label_values` |
+| `target`, `group` | target and group of the stream, as in the API |
 | `direction` | `up` or `down` |
 | `severity` | `warning` or `critical` |
 | `endpoint` | `auth-token`, `aggregations`, `medias` or `live_events` |
-| `code` | the HTTP status, or `error` without a whole answer |
-| `name`, `ref_id`, `encode_type` | of the media in the catalog; a configured name comes first |
+| `code` | the HTTP status, or `error` without a complete response |
+| `name`, `ref_id`, `encode_type` | of the media in the catalog; a configured name has precedence |
 
-`smartstream_media_info` has the configured `labels` of the media, too. Join with it to have names in a query:
+`smartstream_media_info` also has the configured `labels` of the media. Join with it to show names in a query:
 
 ```promql
 sum by (name) (
@@ -41,17 +42,20 @@ sum by (name) (
 
 
 def document() -> str:
-    """The document."""
+    """The text of docs/metrics.md."""
     of_streams = [family for family in FAMILIES if "(API target" in family.help]
     others = [family for family in FAMILIES if family not in of_streams]
     of_whole = [family for family in of_streams if family.name.startswith("smartstream_merchant_")]
     of_media = [family for family in of_streams if family not in of_whole]
     parts = (
         ("Labels", _LABELS),
-        ("Of a media", _families(of_media)),
-        ("Of the whole merchant", _families(of_whole)),
-        ("Of the data and the connection", _families(others)),
-        ("Of the process", _families(_instruments()) + "\nand the usual `process_*` and `python_*`.\n"),
+        ("Media", _families(of_media)),
+        ("Whole merchant", _families(of_whole)),
+        ("Data and API connection", _families(others)),
+        (
+            "Process",
+            _families(_instruments()) + "\nThe Prometheus client adds its `process_*` and `python_*` families.\n",
+        ),
     )
     return MADE + _INTRODUCTION + "".join(f"\n## {heading}\n\n{text.lstrip()}" for heading, text in parts)
 
@@ -62,7 +66,7 @@ def _families(families: Iterable[Family]) -> str:
 
 
 def _instruments() -> Iterable[Family]:
-    """The exporter's own, as they are once something has happened."""
+    """The families about the exporter itself. A histogram needs one observation to show its labels."""
     telemetry = Instruments()
     telemetry.observe_request("", "", "", 0.0)
     suffixes = {"counter": "_total", "info": "_info"}

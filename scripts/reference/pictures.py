@@ -1,6 +1,6 @@
-"""`python -m reference.pictures`: a screenshot of the status page of the demo, while the plays of one media drop.
+"""`python -m reference.pictures`: take a screenshot of the demo's status page during a drop of one media.
 
-Takes some minutes: the drop detector needs some minutes of plays.
+This takes some minutes, because the drop detector needs some minutes of plays.
 """
 
 import contextlib

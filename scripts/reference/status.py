@@ -1,4 +1,4 @@
-"""docs/status.md: the status page, and the fields of its JSON."""
+"""Generates docs/status.md: the status page and the fields of its JSON."""
 
 from dataclasses import fields
 from typing import Any, get_type_hints
@@ -10,23 +10,28 @@ from reference.markdown import MADE, attributes, code, table
 
 _INTRODUCTION = """# The status page and its JSON
 
-The page at `/` shows the health of everything in one line; for each merchant the request budget, the token, the newest
-data and the last error; for each media the plays of the last hour with the expected line, drops, and staleness; and the
-newest requests to the API, failed requests for longer. It refreshes itself every 10 seconds and keeps your sort order
-and filter. It loads nothing from other hosts, and works without JavaScript.
+The page at `/` shows:
+
+- the overall health in one line,
+- for each merchant the request budget, the token, the newest data and the last error,
+- for each media the plays and expected plays of the last hour, drops and staleness,
+- the newest requests to the API; failed requests are kept longer.
+
+It refreshes every 10 seconds and keeps your sort order and filter. It loads nothing from other hosts, and works without
+JavaScript.
 
 ![The status page of the demo](images/status.png)
 
-`/api/v1/status` serves the same as JSON. Times are Unix seconds; unknown values are `null`. New fields can be added; in
-version 1 the existing ones keep their names and meanings. `?merchant=ID`, for the page and for the JSON, selects one
-merchant; with more than 1,000 media of several merchants, the page lists media only on the pages of single merchants.
+`/api/v1/status` returns the same data as JSON. Times are Unix seconds; unknown values are `null`. New fields can be
+added; in version 1, existing fields keep their names and meanings. `?merchant=ID` selects one merchant, for the page and
+for the JSON. With more than 1,000 media of several merchants, the page lists media only with `?merchant=ID`.
 
 ```
 curl -s localhost:10077/api/v1/status | jq '.merchants[].media[] | select(.drop.state == "critical") | .name'
 ```
 """
 
-# With the place of each in the JSON.
+# Class -> its place in the JSON.
 _PARTS: tuple[tuple[type, str], ...] = (
     (schema.Status, "The whole status"),
     (schema.MerchantStatus, "`merchants[]`"),
@@ -41,7 +46,7 @@ _WORDS = {"str": "text", "float": "number", "int": "whole number", "bool": "true
 
 
 def document() -> str:
-    """The document."""
+    """The text of docs/status.md."""
     return MADE + _INTRODUCTION + "".join(f"\n## {heading}\n\n{_fields(part)}" for part, heading in _PARTS)
 
 
