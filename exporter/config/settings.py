@@ -68,8 +68,8 @@ class ApiSettings(_Section):
 
     Attributes:
         url: Base URL of the API.
-        timezone: Time zone of the dates in its answers.
-        timeout: Timeout for a connection and for an answer.
+        timezone: Time zone of the dates in its responses.
+        timeout: Timeout for a request.
     """
 
     url: Url = "https://ovp-s-api.smartstream.ne.jp/v1"

@@ -22,7 +22,7 @@ _LABELS = """
 | --- | --- |
 | `merchant_id` | the merchant's id in the configuration |
 | `media_id` | the media's id in the configuration |
-| `country`, `player`, `site`, `device`, `os`, `percentage` | the value in the API; `other` for values beyond `max_label_values` |
+| `country`, `player`, `site`, `device`, `os`, `percentage` | the value in the API, or `other` (`max_label_values`) |
 | `target`, `group` | target and group of the stream, as in the API |
 | `direction` | `up` or `down` |
 | `severity` | `warning` or `critical` |

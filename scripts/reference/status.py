@@ -23,8 +23,8 @@ JavaScript.
 ![The status page of the demo](images/status.png)
 
 `/api/v1/status` returns the same data as JSON. Times are Unix seconds; unknown values are `null`. New fields can be
-added; in version 1, existing fields keep their names and meanings. `?merchant=ID` selects one merchant, for the page and
-for the JSON. With more than 1,000 media of several merchants, the page lists media only with `?merchant=ID`.
+added; in version 1, existing fields keep their names and meanings. `?merchant=ID` selects one merchant, for the page
+and for the JSON. With more than 1,000 media of several merchants, the page lists media only with `?merchant=ID`.
 
 ```
 curl -s localhost:10077/api/v1/status | jq '.merchants[].media[] | select(.drop.state == "critical") | .name'
