@@ -15,7 +15,7 @@ PYTEST := pytest -q -n auto --dist=loadgroup --no-loadscope-reorder
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test lint format chaos bench docs pictures dashboards panels image lock clean
+.PHONY: help run test coverage lint format chaos bench docs pictures dashboards panels image lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -24,16 +24,16 @@ run: $(VENV)/.project ## run the exporter with config.yaml, or the demo if there
 	@if [ -e config.yaml ]; then set -- --config.file=config.yaml; else echo "config.yaml not found: running the demo with a simulated API"; set -- demo; fi; \
 	exec $(BIN)/smartstream-exporter "$$@" $(ARGS)
 
-test: $(VENV)/.project $(VENV)/.dev lint ## run lint and all tests; ARGS=tests/counting runs only some tests
+test: $(VENV)/.project $(VENV)/.dev lint ## everything a change must pass; ARGS=tests/counting: some of it
 	@scripts/test-tools.sh
-ifdef ARGS
 	@$(BIN)/python -m $(PYTEST) $(ARGS)
-else
+
+coverage: $(VENV)/.project $(VENV)/.dev ## measure the coverage of the packages by their own tests
+	@scripts/test-tools.sh
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m $(PYTEST)
+	@$(BIN)/coverage run -m $(PYTEST) --ignore=tests/end_to_end --ignore=tests/benchmarks --ignore=tests/project
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
-endif
 
 lint: $(VENV)/.project $(VENV)/.dev ## check style, format and types
 	@$(BIN)/ruff check --quiet

@@ -9,7 +9,7 @@ import requests
 
 from benchmarks.report import Cell, Table, figures
 from benchmarks.simulated import HandClock, simulated_api
-from exporter.api.transport import WatchedAdapter
+from exporter.api.connections import DeadlineAdapter
 from exporter.assembly import Polling, build_polling
 from exporter.config.settings import Settings
 from exporter.serving.instruments import Instruments
@@ -68,7 +68,7 @@ def _settings(url: str, media: int) -> Settings:
     return Settings.model_validate({"api": {"url": url}, "merchants": [merchant]})
 
 
-class _Recorder(WatchedAdapter):
+class _Recorder(DeadlineAdapter):
     """Remembers what was sent."""
 
     def __init__(self) -> None:

@@ -80,8 +80,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     seeds = metafunc.config.getoption("seeds")
     if "seed" in metafunc.fixturenames:
         metafunc.parametrize("seed", range(seeds))
-    if "story" in metafunc.fixturenames:
-        metafunc.parametrize("story", range(max(3, seeds // 10)))
+    if "half_day" in metafunc.fixturenames:
+        metafunc.parametrize("half_day", range(max(3, seeds // 10)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -23,6 +23,7 @@ from exporter.simulator.faults import FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.storage.state import State, open_state
+from tests.support.audience import folder_in_memory
 from tests.support.fakes import FakeClock
 
 pytestmark = pytest.mark.unmeasured
@@ -33,6 +34,10 @@ MERCHANT = "broadcaster"
 WHOLE = Stream(MERCHANT, "", Target.PLAY_COUNT, Group.ALL)
 KEYS = Stream(MERCHANT, "", Target.KEY_DELIVERY_COUNT, Group.ALL)
 WRONG = [3 * HOUR, 3 * DAY, -3 * HOUR, -3 * DAY]
+
+
+# What it has computed serves all tests.
+WORLD = World(seed=3, media=4)
 
 
 class Machine:
@@ -47,7 +52,7 @@ class Machine:
         self.path = path
         self.true = FakeClock(1_780_000_000.0)
         self.wall = FakeClock(self.true.wall + wrong)
-        self.world = World(seed=3, media=4)
+        self.world = WORLD
         self.switch = FaultSwitch(self.world, self.true.now)
         self.server = SimulatorServer(create_app(self.world, self.switch, self.true.now))
         self.server.start()
@@ -133,10 +138,12 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    made = Machine(tmp_path / "state.db", getattr(request, "param", 0.0))
-    yield made
-    made.close()
-    made.server.stop()
+    # Thousands of transactions do not wait for a disk.
+    with folder_in_memory(tmp_path) as folder:
+        made = Machine(Path(folder) / "state.db", getattr(request, "param", 0.0))
+        yield made
+        made.close()
+        made.server.stop()
 
 
 @pytest.mark.parametrize("machine", WRONG, indirect=True)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from exporter.api.json_body import Twice, error_text, excerpt, is_error, load, load_rows, told
+from exporter.api.json_body import Twice, error_summary, error_text, excerpt, is_error, load, load_rows
 from exporter.api.passes import Dated, placed
 from exporter.api.row_forms import NUMBER, TOTAL, Label, parts, single
 from exporter.errors import MalformedAnswer
@@ -29,7 +29,7 @@ LONGEST_LABEL = 200
 # Counters hold millionths in 64 bits.
 LARGEST = 10**12
 
-# So many problems of an answer are told, and the number of the others.
+# Problems of an answer that are listed; the others are counted.
 MOST_PROBLEMS = 3
 
 # What is larger than this is not seconds since 1970, but milliseconds. Beyond the other it is no time.
@@ -228,7 +228,7 @@ def _row_list(answer: object) -> list[Any]:
     else:
         if all(_says_nothing(key, value) for key, value in leaves):
             return []
-    raise MalformedAnswer(f"{problem}: {told(answer) or excerpt(answer)}")
+    raise MalformedAnswer(f"{problem}: {error_summary(answer) or excerpt(answer)}")
 
 
 def _says_error(answer: Mapping[str, Any]) -> bool:
@@ -422,7 +422,7 @@ def _record(body: bytes, what: str, keys: set[str]) -> Mapping[str, Any]:
         for found in (answer, *inner[: len(inner) == 1]):
             if not keys.isdisjoint(found):
                 return found
-    raise MalformedAnswer(f"not {what}: {told(answer) or excerpt(answer)}")
+    raise MalformedAnswer(f"not {what}: {error_summary(answer) or excerpt(answer)}")
 
 
 def _text(value: object, hide: Callable[[str], str] = str) -> str:

@@ -1,75 +1,37 @@
-"""The bodies of the API's answers: their JSON, and what is told of those that cannot be used. Pure."""
+"""The bodies of the API's answers: parsing their JSON, and describing unusable ones. Pure."""
 
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from math import inf
 from typing import Any, NoReturn
 
-from exporter.errors import MalformedAnswer, TooLarge
+from exporter.api.limits import LARGEST_ERROR
+from exporter.errors import MalformedAnswer
 
 LONGEST_EXCERPT = 80
 LONGEST_ERROR = 200
 
-# Of an error's body no more is read, and no more of one that is not JSON.
-_ERROR_BYTES = 65536
+# Bytes read of an error's body that is not JSON.
 _PAGE_BYTES = 4096
 
-# A number of more digits may be larger than any float, and costs much to read.
+# A number with more digits may be larger than any float, and is slow to parse.
 _MOST_DIGITS = 300
 
 _ERROR_KEY = re.compile(r"code|message|msg|error|detail|description|reason", re.IGNORECASE)
 _ERROR_CODE = re.compile(r"[A-Z_]*(?:ERROR|NOT_FOUND|BAD_REQUEST|UNAUTHORIZED|FORBIDDEN|TOO_MANY)[A-Z_]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """How large an answer may be.
-
-    Attributes:
-        size: In bytes, unpacked or not.
-        values: How many values it may hold: objects, lists, numbers, texts and the like.
-        asked: What was asked for, in words.
-    """
-
-    size: int
-    values: int
-    asked: str
-
-    def exceeded(self, came: str) -> str:
-        """What to tell of an answer that is larger.
-
-        Args:
-            came: How much came of what.
-        """
-        return (
-            f"the answer is too large: asked for {self.asked}, got {came}, "
-            f"the limit is {self.size} bytes and {self.values} values"
-        )
-
-    def check(self, body: bytes) -> None:
-        """Count the values before anything is made of them: 3 bytes of JSON can take a hundred as objects of Python.
-
-        Raises:
-            TooLarge: There are more than there may be.
-        """
-        # Each value follows one of these. Those in texts are counted, too: there is room for them.
-        came = 1 + sum(map(body.count, (b",", b"[", b"{")))
-        if came > self.values:
-            raise TooLarge(self.exceeded(f"{came} values"))
-
-
 _AS_JSON = json.JSONEncoder(ensure_ascii=False)
 
 
 class _NotPlainJson(ValueError):
-    """JSON that Python reads, but that is not to be trusted."""
+    """JSON that Python accepts, but that is ambiguous or no JSON."""
 
 
 class Twice(tuple[Any, ...]):
-    """The values of a key that an object has more than once, where they differ."""
+    """The different values of a key that an object has more than once."""
 
     __slots__ = ()
 
@@ -78,16 +40,16 @@ def load(body: bytes) -> Any:
     """The JSON of an answer.
 
     Raises:
-        MalformedAnswer: It is not JSON, or holds a number that is none, or a key twice with different values.
+        MalformedAnswer: It is not JSON, has NaN or Infinity, or an object has a key twice with different values.
     """
     return _load(body, lambda text: json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_strict))
 
 
 def load_rows(body: bytes) -> Any:
-    """The JSON of an answer whose values are each judged alone.
+    """The JSON of an answer whose values are checked one by one.
 
-    A list in braces without a key is read as the list. NaN, Infinity and numbers of hundreds of digits are floats that
-    are not finite, and what an object has twice with different values is a `Twice`.
+    A list in braces without a key is read as the list. NaN, Infinity and numbers of hundreds of digits become floats
+    that are not finite. A key with different values becomes a `Twice`.
 
     Raises:
         MalformedAnswer: It is not JSON.
@@ -152,18 +114,18 @@ def _strict(members: list[tuple[str, Any]]) -> dict[str, Any]:
 def error_text(body: bytes) -> str:
     """Code and message of an error's body as one short printable line, whatever form the body has."""
     try:
-        answer = load(body[:_ERROR_BYTES])
+        answer = load(body[:LARGEST_ERROR])
     except MalformedAnswer:
         page = body[:_PAGE_BYTES].decode(errors="ignore") + ("…" if len(body) > _PAGE_BYTES else "")
         return clean(re.sub(r"<[^>]*>", " ", page), LONGEST_ERROR)
-    return told(answer) or (clean(answer, LONGEST_ERROR) if isinstance(answer, str) else excerpt(answer))
+    return error_summary(answer) or (clean(answer, LONGEST_ERROR) if isinstance(answer, str) else excerpt(answer))
 
 
 def excerpt(value: object) -> str:
     """A value of an answer as one short printable line."""
     written, size = list[str](), 0
     try:
-        # No more is written than is looked at: a row can be megabytes.
+        # Only the part that is shown is written: a row can be megabytes.
         for piece in _AS_JSON.iterencode(value):
             written.append(piece)
             size += len(piece)
@@ -175,14 +137,14 @@ def excerpt(value: object) -> str:
 
 
 def clean(text: str, longest: int) -> str:
-    """A text as one printable line of at most so many characters; what is cut off ends with `…`."""
+    """A text as one printable line of at most `longest` characters; a cut text ends with `…`."""
     start = text[: 20 * longest]
     line = " ".join("".join(char if char.isprintable() else " " for char in start).split())
     return line if len(line) <= longest and start == text else line[: longest - 1] + "…"
 
 
 def is_error(answer: Mapping[str, Any]) -> bool:
-    """Whether an object tells of an error, whatever its status says."""
+    """Whether an object reports an error, whatever the HTTP status is."""
     for key, value in answer.items():
         name = key.lower()
         if name in ("error", "errors") and value:
@@ -195,8 +157,8 @@ def is_error(answer: Mapping[str, Any]) -> bool:
     return False
 
 
-def told(answer: object) -> str:
-    """Code and message of an error, whatever they are called, as one short printable line; "" without any."""
+def error_summary(answer: object) -> str:
+    """Code and message of an error, whatever their keys are, as one short printable line; "" if there are none."""
     leaves = [leaf for leaf in islice(_leaves(answer), 100) if _ERROR_KEY.search(leaf[0])]
     leaves.sort(key=lambda leaf: "code" not in leaf[0].lower())
     return clean(": ".join(dict.fromkeys(text for _, text in leaves)), LONGEST_ERROR)

@@ -6,7 +6,7 @@ caches of bounded size.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -92,7 +92,7 @@ class World:
         self._thinnings: tuple[Thinning, ...] = ()
         self._lock = Lock()
         self._catalog = lru_cache(maxsize=64)(self._make_catalog)
-        self._block = lru_cache(maxsize=4096)(self._make_block)
+        self._block = lru_cache(maxsize=8192)(self._make_block)
         self._hour_sum = lru_cache(maxsize=16384)(self._make_hour_sum)
         self._mean = lru_cache(maxsize=1024)(self._make_mean)
         self._cuts = lru_cache(maxsize=4096)(self._make_cuts)
@@ -188,19 +188,24 @@ class World:
         counts = (values[0] for values in block(replace(stream, group=Group.ALL)))
         return self._split(stream, hour, counts)
 
-    def _plays(self, stream: Stream, hour: int, revision: Revision, thinnings: int) -> Iterator[int]:
+    def _plays(self, stream: Stream, hour: int, revision: Revision, thinnings: int) -> list[int]:
         """The plays of one media in an hour's minutes."""
         media_id = stream.media_id
         means = self._mean(stream.merchant_id, media_id, hour)
-        draws, chances = self._noise(media_id, "plays", hour), self._noise(media_id, "thinning", hour)
-        fates, sizes = self._noise(media_id, "revision", hour), self._noise(media_id, "size", hour)
+        draws = self._noise(media_id, "plays", hour)
+        counts = [draw_count(mean, draw) for mean, draw in zip(means, draws, strict=True)]
         history = self._thinnings[:thinnings]
-        for index in range(60):
-            count = draw_count(means[index], draws[index])
-            newest = next((each for each in reversed(history) if each.since <= hour * 60 + index), None)
-            if newest is not None:
-                count = int(count * newest.factor(media_id) + chances[index])
-            yield first_value(count, revision.up, revision.down, fates[index], sizes[index])
+        if history:
+            chances = self._noise(media_id, "thinning", hour)
+            counts = [
+                _thinned(history, media_id, hour * 60 + index, count, chances[index])
+                for index, count in enumerate(counts)
+            ]
+        if revision == FINAL:
+            return counts
+        fates, sizes = self._noise(media_id, "revision", hour), self._noise(media_id, "size", hour)
+        values = zip(counts, fates, sizes, strict=True)
+        return [first_value(count, revision.up, revision.down, fate, size) for count, fate, size in values]
 
     def _split(self, stream: Stream, hour: int, counts: Iterable[int]) -> Block:
         cuts = self._cuts(stream.media_id, stream.group)
@@ -218,3 +223,9 @@ class World:
             return tuple(combine_sum(rows) for rows in zip(plays, idle, strict=True))
         totals = (derived_total(stream.target, media, count, draw) for count, draw in counts)
         return tuple(map(spread, totals, plays))
+
+
+def _thinned(history: Sequence[Thinning], media_id: str, minute: Minute, count: int, chance: float) -> int:
+    """The plays that the newest thinning before a minute leaves."""
+    newest = next((each for each in reversed(history) if each.since <= minute), None)
+    return count if newest is None else int(count * newest.factor(media_id) + chance)

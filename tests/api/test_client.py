@@ -24,11 +24,12 @@ from pydantic import SecretStr
 from requests.adapters import BaseAdapter, HTTPAdapter
 
 from exporter import __version__
-from exporter.api import answers, transport
-from exporter.api.client import Client, retry_after, rows_limit
-from exporter.api.json_body import Limit
+from exporter.api import answers, transport, unpacking
+from exporter.api.client import Client
+from exporter.api.deadlines import Deadline
+from exporter.api.headers import retry_after
+from exporter.api.limits import Limit, rows_limit
 from exporter.api.request_log import Exchange
-from exporter.api.transport import Watchdog
 from exporter.config.settings import ApiSettings, MerchantSettings
 from exporter.errors import (
     ApiError,
@@ -926,7 +927,7 @@ def test_values_are_counted_before_anything_is_made_of_them(
     """An answer with too many values is refused with a line that says what was asked for, what came, and the limit."""
     api.answer = lambda _: reply(200, body)
     with api.client() as client:
-        client._valid_token()
+        client._sign_in.token()
         monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was read"))
         told = fails(client, TooLarge)
     came = told.partition("got ")[2].split()[0]
@@ -962,7 +963,7 @@ def test_a_bomb_takes_little_memory(api: Api, body: bytes) -> None:
     assert len(body) < 150_000
     api.answer = lambda _: reply(200, body, Content_Encoding="gzip")
     with api.client() as client:
-        client._valid_token()
+        client._sign_in.token()
         tracemalloc.start()
         try:
             with suppress(MalformedAnswer):
@@ -976,19 +977,19 @@ def test_a_bomb_takes_little_memory(api: Api, body: bytes) -> None:
 def test_large_answers_are_read_one_at_a_time() -> None:
     """Another large one waits until the first is done; a small one does not. What cannot be read lets the next go."""
     limit = Limit(2**20, 1, "rows")
-    large, small = (transport.Answer(200, {}, b" " * size) for size in (transport.LARGE + 1, transport.LARGE))
+    large, small = (transport.Answer(200, {}, b" " * size) for size in (unpacking.LARGE + 1, unpacking.LARGE))
     packed = transport.Answer(200, {"Content-Encoding": "gzip"}, gzip.compress(large.packed, mtime=0))
     entered = threading.Event()
 
     def enter() -> None:
-        with transport.unpacked(packed, limit) as body:
+        with unpacking.unpacked(packed, limit) as body:
             assert body == large.packed
             entered.set()
 
     other = threading.Thread(target=enter, daemon=True)
-    with suppress(KeyError), transport.unpacked(large, limit):
+    with suppress(KeyError), unpacking.unpacked(large, limit):
         other.start()
-        with transport.unpacked(small, limit):
+        with unpacking.unpacked(small, limit):
             assert not entered.wait(0.1)
         raise KeyError
     assert entered.wait(PATIENT)
@@ -1297,7 +1298,7 @@ def test_requests_share_one_thread_for_their_deadlines(api: Api) -> None:
 
     api.answer = answer
     with api.client() as client:
-        client._valid_token()
+        client._sign_in.token()
         before = set(threading.enumerate())
         work = [
             threading.Thread(target=client.aggregations, args=(PLAYS, ASKED), name="asks", daemon=True)
@@ -1400,27 +1401,27 @@ def test_errors_of_the_libraries(api: Api, error: Exception, told: str) -> None:
         assert caught.value.__cause__ is error
 
 
-def test_an_adapter_without_a_watchdog(api: Api) -> None:
+def test_an_adapter_without_a_deadline(api: Api) -> None:
     """A transport that is handed in keeps the deadline, too, while the body comes."""
     api.token = lambda _: drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n")
     with api.client(timeout=HASTY, adapter=HTTPAdapter()) as client:
         assert fails(client, SignInFailed) == "auth-token: timed out after 0.2 s"
 
 
-def test_a_watchdog_bites_only_its_own() -> None:
+def test_a_deadline_closes_only_its_own_connection() -> None:
     """A connection that comes up too late is not used; one that has been given back is left alone."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        with Watchdog(60) as watchdog:
-            watchdog.watch(ours)
-        watchdog.bite()
-        assert not watchdog.bitten
+        with Deadline(60) as deadline:
+            deadline.guard(ours)
+        deadline.expire()
+        assert not deadline.expired
         ours.sendall(b"still open")
-        with Watchdog(60) as watchdog:
-            watchdog.bite()
+        with Deadline(60) as deadline:
+            deadline.expire()
             with pytest.raises(TimeoutError):
-                watchdog.watch(ours)
-            assert watchdog.bitten
+                deadline.guard(ours)
+            assert deadline.expired
 
 
 # ---- secrets ----
@@ -1455,7 +1456,7 @@ def test_an_echoed_secret_is_hidden(
             problem = str(client.aggregations(PLAYS, ASKED).problems)
         except ApiError as error:
             problem = everything_told(error)
-        told = problem + repr(client) + repr(vars(client)["_token"]) + caplog.text
+        told = problem + repr(client) + repr(vars(client._sign_in)["_token"]) + caplog.text
     for hidden in (API_KEY, PASSWORD, "t0ken-1-0123456789"):
         assert hidden not in told
         assert json.dumps(hidden)[1:-1] not in told

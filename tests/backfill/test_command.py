@@ -133,7 +133,7 @@ class Api:
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     clock = FakeClock(time.time())
-    world = World()
+    world = World(media=6)
     app = create_app(world, FaultSwitch(world, clock.now, Faults(rate_limit=1000)), clock.now)
     with SimulatorServer(app) as server:
         yield Api(app, server.url, clock, tmp_path, monkeypatch)

@@ -499,7 +499,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def api(clock: FakeClock) -> Iterator[tuple[SimulatorApp, str]]:
-    world = World()
+    world = World(media=6)
     app = create_app(world, FaultSwitch(world, clock.now, Faults(rate_limit=1000)), clock.now)
     with SimulatorServer(app) as server:
         yield app, server.url

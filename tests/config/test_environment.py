@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from exporter.api.json_body import Limit
-from exporter.api.transport import Answer, exchange, open_session
+from exporter.api.connections import open_session
+from exporter.api.limits import Limit
+from exporter.api.transport import Answer, exchange
 from exporter.config.environment import Route, find_route
 from exporter.errors import ConfigError, NoAnswer
 from tests.support.peer import CERTIFICATE, Peer, Request, Script, drip, reply

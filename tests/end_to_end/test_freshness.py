@@ -196,14 +196,14 @@ def live(folder: Path) -> Iterator[Callable[..., Life]]:
         life.close()
 
 
-def test_half_a_day_with_faults(live: Callable[..., Life], story: int) -> None:
+def test_half_a_day_with_faults(live: Callable[..., Life], half_day: int) -> None:
     """The budget is kept in any 60 seconds. Outside of the faults' spells the whole merchant is at most a minute stale,
     and from twice `max_staleness` after a spell on, no stream is staler than that: until then what was missed is
     caught up. One request in fifty fails all the time, which costs a stream that is asked for in its last minute two
     more; and after six hours names are looked up anew, which takes a tenth of the requests.
     """
-    life = live(media=140, budget=8, seed=story)
-    rng = random.Random(story)
+    life = live(media=140, budget=8, seed=half_day)
+    rng = random.Random(half_day)
     calm_since, spell_until = 0, 0
     checked = 0
     for minute in range(12 * 60):

@@ -20,7 +20,8 @@ import requests
 
 import exporter
 from exporter.api.budget import RequestBudget
-from exporter.api.transport import Watchdog, WatchedAdapter
+from exporter.api.connections import DeadlineAdapter
+from exporter.api.deadlines import Deadline
 from exporter.assembly import Polling, build_polling
 from exporter.config.settings import Settings
 from exporter.counting.windows import ended_before
@@ -101,7 +102,7 @@ class SharedClock(FakeClock):
         raise AssertionError("a request is on its way for ever")
 
 
-class SlowAdapter(WatchedAdapter):
+class SlowAdapter(DeadlineAdapter):
     """A network on which requests leave late and answers take their time.
 
     It notes when each leaves. The simulated API's journal cannot tell: a request whose sender is killed is read by
@@ -351,9 +352,9 @@ class Story:
 def test_a_kill_leaves_no_lock_taken() -> None:
     """Wherever a call is killed that holds a lock for a while, the lock is free afterwards."""
     for lines in itertools.count(1):
-        watchdog = Watchdog(seconds=60)
-        killed = killed_after(lines, functools.partial(watchdog.watch, None))
-        assert watchdog._lock.acquire(blocking=False), lines
+        deadline = Deadline(seconds=60)
+        killed = killed_after(lines, functools.partial(deadline.guard, None))
+        assert deadline._lock.acquire(blocking=False), lines
         if not killed:
             break
     assert lines > 2

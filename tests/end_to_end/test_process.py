@@ -47,7 +47,7 @@ pytestmark = pytest.mark.real_time
 
 
 def simulated_api(sleep: Callable[[float], object] | None = None) -> SimulatorApp:
-    world = World()
+    world = World(media=6)
     return create_app(world, FaultSwitch(world, time.time), time.time, sleep)
 
 

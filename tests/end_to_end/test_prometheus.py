@@ -48,7 +48,7 @@ Key = tuple[Stream, str]
 
 @pytest.fixture
 def world() -> World:
-    return World()
+    return World(media=4)
 
 
 @pytest.fixture

@@ -206,7 +206,14 @@ def test_the_settings_tell_no_secret() -> None:
     """Neither `str` nor `repr` of the settings, as a whole or in parts, nor of the client, holds a secret."""
     settings = Settings.model_validate(configuration("http://127.0.0.1:9/v1", merchant("m")))
     client = Client(settings.api, settings.merchants[0], NoBudget(), observe=lambda *_: None)
-    for what in (settings, *settings.merchants, settings.merchants[0].password, client, vars(client)):
+    for what in (
+        settings,
+        *settings.merchants,
+        settings.merchants[0].password,
+        client,
+        vars(client),
+        vars(client._sign_in),
+    ):
         assert told_in(f"{what} {what!r}") == []
     client.close()
 

@@ -1,0 +1,201 @@
+"""Connections to the API that a deadline can close, through the proxy and with the CA of the environment."""
+
+import http.client
+import ipaddress
+import os
+import socket
+import threading
+from concurrent.futures import Future
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import BaseAdapter, HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util.connection import allowed_gai_family, create_connection
+
+from exporter.api import deadlines
+from exporter.api.deadlines import Deadline
+from exporter.config.environment import Route, find_route
+
+
+class _Resolver:
+    """Resolves names. The system call cannot be interrupted, so a thread of its own waits for it.
+
+    Requests for the same name share one thread: if the system hangs for hours, there is one thread for each name.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._asked: dict[tuple[str, int], Future[list[str]]] = {}
+
+    def addresses(self, host: str, port: int, seconds: float) -> list[str]:
+        """The addresses of a host.
+
+        Args:
+            host: Its name.
+            port: The port to connect to.
+            seconds: How long to wait.
+
+        Raises:
+            OSError: There are none; a `gaierror` also if the system does not answer in time.
+        """
+        if _is_address(host):
+            return [host]
+        with self._mutex:
+            found = self._asked.get((host, port))
+            if found is None:
+                found = Future()
+                threading.Thread(
+                    target=self._look_up, args=(host, port, found), name=f"resolve {host}", daemon=True
+                ).start()
+                self._asked[host, port] = found
+        try:
+            return found.result(seconds)
+        except TimeoutError:
+            raise socket.gaierror(socket.EAI_AGAIN, f"no answer within {seconds:.1f} s") from None
+
+    def _look_up(self, host: str, port: int, found: Future[list[str]]) -> None:
+        try:
+            infos = socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM)
+            addresses, problem = list(dict.fromkeys(str(info[4][0]) for info in infos)), None
+        except Exception as error:  # noqa: BLE001 - it is raised where the addresses are waited for
+            addresses, problem = [], error
+        with self._mutex:
+            # Under the mutex, so not before the thread is registered.
+            self._asked.pop((host, port), None)
+        if problem is not None:
+            found.set_exception(problem)
+        else:
+            found.set_result(addresses)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+_resolver = _Resolver()
+
+
+class _Connection(HTTPConnection):
+    """A connection that the deadline of the thread's exchange can close."""
+
+    def _new_conn(self) -> socket.socket:
+        deadline = deadlines.current()
+        if deadline is None:
+            return super()._new_conn()
+        host = self._dns_host.strip("[]")
+        addresses = _resolver.addresses(host, self.port, deadline.left)
+        failure: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
+        for place, address in enumerate(addresses):
+            # Leave time for the addresses that follow.
+            seconds = deadline.left / (len(addresses) - place)
+            try:
+                sock = create_connection((address, self.port), seconds, socket_options=self.socket_options)
+            except OSError as error:
+                failure = error
+            else:
+                return self._begin_guard(sock, deadline)
+        raise failure
+
+    def _begin_guard(self, sock: socket.socket, deadline: Deadline) -> socket.socket:
+        try:
+            sock.settimeout(deadline.left)
+            deadline.guard_new(sock)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:
+            deadlines.guard(self.sock)
+        super().request(*args, **kwargs)
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 itself
+        deadlines.guard(self.sock)
+        return super().getresponse()
+
+
+class _TlsConnection(_Connection, HTTPSConnection):
+    """The same with TLS."""
+
+    def _tunnel(self) -> None:
+        try:
+            super()._tunnel()
+        except (OSError, http.client.HTTPException) as error:
+            # Until the tunnel is open, only the proxy has answered.
+            raise urllib3.exceptions.ProxyError("no tunnel", error) from error
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+class DeadlineAdapter(HTTPAdapter):
+    """Connections that a deadline can close. Nothing is retried."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Create the connection pools."""
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+
+    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
+        """The connection pools through a proxy."""
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
+        if isinstance(manager, urllib3.ProxyManager):
+            manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+        return manager
+
+
+class Session(requests.Session):
+    """Connections to one host, without redirects, cookies and retries.
+
+    Attributes:
+        route: The proxy and the CA certificates.
+    """
+
+    def __init__(self, route: Route) -> None:
+        super().__init__()
+        self.route = route
+        self.trust_env = False
+        self.proxies = dict.fromkeys(("http", "https"), route.proxy.url) if route.proxy else {}
+        self.verify = str(route.ca_path) if route.ca_path else True
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Secrets that must not appear in messages: the password of the proxy."""
+        return self.route.proxy.secrets if self.route.proxy else ()
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - of the base class
+        """Follow no redirect: `requests` would read its whole body, however long."""
+        return None
+
+
+def open_session(url: str, adapter: BaseAdapter | None = None) -> Session:
+    """A session for requests to one host.
+
+    Args:
+        url: The URL of the API. Environment variables for proxy and certificates are read now, once.
+        adapter: Another transport than the usual one.
+
+    Raises:
+        ConfigError: A variable names a proxy or certificates that cannot be used.
+    """
+    session = Session(find_route(url, os.environ))
+    session.headers["Accept-Encoding"] = "gzip, deflate"
+    adapter = adapter or DeadlineAdapter()
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session

@@ -1,0 +1,87 @@
+"""Messages for the errors of the HTTP libraries. Pure, and the only module that knows all of these errors."""
+
+import http.client
+import re
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+
+from exporter.config.environment import Proxy, Route
+
+# The first kind that is among the causes of an error gives the message.
+_REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
+    (socket.gaierror, "cannot resolve {peer}"),
+    (ssl.SSLCertVerificationError, "the TLS certificate of {peer} is not valid: {error.verify_message}; {trust}"),
+    (ssl.SSLError, "TLS with {peer} failed: {error.reason}"),
+    (TimeoutError, "timed out after {timeout:g} s"),
+    (ConnectionRefusedError, "{peer} refused the connection"),
+    (ConnectionError, "{peer} ended the connection"),
+    (OSError, "cannot reach {peer}: {error.strerror}"),
+    # urllib3 counts a failed connection as a timeout, so this comes after the more precise errors.
+    ((requests.Timeout, urllib3.exceptions.TimeoutError), "timed out after {timeout:g} s"),
+    ((http.client.IncompleteRead, urllib3.exceptions.InvalidChunkLength), "the answer was cut"),
+    (http.client.HTTPException, "{peer} does not speak HTTP"),
+    (requests.exceptions.ProxyError, "{peer} does not let it through"),
+)
+
+
+# The standard library reports a refused tunnel only as a text.
+_NO_TUNNEL = re.compile(r"Tunnel connection failed: ([0-9]{3})")
+
+PROXY_AUTH_REQUIRED = 407
+
+
+def describe(error: Exception, url: str, timeout: float, route: Route) -> str:
+    """The message for an error of the HTTP libraries, with the proxy, variable or file to check."""
+    if problem := route.ca_problem():
+        return f"cannot check TLS certificates: {problem}"
+    causes = list(causes_of(error))
+    proxy = route.proxy
+    if proxy is None:
+        return _message(causes, urlsplit(url).netloc, timeout, route)
+    for cause in causes:
+        if isinstance(cause, OSError) and (refusal := _NO_TUNNEL.match(str(cause))):
+            return proxy_refusal(proxy, int(refusal[1]), url)
+    # Without TLS there is only the connection to the proxy.
+    to_proxy = urlsplit(url).scheme == "http" or any(isinstance(each, urllib3.exceptions.ProxyError) for each in causes)
+    message = _message(causes, str(proxy) if to_proxy else urlsplit(url).netloc, timeout, route)
+    return f"{message}; check the proxy and the variable" if str(proxy) in message else f"{message}, through {proxy}"
+
+
+def _message(causes: Sequence[BaseException], peer: str, timeout: float, route: Route) -> str:
+    trust = "to trust another CA, name its file in REQUESTS_CA_BUNDLE"
+    if route.ca_path:
+        trust = f"its CA is not in {route.ca_path} of {route.ca_variable}"
+    for kinds, message in _REASONS:
+        for cause in causes:
+            # The errors of `requests` are OSErrors too, but without a text.
+            if isinstance(cause, kinds) and (kinds is not OSError or getattr(cause, "strerror", None)):
+                return message.format(peer=peer, error=cause, timeout=timeout, trust=trust)
+    return f"the request to {peer} failed ({type(causes[0]).__name__})"
+
+
+def proxy_refusal(proxy: Proxy, status: int, url: str) -> str:
+    """The message for a status with which the proxy refuses a request."""
+    host = urlsplit(url).netloc
+    if status == PROXY_AUTH_REQUIRED:
+        fix = f"write both into {proxy.variable}, as http://user:password@host:port"
+        return f"{proxy} refuses the request (407): its user or password is missing or wrong; {fix}"
+    if status == http.HTTPStatus.FORBIDDEN:
+        return f"{proxy} does not allow connections to {host} (403); allow them in the proxy"
+    return f"{proxy} does not connect to {host} ({status}); check the proxy and the variable"
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """An error and all its causes, wherever the libraries keep them."""
+    found, waiting = set[int](), [error]
+    while waiting:
+        cause = waiting.pop(0)
+        if id(cause) not in found:
+            found.add(id(cause))
+            yield cause
+            inner = (cause.__cause__, getattr(cause, "reason", None), *cause.args)
+            waiting += [each for each in inner if isinstance(each, BaseException)]
