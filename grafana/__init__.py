@@ -1,1 +1,1 @@
-"""The Grafana dashboards, made by code. Pure but for `__main__` and `render`; the exporter imports nothing of it."""
+"""The Grafana dashboards as code. Only `__main__` has effects. The exporter does not import this package."""

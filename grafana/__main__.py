@@ -1,4 +1,4 @@
-"""Write the dashboards: `python -m grafana`."""
+"""`python -m grafana`: generate the JSON of the dashboards."""
 
 from pathlib import Path
 

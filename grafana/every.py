@@ -1,4 +1,4 @@
-"""All dashboards, and how they are written down."""
+"""All dashboards and their JSON."""
 
 import json
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ BUILDERS = {"overview": overview.build, "media": media.build, "exporter": export
 
 
 def documents() -> Mapping[str, str]:
-    """The JSON of each dashboard by the name of its file; the same at every call."""
+    """File name -> JSON of the dashboard. Deterministic."""
     return {f"{name}.json": _document(name) for name in BUILDERS}
 
 
 def _document(name: str) -> str:
     made = BUILDERS[name]().build()
-    # Annotations, links and overrides find a panel by its number, so it must not depend on who loads it.
+    # Links refer to panels by ID, so the IDs are fixed here and not assigned by the Grafana that loads the file.
     for number, panel in enumerate(made.panels or [], start=1):
         panel.id_val = number
     return json.dumps(made, cls=JSONEncoder, indent=2, ensure_ascii=False, sort_keys=True) + "\n"

@@ -15,7 +15,7 @@ ALL_GROUPS = "merchant_id, target, group"
 
 def build() -> dashboard.Dashboard:
     """The dashboard."""
-    page = pages.page("exporter", "Exporter", "Whether the exporter keeps up: budget, freshness, revisions, process.")
+    page = pages.page("exporter", "Exporter", "Health of the exporter: requests, freshness, revisions, process.")
     page.with_variable(pages.merchant_variable(several=True))
     job = pages.listed("job", "Job", "label_values(smartstream_build_info, job)")
     page.with_variable(pages.all_of(job))
@@ -28,7 +28,7 @@ def build() -> dashboard.Dashboard:
     page.with_row(dashboard.Row("Freshness"))
     page.with_panel(_staleness()).with_panel(_horizon())
     page.with_panel(_oldest())
-    page.with_row(dashboard.Row("Revisions and losses"))
+    page.with_row(dashboard.Row("Revisions and lost data"))
     page.with_panel(_revisions()).with_panel(_ages()).with_panel(_lost())
     page.with_panel(_held()).with_panel(_resets())
     page.with_row(dashboard.Row("Process"))
@@ -41,13 +41,13 @@ def _numbers() -> list[parts.Panel]:
     expiry = f"min(smartstream_api_token_expiry_timestamp_seconds{{{MERCHANTS}}}) - time()"
     version = parts.number(
         "Version",
-        "The running release.",
+        "The version that is running.",
         now(f"max by (version) (smartstream_build_info{{{JOB}}})", "{{version}}"),
     )
     return [
         parts.number(
-            "Scraped",
-            "Whether Prometheus reaches the exporter. While it does not, every other figure is old or missing.",
+            "Exporter up",
+            "Whether Prometheus can scrape the exporter. If not, all other panels are old or empty.",
             now(f"min(up{{{JOB}}})"),
             width=2,
             texts=YES_NO,
@@ -55,46 +55,49 @@ def _numbers() -> list[parts.Panel]:
         ),
         parts.number(
             "API up",
-            "Whether the API answers for every chosen merchant. No also while no request can leave.",
+            'Whether the API responds for all selected merchants. Also "no" while the exporter cannot send requests.',
             now(f"min(smartstream_up{{{MERCHANTS}}})"),
             width=2,
             texts=YES_NO,
             empty="no request yet",
         ),
         parts.number(
-            "State file",
-            "Whether the state file is writable. If not, the exporter sends no requests and counts nothing.",
+            "State file writable",
+            "If not, the exporter sends no requests and counts nothing.",
             now(f"min(smartstream_state_writable{{{JOB}}})"),
             width=2,
             texts=YES_NO,
         ),
         parts.number(
             "Last reload successful",
-            "Whether the configuration was accepted when it was last read.",
+            "Whether the last attempt to load the configuration was successful.",
             now(f"min(smartstream_config_last_reload_successful{{{JOB}}})"),
             texts=YES_NO,
         ),
         parts.number(
-            "Configuration read",
-            "How long ago the configuration was last accepted.",
+            "Configuration age",
+            "Time since the configuration was last loaded successfully.",
             now(f"time() - max(smartstream_config_last_reload_success_timestamp_seconds{{{JOB}}})"),
             unit="dtdurations",
         ),
         parts.number(
             "Token expires in",
-            "The shortest remaining life of an access token. It is renewed before it ends; 0 and below means that the "
-            "renewal fails.",
+            "Shortest remaining lifetime of an access token. Tokens are renewed before they expire. 0 or less means "
+            "that the renewal fails.",
             now(expiry),
             unit="dtdurations",
             steps=((None, RED), (1, GREEN)),
-            empty="not known",
+            empty="no token",
         ),
         parts.number(
-            "Streams", "Streams that share the requests.", now(f"sum(smartstream_streams{{{MERCHANTS}}})"), width=3
+            "Streams",
+            "Streams that share the request budget.",
+            now(f"sum(smartstream_streams{{{MERCHANTS}}})"),
+            width=3,
         ),
         parts.number(
-            "Running for",
-            "Time since the process started, the youngest where there are several.",
+            "Uptime",
+            "Time since the process started; of several, the newest process.",
             now(f"time() - max(process_start_time_seconds{{{JOB}}})"),
             unit="dtdurations",
         ),
@@ -106,10 +109,10 @@ def _budget() -> parts.Panel:
     used = f"sum by (merchant_id) (rate(smartstream_api_requests_total{{{MERCHANTS}}}[$__rate_interval])) * 60"
     allowed = f"max by (merchant_id) (smartstream_api_budget_requests_per_minute{{{MERCHANTS}}})"
     panel = parts.graph(
-        "Requests a minute: used and allowed",
-        "Tokens, catalog, retries and history included. The allowed number is halved after a 429 and won back slowly. "
-        "Used up to the limit is right when there are more streams than requests; more than the limit never leaves.",
-        query(used, "used, {{merchant_id}}"),
+        "Requests per minute: sent and allowed",
+        "Including tokens, catalog, retries and history. After a 429, the limit is halved and then raised slowly. It "
+        "is normal to reach the limit when there are more streams than requests. The exporter never exceeds it.",
+        query(used, "sent, {{merchant_id}}"),
         query(allowed, "allowed, {{merchant_id}}"),
     )
     return panel.override_by_regexp("/^allowed/", fields.dashed(GREY))
@@ -118,9 +121,9 @@ def _budget() -> parts.Panel:
 def _codes() -> parts.Panel:
     codes = f"sum by (code) (rate(smartstream_api_requests_total{{{MERCHANTS}}}[$__rate_interval])) * 60 > 0"
     panel = parts.graph(
-        "Requests a minute by status",
-        "200 is an answer; 401 a refused token, renewed once; 404 a media that is gone; 429 the limit; 5xx an error of "
-        "the API; `error` means that no response was received.",
+        "Requests per minute by status",
+        "200: success. 401: rejected token, renewed once. 404: media not found. 429: rate limit. 5xx: error of the "
+        "API. `error`: no complete response.",
         query(codes, "{{code}}"),
         stacked=True,
     )
@@ -131,24 +134,26 @@ def _codes() -> parts.Panel:
 def _failing() -> parts.Panel:
     return parts.graph(
         "Failing streams",
-        "Streams whose last request failed while the API answered others, of media that it does not know (404), too. "
-        "Their plays are not counted meanwhile.",
-        query(f"sum by (merchant_id) (smartstream_failing_streams{{{MERCHANTS}}})", "of media, {{merchant_id}}"),
+        "Streams whose last request failed while other requests succeeded, including media that the API does not find "
+        "(404). Their plays are not counted until a request succeeds.",
+        query(
+            f"sum by (merchant_id) (smartstream_failing_streams{{{MERCHANTS}}})", "streams of media, {{merchant_id}}"
+        ),
         query(
             f"sum by (merchant_id) (smartstream_merchant_failing_streams{{{MERCHANTS}}})",
-            "of the whole merchant, {{merchant_id}}",
+            "streams of the whole merchant, {{merchant_id}}",
         ),
-        query(f"sum by (merchant_id) (smartstream_media_gone{{{MERCHANTS}}})", "media gone, {{merchant_id}}"),
+        query(f"sum by (merchant_id) (smartstream_media_gone{{{MERCHANTS}}})", "media not found, {{merchant_id}}"),
         size=(12, 8),
     )
 
 
 def _lookups() -> parts.Panel:
     return parts.graph(
-        "Failing lookups and age of the last round",
-        "Requests for the catalog, live events and the history that failed when they were sent last. A round of "
-        "requests ends every minute: its age in minutes stays near 1.",
-        query(f"max by (merchant_id) (smartstream_failing_lookups{{{MERCHANTS}}})", "lookups, {{merchant_id}}"),
+        "Failing lookups and last polling round",
+        "Lookups (catalog, live events, history) whose last request failed. A polling round ends every minute, so the "
+        "time since the last round stays near 1 minute.",
+        query(f"max by (merchant_id) (smartstream_failing_lookups{{{MERCHANTS}}})", "failing lookups, {{merchant_id}}"),
         query(
             f"(time() - max by (merchant_id) (smartstream_round_timestamp_seconds{{{MERCHANTS}}})) / 60",
             "minutes since the last round, {{merchant_id}}",
@@ -161,18 +166,18 @@ def _latency() -> parts.Panel:
     answered = "increase(smartstream_api_request_duration_seconds_bucket{" + JOB + "}[$__rate_interval])"
     return heat(
         "Request duration",
-        "Requests by their duration, from sending to the end of the answer, all merchants of the process.",
+        "From sending the request to the end of the response, all merchants of the process.",
         buckets(f"sum by (le) ({answered})"),
     )
 
 
 def _endpoints() -> parts.Panel:
     rate = f"rate(smartstream_api_request_duration_seconds_bucket{{{JOB}}}[$__rate_interval])"
-    # Without requests a quantile is no number: a gap, not a line at some value.
+    # Without requests, the quantile is NaN: show a gap.
     slow = f"histogram_quantile(0.95, sum by (le, endpoint) ({rate})) >= 0"
     return parts.graph(
-        "Slow requests by endpoint",
-        "95 of 100 requests are faster than this. Endpoints that are asked rarely have gaps.",
+        "Request duration by endpoint (95th percentile)",
+        "95 % of the requests are faster than this. Endpoints with few requests have gaps.",
         query(slow, "{{endpoint}}"),
         unit="s",
     )
@@ -180,10 +185,10 @@ def _endpoints() -> parts.Panel:
 
 def _staleness() -> parts.Panel:
     panel = parts.graph(
-        "Staleness against the bound",
-        "Settled time that a stream has not counted yet: the mean over the streams, weighted by plays, right after "
-        "a round. The bound is what no schedule could be below with these streams and requests. Steps up and slow "
-        "falls are outages and the catch-up after them.",
+        "Staleness and lower bound",
+        "Settled time that is not counted yet: average over the streams, weighted by plays, after each polling round. "
+        "No schedule can be better than the bound with these streams and this budget. An outage shows as a rise and a "
+        "slow fall while the exporter catches up.",
         query(f"max by (merchant_id) (smartstream_staleness_seconds{{{MERCHANTS}}})", "{{merchant_id}}"),
         query(f"max by (merchant_id) (smartstream_staleness_bound_seconds{{{MERCHANTS}}})", "bound, {{merchant_id}}"),
         unit="s",
@@ -196,9 +201,9 @@ def _horizon() -> parts.Panel:
     of_plays = f"smartstream_merchant_data_timestamp_seconds{{{MERCHANTS}, {queries.PLAYS_STREAM}}}"
     return parts.graph(
         "Data delay",
-        "Rows: age of the newest row that the API has shown. Counted: age of the newest minute counted for the whole "
-        "merchant. Rows that are late hold back everything; where only the counted minutes are late, the exporter is.",
-        query(f"time() - {horizon}", "rows, {{merchant_id}}"),
+        "API: age of the newest row from the API. Counted: age of the newest minute counted for the whole merchant. If "
+        "both are high, the API's data is late. If only the counted minutes are late, the exporter is late.",
+        query(f"time() - {horizon}", "API, {{merchant_id}}"),
         query(f"time() - max by (merchant_id) ({of_plays})", "counted, {{merchant_id}}"),
         unit="dthms",
     )
@@ -209,8 +214,8 @@ def _oldest() -> parts.Panel:
     oldest = f"topk(20, max by ({ALL_GROUPS}, media_id) ({age}))"
     panel = parts.grid(
         "Streams with the oldest data",
-        "Quiet streams wait on purpose, up to `max_staleness` where the budget can hold that. A media that is gone "
-        "from the API (404) is asked about ever more rarely and stays here until it leaves the configuration.",
+        "Quiet streams wait by design, up to `max_staleness` if the budget allows it. A media that the API does not "
+        "find (404) is retried with backoff and stays in this list until you remove it from the configuration.",
         rows(queries.named(oldest, MERCHANTS)),
         columns={
             "merchant_id": "Merchant",
@@ -221,7 +226,7 @@ def _oldest() -> parts.Panel:
         },
         sort=["Age of the data"],
         size=(24, 8),
-        empty="No stream has an answer yet",
+        empty="No data received yet",
     )
     return panel.override_by_name("Value", fields.aged())
 
@@ -229,9 +234,10 @@ def _oldest() -> parts.Panel:
 def _revisions() -> parts.Panel:
     revised = f"sum by (direction) (increase(smartstream_revisions_total{{{MERCHANTS}}}[$__rate_interval]))"
     panel = parts.graph(
-        "Values that changed after they were counted",
-        "Every change is added to the counters, or owed by them. Many small ones are usual right after a minute "
-        "has settled; with fewer of them wanted, raise `settle`.",
+        "Revised values",
+        "Values that the API changed after they were counted. Increases are added to the counters; decreases are "
+        "subtracted from later increases. Small changes soon after a minute has settled are normal; to see fewer, "
+        "raise `settle`.",
         query(revised, "{{direction}}"),
         size=(8, 8),
     )
@@ -243,8 +249,8 @@ def _ages() -> parts.Panel:
     ages = f"sum by (le) (increase(smartstream_revision_age_seconds_bucket{{{JOB}}}[$__rate_interval]))"
     return heat(
         "Age of revised minutes",
-        "`settle` should be longer than most. What lies near the revision window (30 minutes unless configured) says "
-        "that the window is too short.",
+        "Age of a minute when its value was revised. `settle` should be longer than most ages. Many values near "
+        "`revision_window` (default 30 minutes) mean that it is too short.",
         buckets(ages),
         size=(8, 8),
     )
@@ -253,8 +259,8 @@ def _ages() -> parts.Panel:
 def _lost() -> parts.Panel:
     return parts.graph(
         "Lost data",
-        "Time, summed over the streams, that were too old to be caught up (`max_catch_up`), or whose values could "
-        "not be used until they were. Their plays are in no counter. In a healthy system this stays at 0.",
+        "Time, summed over the streams, that was older than `max_catch_up` before it could be fetched, or had no "
+        "usable value until then. Its plays are missing from the counters. Normally 0.",
         query(
             f"sum by (merchant_id) (increase(smartstream_lost_seconds_total{{{MERCHANTS}}}[$__rate_interval]))",
             "{{merchant_id}}",
@@ -266,9 +272,10 @@ def _lost() -> parts.Panel:
 
 def _held() -> parts.Panel:
     return parts.graph(
-        "Values not counted yet",
-        "Values of the API that cannot be used, such as -1 or N/A, or that are far beyond all that was counted before. "
-        "Each waits until the API shows another one, or has shown it for the revision window.",
+        "Held values",
+        "Values from the API that are not counted yet: unusable ones such as -1 or N/A, and implausibly large ones. An "
+        "unusable value waits until the API corrects it. A large one is counted if the API still returns it after "
+        "`revision_window`.",
         query(f"max by (merchant_id) (smartstream_held_values{{{MERCHANTS}}})", "{{merchant_id}}"),
         size=(12, 8),
     )
@@ -277,7 +284,8 @@ def _held() -> parts.Panel:
 def _resets() -> parts.Panel:
     return parts.graph(
         "Counter resets",
-        "The API took back more than was played in the day after. `increase()` over the reset is right.",
+        "Counters that restarted at 0 because the API lowered counted values by more than the plays of the next day. "
+        "`increase()` handles the reset.",
         query(
             f"sum by (merchant_id) (increase(smartstream_series_resets_total{{{MERCHANTS}}}[$__rate_interval]))",
             "{{merchant_id}}",
@@ -292,7 +300,7 @@ def _process() -> list[parts.Panel]:
     return [
         parts.graph(
             "CPU",
-            "Cores in use. One interpreter uses about one core at most; near that, spread the merchants over shards.",
+            "CPU cores in use. The process can use about one core. Near that, split the merchants into shards.",
             query(f"rate(process_cpu_seconds_total{{{JOB}}}[$__rate_interval])", "{{instance}}"),
             unit="percentunit",
             size=size,
@@ -306,26 +314,26 @@ def _process() -> list[parts.Panel]:
         ),
         parts.graph(
             "Open files",
-            "Files and connections that are open.",
+            "Open file descriptors, including connections.",
             query(f"process_open_fds{{{JOB}}}", "{{instance}}"),
             size=size,
         ),
         parts.graph(
-            "Garbage collections a minute",
-            "Collections of Python's memory by generation; many of generation 2 cost time.",
+            "Garbage collections per minute",
+            "Runs of Python's garbage collector by generation. Many runs of generation 2 use CPU time.",
             query(collections, "generation {{generation}}"),
             size=size,
         ),
         parts.graph(
-            "Log lines dropped a minute",
-            "Lines that were dropped because nobody read the log, or because it could not be written.",
+            "Dropped log lines per minute",
+            "Lines that were dropped because the log could not be written, or its reader was too slow.",
             query(f"rate(smartstream_log_lines_dropped_total{{{JOB}}}[$__rate_interval]) * 60", "{{instance}}"),
             size=(12, 6),
         ),
         parts.graph(
-            "Clock ahead of the API's",
-            "By how much the clock of the exporter's machine differs from the API's (Date header), 0 within 30 s. "
-            "Minutes are counted by the API's clock.",
+            "Clock offset",
+            "Clock of the exporter's machine minus the API's clock (Date header); 0 if less than 30 s. The exporter "
+            "counts minutes by the API's clock.",
             query(f"smartstream_clock_offset_seconds{{{JOB}}}", "{{instance}}"),
             unit="s",
             size=(12, 6),

@@ -14,7 +14,9 @@ RUNNING = {1.0: ("running", GREEN), 0.0: ("not running", GREY)}
 
 def build() -> dashboard.Dashboard:
     """The dashboard."""
-    page = pages.page("media", "Media", "One media in depth: plays with the expected band, drops, who watches how.")
+    page = pages.page(
+        "media", "Media", "One media: plays compared with expected plays, drops, devices, play time and groups."
+    )
     page.with_variable(pages.merchant_variable()).with_variable(pages.media_variable())
     page.with_variable(pages.interval_variable())
     page.annotation(pages.drop_annotations(MEDIA))
@@ -22,13 +24,13 @@ def build() -> dashboard.Dashboard:
         page.with_panel(panel)
     page.with_panel(_plays()).with_panel(_drop())
     page.with_panel(_live())
-    page.with_row(dashboard.Row("Who watches, and how long"))
+    page.with_row(dashboard.Row("Viewers and play time"))
     for chart in _watching():
         page.with_panel(chart)
     page.with_row(dashboard.Row("Plays by group"))
     for split in _splits():
         page.with_panel(split)
-    page.with_row(dashboard.Row("Where the numbers come from"))
+    page.with_row(dashboard.Row("Data age and DRM keys"))
     return page.with_panel(_ages()).with_panel(_keys())
 
 
@@ -36,14 +38,14 @@ def _numbers() -> list[parts.Panel]:
     age = f"time() - max(smartstream_data_timestamp_seconds{{{MEDIA}, {queries.PLAYS_STREAM}}})"
     return [
         parts.number(
-            "Plays a minute",
+            "Plays per minute",
             "Plays in the newest settled minute of this media.",
             now(f"max(smartstream_last_minute_plays{{{MEDIA}}})"),
             width=4,
         ),
         parts.number(
-            "Against expected",
-            "Plays as a share of what the drop detector expected, both as means over the chosen window.",
+            "Plays / expected",
+            "Plays divided by the plays that the drop detector expects, both averaged over the selected window.",
             now(f"max({queries.against_expected('', MEDIA)})"),
             unit="percentunit",
             steps=DROP_STEPS,
@@ -52,24 +54,24 @@ def _numbers() -> list[parts.Panel]:
         ),
         parts.number(
             "Drop",
-            "The share of the expected plays that is missing, 0 where that can be chance. Not shown while the data is "
-            "not fresh, and for a live media without a running event. Coloured by the default thresholds; the lines in "
-            "the chart below are those of this media.",
+            "Share of the expected plays that is missing. 0 if the difference can be random. No data while the data is "
+            "not fresh, and for a live media without a running event. Colours show the default thresholds; the charts "
+            "below show the thresholds of this media.",
             now(f"max(smartstream_plays_drop_ratio{{{MEDIA}}})"),
             unit="percentunit",
             steps=((None, GREEN), (DEFAULT_THRESHOLDS.warning, ORANGE), (DEFAULT_THRESHOLDS.critical, RED)),
-            empty="not judged",
+            empty="no data",
             width=4,
         ),
         parts.number(
-            "Plays in this range",
+            "Plays in the time range",
             SINCE,
             now(f"sum({queries.grown('smartstream_plays_total', MEDIA)})"),
             width=4,
         ),
         parts.number(
             "Live event",
-            "Whether the live event of this media runs now.",
+            "Whether a live event of this media is running.",
             now(f"max(smartstream_live_event_running{{{MEDIA}}})"),
             texts=RUNNING,
             empty="no event",
@@ -77,8 +79,8 @@ def _numbers() -> list[parts.Panel]:
         ),
         parts.number(
             "Age of the data",
-            "How old the newest counted minute of plays is. A quiet media is asked about every many minutes, so its "
-            "age rises to `max_staleness` and falls again.",
+            "Age of the newest counted minute of plays. A quiet media is fetched every few minutes, so the age rises "
+            "to `max_staleness` and falls again.",
             now(age),
             unit="s",
             steps=AGE_STEPS,
@@ -95,9 +97,9 @@ def _plays() -> parts.Panel:
         return f"{expected} * on (merchant_id, media_id) (1 - {threshold})"
 
     panel = parts.graph(
-        "Plays a minute and the expected band",
-        f"{ONE_MINUTE} The band reaches from what was expected down to where a warning begins; below the red line a "
-        "drop is critical. Both need evidence that it is not chance, so a short dip of a quiet media is no drop.",
+        "Plays and expected plays per minute",
+        f"{ONE_MINUTE} The band reaches from the expected plays to the warning threshold. Below the red line, a drop "
+        "is critical. A drop also needs evidence that it is not random, so a short dip of a quiet media is no drop.",
         query(f"max({queries.mean('smartstream_last_minute_plays', MEDIA)})", "Plays"),
         query(f"max({expected})", "Expected"),
         query(below("warning"), "Warning below"),
@@ -115,9 +117,9 @@ def _drop() -> parts.Panel:
     threshold = f"smartstream_drop_threshold_ratio{{{MEDIA}}}"
     panel = parts.graph(
         "Drop ratio and evidence",
-        "Ratio: the share of the expected plays that is missing, 0 where that can be chance; the dashed lines are the "
-        "thresholds of the alerts. Evidence (right axis): how little it can be chance, a log likelihood ratio; the "
-        "ratio counts from 9 on. Both are absent while the data is not fresh.",
+        "Ratio: share of the expected plays that is missing, 0 if the difference can be random. The dashed lines are "
+        "the alert thresholds. Evidence (right axis): log-likelihood ratio that the difference is not random; a drop "
+        "needs more than 9, and more than 7 if it has lasted for ten minutes. No data while the data is not fresh.",
         query(f"max(smartstream_plays_drop_ratio{{{MEDIA}}})", "Drop ratio"),
         query(f"max by (severity) ({threshold})", "{{severity}}"),
         query(f"max(smartstream_plays_drop_evidence{{{MEDIA}}})", "Evidence"),
@@ -133,8 +135,9 @@ def _drop() -> parts.Panel:
 
 def _live() -> parts.Panel:
     return parts.states(
-        "When the live event ran",
-        "As the API tells it, asked once a minute while it runs. Without a running event a live media has no drop.",
+        "Live event running",
+        "State of the live event in the API, fetched once per minute while it runs. Without a running event, a live "
+        "media has no drop.",
         query(f"max(smartstream_live_event_running{{{MEDIA}}})", "Live event"),
         texts=RUNNING,
         size=(24, 3),
@@ -143,7 +146,9 @@ def _live() -> parts.Panel:
 
 
 def _watching() -> list[parts.Panel]:
-    per_minute = "Unique within each minute, so minutes must not be added up; shown is the mean over the window."
+    per_minute = (
+        "Unique within each minute, so sums over minutes have no meaning. Each point is the average of the window."
+    )
     displays = [
         query(f"max({queries.mean('smartstream_last_minute_player_displays', MEDIA)})", "Player displays"),
         query(f"max({queries.mean('smartstream_last_minute_plays', MEDIA)})", "Plays"),
@@ -158,23 +163,23 @@ def _watching() -> list[parts.Panel]:
             empty="Not collected: add device_count or session_count to `collect`",
         ),
         parts.graph(
-            "Average time watched",
-            "The API's own average for each minute. It is a ratio, so it is no sum of anything.",
+            "Average play time",
+            "The API's average for each minute. Sums of averages have no meaning.",
             query(f"max({queries.mean('smartstream_last_minute_average_play_time_seconds', MEDIA)})", "Average"),
             unit="dthms",
             size=(6, 8),
             empty="Not collected: add average_play_time to `collect`",
         ),
         parts.graph(
-            "Watching at once",
-            "About how many watch at the same time: the seconds played in a minute, divided by 60.",
-            query(f"max({queries.mean('smartstream_last_minute_play_time_seconds', MEDIA)}) / 60", "Watching"),
+            "Concurrent viewers",
+            "Approximate number of viewers: seconds played in a minute, divided by 60.",
+            query(f"max({queries.mean('smartstream_last_minute_play_time_seconds', MEDIA)}) / 60", "Viewers"),
             size=(6, 8),
             empty="Not collected: add play_time to `collect`",
         ),
         parts.graph(
             "Player displays and plays",
-            "How often a player was shown, and how often somebody pressed play. " + ONE_MINUTE,
+            "How often a player was displayed, and how often a viewer started it. " + ONE_MINUTE,
             *displays,
             size=(6, 8),
             empty="Not collected: add player_count to `collect`",
@@ -191,7 +196,7 @@ def _splits() -> list[parts.Panel]:
 
     size = (8, 8)
     completion = (
-        f"How far plays got, in percent of the media's length, as the API groups them. {SINCE}",
+        f"Plays by the watched percentage of the media's length, in the API's groups. {SINCE}",
         now(shares("percentage"), "{{percentage}} %"),
     )
     return [
@@ -206,21 +211,21 @@ def _splits() -> list[parts.Panel]:
         parts.bars("Operating systems", SINCE, now(shares("os"), "{{os}}"), empty=collected("os"), size=size),
         parts.bars("Sites", SINCE, now(shares("site"), "{{site}}"), empty=collected("site"), size=size),
         parts.bars("Players", SINCE, now(shares("player"), "{{player}}"), empty=collected("player"), size=size),
-        parts.bars("Watched to", *completion, empty=collected("percentage"), size=size),
+        parts.bars("Watched percentage", *completion, empty=collected("percentage"), size=size),
     ]
 
 
 def _ages() -> parts.Panel:
     age = f"time() - smartstream_data_timestamp_seconds{{{MEDIA}}}"
     panel = parts.grid(
-        "Age of the data, by stream",
-        "How old the newest counted minute of each stream is. Streams with less weight are asked for less often; "
-        "DRM keys have days only.",
+        "Age of the data by stream",
+        "Age of the newest counted minute of each stream. Streams with less weight are fetched less often. DRM keys "
+        "are counted per day.",
         rows(f"max by (target, group) ({age})"),
         columns={"target": "Target", "group": "Group", "Value": "Age of the data"},
         sort=["Age of the data"],
         size=(12, 10),
-        empty="No stream of this media has an answer yet",
+        empty="No data received yet",
     )
     return panel.override_by_name("Value", fields.aged())
 
@@ -228,10 +233,10 @@ def _ages() -> parts.Panel:
 def _keys() -> parts.Panel:
     keys = f"sum(increase(smartstream_key_deliveries_total{{{MEDIA}}}[1d]))"
     panel = parts.graph(
-        "DRM keys in 24 hours",
-        "DRM keys fetched in the 24 hours before. The API has days of them only, so the counter grows by what the "
-        "day's value grew by.",
-        query(keys, "Keys in 24 hours"),
+        "DRM keys in the last 24 hours",
+        "DRM keys delivered in the last 24 hours. The API has values per day only, so the counter grows when the value "
+        "of the day grows.",
+        query(keys, "Keys"),
         size=(12, 10),
         empty="Not collected, or this media has no DRM",
     )

@@ -1,4 +1,4 @@
-"""The dashboard of a merchant: what plays now, against what was expected, and where it differs."""
+"""The overview dashboard: plays of one merchant compared with expected plays."""
 
 from grafana_foundation_sdk.builders import common, dashboard, geomap
 from grafana_foundation_sdk.models import common as common_models
@@ -12,14 +12,14 @@ from grafana.parts import CATCH_UP, ONE_MINUTE, now, query, rows
 from grafana.queries import MERCHANT
 
 DROP_STEPS = ((None, RED), (0.6, ORANGE), (0.8, GREEN))
-SINCE = "Counted over the range shown. " + CATCH_UP
-NO_EXPECTATION = "No expectation: the drop detector has no fresh data, or too little history"
+SINCE = "Counted over the selected time range. " + CATCH_UP
+NO_EXPECTATION = "No data: the drop detector has no fresh data, or too little history"
 DROP_TEXTS = {0.0: ("none", GREEN), 1.0: ("warning", ORANGE), 2.0: ("critical", RED)}
 
 
 def build() -> dashboard.Dashboard:
     """The dashboard."""
-    page = pages.page("overview", "Overview", "What plays now and against expectation, for one merchant.")
+    page = pages.page("overview", "Overview", "Plays of one merchant, compared with expected plays.")
     page.with_variable(pages.merchant_variable()).with_variable(pages.interval_variable())
     page.annotation(pages.drop_annotations(MERCHANT))
     for panel in _numbers():
@@ -27,7 +27,7 @@ def build() -> dashboard.Dashboard:
     page.with_panel(_plays()).with_panel(_alerts())
     page.with_panel(_media())
     page.with_panel(_top()).with_panel(_played()).with_panel(_devices())
-    page.with_row(dashboard.Row("Where and how it is watched"))
+    page.with_row(dashboard.Row("Countries, devices and players"))
     page.with_panel(_map())
     for panel in _splits():
         page.with_panel(panel)
@@ -42,57 +42,57 @@ def _numbers() -> list[parts.Panel]:
     mean_time = " / ".join(f"sum({queries.grown(counter, MERCHANT)})" for counter in watched)
     return [
         parts.number(
-            "Plays a minute",
+            "Plays per minute",
             "Plays of the whole merchant in the newest settled minute, two to four minutes ago.",
             now(plays),
         ),
         parts.number(
-            "Against expected",
-            "Plays as a share of what the drop detector expected, both as means over the chosen window.",
+            "Plays / expected",
+            "Plays divided by the plays that the drop detector expects, both averaged over the selected window.",
             now(f"max({queries.against_expected('merchant_', MERCHANT)})"),
             unit="percentunit",
             steps=DROP_STEPS,
             empty="not known",
         ),
         parts.number(
-            "Drop of all plays",
-            "The share of the merchant's expected plays that is missing while most of its media miss some; 0 where "
-            f"that can be chance. Above {MERCHANT_THRESHOLD:.0%} it is an alert of the merchant, which silences those "
-            "of its media.",
+            "Drop of the whole merchant",
+            "Share of the merchant's expected plays that is missing, while media with most of its plays have a drop. "
+            f"0 if the difference can be random. Above {MERCHANT_THRESHOLD:.0%}, an alert for the merchant fires and "
+            "inhibits the alerts of its media.",
             now(f"max(smartstream_merchant_plays_drop_ratio{{{MERCHANT}}})"),
             unit="percentunit",
             steps=((None, GREEN), (MERCHANT_THRESHOLD, RED)),
-            empty="not judged",
+            empty="no data",
         ),
         parts.number(
             "Media with a drop",
-            "Media whose plays are below their threshold now. An alert follows when that lasts two minutes.",
+            "Media whose drop ratio is above their threshold now. The alert fires after two minutes.",
             now(drops),
             steps=((None, GREEN), (1, ORANGE)),
             empty="not known",
         ),
         parts.number(
-            "Plays in this range",
+            "Plays in the time range",
             SINCE,
             now(f"sum({queries.grown('smartstream_merchant_plays_total', MERCHANT)})"),
         ),
         parts.number(
-            "Playback time a play",
-            "Seconds played, divided by plays, over the range shown.",
+            "Play time per play",
+            "Seconds played divided by plays, over the selected time range.",
             now(mean_time),
             unit="s",
             empty="not collected",
         ),
         parts.number(
             "Live now",
-            "Media whose live event runs.",
+            "Media with a running live event.",
             now(f"sum(smartstream_live_event_running{{{MERCHANT}}})"),
             empty="no live media",
         ),
         parts.number(
             "Age of the data",
-            "How old the newest row is that the API has shown. Two to four minutes are usual; when it grows, the "
-            "API's rows are late, and no figure here can be newer.",
+            "Age of the newest row from the API. Two to four minutes are normal. If it grows, the API's data is late, "
+            "and all other panels are equally late.",
             now(age),
             unit="s",
             steps=AGE_STEPS,
@@ -104,9 +104,9 @@ def _plays() -> parts.Panel:
     of_merchant = queries.mean("smartstream_merchant_last_minute_plays", MERCHANT)
     expected = queries.mean("smartstream_merchant_last_minute_expected_plays", MERCHANT)
     panel = parts.graph(
-        "Plays a minute and what was expected",
-        f"All plays of the merchant. {ONE_MINUTE} A gap is an outage of the exporter or of the API; its plays are "
-        "counted later, in the counters and not in this line. The red marks are drop alerts.",
+        "Plays and expected plays per minute",
+        f"All plays of the merchant. {ONE_MINUTE} A gap is an outage of the exporter or of the API: its plays are "
+        "added to the counters later. The red marks are drop alerts.",
         query(f"max({of_merchant})", "Plays"),
         query(f"max({expected})", "Expected"),
         size=(16, 9),
@@ -121,8 +121,8 @@ def _alerts() -> parts.Panel:
     all_alerts = f'{of_media}{queries.names(MERCHANT)} or {alerts.removesuffix("}")}, media_id=""}}'
     panel = parts.grid(
         "Drop alerts",
-        "Drop alerts that fire, or are pending until the drop has lasted two minutes. A row without a media is the "
-        "alert of the whole merchant.",
+        "Firing and pending drop alerts. A drop alert is pending for two minutes. A row without a media is the alert "
+        "of the whole merchant.",
         rows(f"max by (alertname, alertstate, name, media_id) ({all_alerts})"),
         columns={"name": "Media", "alertname": "Alert", "alertstate": "State", "media_id": "media_id"},
         hidden=["media_id"],
@@ -141,9 +141,9 @@ def _media() -> parts.Panel:
     age = f"time() - smartstream_data_timestamp_seconds{{{MERCHANT}, {queries.PLAYS_STREAM}}}"
     panel = parts.grid(
         "Media",
-        "Every media, those with a drop first, then by plays. Plays a minute are those of the newest settled minute "
-        f"of each media, so of different minutes where the ages differ. Plays and shares: {SINCE} A quiet media is "
-        "asked about every many minutes: its age is larger, its counter grows in steps, and nothing is lost.",
+        "All media, those with a drop first, then by plays. Plays per minute are of the newest settled minute of each "
+        f"media. Plays and shares: {SINCE} A quiet media is fetched every few minutes, so its data is older and its "
+        "counter grows in steps. No plays are lost.",
         rows(f"max by (media_id, name) ({queries.names(MERCHANT)})"),
         rows(f"max by (media_id) ({plays})"),
         rows(f"sum by (media_id) ({counted})"),
@@ -154,9 +154,9 @@ def _media() -> parts.Panel:
         rows(f"max by (media_id) ({age})"),
         columns={
             "name": "Media",
-            "Value #B": "Plays a minute",
+            "Value #B": "Plays per minute",
             "Value #E": "Expected",
-            "Value #F": "Against expected",
+            "Value #F": "Plays / expected",
             "Value #G": "Drop",
             "Value #C": "Plays",
             "Value #D": "Share",
@@ -164,9 +164,9 @@ def _media() -> parts.Panel:
             "media_id": "media_id",
         },
         hidden=["media_id"],
-        sort=["Drop", "Plays a minute"],
+        sort=["Drop", "Plays per minute"],
         size=(24, 13),
-        empty="No media: is the exporter scraped?",
+        empty="No media. Does Prometheus scrape the exporter?",
     )
     bar = value("custom.cellOptions", {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"})
     share = [
@@ -195,7 +195,7 @@ def _to_media() -> models.DynamicConfigValue:
     """A link from a cell to the dashboard of the row's media."""
     variables = "var-datasource=${datasource}&var-merchant=${merchant}&var-media=${__data.fields.media_id}"
     url = f"/d/{pages.UIDS['media']}?{variables}&${{__url_time_range}}"
-    return value("links", [{"title": "This media in depth", "url": url}])
+    return value("links", [{"title": "Open the dashboard of this media", "url": url}])
 
 
 def _top() -> parts.Panel:
@@ -204,8 +204,8 @@ def _top() -> parts.Panel:
     plays = f"max by (merchant_id, media_id) ({queries.mean('smartstream_last_minute_plays', MERCHANT)})"
     chosen = f"{plays} and on (merchant_id, media_id) {busiest}"
     return parts.graph(
-        "The ten media with most plays in this range",
-        f"Plays a minute, stacked. {ONE_MINUTE}",
+        "Top 10 media by plays",
+        f"Plays per minute of the ten media with the most plays in the selected time range, stacked. {ONE_MINUTE}",
         query(queries.named(chosen, MERCHANT, whole_range=True), "{{name}}"),
         size=(12, 9),
         stacked=True,
@@ -216,9 +216,9 @@ def _top() -> parts.Panel:
 def _played() -> parts.Panel:
     played = queries.mean("smartstream_merchant_last_minute_play_time_seconds", MERCHANT)
     return parts.graph(
-        "Watching at once",
-        f"About how many watch at the same time: the seconds played in a minute, divided by 60. {ONE_MINUTE}",
-        query(f"max({played}) / 60", "Watching"),
+        "Concurrent viewers",
+        f"Approximate number of viewers: seconds played in a minute, divided by 60. {ONE_MINUTE}",
+        query(f"max({played}) / 60", "Viewers"),
         size=(6, 9),
         empty="Not collected: add play_time to `collect`",
     )
@@ -229,7 +229,7 @@ def _devices() -> parts.Panel:
     sessions = queries.mean("smartstream_merchant_last_minute_sessions", MERCHANT)
     return parts.graph(
         "Devices and sessions",
-        "Unique within each minute, so minutes must not be added up; shown is the mean over the window.",
+        "Unique within each minute, so sums over minutes have no meaning. Each point is the average of the window.",
         query(f"max({devices})", "Devices"),
         query(f"max({sessions})", "Sessions"),
         size=(6, 9),

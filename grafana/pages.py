@@ -1,4 +1,4 @@
-"""What surrounds the panels: a dashboard's identity, its links, variables and annotations."""
+"""Everything of a dashboard but its panels: UID, links, variables and annotations."""
 
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import dashboard as models
@@ -12,7 +12,7 @@ UIDS = {"overview": "smartstream-overview", "media": "smartstream-media", "expor
 
 
 def page(key: str, title: str, description: str) -> dashboard.Dashboard:
-    """A dashboard without panels: its identity, and the links to the other two."""
+    """A dashboard without panels, with links to the other dashboards."""
     made = dashboard.Dashboard(f"SmartSTREAM / {title}").uid(UIDS[key]).description(description).tags([TAG])
     made.time("now-6h", "now").refresh("1m").timezone("browser").tooltip(models.DashboardCursorSync.CROSSHAIR)
     made.readonly()
@@ -45,21 +45,23 @@ def listed(name: str, label: str, source: str) -> dashboard.QueryVariable:
 
 
 def all_of(variable: dashboard.QueryVariable) -> dashboard.QueryVariable:
-    """Let a variable have several values, at first all."""
+    """Allow several values for a variable. The default is all."""
     everything = models.VariableOption(selected=True, text="All", value="$__all")
     return variable.multi(True).include_all(True).all_value(".+").current(everything)
 
 
 def interval_variable() -> dashboard.IntervalVariable:
-    """Over how long means are taken."""
-    variable = dashboard.IntervalVariable("interval").label("Mean over").values("5m,10m,30m,1h,3h,6h,1d")
+    """The window of averages."""
+    variable = dashboard.IntervalVariable("interval").label("Average over").values("5m,10m,30m,1h,3h,6h,1d")
     variable.auto(True).min_interval("5m").step_count(120)
-    variable.description("Windows shorter than a quiet media's fetch interval show single minutes of it.")
+    variable.description(
+        "A quiet media is fetched every few minutes. With a shorter window, the charts show single minutes of it."
+    )
     return variable.current(models.VariableOption(selected=True, text="auto", value="$__auto_interval_interval"))
 
 
 def drop_annotations(selector: str) -> dashboard.AnnotationQuery:
-    """Marks where a drop alert fires, for the alerts that `selector` leaves."""
+    """Annotations for firing drop alerts that match `selector`."""
     labels = f'alertname=~"{DROP_ALERTS}", alertstate="firing", {selector}'
     of_media = f'ALERTS{{{labels}, media_id!=""}} * on (merchant_id, media_id) group_left (name) {names(MERCHANT)}'
     expression = f'{of_media} or ALERTS{{{labels}, media_id=""}}'

@@ -1,4 +1,4 @@
-"""Queries, and panels of each kind, as all three dashboards have them, on top of Grafana's SDK."""
+"""Queries and panels that all dashboards use, built with the Grafana Foundation SDK."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Self, TypeVar
@@ -22,21 +22,21 @@ from grafana_foundation_sdk.models import prometheus as prometheus_models
 from grafana.fields import BLUE, NOTHING, colours, mapping, thresholds, value
 
 SOURCE = common_models.DataSourceRef(type_val="prometheus", uid="${datasource}")
-# A scrape interval as most have it; Grafana makes `$__rate_interval` at least four times as long.
+# A common scrape interval. Grafana makes `$__rate_interval` at least four times as long.
 SCRAPE = "30s"
 
 CATCH_UP = (
-    "After an outage the exporter catches up: hours of plays are added in one step, which shows as one steep rise "
-    "where it came back, not where the plays were."
+    "After an outage, the exporter fetches the missed minutes and adds their plays in one step. They show at the end "
+    "of the outage, not when they happened."
 )
 ONE_MINUTE = (
-    "Each point is the mean of the newest minutes seen during the window; while nothing arrives there is a gap. What "
-    "the API revises later is in the counters, not in this line."
+    "Each point is the average of the window. There is a gap while no data arrives. Values that the API revises later "
+    "are in the counters, but not in this line."
 )
 
 
 class AnyPanel(Protocol):
-    """What the SDK's builders of panels have in common."""
+    """The common methods of the SDK's panel builders."""
 
     def title(self, title: str, /) -> Self: ...
     def description(self, description: str, /) -> Self: ...
@@ -56,22 +56,22 @@ PanelT = TypeVar("PanelT", bound=AnyPanel)
 
 
 def query(expression: str, legend: str = "") -> prometheus.Dataquery:
-    """A query over the range that is shown."""
+    """A range query over the dashboard's time range."""
     return prometheus.Dataquery().expr(expression).legend_format(legend).range().interval(SCRAPE)
 
 
 def now(expression: str, legend: str = "") -> prometheus.Dataquery:
-    """A query at the end of the range that is shown."""
+    """An instant query at the end of the dashboard's time range."""
     return prometheus.Dataquery().expr(expression).legend_format(legend).instant()
 
 
 def rows(expression: str) -> prometheus.Dataquery:
-    """The rows of a table: a query at the end of the range, its labels as columns."""
+    """An instant query whose labels become columns of a table."""
     return now(expression).format(prometheus_models.PromQueryFormat.TABLE)
 
 
 def buckets(expression: str) -> prometheus.Dataquery:
-    """The buckets of a histogram."""
+    """A range query for the buckets of a histogram."""
     return query(expression, "{{le}}").format(prometheus_models.PromQueryFormat.HEATMAP)
 
 
@@ -85,16 +85,16 @@ def common_parts(
     size: tuple[int, int],
     empty: str,
 ) -> PanelT:
-    """Give a panel what every panel has.
+    """Set the properties that all panels have.
 
     Args:
         panel: The panel.
         title: Its title.
-        description: What it shows, and what is to be known about it.
-        queries: Its queries, named A, B, … in their order.
-        unit: Grafana's id of a unit.
+        description: What it shows, and how to read it.
+        queries: Its queries, named A, B, … in order.
+        unit: Grafana's unit ID.
         size: Width in 24ths of the page, and height in rows.
-        empty: What is shown where there is no data.
+        empty: Shown when there is no data.
     """
     panel.title(title).description(description).datasource(SOURCE).unit(unit).no_value(empty)
     panel.span(size[0]).height(size[1])
@@ -113,7 +113,7 @@ def graph(
     stacked: bool = False,
     calcs: Sequence[str] = (),
 ) -> timeseries.Panel:
-    """Lines over time, with a legend below, or a table of `calcs` where some are given."""
+    """A time series panel. The legend is a list below, or a table of `calcs` on the right if there are any."""
     panel = common_parts(timeseries.Panel(), title, description, queries, unit=unit, size=size, empty=empty)
     panel.line_width(1).fill_opacity(50 if stacked else 8).min(0)
     panel.show_points(common_models.VisibilityMode.NEVER)
@@ -141,7 +141,7 @@ def number(
     steps: Sequence[tuple[float | None, str]] = ((None, BLUE),),
     texts: Mapping[float, tuple[str, str]] | None = None,
 ) -> stat.Panel:
-    """One big number, coloured by `steps`, or a text for each value."""
+    """A stat panel, coloured by `steps`, or with a text for each value."""
     panel = common_parts(stat.Panel(), title, description, queries, unit=unit, size=(width, 4), empty=empty)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
     panel.thresholds(thresholds(steps)).color_mode(common_models.BigValueColorMode.VALUE)
@@ -160,7 +160,7 @@ def bars(
     empty: str,
     steps: Sequence[tuple[float | None, str]] = ((None, BLUE),),
 ) -> bargauge.Panel:
-    """A bar for each series, the name above it, coloured by `steps`."""
+    """A bar gauge: one bar for each series, coloured by `steps`."""
     panel = common_parts(bargauge.Panel(), title, description, queries, unit=unit, size=size, empty=empty)
     panel.orientation(common_models.VizOrientation.HORIZONTAL)
     panel.display_mode(common_models.BarGaugeDisplayMode.BASIC).min(0)
@@ -172,8 +172,8 @@ def bars(
 def heat(
     title: str, description: str, *queries: prometheus.Dataquery, unit: str = "s", size: tuple[int, int] = (12, 8)
 ) -> heatmap.Panel:
-    """The buckets of a histogram over time."""
-    empty = "Nothing was observed in this range"
+    """A heatmap of the buckets of a histogram."""
+    empty = "No data in this range"
     panel = common_parts(heatmap.Panel(), title, description, queries, unit="short", size=size, empty=empty)
     return panel.calculate(False).y_axis(heatmap.YAxisConfig().unit(unit)).hide_legend()
 
@@ -186,7 +186,7 @@ def states(
     size: tuple[int, int] = (12, 4),
     empty: str,
 ) -> statetimeline.Panel:
-    """Which state was when."""
+    """A state timeline."""
     panel = common_parts(statetimeline.Panel(), title, description, queries, unit="short", size=size, empty=empty)
     panel.mappings([mapping(texts)]).merge_values(True).fill_opacity(70)
     panel.legend(common.VizLegendOptions().show_legend(False).display_mode(common_models.LegendDisplayMode.LIST))
@@ -203,15 +203,15 @@ def grid(
     size: tuple[int, int] = (24, 10),
     empty: str,
 ) -> table.Panel:
-    """A table with a row for each set of labels.
+    """A table with one row for each label set.
 
     Args:
         title: As for every panel.
         description: As for every panel.
         queries: Made with `rows`; the value of the first is the column `Value #A` (`Value` where it is the only one).
-        columns: Label or value -> the column's head, in the order of the columns.
-        hidden: Those of them that links need, but nobody is to see.
-        sort: Heads of columns to sort by, the largest first.
+        columns: Label or value -> heading, in the order of the columns.
+        hidden: Columns that only links use.
+        sort: Headings of the columns to sort by, descending.
         size: As for every panel.
         empty: As for every panel.
     """
@@ -226,12 +226,12 @@ def grid(
             options={
                 "excludeByName": {},
                 "indexByName": {name: place for place, name in enumerate(columns)},
-                "renameByName": {name: head for name, head in columns.items() if name != head},
+                "renameByName": {name: heading for name, heading in columns.items() if name != heading},
             },
         )
     )
-    panel.sort_by([common.TableSortByFieldState().display_name(head).desc(True) for head in sort])
-    # Else `empty` would stand in every empty cell, and in the colour of a 0.
+    panel.sort_by([common.TableSortByFieldState().display_name(heading).desc(True) for heading in sort])
+    # Otherwise every empty cell shows `empty`, in the colour of 0.
     panel.override_by_field_type("number", [value("mappings", [NOTHING])])
     for name in hidden:
         panel.override_by_name(name, [value("custom.hidden", True)])

@@ -1,11 +1,11 @@
 """PromQL that several panels share.
 
-Minutes arrive in batches: a quiet media is asked about every many minutes, and after an outage hours are counted in
-one step. So a gauge, which shows one minute, is averaged over `$interval`; what a counter grew by is taken over
-the whole range that is shown, or over windows that are longer than a fetch interval.
+Minutes arrive in batches: a quiet media is fetched every few minutes, and after an outage hours are counted in one
+step. A gauge shows one minute, so it is averaged over `$interval`. The increase of a counter is taken over the whole
+time range, or over a window that is longer than the fetch interval.
 """
 
-# What the variables of the dashboards select.
+# Selectors with the variables of the dashboards.
 MERCHANT = 'merchant_id="$merchant"'
 MEDIA = f'{MERCHANT}, media_id="$media"'
 MERCHANTS = 'merchant_id=~"$merchant"'
@@ -16,10 +16,10 @@ PLAYS_STREAM = 'target="play_count", group="all"'
 
 
 def names(selector: str, *, whole_range: bool = False) -> str:
-    """One series for each media, its label `name` that of the catalog, or the id where the name is not known.
+    """One series for each media. Its label `name` is the name in the catalog, or the media ID if that is not known.
 
-    With `whole_range` a media has one name for all the range that is shown, so its line is one. `topk` keeps one
-    where there are two names of a media, which would be an error in a join.
+    With `whole_range`, a media has one name for the whole time range, so that its line does not break. `topk` keeps
+    one series of a media with two names, because a join on both is an error.
     """
 
     def info(condition: str) -> str:
@@ -32,23 +32,23 @@ def names(selector: str, *, whole_range: bool = False) -> str:
 
 
 def named(expression: str, selector: str, *, whole_range: bool = False) -> str:
-    """An expression by media with the label `name` added."""
+    """Adds the label `name` to an expression by media."""
     known = names(selector, whole_range=whole_range)
     return f"({expression}) * on (merchant_id, media_id) group_left (name) {known}"
 
 
 def mean(gauge: str, selector: str) -> str:
-    """The mean of a gauge over `$interval`."""
+    """The average of a gauge over `$interval`."""
     return f"avg_over_time({gauge}{{{selector}}}[$interval])"
 
 
 def grown(counter: str, selector: str) -> str:
-    """By how much a counter grew in the range that is shown."""
+    """The increase of a counter over the whole time range."""
     return f"increase({counter}{{{selector}}}[$__range])"
 
 
 def against_expected(scope: str, selector: str) -> str:
-    """The plays of `$interval` as a share of the expected ones, where that is at least one a minute.
+    """Plays divided by expected plays over `$interval`, where at least one play per minute is expected.
 
     `scope` is "" or "merchant_".
     """
@@ -57,7 +57,7 @@ def against_expected(scope: str, selector: str) -> str:
 
 
 def drop_state(selector: str) -> str:
-    """For each media 0, 1 for a drop above the warning's threshold, 2 for one above the critical one's, too."""
+    """For each media the state of its drop: 0 none, 1 above the warning threshold, 2 above the critical threshold."""
     ratio = f"smartstream_plays_drop_ratio{{{selector}}}"
     exceeds = " + on (merchant_id, media_id) ".join(
         f"({ratio} > bool on (merchant_id, media_id) "
@@ -68,9 +68,9 @@ def drop_state(selector: str) -> str:
 
 
 def split(group: str, *, media: bool = False) -> str:
-    """The plays of the range that is shown, by a group: of one media, or of the merchant.
+    """Plays over the whole time range, split by a group, of one media or of the merchant.
 
-    A merchant whose streams are not fetched as a whole has the sum over its media.
+    If the streams of the whole merchant are not collected, this is the sum over its media.
     """
     of_media = f"sum by ({group}) ({grown(f'smartstream_plays_by_{group}_total', MEDIA if media else MERCHANT)})"
     if media:

@@ -3,9 +3,10 @@
 import base64
 import hashlib
 from datetime import UTC, datetime
+from functools import cache
 from importlib import resources
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from exporter.serving.schema import DropState, Status
@@ -43,7 +44,7 @@ POLICY = (
 def page(status: Status) -> str:
     """The whole page. Very many media of several merchants are only on the pages of single merchants."""
     media = sum(len(merchant.media) for merchant in status.merchants)
-    return _TEMPLATE.render(status=status, apart=len(status.merchants) > 1 and media > MOST_MEDIA)
+    return _template().render(status=status, apart=len(status.merchants) > 1 and media > MOST_MEDIA)
 
 
 def _number(value: float | None) -> str:
@@ -114,7 +115,9 @@ def _line(values: tuple[float | None, ...], top: float) -> str:
     return "".join(parts)
 
 
-def _environment() -> Environment:
+@cache
+def _template() -> Template:
+    """The compiled template. Commands that show no page do not wait for it."""
     environment = Environment(
         loader=PackageLoader("exporter.serving", "web"),
         autoescape=True,
@@ -132,7 +135,4 @@ def _environment() -> Environment:
         drop_label=_drop_label,
         sparkline=_sparkline,
     )
-    return environment
-
-
-_TEMPLATE = _environment().get_template("page.html")
+    return environment.get_template("page.html")
