@@ -117,9 +117,7 @@ class Ledger:
                     self._expose_zeros(stream, ledger_rows.unshown_labels(db, stream_row.stream_id), now)
             ledger_rows.mark_removed(db, self._rows, self._merchants, now)
             ledger_rows.forget_removed(db, now - KEEP_REMOVED)
-        self._snapshot = Snapshot()
-        for merchant_id in self._merchants:
-            self._publish(merchant_id)
+        self._snapshot = Snapshot(MappingProxyType({each: self._view(each) for each in self._merchants}))
 
     def correct_start(self, seconds: float, now: float) -> None:
         """Correct the start of streams that have had no answer yet, after the machine's clock proved wrong.
@@ -317,8 +315,12 @@ class Ledger:
             self._zeros.append(_Zeros(now, stream, labels))
 
     def _publish(self, merchant_id: str) -> None:
+        view = self._view(merchant_id)
+        self._snapshot = Snapshot(MappingProxyType({**self._snapshot.merchants, merchant_id: view}))
+
+    def _view(self, merchant_id: str) -> MerchantView:
         row = self._merchants[merchant_id]
-        view = MerchantView(
+        return MerchantView(
             merchant_id=merchant_id,
             horizon=row.horizon,
             lost_minutes=row.lost_minutes,
@@ -328,7 +330,6 @@ class Ledger:
             held_values=self._held[merchant_id],
             streams=MappingProxyType(dict(self._views[merchant_id])),
         )
-        self._snapshot = Snapshot(MappingProxyType({**self._snapshot.merchants, merchant_id: view}))
 
 
 def _horizon(before: Minute | None, asked: MinuteRange, rows: Rows) -> Minute | None:

@@ -66,6 +66,9 @@ class Look(NamedTuple):
     sustained: Sequence[tuple[float, int, float]] = ()
 
 
+# A minute, its plays, and its forecast; None where unknown.
+Latest = tuple[Minute, float | None, float | None]
+
 _NO_WINDOWS = ((0.0, 0), (0.0, 0), (0.0, 0))
 
 
@@ -84,6 +87,24 @@ class Packed:
     recent: bytes
     noise: bytes
     days: Mapping[int, bytes]
+
+    def latest(self, minutes: int) -> list[Latest]:
+        """As `Baseline.recent`, without unpacking the rest. Raises ValueError as `Baseline.unpack` does."""
+        return _latest(self.newest, *self.arrays(), minutes)
+
+    def arrays(self) -> tuple["array[float]", "array[float]"]:
+        """The plays and the forecasts of the minutes held, each minute at its number modulo 128.
+
+        Raises:
+            ValueError: The bytes are not those of a baseline.
+        """
+        plays, expected = array("d"), array("f")
+        split = plays.itemsize * HELD
+        plays.frombytes(self.recent[:split])
+        expected.frombytes(self.recent[split:])
+        if (len(plays), len(expected)) != (HELD, HELD):
+            raise ValueError("not the bytes of a baseline's minutes")
+        return plays, expected
 
 
 class Baseline:
@@ -347,18 +368,9 @@ class Baseline:
         """By how much the variance of the plays is more than that of independent viewers; 1 while it is not known."""
         return self._noise.excess or 1.0
 
-    def recent(self, minutes: int) -> list[tuple[Minute, float | None, float | None]]:
-        """The newest minutes, oldest first, each with its plays and what was forecast.
-
-        Args:
-            minutes: How many; there are no more than 128.
-        """
-        if self.newest is None:
-            return []
-        return [
-            (minute, _or_none(self._plays[minute & _MASK]), _or_none(self._expected[minute & _MASK]))
-            for minute in range(self.newest - min(minutes, HELD) + 1, self.newest + 1)
-        ]
+    def recent(self, minutes: int) -> list[Latest]:
+        """The newest minutes, oldest first, each with its plays and its forecast; at most 128."""
+        return _latest(self.newest, self._plays, self._expected, minutes)
 
     @property
     def changed_days(self) -> Collection[int]:
@@ -388,14 +400,8 @@ class Baseline:
             ValueError: The bytes are not those of a track.
         """
         track = cls()
-        split = track._plays.itemsize * HELD
-        plays, expected = array("d"), array("f")
-        plays.frombytes(packed.recent[:split])
-        expected.frombytes(packed.recent[split:])
-        if (len(plays), len(expected)) != (HELD, HELD):
-            raise ValueError("not the bytes of a track's minutes")
         track.newest = packed.newest
-        track._plays, track._expected = plays, expected
+        track._plays, track._expected = packed.arrays()
         track._steps, track._noise = SeasonalProfile(packed.days), Dispersion(packed.noise)
         if packed.newest is not None:
             track._steps.prune(packed.newest // DAY_MINUTES)
@@ -419,6 +425,15 @@ def _median(ordered: Sequence[float]) -> float:
     if not size:
         return UNKNOWN
     return (ordered[size // 2] + ordered[(size - 1) // 2]) / 2
+
+
+def _latest(newest: Minute | None, plays: Sequence[float], expected: Sequence[float], minutes: int) -> list[Latest]:
+    if newest is None:
+        return []
+    return [
+        (minute, _or_none(plays[minute & _MASK]), _or_none(expected[minute & _MASK]))
+        for minute in range(newest - min(minutes, HELD) + 1, newest + 1)
+    ]
 
 
 def _or_none(value: float) -> float | None:

@@ -6,14 +6,14 @@ work: the next answers begin a revision window earlier than what was written.
 
 import threading
 from collections import deque
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
 from exporter.config.settings import MerchantSettings, Settings
-from exporter.drops.baseline import HELD, Baseline, Look, Packed
+from exporter.drops.baseline import HELD, Baseline, Latest, Look, Packed
 from exporter.drops.baseline_rows import read_baselines, write_baseline
 from exporter.drops.detector import Together, broad, judge, judge_live
 from exporter.drops.warmup import Warmup, WarmupRequest, past_hours, past_minutes
@@ -119,8 +119,9 @@ class DropMonitor:
         self._looks: dict[str, deque[Look]] = {media_id: deque(maxlen=LASTING) for media_id in self._tracks}
         self._came: dict[str, float] = {}
         self._together = Together()
-        # Scrapes read it without the mutex, so it is never changed: a new one takes its place.
+        # Scrapes and pages read these two without the mutex, so they are never changed: new ones take their place.
         self._standing: Mapping[str, _Standing] = {}
+        self._hours: Mapping[str, Hour] = {}
         self._unsaved: set[str] = set()
         # Those of which all days are to be written.
         self._unsaved_whole: set[str] = set()
@@ -158,6 +159,7 @@ class DropMonitor:
                 self.warmup.restart(stream)
             looks = track.take(asked.first, plays)
             self._note(stream.media_id, looks, now)
+            self._publish_hour(stream.media_id)
 
     def judge(self, now: float) -> Mapping[str, Exception]:
         """Say anew of all media what their newest minutes show, after more of them have come.
@@ -206,9 +208,7 @@ class DropMonitor:
 
     def hours(self) -> Mapping[str, Hour]:
         """The newest hour of plays, by media id, "" for the whole merchant."""
-        with self._mutex:
-            tracks = {media_id: self._track(media_id) for media_id in self._tracks}
-            return {media_id: _hour(track) for media_id, track in tracks.items() if track.newest is not None}
+        return self._hours
 
     def noise(self) -> float:
         """By how much the variance of the whole merchant's plays is more than that of independent viewers; at least 1,
@@ -228,6 +228,11 @@ class DropMonitor:
                 self._tracks[media_id] = _begun_with(request.asked.first, past_minutes(request, rows), track)
                 self._unsaved_whole.add(media_id)
             self._unsaved.add(media_id)
+            self._publish_hour(media_id)
+
+    def _publish_hour(self, media_id: str) -> None:
+        if minutes := self._tracks[media_id].recent(60):
+            self._hours = {**self._hours, media_id: _hour(minutes)}
 
     # ---- judging ----
 
@@ -301,13 +306,17 @@ class DropMonitor:
     def _load(self) -> None:
         with self._state.read() as db:
             rows = read_baselines(db, self._merchant_id)
+        hours: dict[str, Hour] = {}
         for media_id, row in rows.items():
             if media_id not in self._tracks:
                 continue
             if row.packed is not None:
                 self._packed[media_id] = row.packed
+                if minutes := row.packed.latest(60):
+                    hours[media_id] = _hour(minutes)
             if row.past_known:
                 self.warmup.skip(self._stream(media_id))
+        self._hours = hours
         if damaged := sum(row.damaged for row in rows.values()):
             log.warning(
                 "plays that the drop detector remembers are damaged in the state file; they are fetched again",
@@ -341,8 +350,7 @@ def _begun_with(first: Minute, plays: list[float | None], track: Baseline) -> Ba
     return begun
 
 
-def _hour(track: Baseline) -> Hour:
-    minutes = track.recent(60)
+def _hour(minutes: Sequence[Latest]) -> Hour:
     return Hour(
         start=start_of(minutes[0][0]),
         plays=tuple(plays for _, plays, _ in minutes),

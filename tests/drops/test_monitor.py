@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -212,18 +213,20 @@ def test_a_minute_whose_plays_are_not_known_is_missing(world: World, value: floa
     assert world.watch.hours()["a"].plays[-2] == 5.0
 
 
-def test_drops_can_be_read_while_they_are_judged(world: World) -> None:
-    """Scrapes read on threads of their own: each sees all media, or none before the first judgement."""
+def test_the_monitor_can_be_read_while_it_is_fed_and_judges(world: World) -> None:
+    """Scrapes and pages read on threads of their own: no error, and each sees all media."""
     world.pass_minutes(10)
     errors: list[Exception] = []
-    sizes: set[int] = set()
+    seen: set[tuple[str, ...]] = set()
     done = threading.Event()
 
     def read() -> None:
         try:
             while not done.is_set():
-                sizes.add(len(world.watch.drops(world.now)))
-        except RuntimeError as error:
+                seen.add(tuple(sorted(world.watch.drops(world.now))))
+                seen.add(tuple(sorted(world.watch.hours())))
+                assert world.watch.noise() >= 1
+        except Exception as error:  # noqa: BLE001 - whatever it is
             errors.append(error)
 
     interval = sys.getswitchinterval()
@@ -232,15 +235,29 @@ def test_drops_can_be_read_while_they_are_judged(world: World) -> None:
         readers = [threading.Thread(target=read) for _ in range(3)]
         for reader in readers:
             reader.start()
-        for _ in range(2000):
-            world.watch.judge(world.now)
+        for _ in range(200):
+            world.pass_minutes(1)
+            for _ in range(5):
+                world.watch.judge(world.now)
+    finally:
         done.set()
         for reader in readers:
             reader.join()
-    finally:
         sys.setswitchinterval(interval)
     assert errors == []
-    assert sizes == {len(world.watch.drops(world.now))}
+    assert seen == {("", *MEDIA)}
+
+
+def test_readers_wait_for_no_lock(state: State, world: World) -> None:
+    """What a page or a scrape shows is there while polling holds the lock; after a start, too, before any answer."""
+    world.pass_minutes(3)
+    world.watch.save(world.now)
+    restarted = World(state)
+    for monitor in (world.watch, restarted.watch):
+        with monitor._mutex, ThreadPoolExecutor(1) as reader:
+            hours = reader.submit(monitor.hours).result(timeout=60)
+            reader.submit(monitor.drops, world.now).result(timeout=60)
+        assert hours == world.watch.hours()
 
 
 def test_other_streams_are_no_matter(world: World) -> None:
