@@ -120,7 +120,8 @@ def open_checkpoint(path: Path, arguments: Mapping[str, object]) -> Iterator[Che
                     db.execute("INSERT INTO arguments VALUES (?)", (text,))
         if found not in (None, (text,)):
             raise InputError(
-                f"{path}: begun with other times or another configuration; go on with those, or delete it to begin anew"
+                f"{path}: started with another period or configuration; continue with those, "
+                "or delete the file to start again"
             )
         yield Checkpoint(path, db)
 

@@ -139,7 +139,7 @@ def _watch_apart(
 
 
 def _size(recordings: Sequence[Recording]) -> int:
-    """The minutes of media, the whole merchant's left out: nobody has asked for those."""
+    """The minutes of media, without those of the whole merchant, which were not requested."""
     return sum(len(recording.minutes) for recording in recordings if recording.media_id)
 
 

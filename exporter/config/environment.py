@@ -185,7 +185,7 @@ def _unlike_certificates(path: Path) -> str | None:
 
 @lru_cache(maxsize=8)
 def _is_bundle(path: Path, _: tuple[int, ...]) -> bool:
-    """Whether a file, as it was at that time, holds certificates. Reading it anew for each merchant takes seconds."""
+    """Whether a file, as it was at that time, has certificates. Cached: reading it for each merchant takes seconds."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError:

@@ -410,7 +410,7 @@ class Baseline:
         return track
 
     def _sum_up(self, first: Minute) -> None:
-        """Make the sums anew from a minute on."""
+        """Recompute the sums from a minute on."""
         for minute in range(first, (self.newest or 0) + 1):
             here, before = minute & _MASK, (minute - 1) & _MASK
             plays = self._plays[here]

@@ -1,4 +1,4 @@
-"""The drop detector at work for one merchant: fed by the answers, heard after each round, kept in the state file.
+"""The drop detection of one merchant: takes the answers, judges after each round, and is kept in the state file.
 
 The detector's own state is written every few minutes only, in one transaction for all media. A kill costs nothing but
 work: the next answers begin a revision window earlier than what was written.
@@ -49,7 +49,7 @@ SAVE_EVERY = 300.0
 # A longer gap between two answers (minutes) is worth a request for what was in it.
 LONGEST_GAP = 60
 
-# A live event has its audience after so long (seconds), and its state tells nothing when it is older than the other.
+# A live event has its audience after so long (seconds), and a state older than the other is ignored.
 SETTLED_IN = 12 * MINUTE
 STATE_BELIEVED = 2 * MINUTE
 
@@ -144,7 +144,7 @@ class DropMonitor:
             asked: The minutes that were asked for.
             rows: The answer.
             seen: The newest minute that is complete because its row or a later one was there. Later ones were at most
-                taken as empty, and do not tell of a drop.
+                counted as empty, and show no drop.
             now: When it came (Unix seconds).
             held: Minutes of which a value waits; here they are missing.
         """
@@ -162,7 +162,7 @@ class DropMonitor:
             self._publish_hour(stream.media_id)
 
     def judge(self, now: float) -> Mapping[str, Exception]:
-        """Say anew of all media what their newest minutes show, after more of them have come.
+        """Judge the newest minutes of all media.
 
         Args:
             now: Unix seconds.
@@ -240,7 +240,7 @@ class DropMonitor:
         self._unsaved.add(media_id)
         among_others = media_id and not self._live_events.is_live(media_id)
         for look in looks:
-            # A minute that is missing says nothing, and what the ones before it said stands.
+            # A missing minute changes no verdict.
             if look.live is None:
                 continue
             self._looks[media_id].append(look)
@@ -290,7 +290,7 @@ class DropMonitor:
         with self._mutex:
             self._saved_at = now
             packed = {media_id: self._pack(media_id) for media_id in self._unsaved}
-            # If this fails, nobody knows any more what has changed.
+            # If this fails, all days are written the next time.
             self._unsaved_whole |= self._unsaved
             with self._state.transaction() as db:
                 for media_id, track in packed.items():

@@ -71,8 +71,8 @@ class _Missing:
 class Warmup:
     """The missing history of one merchant's streams. Safe for use by several threads.
 
-    It calls nobody while it holds its lock. What is missing is kept by the drop monitor, in the rows of the baselines:
-    a baseline and the note that its history is complete belong in one transaction.
+    It calls no other object while it holds its lock. What is missing is stored by the drop monitor, in the rows of the
+    baselines: a baseline and the note that its history is complete belong in one transaction.
     """
 
     def __init__(self, streams: Iterable[Stream]) -> None:

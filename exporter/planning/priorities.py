@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from exporter.config.settings import MerchantSettings, PollSettings
 from exporter.model import Minute, Stream
 
-# Plays a minute that even a media which nobody plays is taken to have, so that it is asked for now and then.
+# Plays a minute that are assumed at least, so that a media without plays is requested now and then.
 FLOOR = 0.1
 
 # A rise of the whole merchant's plays is more than chance from so many of their standard deviations.

@@ -12,9 +12,9 @@ together, so this is how a stream goes on that has lost some of them:
   counted are not counted again, as `through` and the values of those minutes are known.
 - Rows of `slots`: a minute whose value is not known would be counted again as a whole by the next answer. So the
   minutes counted so far are not revised any more. The totals go on; what late rows would have changed in them is lost.
-  A value by day begins anew: what comes until the next answer is lost.
+  A value by day starts again: what comes until the next answer is lost.
 - Its row in `streams`: where it stood is not known, so it goes on from now, and what was between is lost. Its id can be
-  read from the index, so the totals go on. Without that, nobody knows whose totals they are: all begins again at 0.
+  read from the index, so the totals continue. Without it the totals cannot be assigned, and all counters restart at 0.
 
 There is no older copy to take rows from: a total of yesterday would fall below what was exported, and together with a
 newer `through` it would lose the plays between, together with an older one count them twice.
@@ -126,7 +126,7 @@ def salvage(damaged: Path, new: sqlite3.Connection, now: float) -> str:
     """Carry over what can be read, in one transaction; but for the times of requests, which the caller makes up for.
 
     Args:
-        damaged: The file. It is not changed; nobody may have it open.
+        damaged: The file. It is not changed, and no process may have it open.
         new: The new file, empty tables in it.
         now: Unix seconds.
 
@@ -251,7 +251,7 @@ def _carry(source: sqlite3.Connection, new: sqlite3.Connection, minute: int) -> 
     ids: list[_Row] = [(stream_id,) for stream_id in keys]
     series = _read(source, new, _SERIES, ids, of_known)
     if strangers:
-        lost["", "counters of streams that cannot be told (they begin again at 0)"] = len(strangers)
+        lost["", "counters of unknown streams (they restart at 0)"] = len(strangers)
     # Each stream without a group has the one series.
     missing = new.execute(
         "INSERT INTO series (stream_id, place, label) SELECT stream_id, 0, '' FROM streams WHERE grouping = ? "
@@ -259,7 +259,7 @@ def _carry(source: sqlite3.Connection, new: sqlite3.Connection, minute: int) -> 
         (Group.ALL,),
     ).fetchall()
     for stream_id in _known(keys, series.broken.union(missing)):
-        lost[keys[stream_id][0], "counters of streams (they begin again at 0)"] += 1
+        lost[keys[stream_id][0], "counters of streams (they restart at 0)"] += 1
 
     still = keys.keys() - from_now
     slots = _read(source, new, _SLOTS, ((stream_id,) for stream_id in still), lambda row: row[0] in still)
@@ -394,9 +394,9 @@ def _revise_no_more(new: sqlite3.Connection, stream_id: object, *, by_day: bool)
 
 
 def _in_words(lost: Counter[tuple[str, str]], unknown: Sequence[str]) -> str:
-    told = [
+    lines = [
         f"{loss} ({f'merchant {merchant_id}, ' if merchant_id else ''}{count})"
         for (merchant_id, loss), count in sorted(lost.items())
     ]
-    told += [f"perhaps some of {name}" for name in unknown]
-    return "; ".join(told) or "nothing"
+    lines += [f"perhaps some of {name}" for name in unknown]
+    return "; ".join(lines) or "nothing"

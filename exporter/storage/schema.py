@@ -11,7 +11,7 @@ from functools import cache
 
 from exporter.errors import StateDamaged, StateTooNew
 
-# In the header of each file, so that nobody's database is taken for one: "SSXE".
+# In the header of each file, so that no other database is mistaken for one: "SSXE".
 APPLICATION_ID = 0x53535845
 
 SCHEMA_VERSION = 1
@@ -121,7 +121,7 @@ CREATE TABLE track_days (
 ) STRICT;
 
 -- When something was done is kept by two clocks: by the wall clock, and by the monotonic one that began with the boot,
--- as after a restart of the process on a machine that ran on, only the second tells how long ago it was.
+-- as after a restart of the process on a machine that ran on, only the second shows how long ago it was.
 CREATE TABLE sends (
     send_id INTEGER PRIMARY KEY,
     merchant_id TEXT NOT NULL,
@@ -171,7 +171,7 @@ _BROKEN = {
 def create(db: sqlite3.Connection) -> None:
     """Make the tables of a new file; a kill meanwhile leaves an empty one, and never a database without its name.
 
-    The journal must be SQLite's first one, not the WAL: so the header, which tells whose file it is, is in the file
+    The journal must be SQLite's first one, not the WAL: so the header, which identifies the file, is in the file
     itself and not beside it.
 
     Raises:
@@ -200,7 +200,7 @@ def check(db: sqlite3.Connection, name: str) -> None:
     if version > SCHEMA_VERSION:
         raise StateTooNew(
             f"{name}: written by a newer release (its layout is {version}, this release knows {SCHEMA_VERSION}); "
-            "install that release, or move the file away to start anew"
+            "install that release, or move the file away to start with a new one"
         )
     if version != SCHEMA_VERSION or not schema_of(db) >= _expected():
         raise StateDamaged("its tables are not as they were made")

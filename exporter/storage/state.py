@@ -93,7 +93,7 @@ class State:
             db: The connection to it.
             now: Unix seconds.
             monotonic: Seconds that never go back.
-            salvaged: Whether it was damaged, and is made anew from what could be read.
+            salvaged: Whether it was damaged, and is a new file with what could be read.
         """
         self.path = file.path
         self.damaged = False
@@ -179,7 +179,7 @@ class State:
             self._mutex.release()
 
     def sends_lost(self, merchant_id: str) -> bool:
-        """Whether nobody knows what requests of a merchant left before the file was opened: True once, after damage."""
+        """Whether the requests of a merchant before the file was opened are unknown: True once, after damage."""
         with self._mutex:
             if not self._salvaged or merchant_id in self._sends_lost_of:
                 return False
@@ -268,7 +268,7 @@ class State:
                 self._write_anew()
             except (OSError, sqlite3.Error, StateError) as error:
                 message = (
-                    f"{self.path}: the state file was deleted, and cannot be written anew ({schema.reason_of(error)}), "
+                    f"{self.path}: the state file was deleted and cannot be rewritten ({schema.reason_of(error)}), "
                     "so nothing is counted; check the folder and the disk"
                 )
                 raise self._failed(StateError(message)) from error
@@ -289,12 +289,12 @@ class State:
             (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if busy:
                 raise StateError(
-                    f"{self.path}: a file that SQLite has beside it was deleted, and cannot be made anew while another "
+                    f"{self.path}: a file that SQLite has beside it was deleted and cannot be recreated while another "
                     "program holds the state file, so nothing is counted; close the program, such as sqlite3"
                 )
             self._disconnect(self._file)
             self._connect()
-            log.warning(f"{self.path}: a file that SQLite has beside it was deleted; it is made anew, nothing is lost")
+            log.warning(f"{self.path}: a file that SQLite has beside it was deleted; it is recreated, nothing is lost")
 
     def _write_anew(self) -> None:
         """Put all that is in the deleted file, which is still open, at its name again."""
@@ -312,7 +312,7 @@ class State:
         self._disconnect(old)
         old.close()
         self._connect()
-        log.warning(f"{self.path}: the state file was deleted; it is written anew, nothing is lost")
+        log.warning(f"{self.path}: the state file was deleted; it is rewritten, nothing is lost")
 
     def _connect(self) -> None:
         self._db = _connect(self._file)
@@ -432,7 +432,7 @@ def _save_what_can_be_read(damaged: StateFile, reason: str, now: Callable[[], fl
     new = state_file.make_beside(damaged)
     try:
         with contextlib.closing(sqlite3.connect(new.real, isolation_level=None)) as db:
-            # A kill meanwhile leaves a file that is begun anew the next time; what is whole is written out by `put`.
+            # A kill meanwhile leaves a file that the next start replaces; `put` writes the complete one.
             db.execute("PRAGMA synchronous = OFF")
             db.execute("PRAGMA journal_mode = MEMORY")
             db.execute("PRAGMA cache_size = -65536")

@@ -21,7 +21,7 @@ from pathlib import Path
 from exporter.errors import NotAStateFile, StateError, StateLocked
 from exporter.storage.schema import APPLICATION_ID, empty_file
 
-# For nobody else: the state file names media and live events.
+# Only for the owner: the state file names media and live events.
 MODE = 0o600
 
 # Beside the database, SQLite's own.
@@ -61,7 +61,7 @@ class StateFile:
         path: Its name as configured.
         real: Its name without symbolic links.
         descriptor: Of the open file; to close it is to unlock it.
-        identity: What tells it from another file of the same name.
+        identity: What distinguishes it from another file of the same name.
     """
 
     path: Path
@@ -88,7 +88,7 @@ class StateFile:
         """Whether the file is still what its name leads to.
 
         Raises:
-            OSError: That cannot be told.
+            OSError: This cannot be determined.
         """
         found = identity_at(self.path)
         if found is None:
@@ -141,7 +141,7 @@ def take(path: Path) -> StateFile:
             f"{path}: cannot be made or opened here ({_reason(error)}); "
             "give a folder and a file that this user can write to with --storage.path"
         ) from error
-    raise StateError(f"{path}: is replaced again and again; stop what does that, and start anew")
+    raise StateError(f"{path}: is replaced again and again; stop the program that does this, and start again")
 
 
 def make_beside(file: StateFile) -> StateFile:
@@ -223,7 +223,7 @@ def identity_at(path: Path | str) -> Identity | None:
     """Device and inode of what a name leads to, or None where nothing is.
 
     Raises:
-        OSError: That cannot be told.
+        OSError: This cannot be determined.
     """
     try:
         # Before each transaction: a Path's own method takes longer.
@@ -313,7 +313,7 @@ def wal_is_left(file: StateFile) -> bool:
 def _not_ours(path: Path, what: str) -> NotAStateFile:
     return NotAStateFile(
         f"{path}: is not a state file of smartstream-exporter ({what}), and is left as it is; "
-        "give the path of the state file with --storage.path, or move this away to start anew"
+        "give the path of the state file with --storage.path, or move this file away to start with a new one"
     )
 
 

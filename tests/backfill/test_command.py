@@ -18,7 +18,7 @@ import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from exporter import cli
-from exporter.api import answers, client
+from exporter.api import answers, limits
 from exporter.backfill import command
 from exporter.backfill.command import Order
 from exporter.config.load import load
@@ -265,7 +265,7 @@ def test_long_ranges_are_halved_once(api: Api) -> None:
 @pytest.mark.unmeasured
 def test_ranges_that_hold_too_much_are_halved(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """So are those whose answers are too large; what is too much for the shortest range leaves its stream out only."""
-    monkeypatch.setattr(client, "MOST_VALUES", 400)
+    monkeypatch.setattr(limits, "MOST_VALUES", 400)
     api.run(api.settings(), hours=6)
     assert max(map(len, series(api.output).values())) == 361
 
@@ -436,7 +436,7 @@ def test_work_of_other_arguments_is_not_mixed_in(api: Api) -> None:
     api.app.faults.set(token_refused=True)
     with pytest.raises(HistoryError):
         api.run(api.settings())
-    with pytest.raises(InputError, match=r"past\.om\.partial: begun with other times"):
+    with pytest.raises(InputError, match=r"past\.om\.partial: started with another period"):
         api.run(api.settings(), hours=4)
     (api.folder / "past.om.partial").write_text("no database at all, " * 100)
     with pytest.raises(InputError, match=r"past\.om\.partial: cannot be used as work file"):

@@ -390,7 +390,7 @@ def test_a_folder_that_was_moved_away_is_a_problem_until_it_is_back(
         write(opened, "b")
     assert opened.problem is not None
     assert opened.problem.since == began
-    assert "was deleted, and cannot be written anew" in opened.problem.message
+    assert "was deleted and cannot be rewritten" in opened.problem.message
     folder.mkdir()
     opened.probe()
     assert opened.problem is None
