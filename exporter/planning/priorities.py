@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from exporter.config.settings import MerchantSettings, PollSettings
 from exporter.model import Minute, Stream
 
-# Plays a minute that even a media which nobody plays is taken to have, so that it is asked for now and then.
+# Plays a minute that even a media which nobody plays is taken to have, so that it is requested now and then.
 FLOOR = 0.1
 
 # A rise of the whole merchant's plays is more than chance from so many of their standard deviations.
@@ -32,9 +32,9 @@ class Plays:
 def plays_weights(whole: Plays, media: Mapping[str, Plays], settled: Minute, noise: float = 1.0) -> dict[str, float]:
     """The plays a minute to expect of each media.
 
-    A media that was never asked for is taken to have its share of the plays that the known ones do not explain. When
+    A media that was never requested is taken to have its share of the plays that the known ones do not explain. When
     the whole merchant's plays rise by more than the media just looked at, some other has begun to be played: what is
-    not explained is expected of each of those, and as all gain the same, the stalest are asked for first.
+    not explained is expected of each of those, and as all gain the same, the stalest are requested first.
 
     Args:
         whole: The whole merchant's plays.
@@ -73,7 +73,7 @@ def _unexplained_rise(whole: Plays, media: Mapping[str, Plays], settled: Minute,
 
 
 def _just_seen(plays: Plays, settled: Minute) -> bool:
-    # In this round or the one before: when a round is planned, only the whole merchant has been asked for.
+    # In this round or the one before: when a round is planned, only the whole merchant has been requested.
     return plays.through >= settled - 1
 
 

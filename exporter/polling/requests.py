@@ -18,7 +18,7 @@ from exporter.polling.staleness import Staleness
 
 log = structlog.get_logger("poll")
 
-# The fault of answers that hold what cannot be used, one for all streams: it is seldom in one of them only.
+# The incident of answers with unusable values, one for all streams: seldom only one stream has them.
 UNUSABLE = "values that cannot be used"
 
 
@@ -26,31 +26,31 @@ class Requests:
     """One merchant's requests. May be used by several threads, but not for the same task at once."""
 
     def __init__(
-        self, client: Client, ledger: Ledger, staleness: Staleness, catalog: Catalog, watch: DropMonitor, clock: Clock
+        self, client: Client, ledger: Ledger, staleness: Staleness, catalog: Catalog, monitor: DropMonitor, clock: Clock
     ) -> None:
         self._client = client
         self._ledger = ledger
         self._staleness = staleness
         self._catalog = catalog
-        self._watch = watch
+        self._monitor = monitor
         self._clock = clock
-        # Of each stream that the API refused a long range of, or of which a long range holds too much to be read.
+        # For each stream of which the API refused a long range, or of which a long range is too large to be read.
         self._ranges: dict[Stream, RangeFinder] = {}
-        # What in the newest answers could not be used.
+        # The unusable values of the newest answers.
         self._problems: dict[Task, str] = {}
 
     @property
     def unusable(self) -> str:
-        """What in the newest answer of a stream cannot be used, as one line; "" where there is nothing."""
+        """The unusable values of a stream's newest answer, as one line; "" if none."""
         return next((problem for task, problem in self._problems.copy().items() if isinstance(task, Stream)), "")
 
     @property
-    def faults(self) -> set[tuple[str, str]]:
-        """Kind and name of the faults that have not ended: those of the newest answers of the streams."""
+    def unresolved(self) -> set[tuple[str, str]]:
+        """Kind and name of the incidents of the newest answers, which are not resolved."""
         return {(UNUSABLE, "")} if self.unusable else set()
 
     def problem(self, task: Task) -> str:
-        """What in the newest answer could not be used, as one line; "" where there is nothing."""
+        """The unusable values of the newest answer, as one line; "" if none."""
         if isinstance(task, Stream):
             return self._problems.get(task, "")
         # Each part of the history is requested only once.
@@ -60,8 +60,8 @@ class Requests:
         """Send a request, and enter its answer.
 
         Returns:
-            Whether that is done. It is not where the API refused a stream's range that half of it may do for: that
-            tells neither that it works nor that it fails.
+            Whether that is done. False if the API refused a stream's range and half of it comes next: that shows
+            neither that the API works nor that it fails.
 
         Raises:
             BudgetSpent: The request may not leave yet.
@@ -95,7 +95,7 @@ class Requests:
         self._note(stream, reading.problems)
         self._ledger.enter(stream, asked, rows, self._clock.now())
         seen, held = self._ledger.seen(stream), self._ledger.held(stream)
-        self._watch.enter(stream, asked, rows, seen, self._clock.now(), held)
+        self._monitor.enter(stream, asked, rows, seen, self._clock.now(), held)
         self._note_range(stream, len(asked), now)
         self._staleness.entered(stream, asked, now)
         return True
@@ -125,7 +125,7 @@ class Requests:
             return
         if cut and not exhausted:
             self._ledger.believe_range(stream.merchant_id, length, now)
-            log.info("the API refuses longer ranges; asking for shorter ones", stream=str(stream), minutes=length)
+            log.info("the API refuses longer ranges; requesting shorter ones", stream=str(stream), minutes=length)
         del self._ranges[stream]
 
     def _look_up(self, lookup: Lookup) -> None:
@@ -139,8 +139,8 @@ class Requests:
     def _look_back(self, history: WarmupRequest) -> None:
         reading = self._client.aggregations(history.stream, history.asked, hourly=history.hourly)
         self._note(history, reading.problems)
-        self._watch.enter_history(history, reading.rows)
-        self._watch.warmup.done(history)
+        self._monitor.enter_history(history, reading.rows)
+        self._monitor.warmup.done(history)
 
     def _note(self, task: Task, problems: Sequence[str]) -> None:
         self._problems.pop(task, None)

@@ -41,12 +41,12 @@ def test_many_that_fail_alike_are_reminded_of_in_one_line() -> None:
     names = [f"media {number}" for number in range(90)]
     for at, name in enumerate(names):
         assert faults.report("gone", "404", at, name=name) == IncidentEvent("begin", "gone", f"{name}: 404", at, 1)
-    going_on = {("gone", name) for name in names}
-    assert faults.settle(899, going_on) == []
+    still_open = {("gone", name) for name in names}
+    assert faults.settle(899, still_open) == []
     many = "90 streams or media (media 0, media 1, media 2 and 87 more): 404"
-    assert faults.settle(900, going_on) == [IncidentEvent("remind", "gone", many, since=0, count=90)]
+    assert faults.settle(900, still_open) == [IncidentEvent("remind", "gone", many, since=0, count=90)]
     two = "2 streams or media (media 0, media 1): 404"
-    assert faults.settle(1000, going_on - {("gone", "media 0"), ("gone", "media 1")}) == [
+    assert faults.settle(1000, still_open - {("gone", "media 0"), ("gone", "media 1")}) == [
         IncidentEvent("end", "gone", two, since=0, count=2)
     ]
     assert faults.settle(1800, {("gone", "media 7")}) == [

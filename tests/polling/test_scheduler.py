@@ -203,7 +203,7 @@ def test_a_job_that_hangs_is_not_begun_again(start: Start, gate: threading.Event
         schedule = start({"one": hang})
         assert running.wait(PATIENCE)
         jobs(schedule)["round one"].modify(next_run_time=datetime.now(UTC))
-        told = wait_for_log(logs, "a job goes on past its next start")
+        told = wait_for_log(logs, "a job still runs at its next start")
     assert (told["log_level"], told["job"]) == ("debug", "round one")
     assert begun == [1]
 
@@ -287,7 +287,7 @@ def test_a_schedule_that_was_not_started_can_be_stopped_and_watched() -> None:
     ("code", "level", "event"),
     [
         (EVENT_JOB_MISSED, "warning", "a job was missed"),
-        (EVENT_JOB_MAX_INSTANCES, "debug", "a job goes on past its next start"),
+        (EVENT_JOB_MAX_INSTANCES, "debug", "a job still runs at its next start"),
     ],
 )
 def test_what_the_scheduler_skips_is_in_the_log(code: int, level: str, event: str) -> None:
