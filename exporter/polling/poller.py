@@ -9,15 +9,6 @@ from datetime import UTC, datetime
 
 import structlog
 
-from exporter.api.budget import RequestBudget
-from exporter.api.catalog import Catalog, Lookup
-from exporter.api.client import Client
-from exporter.api.ranges import half
-from exporter.clock import Clock
-from exporter.config.settings import MerchantSettings, PollSettings
-from exporter.counting.ledger import Ledger
-from exporter.drops.monitor import DropMonitor
-from exporter.drops.warmup import WarmupRequest
 from exporter.errors import (
     ApiError,
     BadRequest,
@@ -31,8 +22,9 @@ from exporter.model import MINUTE, Stream
 from exporter.planning.index import lower_bound
 from exporter.polling.backoff import Backoff, Failure, Task, retry_after
 from exporter.polling.incidents import IncidentEvent, Incidents
+from exporter.polling.parts import MerchantParts
 from exporter.polling.queue import RequestQueue, Round
-from exporter.polling.requests import UNUSABLE, Requests
+from exporter.polling.sources import UNUSABLE, Sources
 from exporter.polling.staleness import Staleness
 from exporter.views import LinkView
 
@@ -48,29 +40,17 @@ DEFECT = "defect"
 class MerchantPoller:
     """One merchant's polling. One round runs at a time; `link` can be read from any thread."""
 
-    def __init__(
-        self,
-        merchant: MerchantSettings,
-        poll: PollSettings,
-        ledger: Ledger,
-        catalog: Catalog,
-        monitor: DropMonitor,
-        budget: RequestBudget,
-        client: Client,
-        clock: Clock,
-        incidents: Incidents,
-    ) -> None:
-        self.merchant_id = merchant.id
-        self._limit = merchant.requests_per_minute
-        self._poll = poll
-        self._catalog = catalog
-        self._monitor = monitor
-        self._budget = budget
-        self._client = client
-        self._clock = clock
-        self._incidents = incidents
-        self._staleness = Staleness(merchant, poll, ledger, monitor.noise)
-        self._requests = Requests(client, ledger, self._staleness, catalog, monitor, clock)
+    def __init__(self, parts: MerchantParts) -> None:
+        self.merchant_id = parts.settings.id
+        self._limit = parts.settings.requests_per_minute
+        self._poll = parts.poll
+        self._monitor = parts.monitor
+        self._budget = parts.budget
+        self._client = parts.client
+        self._clock = parts.clock
+        self._incidents = Incidents()
+        self._staleness = Staleness(parts.settings, parts.poll, parts.ledger, parts.monitor.noise)
+        self._sources = Sources(parts, self._staleness)
         self._stopped = threading.Event()
         self._running = threading.Lock()
         # What follows is shared by the threads of a round, and each round's own `Round` is, too.
@@ -78,11 +58,11 @@ class MerchantPoller:
         # Notified when the threads of a round may find a task again.
         self._changed = threading.Condition(self._mutex)
         self._backoff = Backoff(self._staleness.pace_maker)
-        self._queue = RequestQueue(self._staleness, self._backoff, catalog, monitor, budget, clock, poll.max_staleness)
+        self._queue = RequestQueue(parts, self._sources, self._staleness, self._backoff)
         # How many refused tokens had been replaced at the newest answer.
-        self._renewals = client.renewals
+        self._renewals = parts.client.renewals
         self._bound_due = 0.0
-        self._link = LinkView(merchant.id, budget=budget.allowed, streams=self._staleness.streams)
+        self._link = LinkView(self.merchant_id, budget=self._budget.allowed, streams=self._staleness.streams)
 
     @property
     def link(self) -> LinkView:
@@ -91,7 +71,7 @@ class MerchantPoller:
             self._link,
             budget=self._budget.allowed,
             token_expiry=self._client.token_expiry,
-            unusable=self._requests.unusable,
+            unusable=self._sources.streams.unusable,
         )
 
     def stop(self) -> None:
@@ -156,7 +136,7 @@ class MerchantPoller:
     def _attempt(self, task: Task, current: Round) -> bool:
         """Send a request and note its result; False if it had to wait for the budget instead."""
         try:
-            done = self._requests.ask(task)
+            done = self._sources.of(task).ask(task)
         except BudgetSpent as spent:
             self._wait(spent.wait, current)
             return False
@@ -174,7 +154,7 @@ class MerchantPoller:
                 self._queue.answered(task)
                 if done:
                     self._note_answer(current, task)
-                if problem := self._requests.problem(task):
+                if problem := self._sources.of(task).problem(task):
                     self._report(Failure(UNUSABLE, "", problem))
         return True
 
@@ -208,7 +188,7 @@ class MerchantPoller:
             self._show_down()
         if isinstance(error, RateLimited):
             self._report(self._backoff.rate_limited(error))
-            self._postpone(task)
+            self._sources.of(task).failed(task)
             return
         if isinstance(error, Unhandled):
             # The error is not the API's.
@@ -230,16 +210,16 @@ class MerchantPoller:
 
     def _note_own_failure(self, current: Round, task: Task, error: ApiError) -> None:
         """Note that a task fails alone."""
-        if isinstance(task, WarmupRequest) and isinstance(error, BadRequest) and current.evidence.witness is not None:
-            # Perhaps the range was too long.
-            self._monitor.warmup.shorten(task, half(len(task.asked), task.shortest))
+        source = self._sources.of(task)
+        works = current.evidence.witness is not None
+        if works and isinstance(error, BadRequest) and source.shorten(task):
             return
         failure = self._backoff.failed(task, error, self._clock.monotonic())
         self._report(failure, error)
         if not isinstance(task, Stream):
             current.failed_background += failure.suspicion
             self._queue.pause_background(retry_after(error) or 0.0)
-            self._postpone(task)
+            source.failed(task)
 
     def _note_outage(self, current: Round) -> None:
         """End the round: the API is down."""
@@ -260,15 +240,6 @@ class MerchantPoller:
         if error:
             self._link = replace(self._link, last_error=error, last_error_at=self._clock.now())
 
-    def _postpone(self, task: Task) -> None:
-        match task:
-            case Lookup():
-                self._catalog.failed(task, self._clock.now())
-            case WarmupRequest():
-                self._monitor.warmup.failed(task, self._clock.now())
-            case _:
-                pass
-
     # ---- the end of a round ----
 
     def _finish(self, current: Round) -> None:
@@ -276,7 +247,7 @@ class MerchantPoller:
         with self._contained("log"):
             if not self._budget.held:
                 # During a hold nothing is requested, so nothing shows that an incident is resolved.
-                for event in self._incidents.settle(now, self._backoff.unresolved | self._requests.unresolved):
+                for event in self._incidents.settle(now, self._backoff.unresolved | self._sources.streams.unresolved):
                     self._log(event)
         with self._contained("drop detector"):
             for media_id, error in self._monitor.judge(now).items():

@@ -6,15 +6,15 @@ It sends nothing and waits for nothing.
 from collections import Counter
 from dataclasses import dataclass, field
 
-from exporter.api.budget import LONGEST_WAIT, RequestBudget
-from exporter.api.catalog import Catalog, Lookup
-from exporter.clock import Clock
-from exporter.drops.monitor import DropMonitor
+from exporter.api.budget import LONGEST_WAIT
+from exporter.api.catalog import Lookup
 from exporter.drops.warmup import WarmupRequest
 from exporter.errors import ApiError, SignInFailed
 from exporter.model import MINUTE, Minute, Stream
 from exporter.planning.index import Candidate, can_hold, choose
 from exporter.polling.backoff import SUSPICION_LIMIT, Backoff, Task
+from exporter.polling.parts import MerchantParts
+from exporter.polling.sources import BackgroundSource, BackgroundTask, Sources
 from exporter.polling.staleness import Moment, Staleness
 
 # A stream that failed and is not in backoff is requested once more in a round, after all others.
@@ -129,34 +129,21 @@ class Round:
 class RequestQueue:
     """The order of one merchant's requests. For one thread at a time."""
 
-    def __init__(
-        self,
-        staleness: Staleness,
-        backoff: Backoff,
-        catalog: Catalog,
-        monitor: DropMonitor,
-        budget: RequestBudget,
-        clock: Clock,
-        max_staleness: float,
-    ) -> None:
+    def __init__(self, parts: MerchantParts, sources: Sources, staleness: Staleness, backoff: Backoff) -> None:
         """Start without any request.
 
         Args:
+            parts: The budget, the clock and the settings of the merchant.
+            sources: The lookups and the warm-up requests that are due.
             staleness: The staleness and weight of each stream.
             backoff: The streams in backoff.
-            catalog: The lookups that are due.
-            monitor: The history that the warm-up is missing.
-            budget: The request budget.
-            clock: The clock.
-            max_staleness: Seconds that no stream is to wait longer than, where the budget can hold that.
         """
+        self._sources = sources
         self._staleness = staleness
         self._backoff = backoff
-        self._catalog = catalog
-        self._monitor = monitor
-        self._budget = budget
-        self._clock = clock
-        self._longest_wait = int(max_staleness // MINUTE)
+        self._budget = parts.budget
+        self._clock = parts.clock
+        self._longest_wait = int(parts.poll.max_staleness // MINUTE)
         self._since_lookup = REQUESTS_PER_LOOKUP
         self._warmup_first = True
         # No lookups and no warm-up before this time (monotonic seconds).
@@ -243,7 +230,8 @@ class RequestQueue:
             return first
         if current.live_left > 0:
             current.live_left -= 1
-            event = self._next_lookup(current, running_only=True)
+            paused = self._background_paused(current)
+            event = None if paused else self._sources.lookups.next_running(current.unanswered)
             if event is not None:
                 return event
             current.live_left = 0
@@ -252,7 +240,10 @@ class RequestQueue:
             self._since_lookup = 0
             # Alternately, or running live events could take all of it.
             self._warmup_first = not self._warmup_first
-            background = (self._next_warmup(current) if self._warmup_first else None) or self._next_background(current)
+            background: Lookup | WarmupRequest | None = None
+            if self._warmup_first:
+                background = self._next_of(self._sources.warmup, current)
+            background = background or self._next_background(current)
             if background is not None:
                 return background
         if moment.complete != current.planned_for or not current.queue:
@@ -279,18 +270,10 @@ class RequestQueue:
         return None
 
     def _next_background(self, current: Round) -> Lookup | WarmupRequest | None:
-        return self._next_lookup(current) or self._next_warmup(current)
+        return self._next_of(self._sources.lookups, current) or self._next_of(self._sources.warmup, current)
 
-    def _next_lookup(self, current: Round, *, running_only: bool = False) -> Lookup | None:
-        if self._background_paused(current):
-            return None
-        return self._catalog.next_lookup(self._clock.now(), current.unanswered, running_only=running_only)
-
-    def _next_warmup(self, current: Round) -> WarmupRequest | None:
-        if self._background_paused(current):
-            return None
-        busy = {task.stream for task in current.unanswered if isinstance(task, WarmupRequest)}
-        return self._monitor.warmup.next(self._clock.now(), self._moment().settled, busy)
+    def _next_of(self, source: BackgroundSource[BackgroundTask], current: Round) -> BackgroundTask | None:
+        return None if self._background_paused(current) else source.next(current.unanswered)
 
     def _background_paused(self, current: Round) -> bool:
         paused = self._clock.monotonic() < self._background_paused_until

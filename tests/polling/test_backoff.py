@@ -93,7 +93,7 @@ def test_many_that_fail_take_a_request_a_minute_together() -> None:
 
 
 def test_an_answer_ends_the_backoff() -> None:
-    """After an answer nothing backoff, no fault goes on, and the next failure is the first again."""
+    """An answer ends the backoff and resolves the incidents; the next failure is the first again."""
     backoff = Backoff(ALL)
     for error in (BAD, BAD, DOWN):
         backoff.failed(A, error, 0)
@@ -125,7 +125,8 @@ def test_an_answer_ends_the_backoff_of_others_with_the_same_error() -> None:
 
 def test_a_media_that_is_gone_is_gone_for_all_its_streams() -> None:
     """A 404 begins the backoff of all streams of the media,
-    is one incident, and an answer for any of them ends that."""
+    is one incident, and an answer for any of them ends that.
+    """
     backoff = Backoff(ALL)
     failure = backoff.failed(A, GONE, 0)
     assert failure == Failure("NotFound", "media a", "no such media")
@@ -156,8 +157,8 @@ def test_the_pace_maker_is_never_in_backoff(error: ApiError) -> None:
 
 @pytest.mark.parametrize("error", [DOWN, FORBIDDEN, REFUSED, BAD, GONE, MalformedAnswer("not JSON")])
 def test_every_failure_counts_against_the_api(error: ApiError) -> None:
-    """No status tells whether the API is down: each is a strike, answered before or not, but for a stream, or one of
-    a media, that rests already, while others are answered.
+    """No status shows whether the API is down: each failure counts, answered before or not, except for a stream or a
+    media that is in backoff already while others are answered.
     """
     backoff = Backoff(ALL)
     assert [backoff.suspicion(A, error, answered=answered) for answered in (False, True)] == [1, 1]
@@ -168,7 +169,7 @@ def test_every_failure_counts_against_the_api(error: ApiError) -> None:
 
 def test_some_failures_raise_the_question_at_once() -> None:
     """One answer with Retry-After is enough, and so is a request for a token that failed. But where the pace maker
-    fails in any case, such an answer is one strike.
+    fails in any case, such an answer counts once.
     """
     backoff = Backoff(ALL)
     assert backoff.suspicion(A, BUSY, answered=False) == backoff.suspicion(A, BUSY, answered=True) == SUSPICION_LIMIT
@@ -197,7 +198,7 @@ def test_some_failures_raise_the_question_at_once() -> None:
 def test_lookups_and_warmup_count_only_while_streams_are_answered(
     task: Task, error: ApiError, answered: bool, suspicion: int
 ) -> None:
-    """The catalog and the past can be closed to the account while the counting goes on: they say something only while
+    """The catalog and the past can be closed to the account while the counting works: they count only while
     streams are answered, and only the first time. Retry-After, and a 400 by which the past would be given up, raise the
     question at once.
     """
@@ -210,13 +211,14 @@ def test_lookups_and_warmup_count_only_while_streams_are_answered(
 @pytest.mark.parametrize("task", [LOOKUP, past(1)])
 @pytest.mark.parametrize(("error", "suspicion"), [(DOWN, 1), (REFUSED, 1), (FORBIDDEN, 1), (GONE, 0)])
 def test_lookups_and_warmup_count_against_their_kind(task: Task, error: ApiError, suspicion: int) -> None:
-    """What can be the fault of the whole catalog, or of all of the past, counts; what is not found does not."""
+    """An error that can concern the whole catalog or the whole warm-up counts; a 404 does not."""
     assert Backoff(ALL).failed(task, error, 0).suspicion == suspicion
 
 
 def test_an_outage_begins_no_backoff() -> None:
     """A failure of the whole API is one incident for each kind,
-    whatever was requested, until any stream is answered."""
+    whatever was requested, until any stream is answered.
+    """
     backoff = Backoff(ALL)
     failures = backoff.api_failed([(ALL, GONE), (A, GONE), (B, DOWN)])
     assert failures == [Failure("API NotFound", "", "no such media"), Failure("API NoAnswer", "", "timed out")]
@@ -280,7 +282,7 @@ def test_a_renewed_token_forgives_what_the_old_one_was_refused() -> None:
 
 
 def test_a_server_error_is_an_incident_from_the_second_failure_on() -> None:
-    """One failure can be the beginning of an outage; a stream that fails again by itself goes on failing until it is
+    """One failure can be the beginning of an outage; an incident of a stream that fails again alone is open until it is
     answered.
     """
     backoff = Backoff(ALL)

@@ -35,7 +35,7 @@ from exporter.errors import (
     Unauthorized,
 )
 from exporter.model import Minute, MinuteRange, Reading, Stream, minute_of
-from exporter.polling.incidents import Incidents
+from exporter.polling.parts import MerchantParts
 from exporter.polling.poller import MerchantPoller
 from exporter.storage.state import State, open_state
 from exporter.views import Verdict
@@ -149,15 +149,16 @@ class World:
         self.catalog = Catalog(state, merchant)
         self.monitor = DropMonitor(state, settings, merchant, self.catalog)
         self.poller = MerchantPoller(
-            merchant,
-            settings.poll,
-            self.ledger,
-            self.catalog,
-            self.monitor,
-            self.budget,
-            cast("Client", self.client),
-            clock,
-            Incidents(),
+            MerchantParts(
+                merchant,
+                settings.poll,
+                self.ledger,
+                self.catalog,
+                self.monitor,
+                self.budget,
+                cast("Client", self.client),
+                clock,
+            )
         )
 
     def round(self) -> list[str]:
@@ -510,13 +511,13 @@ def test_a_defect_in_one_lookup_or_past_is_its_own(build: Callable[..., World]) 
     assert f"media {media[-1]}" in world.client.all_asked
     assert f"past of {media[-1]} by hour" in world.client.all_asked
     assert world.client.all_asked.count("/play_count") == 5
-    told = [entry["event"] for entry in logs if entry["log_level"] == "error"]
-    assert len(told) == 2 * len(media) - 1
-    assert told.count(f"media {media[0]}: {told[0].partition(': ')[2]}") == 1
+    logged = [entry["event"] for entry in logs if entry["log_level"] == "error"]
+    assert len(logged) == 2 * len(media) - 1
+    assert logged.count(f"media {media[0]}: {logged[0].partition(': ')[2]}") == 1
 
 
 def test_a_defect_in_the_verdict_on_one_media_is_its_own(build: Callable[..., World]) -> None:
-    """The others keep their verdicts, one line says where, and the summary goes on."""
+    """The others keep their verdicts, one line says where, and the end of the round completes."""
     world = build()
     for _ in range(3):
         world.round()
@@ -649,14 +650,14 @@ def test_faults_are_told_when_they_begin_and_end(build: Callable[..., World]) ->
         world.client.errors = {}
         for _ in range(5):
             world.round()
-    told = [line["event"] for line in lines if "cannot resolve" in line["event"]]
-    assert told[0] == "cannot resolve api.example"
-    assert told[-1] == "resolved: cannot resolve api.example"
-    assert len(told) <= 6
+    logged = [line["event"] for line in lines if "cannot resolve" in line["event"]]
+    assert logged[0] == "cannot resolve api.example"
+    assert logged[-1] == "resolved: cannot resolve api.example"
+    assert len(logged) <= 6
 
 
 def test_values_that_cannot_be_used_are_told_once(build: Callable[..., World]) -> None:
-    """However many streams have them, one line tells of it, with the first; a reminder comes seldom, and the end once.
+    """However many streams have them, one line reports it, with the first; a reminder comes seldom, and the end once.
 
     A stream that is requested seldom does not make it begin again and again.
     """
@@ -696,7 +697,7 @@ def test_values_that_cannot_be_used_are_told_once(build: Callable[..., World]) -
 def test_an_open_incident_is_not_reported_as_resolved(
     build: Callable[..., World], error: ApiError, failing: list[str]
 ) -> None:
-    """What fails for hours, and is requested ever more rarely, begins once and is over once, when it is answered."""
+    """What fails for hours, and is requested ever more rarely, begins once and is resolved once, when it is answered."""
     world = build()
     world.round()
     world.client.errors = dict.fromkeys(failing, error)
@@ -704,15 +705,15 @@ def test_an_open_incident_is_not_reported_as_resolved(
     with structlog.testing.capture_logs() as lines:
         for _ in range(8 * 60):
             world.round()
-        told = [line["event"] for line in lines if str(error) in line["event"]]
-        assert not told[0].startswith("still failing: ")
-        assert all(event.startswith("still failing: ") for event in told[1:])
+        logged = [line["event"] for line in lines if str(error) in line["event"]]
+        assert not logged[0].startswith("still failing: ")
+        assert all(event.startswith("still failing: ") for event in logged[1:])
         world.client.errors = {}
         for _ in range(7 * 60):
             world.round()
-    told = [line["event"] for line in lines if str(error) in line["event"]]
-    assert sum(event.startswith("resolved: ") for event in told) == 1
-    assert told[-1].startswith("resolved: ")
+    logged = [line["event"] for line in lines if str(error) in line["event"]]
+    assert sum(event.startswith("resolved: ") for event in logged) == 1
+    assert logged[-1].startswith("resolved: ")
 
 
 def behind(world: World, media: Sequence[str] | None = None) -> list[int]:
@@ -722,7 +723,7 @@ def behind(world: World, media: Sequence[str] | None = None) -> list[int]:
     return [settled - world.ledger.through(each) for each in streams if media is None or each.media_id in media]
 
 
-def told(lines: Sequence[Mapping[str, object]]) -> list[str]:
+def logged(lines: Sequence[Mapping[str, object]]) -> list[str]:
     """What was logged at the level of warnings, and what is resolved."""
     events = [(str(line["event"]), line["log_level"]) for line in lines]
     return [event for event, level in events if level == "warning" or event.startswith("resolved: ")]
@@ -736,7 +737,7 @@ TWENTY = [f"media-{number}" for number in range(20)]
 def test_after_hours_without_an_api_all_is_fresh_in_minutes(
     build: Callable[..., World], error: ApiError, concurrency: int
 ) -> None:
-    """Whatever the whole API answers for two hours: a few requests a minute, six lines, and no stream rests for it."""
+    """Whatever the whole API answers for two hours: a few requests a minute, six lines, and no stream goes into backoff."""
     world = build(media=TWENTY, concurrency=concurrency)
     for _ in range(3):
         world.round()
@@ -752,7 +753,7 @@ def test_after_hours_without_an_api_all_is_fresh_in_minutes(
             world.round()
     # A refused range is tried by halves once for each stream.
     assert sum(asked) / len(asked) <= (3 if concurrency == 1 else 6) + 2 * isinstance(error, BadRequest)
-    assert told(lines) == [str(error), *[f"still failing: {error}"] * 4, f"resolved: {error}"]
+    assert logged(lines) == [str(error), *[f"still failing: {error}"] * 4, f"resolved: {error}"]
     assert world.poller.link.up is True
 
 
@@ -775,7 +776,7 @@ def test_an_api_that_fails_in_the_middle_of_a_round(
     build: Callable[..., World], error: ApiError, concurrency: int
 ) -> None:
     """After three failures the whole merchant's plays are requested once more; when those fail, too, the round is over,
-    and nothing rests for it: all is fresh with the first round after.
+    and no backoff begins: all is fresh with the first round after.
     """
     world = build(media=TWENTY, concurrency=concurrency)
     for _ in range(3):
@@ -790,7 +791,7 @@ def test_an_api_that_fails_in_the_middle_of_a_round(
         world.client.errors = {}
         world.round()
     assert set(behind(world)) == {0}
-    assert told(lines) == [str(error)]
+    assert logged(lines) == [str(error)]
 
 
 def test_an_outage_of_some_media_only_is_theirs(build: Callable[..., World]) -> None:
@@ -804,8 +805,8 @@ def test_an_outage_of_some_media_only_is_theirs(build: Callable[..., World]) -> 
         for _ in range(10):
             asked = world.round()
             assert set(behind(world, good)) == {0}
-    assert sum(each.startswith("media media-") for each in told(lines)) == 10
-    assert len(told(lines)) == 10
+    assert sum(each.startswith("media media-") for each in logged(lines)) == 10
+    assert len(logged(lines)) == 10
     assert asked.count("/play_count") == 1
 
 
@@ -866,7 +867,7 @@ def test_90_refused_media_of_120_leave_the_others_fresh(
         for minute in range(60):
             world.round()
             assert minute < 15 or max(behind(world, good)) <= 2
-    assert 90 <= len(told(lines)) <= 95
+    assert 90 <= len(logged(lines)) <= 95
 
 
 def test_a_token_that_does_not_come_for_hours(build: Callable[..., World]) -> None:
@@ -885,7 +886,7 @@ def test_a_token_that_does_not_come_for_hours(build: Callable[..., World]) -> No
         for _ in range(5):
             world.round()
     assert set(behind(world)) == {0}
-    assert told(lines) == [str(failed), *[f"still failing: {failed}"] * 4, f"resolved: {failed}"]
+    assert logged(lines) == [str(failed), *[f"still failing: {failed}"] * 4, f"resolved: {failed}"]
 
 
 def test_a_revoked_token_makes_nothing_rest(build: Callable[..., World]) -> None:
@@ -909,7 +910,7 @@ def test_a_revoked_token_makes_nothing_rest(build: Callable[..., World]) -> None
         world.round()
     assert world.client.renewals == 1
     assert set(behind(world)) == {0}
-    assert told(lines) == []
+    assert logged(lines) == []
 
 
 def busy(seconds: float) -> ServerError:
@@ -947,7 +948,7 @@ def test_retry_after_in_the_middle_of_a_round(build: Callable[..., World], concu
 
 
 def test_retry_after_of_one_media_is_its_own(build: Callable[..., World]) -> None:
-    """While the whole merchant's plays are answered, only the media that answers so is left alone, for as long."""
+    """While the whole merchant's plays are answered, only the media that answers so is in backoff, for as long."""
     world = build(media=TWENTY)
     world.round()
     world.client.errors = {"media-3": busy(900)}
@@ -1164,13 +1165,13 @@ def test_the_past_comes_where_the_budget_is_short(build: Callable[..., World]) -
     for _ in range(200):
         world.round()
     assert world.poller.link.up
-    aside = [what for what in world.client.all_asked if what.startswith(("past", "media", "event"))]
-    assert set(PAST) <= set(aside)
-    assert len(aside) <= len(world.client.all_asked) / 10 + 1
+    background = [what for what in world.client.all_asked if what.startswith(("past", "media", "event"))]
+    assert set(PAST) <= set(background)
+    assert len(background) <= len(world.client.all_asked) / 10 + 1
 
 
 def test_a_past_that_fails_does_not_hold_up_the_counting(build: Callable[..., World]) -> None:
-    """A failing request of the past is left alone for some minutes, and streams are requested as before."""
+    """A failing warm-up request is not repeated for some minutes, and streams are requested as before."""
     world = build(past_known=False)
     world.client.errors["past"] = ServerError("a defect", status=500)
     world.round()
@@ -1209,7 +1210,7 @@ def test_live_events_that_run_are_looked_at_in_every_round(build: Callable[..., 
 
 
 def test_what_the_detector_cannot_write_is_told(build: Callable[..., World], tmp_path: Path) -> None:
-    """A state file that does not take the detector's own state is one line, and the round goes on."""
+    """A state file that does not take the detector's own state is one line, and the round continues."""
     world = build()
     with world.state.transaction() as db:
         db.execute("DROP TABLE tracks")
