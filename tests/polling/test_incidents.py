@@ -15,7 +15,7 @@ def events(incidents: Incidents, failing: dict[int, str], minutes: int) -> list[
     return logged
 
 
-def test_a_fault_is_told_when_it_begins_and_when_it_has_ended() -> None:
+def test_an_incident_is_logged_when_it_begins_and_when_it_is_resolved() -> None:
     """Five failing minutes make two lines; the last shows when it began, how often it came, and what it was."""
     assert events(Incidents(), dict.fromkeys(range(1, 6), "no answer"), 20) == [
         IncidentEvent("begin", "down", "no answer", since=60, count=1),
@@ -23,7 +23,7 @@ def test_a_fault_is_told_when_it_begins_and_when_it_has_ended() -> None:
     ]
 
 
-def test_a_fault_that_goes_on_is_told_ever_more_rarely() -> None:
+def test_an_open_incident_is_logged_ever_more_rarely() -> None:
     """In a day of failures there are nine lines: reminders come after 15 and 30 minutes, 1, 2, 4 and 8 hours, and then
     every 6 hours, with the newest message and the count so far.
     """
@@ -67,7 +67,7 @@ def test_a_day_of_90_media_that_fail_is_below_a_hundred_lines() -> None:
     assert 90 < lines < 100
 
 
-def test_a_flapping_fault_is_one_fault() -> None:
+def test_a_flapping_error_is_one_incident() -> None:
     """An API that fails every other minute for ten minutes makes two lines, not ten."""
     logged = events(Incidents(), dict.fromkeys(range(0, 10, 2), "no answer"), 20)
     assert [(event.kind, event.count) for event in logged] == [("begin", 1), ("end", 5)]
@@ -82,7 +82,7 @@ def test_the_end_waits_for_three_quiet_minutes() -> None:
     assert incidents.settle(281) == []
 
 
-def test_after_its_end_a_fault_begins_again() -> None:
+def test_a_resolved_incident_can_begin_again() -> None:
     """An error that comes back is a new incident: logged at once, counted from one."""
     incidents = Incidents()
     incidents.report("down", "no answer", 0)
@@ -90,7 +90,7 @@ def test_after_its_end_a_fault_begins_again() -> None:
     assert incidents.report("down", "again", 301) == IncidentEvent("begin", "down", "again", since=301, count=1)
 
 
-def test_faults_are_told_apart_by_their_key() -> None:
+def test_incidents_differ_by_their_key() -> None:
     """A second incident is logged although another is open, and each is resolved alone."""
     incidents = Incidents()
     assert incidents.report("down", "no answer", 0) is not None
@@ -100,7 +100,7 @@ def test_faults_are_told_apart_by_their_key() -> None:
 
 
 def test_a_clock_set_back_silences_nothing() -> None:
-    """After the clock went back an hour, an incident that continues is logged at once, one that has stopped is resolved."""
+    """After the clock went back an hour, an open incident is logged at once, one that has stopped is resolved."""
     incidents = Incidents()
     incidents.report("goes on", "a", 7200)
     incidents.report("stops", "b", 7200)

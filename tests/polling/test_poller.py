@@ -352,7 +352,7 @@ def test_a_long_range_that_is_refused_is_halved_and_remembered(build: Callable[.
     assert {view.series[0].total for view in world.ledger.snapshot.merchants["m"].streams.values()} == {602.0, 1204.0}
 
 
-def test_a_short_range_that_is_refused_is_the_streams_fault(build: Callable[..., World]) -> None:
+def test_a_refused_short_range_is_an_error_of_the_stream(build: Callable[..., World]) -> None:
     """A 400 for an hour or less is no question of length, and teaches nothing about it."""
     world = build()
     world.client.errors = {"a": BadRequest("no such target", status=400)}
@@ -640,7 +640,7 @@ def test_a_full_disk_ends_the_round_and_nothing_is_lost(build: Callable[..., Wor
     assert world.poller.link.up is True
 
 
-def test_faults_are_told_when_they_begin_and_end(build: Callable[..., World]) -> None:
+def test_incidents_are_logged_when_they_begin_and_end(build: Callable[..., World]) -> None:
     """An outage of an hour is a few lines, not a hundred."""
     world = build()
     with structlog.testing.capture_logs() as lines:
@@ -656,7 +656,7 @@ def test_faults_are_told_when_they_begin_and_end(build: Callable[..., World]) ->
     assert len(logged) <= 6
 
 
-def test_values_that_cannot_be_used_are_told_once(build: Callable[..., World]) -> None:
+def test_unusable_values_are_reported_once(build: Callable[..., World]) -> None:
     """However many streams have them, one line reports it, with the first; a reminder comes seldom, and the end once.
 
     A stream that is requested seldom does not make it begin again and again.
@@ -697,7 +697,7 @@ def test_values_that_cannot_be_used_are_told_once(build: Callable[..., World]) -
 def test_an_open_incident_is_not_reported_as_resolved(
     build: Callable[..., World], error: ApiError, failing: list[str]
 ) -> None:
-    """What fails for hours, and is requested ever more rarely, begins once and is resolved once, when it is answered."""
+    """What fails for hours, requested ever more rarely, begins once and is resolved once, when it is answered."""
     world = build()
     world.round()
     world.client.errors = dict.fromkeys(failing, error)
@@ -737,7 +737,7 @@ TWENTY = [f"media-{number}" for number in range(20)]
 def test_after_hours_without_an_api_all_is_fresh_in_minutes(
     build: Callable[..., World], error: ApiError, concurrency: int
 ) -> None:
-    """Whatever the whole API answers for two hours: a few requests a minute, six lines, and no stream goes into backoff."""
+    """Whatever the whole API answers for two hours: a few requests a minute, six lines, and no backoff."""
     world = build(media=TWENTY, concurrency=concurrency)
     for _ in range(3):
         world.round()
@@ -1209,7 +1209,7 @@ def test_live_events_that_run_are_looked_at_in_every_round(build: Callable[..., 
         assert tight.round()[1:].count("event ev") <= 2
 
 
-def test_what_the_detector_cannot_write_is_told(build: Callable[..., World], tmp_path: Path) -> None:
+def test_what_the_detector_cannot_write_is_reported(build: Callable[..., World], tmp_path: Path) -> None:
     """A state file that does not take the detector's own state is one line, and the round continues."""
     world = build()
     with world.state.transaction() as db:
