@@ -254,10 +254,10 @@ def _timed_plannings() -> Iterator[list[float]]:
     plan = RequestQueue.plan
     seconds: list[float] = []
 
-    def timed(turns: RequestQueue, going: Round, moment: Moment) -> list[Stream]:
+    def timed(queue: RequestQueue, current: Round, moment: Moment) -> list[Stream]:
         began = time.process_time()
         try:
-            return plan(turns, going, moment)
+            return plan(queue, current, moment)
         finally:
             seconds.append(time.process_time() - began)
 

@@ -19,7 +19,7 @@ from exporter.config.settings import Settings
 from exporter.counting.ledger import Ledger
 from exporter.drops.monitor import DropMonitor
 from exporter.errors import StateWriteFailed
-from exporter.polling.incidents import Incidents
+from exporter.polling.parts import MerchantParts
 from exporter.polling.poller import MerchantPoller
 from exporter.serving.instruments import Instruments
 from exporter.storage.state import State
@@ -136,7 +136,7 @@ def build_polling(
         catalogs[merchant.id] = catalog = Catalog(state, merchant)
         monitors[merchant.id] = monitor = DropMonitor(state, settings, merchant, catalog)
         pollers[merchant.id] = MerchantPoller(
-            merchant, settings.poll, ledger, catalog, monitor, budget, client, api_clock, Incidents()
+            MerchantParts(merchant, settings.poll, ledger, catalog, monitor, budget, client, api_clock)
         )
     return Polling(ledger, catalogs, monitors, pollers, clients, request_log, api_clock)
 

@@ -1,1 +1,1 @@
-"""Which streams to ask for next, and what the budget can do."""
+"""Which streams to request next, and what the budget can do."""

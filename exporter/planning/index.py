@@ -1,9 +1,9 @@
-"""Which streams to ask for next, and how fresh any choice could keep them. Pure.
+"""Which streams to request next, and how fresh any choice could keep them. Pure.
 
 The streams compete for the requests of a minute. A stream's claim is `weight * s * (s + 1) / 2`, s the settled
 minutes that it has not counted yet. That is Whittle's index for the age of information where every request succeeds:
 Kadota, Sinha, Uysal-Biyikoglu, Singh and Modiano, "Scheduling Policies for Minimizing Age of Information in Broadcast
-Wireless Networks", IEEE/ACM Transactions on Networking 26 (2018). A heavy stream is asked for often; a light one waits
+Wireless Networks", IEEE/ACM Transactions on Networking 26 (2018). A heavy stream is requested often; a light one waits
 until its claim, which grows with the square of its wait, has caught up.
 """
 
@@ -19,13 +19,13 @@ Key = TypeVar("Key")
 # Halvings of an interval after which what it brackets is known to nine digits.
 BISECTIONS = 40
 
-# What so many minutes can make good, because some requests failed, is made good before anything else.
-MADE_GOOD = 2
+# A backlog that so many minutes can clear, as after a few failed requests, is cleared before anything else.
+CATCH_UP_MINUTES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Generic[Key]):
-    """A stream that may be asked for.
+    """A stream that may be requested.
 
     Attributes:
         key: Which one.
@@ -39,7 +39,7 @@ class Candidate(Generic[Key]):
 
 
 def choose(candidates: Sequence[Candidate[Key]], room: int, streams: int, max_staleness: int) -> list[Key]:
-    """The streams to ask for in this minute: those that must not wait any longer, then the ones most worth having.
+    """The streams to request in this minute: those that must not wait any longer, then the ones most worth having.
 
     Args:
         candidates: The streams that are due.
@@ -51,7 +51,7 @@ def choose(candidates: Sequence[Candidate[Key]], room: int, streams: int, max_st
     best = heapq.nlargest(room, ranked, key=_claim)
     if len(best) < room or not can_hold(streams, room, max_staleness):
         return [each.key for _, each in best]
-    # These have less of a claim even when they have waited as long as they may: it will not be their turn by itself.
+    # Even after the longest wait these have a smaller claim, so their claim alone never gets them a request.
     price = _claim(best[-1]) / (max_staleness * (max_staleness + 1))
     light = [each for each in candidates if each.weight < price]
     number = min(room, _urgent(candidates, light, room, streams, max_staleness))
@@ -68,7 +68,7 @@ def _claim(ranked: tuple[float, object]) -> float:
 
 
 def can_hold(streams: int, room: float, max_staleness: int) -> bool:
-    """Whether so many streams can each be asked for every `max_staleness` minutes."""
+    """Whether so many streams can each be requested every `max_staleness` minutes."""
     return streams <= room * max_staleness
 
 
@@ -79,16 +79,16 @@ def _urgent(
     streams: int,
     max_staleness: int,
 ) -> int:
-    """How many of the stalest streams must be asked for now, so that none will have to wait too long.
+    """How many of the stalest streams must be requested now, so that none will have to wait too long.
 
-    A stream that can wait for k more minutes must be asked for within k + 1 minutes. All streams are in time if for
-    every k those that can wait for no more than k minutes fit into the room of k + 1; what is over the room of the
+    A stream that can wait for k more minutes must be requested within k + 1 minutes. All streams are in time if for
+    every k those that can wait for no more than k minutes fit into the room of k + 1; what exceeds the room of the
     last k minutes must be done now. (It is the test of "earliest deadline first".) So that it does not come to that,
     the light streams are begun at an even pace.
     """
     due = _due(candidates, max_staleness)
     must = max(count - room * minutes for minutes, count in enumerate(due))
-    if must > MADE_GOOD * room:
+    if must > CATCH_UP_MINUTES * room:
         # After an outage all are late at once. The heavy ones need not wait behind them.
         return max(1, room // 2)
     pace = max(math.ceil(count / (minutes + 1)) for minutes, count in enumerate(_due(light, max_staleness)))
@@ -106,7 +106,7 @@ def _due(candidates: Iterable[Candidate[Key]], max_staleness: int) -> list[int]:
 def lower_bound(weights: Sequence[float], room: float, max_staleness: int | None = None) -> float:
     """The weighted mean staleness, in minutes, below which no schedule can stay.
 
-    It is that of a relaxed problem, in which the room need be kept only on average: then each stream is asked for at
+    It is that of a relaxed problem, in which the room need be kept only on average: then each stream is requested at
     an interval of its own, whole minutes and at least one, about in proportion to 1 / sqrt(weight). Right after a
     request the staleness is 0 and it rises by one a minute, so over an interval T its mean is (T - 1) / 2. To go from
     T + 1 to T takes 1 / (T (T + 1)) requests a minute more and saves weight / 2: a request saves the stream's claim,
@@ -158,18 +158,18 @@ def estimate_freshness(
     weights: Sequence[float], room: int, max_staleness: int, minutes: int = 240
 ) -> FreshnessEstimate:
     """Simulate the schedule with constant weights, after a start in which each stream was requested."""
-    asked_at = [0] * len(weights)
+    requested_at = [0] * len(weights)
     total, slowest, end = 0.0, 0, 0
-    turn = math.ceil(len(weights) / room)
-    warm = 2 * turn + min(turn, max_staleness)
+    cycle = math.ceil(len(weights) / room)
+    warm = 2 * cycle + min(cycle, max_staleness)
     for minute in range(1, warm + minutes + 1):
-        candidates = [Candidate(place, weight, minute - asked_at[place]) for place, weight in enumerate(weights)]
+        candidates = [Candidate(place, weight, minute - requested_at[place]) for place, weight in enumerate(weights)]
         for place in choose(candidates, room, len(weights), max_staleness):
             if minute > warm:
-                slowest = max(slowest, minute - asked_at[place])
-            asked_at[place] = minute
+                slowest = max(slowest, minute - requested_at[place])
+            requested_at[place] = minute
         if minute > warm:
-            total += sum(weight * (minute - asked) for weight, asked in zip(weights, asked_at, strict=True))
+            total += sum(weight * (minute - asked) for weight, asked in zip(weights, requested_at, strict=True))
         end = minute
-    slowest = max([slowest, *(end - asked for asked in asked_at)])
+    slowest = max([slowest, *(end - asked for asked in requested_at)])
     return FreshnessEstimate(total / sum(weights) / minutes if weights else 0.0, slowest)

@@ -1,8 +1,8 @@
-"""What is left alone for a while after it has failed, and what each failure says of the API. Pure: time is an argument.
+"""The backoff of streams that fail, and what each failure shows about the API. Pure: the time is an argument.
 
-A failure can be that of what was asked for, or of the whole API. What fails by itself rests for longer and longer,
-so that it takes nothing from the others. No status tells which of both it is: a proxy without its API answers 404, too.
-What else is answered in the same round does.
+Either the requested thing fails, or the whole API. A stream that fails alone is requested less and less often, so that
+it takes no requests from the others. No status shows which case it is: a proxy without its API answers 404, too. The
+other answers of the same round show it.
 """
 
 from collections import Counter
@@ -26,57 +26,57 @@ from exporter.errors import (
 )
 from exporter.model import Stream
 
-# What one request asks for.
+# What one request is for.
 Task = Stream | Lookup | WarmupRequest
 
-# So many failures without an answer between them raise the question whether the API is down. So many for the catalog
-# or the past end those of the round: the catalog can be down, or closed to the account, while the counting goes on.
-STRIKES = 3
+# After so many failures without an answer between them the API may be down. After so many for the catalog or the
+# warm-up, the round requests no more of these: they can be down, or closed to the account, while the counting works.
+SUSPICION_LIMIT = 3
 
-# Seconds until what failed by itself is asked for again, and the longest such wait; twice as long after each further
-# failure. A failure on the other side is at first over by the next minute.
-RESTS: Sequence[tuple[type[ApiError], float, float]] = (
+# By error: seconds of the first backoff, and of the longest one. Each further failure doubles it. A server error is
+# often resolved by the next minute.
+BACKOFFS: Sequence[tuple[type[ApiError], float, float]] = (
     (NotFound, 900.0, 6 * 3600.0),
     (ServerError, 45.0, 900.0),
     (NoAnswer, 45.0, 900.0),
     (ApiError, 60.0, 1800.0),
 )
 
-# However many fail, together they are asked for so often: one in so many seconds.
-TOGETHER = 60.0
+# However many streams fail, together they get one request in so many seconds.
+SHARED_INTERVAL = 60.0
 
-# When one of them is answered again, so many others that failed alike are asked for at once.
+# When one of them is answered again, so many others with the same error leave their backoff.
 RELEASED = 2
 
-# Until when rests what may be asked for.
+# The end of the backoff of what may be requested now.
 _NOW = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a failed request says.
+    """What a failed request shows.
 
     Attributes:
-        key: Which kind of fault it is.
-        name: What it is about, or "" where that is the whole API or the catalog.
-        message: What to tell of it.
-        strikes: How much it says against the whole catalog, or against all of the past.
+        key: The kind of incident.
+        name: What it concerns, "" for the whole API or the catalog.
+        message: The message to log.
+        suspicion: How much it counts against the whole catalog, or against the whole warm-up.
     """
 
     key: str
     name: str
     message: str
-    strikes: int = 0
+    suspicion: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Rest:
-    """How what failed by itself is left alone.
+class _Entry:
+    """The backoff of a stream or a media.
 
     Attributes:
-        kind: The kind of its newest failure.
+        kind: The kind of its newest error.
         failures: How often it has failed.
-        until: Until when it rests (monotonic seconds).
+        until: The end of the backoff (monotonic seconds).
     """
 
     kind: str
@@ -85,31 +85,30 @@ class _Rest:
 
 
 class Backoff:
-    """What one merchant's failures leave alone. For one thread at a time.
+    """The streams of one merchant that are in backoff. For one thread at a time.
 
-    The pace maker, the whole merchant's plays, is asked for in each round: while it fails and is then answered, that
-    was the API. So what began to rest since its last answer is forgiven.
+    Each round requests the pace maker, the whole merchant's plays. If it fails and is answered later, the API was down.
+    So the backoffs that began since its last answer end.
     """
 
     def __init__(self, pace_maker: Stream) -> None:
         """Nothing has failed.
 
         Args:
-            pace_maker: The stream that never rests for a failure of its own: without its answers nothing is settled.
+            pace_maker: The stream that is never in backoff: without its answers no minute is settled.
         """
         self._pace_maker = pace_maker
         self._pace_maker_fails = False
-        # By stream, or for media that are gone by media id.
-        self._rests: dict[Stream | str, _Rest] = {}
+        # By stream; by media id for media that are gone.
+        self._entries: dict[Stream | str, _Entry] = {}
         # Those that began since the pace maker's last answer.
-        self._begun: set[Stream | str] = set()
-        # What failed in rounds without an answer: the others are asked for first, or one that always fails could keep
-        # all others from being asked for.
-        self._set_aside: set[Task] = set()
-        # Kind and name of the fault of each stream, media, lookup or past that fails by itself, until it is answered.
-        self._faulty: dict[Stream | Lookup | str, tuple[str, str]] = {}
+        self._recent: set[Stream | str] = set()
+        # What failed in rounds without an answer: the others come first, or one that always fails could block them.
+        self._deferred: set[Task] = set()
+        # Kind and name of the incident of each stream, media or task that fails alone, until it is answered.
+        self._failing: dict[Stream | Lookup | str, tuple[str, str]] = {}
         # The same of the whole API, until any stream is answered.
-        self._faulty_api: set[tuple[str, str]] = set()
+        self._failing_api: set[tuple[str, str]] = set()
 
     @property
     def pace_maker_fails(self) -> bool:
@@ -117,100 +116,100 @@ class Backoff:
         return self._pace_maker_fails
 
     @property
-    def faults(self) -> set[tuple[str, str]]:
-        """Kind and name of the faults that have not ended, though what they concern may be asked for seldom."""
-        return {*self._faulty.values(), *self._faulty_api}
+    def unresolved(self) -> set[tuple[str, str]]:
+        """Kind and name of the incidents that are not resolved, though their streams may be in backoff."""
+        return {*self._failing.values(), *self._failing_api}
 
-    def rests(self, stream: Stream, now: float) -> bool:
-        """Whether a stream is to be left alone at a moment (monotonic seconds)."""
-        if stream in self._set_aside:
+    def in_backoff(self, stream: Stream, now: float) -> bool:
+        """Whether a stream must not be requested at this time (monotonic seconds)."""
+        if stream in self._deferred:
             return True
-        if not self._rests:
+        if not self._entries:
             return False
-        rests = (self._rests.get(stream), self._rests.get(stream.media_id))
-        return any(rest is not None and now < rest.until for rest in rests)
+        entries = (self._entries.get(stream), self._entries.get(stream.media_id))
+        return any(entry is not None and now < entry.until for entry in entries)
 
     def failing(self, stream: Stream) -> bool:
-        """Whether a stream has failed by itself when it was asked for last, or its media is gone."""
-        return stream in self._rests or stream.media_id in self._rests
+        """Whether the last request for a stream failed alone, or its media is gone."""
+        return stream in self._entries or stream.media_id in self._entries
 
     @property
     def failing_streams(self) -> Mapping[str, int]:
-        """By media id, "" for the whole merchant, how many streams have failed by themselves when asked for last."""
-        return Counter(what.media_id for what in self._rests if isinstance(what, Stream))
+        """By media id, "" for the whole merchant, the number of streams whose last request failed alone."""
+        return Counter(what.media_id for what in self._entries if isinstance(what, Stream))
 
     @property
     def gone(self) -> frozenset[str]:
-        """The media that the API does not know any more."""
-        return frozenset(what for what in self._rests if isinstance(what, str))
+        """The media that the API answers with 404."""
+        return frozenset(what for what in self._entries if isinstance(what, str))
 
     @property
     def failing_lookups(self) -> int:
-        """How many requests for the catalog and the past have failed when sent last."""
-        return sum(not isinstance(what, Stream) and what not in self._rests for what in self._faulty)
+        """The number of catalog lookups and warm-up requests that failed last."""
+        return sum(not isinstance(what, Stream) and what not in self._entries for what in self._failing)
 
-    def take_back(self) -> bool:
-        """Ask again for what was set aside, when nothing else is left; whether that was anything."""
-        found = bool(self._set_aside)
-        self._set_aside.clear()
+    def retry_deferred(self) -> bool:
+        """Request again what was deferred, if nothing else is left; whether there was anything."""
+        found = bool(self._deferred)
+        self._deferred.clear()
         return found
 
     def answered(self, task: Task) -> None:
-        """What was asked for has come: nothing is wrong with it any more."""
+        """Note an answer: the task does not fail any more."""
         if isinstance(task, Lookup):
-            # A media's answer tells which live event it has now: one that it had before is not asked for again.
-            of_media = [each for each in self._faulty if isinstance(each, Lookup) and each.media_id == task.media_id]
+            # A media's answer names its live event: one that it had before is not requested again.
+            of_media = [each for each in self._failing if isinstance(each, Lookup) and each.media_id == task.media_id]
             for each in of_media:
                 if each == task or not task.live_event_id:
-                    del self._faulty[each]
+                    del self._failing[each]
             return
         if isinstance(task, WarmupRequest):
-            self._faulty.pop(_key(task), None)
+            self._failing.pop(_key(task), None)
             return
-        self._faulty_api.clear()
-        self._set_aside.clear()
+        self._failing_api.clear()
+        self._deferred.clear()
         for what in (task, task.media_id):
-            rest = self._rests.get(what)
+            entry = self._entries.get(what)
             self._forget([what])
-            if rest is not None:
-                self._release(rest.kind)
+            if entry is not None:
+                self._release(entry.kind)
         if task == self._pace_maker:
             if self._pace_maker_fails:
-                self._forget(self._begun)
-            self._begun.clear()
+                self._forget(self._recent)
+            self._recent.clear()
             self._pace_maker_fails = False
 
     def token_renewed(self) -> None:
-        """The token had been refused: so had streams that would be answered with the new one."""
+        """End the backoffs for a refused token: a new token may get an answer."""
         kind = Unauthorized.__name__
-        self._forget([what for what in self._begun if what in self._rests and self._rests[what].kind == kind])
+        self._forget([what for what in self._recent if what in self._entries and self._entries[what].kind == kind])
 
-    def strikes(self, task: Task, error: ApiError, *, answered: bool) -> int:
-        """How much a failure says against the whole API; 0 where it is surely that of what was asked for.
+    def suspicion(self, task: Task, error: ApiError, *, answered: bool) -> int:
+        """How much a failure counts against the whole API; 0 if only the requested thing fails.
 
         Args:
-            task: What was asked for.
-            error: What came instead.
+            task: The request.
+            error: Its error.
             answered: Whether a stream has been answered in this round.
         """
         if isinstance(error, SignInFailed):
-            return STRIKES
-        # An overload is told by one answer, but for a pace maker that fails in any case.
+            return SUSPICION_LIMIT
+        # One answer shows an overload, unless the pace maker fails in any case.
         urgent = retry_after(error) is not None and not self._pace_maker_fails
         if not isinstance(task, Stream):
-            # A refused range can change for good what is known of the past.
+            # A refused range can shorten the history for good.
             urgent |= isinstance(task, WarmupRequest) and isinstance(error, BadRequest)
-            if not answered or (_key(task) in self._faulty and not urgent):
+            if not answered or (_key(task) in self._failing and not urgent):
                 return 0
         elif answered and self.failing(task):
             return 0
-        return STRIKES if urgent else 1
+        return SUSPICION_LIMIT if urgent else 1
 
     def api_failed(self, failed: Iterable[tuple[Task, ApiError]]) -> list[Failure]:
-        """Note that the whole API fails: nothing rests for that.
+        """Note that the whole API fails: that begins no backoff.
 
         Args:
-            failed: What was asked for, and what came instead.
+            failed: The requests and their errors.
 
         Returns:
             One failure of each kind.
@@ -220,17 +219,17 @@ class Backoff:
             if task == self._pace_maker:
                 self._pace_maker_fails = True
             else:
-                self._set_aside.add(task)
+                self._deferred.add(task)
             failures[f"API {_kind(error)}"] = str(error)
-        self._faulty_api.update((key, "") for key in failures)
+        self._failing_api.update((key, "") for key in failures)
         return [Failure(key, "", message) for key, message in failures.items()]
 
     def failed(self, task: Task, error: ApiError, now: float) -> Failure:
-        """Leave alone what has failed by itself.
+        """Note a task that fails alone: a stream goes into backoff.
 
         Args:
-            task: What was asked for.
-            error: What came instead.
+            task: The request.
+            error: Its error.
             now: When, monotonic seconds.
         """
         kind = _kind(error)
@@ -238,10 +237,10 @@ class Backoff:
             if isinstance(error, BadRequest | MalformedAnswer | NotFound):
                 failure = Failure(kind, f"media {task.media_id}" if _gone(task, error) else str(task), str(error))
             else:
-                failure = Failure(f"{type(task).__name__} {kind}", "", str(error), strikes=1)
-            self._faulty[_key(task)] = (failure.key, failure.name)
+                failure = Failure(f"{type(task).__name__} {kind}", "", str(error), suspicion=1)
+            self._failing[_key(task)] = (failure.key, failure.name)
             return failure
-        # A media that is gone is gone for all its streams: one of them asks now and then.
+        # A 404 concerns all streams of the media: one of them is requested from time to time.
         gone = _gone(task, error)
         what = task.media_id if gone else task
         passing = isinstance(error, ServerError | NoAnswer)
@@ -252,43 +251,43 @@ class Backoff:
         )
         if task == self._pace_maker:
             self._pace_maker_fails = True
-        elif self._leave_alone(what, kind, error, now) > 1 or not passing:
-            # What passes is often over by the next minute.
-            self._faulty[what] = (failure.key, failure.name)
+        elif self._back_off(what, kind, error, now) > 1 or not passing:
+            # A server error is often resolved by the next minute.
+            self._failing[what] = (failure.key, failure.name)
         return failure
 
-    def limited(self, error: RateLimited) -> Failure:
+    def rate_limited(self, error: RateLimited) -> Failure:
         """Note that the API answered 429: the budget waits for it."""
         failure = Failure(_kind(error), "", str(error))
-        self._faulty_api.add((failure.key, ""))
+        self._failing_api.add((failure.key, ""))
         return failure
 
-    def _leave_alone(self, what: Stream | str, kind: str, error: ApiError, now: float) -> int:
-        """Let a stream or a media rest, twice as long after each failure; how often it has failed."""
-        first, longest = next((first, longest) for each, first, longest in RESTS if isinstance(error, each))
-        failures = self._rests[what].failures + 1 if what in self._rests else 1
+    def _back_off(self, what: Stream | str, kind: str, error: ApiError, now: float) -> int:
+        """Begin or double the backoff of a stream or a media; returns how often it has failed."""
+        first, longest = next((first, longest) for each, first, longest in BACKOFFS if isinstance(error, each))
+        failures = self._entries[what].failures + 1 if what in self._entries else 1
         if failures == 1:
-            self._begun.add(what)
-        # The exponent is bounded, for it grows for ever.
-        wait = min(first * 2.0 ** min(failures - 1, 20), max(longest, TOGETHER * len(self._rests)))
+            self._recent.add(what)
+        # A bounded exponent: the number of failures grows without limit.
+        wait = min(first * 2.0 ** min(failures - 1, 20), max(longest, SHARED_INTERVAL * len(self._entries)))
         asked = min(retry_after(error) or 0.0, LONGEST_WAIT)
-        self._rests[what] = _Rest(kind, failures, now + max(wait, asked))
+        self._entries[what] = _Entry(kind, failures, now + max(wait, asked))
         return failures
 
     def _release(self, kind: str) -> None:
-        """Let some of those that failed alike be asked for now: what ended for one has often ended for all."""
-        alike = [what for what, rest in self._rests.items() if rest.kind == kind and rest.until > _NOW]
-        for what in sorted(alike, key=lambda what: self._rests[what].until)[:RELEASED]:
-            self._rests[what] = replace(self._rests[what], until=_NOW)
+        """End the backoff of some with the same error: what is resolved for one is often resolved for all."""
+        alike = [what for what, entry in self._entries.items() if entry.kind == kind and entry.until > _NOW]
+        for what in sorted(alike, key=lambda what: self._entries[what].until)[:RELEASED]:
+            self._entries[what] = replace(self._entries[what], until=_NOW)
 
     def _forget(self, whats: Iterable[Stream | str]) -> None:
         for what in whats:
-            self._rests.pop(what, None)
-            self._faulty.pop(what, None)
+            self._entries.pop(what, None)
+            self._failing.pop(what, None)
 
 
 def retry_after(error: ApiError) -> float | None:
-    """The seconds that an answer asks to be left alone for, None where it does not."""
+    """The seconds of the Retry-After header, None without one."""
     return error.retry_after if isinstance(error, RefusedError | SignInFailed) else None
 
 
@@ -298,10 +297,10 @@ def _kind(error: ApiError) -> str:
 
 
 def _gone(task: Task, error: ApiError) -> bool:
-    # The whole merchant is no media: what is not found of it is one stream's failure.
+    # The whole merchant is no media: a 404 concerns one stream of it.
     return isinstance(error, NotFound) and bool(task.media_id)
 
 
 def _key(task: Lookup | WarmupRequest) -> Lookup | str:
-    # The same past is asked for by another range each time.
+    # Each request for the same history can have another range.
     return task if isinstance(task, Lookup) else str(task)

@@ -92,12 +92,12 @@ class Incidents:
         kind.incidents[name] = incident = _Incident(name, message, since=now, newest=now)
         return _event("begin", key, [incident])
 
-    def settle(self, now: float, going_on: Container[tuple[str, str]] = ()) -> list[IncidentEvent]:
+    def settle(self, now: float, still_open: Container[tuple[str, str]] = ()) -> list[IncidentEvent]:
         """The events to log at the end of a round: for each kind what is resolved, and a reminder if it is time.
 
         Args:
             now: When, Unix seconds.
-            going_on: Kind and name of incidents that are still open though no error is reported: in backoff, nothing is
+            still_open: Kind and name of incidents that are open though no error is reported: in backoff, nothing is
                 requested.
         """
         events = []
@@ -105,7 +105,7 @@ class Incidents:
             ended = [
                 incident
                 for name, incident in kind.incidents.items()
-                if (key, name) not in going_on and not 0 <= now - incident.newest < QUIET_FOR
+                if (key, name) not in still_open and not 0 <= now - incident.newest < QUIET_FOR
             ]
             for incident in ended:
                 del kind.incidents[incident.name]

@@ -9,15 +9,6 @@ from datetime import UTC, datetime
 
 import structlog
 
-from exporter.api.budget import RequestBudget
-from exporter.api.catalog import Catalog, Lookup
-from exporter.api.client import Client
-from exporter.api.ranges import half
-from exporter.clock import Clock
-from exporter.config.settings import MerchantSettings, PollSettings
-from exporter.counting.ledger import Ledger
-from exporter.drops.monitor import DropMonitor
-from exporter.drops.warmup import WarmupRequest
 from exporter.errors import (
     ApiError,
     BadRequest,
@@ -31,8 +22,9 @@ from exporter.model import MINUTE, Stream
 from exporter.planning.index import lower_bound
 from exporter.polling.backoff import Backoff, Failure, Task, retry_after
 from exporter.polling.incidents import IncidentEvent, Incidents
+from exporter.polling.parts import MerchantParts
 from exporter.polling.queue import RequestQueue, Round
-from exporter.polling.requests import UNUSABLE, Requests
+from exporter.polling.sources import UNUSABLE, Sources
 from exporter.polling.staleness import Staleness
 from exporter.views import LinkView
 
@@ -41,64 +33,52 @@ log = structlog.get_logger("poll")
 # The bound on the staleness changes slowly, and takes a while to compute.
 BOUND_EVERY = 600.0
 
-# The key of what fails in a way that nobody foresaw, and that is no request.
+# The kind of incident of an unexpected error outside a request.
 DEFECT = "defect"
 
 
 class MerchantPoller:
     """One merchant's polling. One round runs at a time; `link` can be read from any thread."""
 
-    def __init__(
-        self,
-        merchant: MerchantSettings,
-        poll: PollSettings,
-        ledger: Ledger,
-        catalog: Catalog,
-        watch: DropMonitor,
-        limiter: RequestBudget,
-        client: Client,
-        clock: Clock,
-        faults: Incidents,
-    ) -> None:
-        self.merchant_id = merchant.id
-        self._limit = merchant.requests_per_minute
-        self._poll = poll
-        self._catalog = catalog
-        self._watch = watch
-        self._limiter = limiter
-        self._client = client
-        self._clock = clock
-        self._faults = faults
-        self._staleness = Staleness(merchant, poll, ledger, watch.noise)
-        self._asking = Requests(client, ledger, self._staleness, catalog, watch, clock)
+    def __init__(self, parts: MerchantParts) -> None:
+        self.merchant_id = parts.settings.id
+        self._limit = parts.settings.requests_per_minute
+        self._poll = parts.poll
+        self._monitor = parts.monitor
+        self._budget = parts.budget
+        self._client = parts.client
+        self._clock = parts.clock
+        self._incidents = Incidents()
+        self._staleness = Staleness(parts.settings, parts.poll, parts.ledger, parts.monitor.noise)
+        self._sources = Sources(parts, self._staleness)
         self._stopped = threading.Event()
         self._running = threading.Lock()
         # What follows is shared by the threads of a round, and each round's own `Round` is, too.
         self._mutex = threading.Lock()
-        # Told when the threads of a round may have something to take again.
-        self._given_back = threading.Condition(self._mutex)
-        self._rests = Backoff(self._staleness.pace_maker)
-        self._turns = RequestQueue(self._staleness, self._rests, catalog, watch, limiter, clock, poll.max_staleness)
+        # Notified when the threads of a round may find a task again.
+        self._changed = threading.Condition(self._mutex)
+        self._backoff = Backoff(self._staleness.pace_maker)
+        self._queue = RequestQueue(parts, self._sources, self._staleness, self._backoff)
         # How many refused tokens had been replaced at the newest answer.
-        self._renewals = client.renewals
+        self._renewals = parts.client.renewals
         self._bound_due = 0.0
-        self._link = LinkView(merchant.id, budget=limiter.allowed, streams=self._staleness.streams)
+        self._link = LinkView(self.merchant_id, budget=self._budget.allowed, streams=self._staleness.streams)
 
     @property
     def link(self) -> LinkView:
-        """How the connection to the API does."""
+        """The state of the connection to the API."""
         return replace(
             self._link,
-            budget=self._limiter.allowed,
+            budget=self._budget.allowed,
             token_expiry=self._client.token_expiry,
-            unusable=self._asking.unusable,
+            unusable=self._sources.streams.unusable,
         )
 
     def stop(self) -> None:
         """End the round that runs before its next request, and begin no other."""
         self._stopped.set()
         with self._mutex:
-            self._given_back.notify_all()
+            self._changed.notify_all()
 
     def ended(self, timeout: float) -> bool:
         """Wait until no round runs; whether that came true within so many seconds."""
@@ -108,187 +88,178 @@ class MerchantPoller:
         return ended
 
     def round(self) -> None:
-        """Ask for what is due, until nothing is, the budget is spent for this minute, or the API is down."""
+        """Request what is due, until nothing is, the budget of this minute is spent, or the API is down."""
         with self._running:
-            going = self._turns.begin()
+            current = self._queue.begin()
             try:
-                self._ask_all(going)
+                self._ask_all(current)
             except Exception:
-                # Not even a defect of the planning keeps what is known from being shown. The scheduler logs it.
-                self._sum_up(going)
+                # Show what is known even after a defect of the planning. The scheduler logs it.
+                self._finish(current)
                 raise
-            self._sum_up(going)
+            self._finish(current)
             self._link = replace(self._link, round_timestamp=self._clock.now())
 
-    def _ask_all(self, going: Round) -> None:
+    def _ask_all(self, current: Round) -> None:
         if self._poll.concurrency == 1:
-            self._work(going)
+            self._work(current)
         else:
             with ThreadPoolExecutor(self._poll.concurrency) as pool:
-                workers = [pool.submit(self._work, going) for _ in range(self._poll.concurrency)]
+                workers = [pool.submit(self._work, current) for _ in range(self._poll.concurrency)]
             for worker in workers:
                 worker.result()
-        if going.evidence.suspects and going.evidence.witness is not None and not going.evidence.down:
-            self._acquit(going)
-        elif going.evidence.suspects:
-            self._blame_api(going)
+        if current.evidence.suspects and current.evidence.witness is not None and not current.evidence.down:
+            self._note_api_works(current)
+        elif current.evidence.suspects:
+            self._note_outage(current)
 
-    def _work(self, going: Round) -> None:
-        while (task := self._take(going)) is not None:
+    def _work(self, current: Round) -> None:
+        while (task := self._take(current)) is not None:
             sent = True
             try:
-                sent = self._attempt(task, going)
-            except Exception as error:  # noqa: BLE001 - what nobody foresaw is the incident of this task alone
+                sent = self._attempt(task, current)
+            except Exception as error:  # noqa: BLE001 - an unexpected error is the incident of this task alone
                 with self._mutex:
-                    self._note_failure(going, task, Unhandled.by(error))
+                    self._note_failure(current, task, Unhandled.by(error))
             finally:
                 with self._mutex:
-                    self._turns.give_back(task, going, sent=sent)
-                    self._given_back.notify_all()
+                    self._queue.give_back(task, current, sent=sent)
+                    self._changed.notify_all()
 
-    def _take(self, going: Round) -> Task | None:
-        """What to ask for next; None where the round ends."""
+    def _take(self, current: Round) -> Task | None:
+        """The next task; None if the round ends."""
         with self._mutex:
             # Not a sleep of the clock: what ends this wait is another thread.
-            self._given_back.wait_for(lambda: self._stopped.is_set() or not self._turns.held_up(going))
-            return None if self._stopped.is_set() else self._turns.take(going)
+            self._changed.wait_for(lambda: self._stopped.is_set() or not self._queue.blocked(current))
+            return None if self._stopped.is_set() else self._queue.take(current)
 
-    def _attempt(self, task: Task, going: Round) -> bool:
-        """Ask once, and note how it went; or wait for the budget, and say that it was not sent."""
+    def _attempt(self, task: Task, current: Round) -> bool:
+        """Send a request and note its result; False if it had to wait for the budget instead."""
         try:
-            done = self._asking.ask(task)
+            done = self._sources.of(task).ask(task)
         except BudgetSpent as spent:
-            self._wait(spent.wait, going)
+            self._wait(spent.wait, current)
             return False
         except StateWriteFailed as error:
             with self._mutex:
                 # Without a note of each request the limit could be broken after a restart, so none can leave. The
                 # process reports it once, for all merchants.
-                going.ended = going.unwritable = True
-                self._down(str(error))
+                current.ended = current.unwritable = True
+                self._show_down(str(error))
         except ApiError as error:
             with self._mutex:
-                self._note_failure(going, task, error)
+                self._note_failure(current, task, error)
         else:
             with self._mutex:
-                self._turns.answered(task)
+                self._queue.answered(task)
                 if done:
-                    self._note_answer(going, task)
-                if problem := self._asking.problem(task):
+                    self._note_answer(current, task)
+                if problem := self._sources.of(task).problem(task):
                     self._report(Failure(UNUSABLE, "", problem))
         return True
 
-    def _wait(self, seconds: float, going: Round) -> None:
+    def _wait(self, seconds: float, current: Round) -> None:
         with self._mutex:
-            going.waited = True
-            going.ended |= self._clock.monotonic() + seconds > self._turns.deadline(going)
-        if not going.ended:
+            current.waited = True
+            current.ended |= self._clock.monotonic() + seconds > self._queue.deadline(current)
+        if not current.ended:
             self._clock.sleep(seconds)
 
-    def _note_answer(self, going: Round, task: Task) -> None:
+    def _note_answer(self, current: Round, task: Task) -> None:
         self._link = replace(self._link, last_success=self._clock.now())
         if isinstance(task, Stream):
-            # While the API wants to be left alone, the late answer of a request that was on its way says nothing.
-            self._link = replace(self._link, up=not self._limiter.held)
+            # During a Retry-After, the late answer of a request that was under way shows nothing.
+            self._link = replace(self._link, up=not self._budget.held)
             if self._renewals != self._client.renewals:
                 self._renewals = self._client.renewals
-                self._rests.token_renewed()
-                going.evidence.drop(Unauthorized)
-            going.evidence.answered(task)
-        # The catalog's answer says something of the catalog.
-        speaks = isinstance(task, Stream) or not going.evidence.streams_suspected
-        if speaks and not going.evidence.down and task not in going.evidence.sent_before:
-            self._acquit(going)
-        self._rests.answered(task)
+                self._backoff.token_renewed()
+                current.evidence.drop(Unauthorized)
+            current.evidence.answered(task)
+        # An answer of the catalog shows only that the catalog works.
+        relevant = isinstance(task, Stream) or not current.evidence.streams_suspected
+        if relevant and not current.evidence.down and task not in current.evidence.sent_before:
+            self._note_api_works(current)
+        self._backoff.answered(task)
 
-    def _note_failure(self, going: Round, task: Task, error: ApiError) -> None:
-        going.failures[task] += 1
+    def _note_failure(self, current: Round, task: Task, error: ApiError) -> None:
+        current.failures[task] += 1
         self._link = replace(self._link, last_error=str(error), last_error_at=self._clock.now())
         if isinstance(error, RateLimited) or self._link.up is None:
-            self._down()
+            self._show_down()
         if isinstance(error, RateLimited):
-            self._report(self._rests.limited(error))
-            self._put_off(task)
+            self._report(self._backoff.rate_limited(error))
+            self._sources.of(task).failed(task)
             return
         if isinstance(error, Unhandled):
-            # The API has nothing to do with it.
-            self._blame(going, task, error)
+            # The error is not the API's.
+            self._note_own_failure(current, task, error)
             return
-        strikes = self._rests.strikes(task, error, answered=going.evidence.witness is not None)
-        if not strikes:
-            going.failed_again += isinstance(task, Stream)
-            self._blame(going, task, error)
+        suspicion = self._backoff.suspicion(task, error, answered=current.evidence.witness is not None)
+        if not suspicion:
+            current.failed_again += isinstance(task, Stream)
+            self._note_own_failure(current, task, error)
             return
-        if going.evidence.add(task, error, strikes, going.under_way):
-            self._blame_api(going)
+        if current.evidence.add(task, error, suspicion, current.under_way):
+            self._note_outage(current)
 
-    def _acquit(self, going: Round) -> None:
-        """The API works: what failed did so by itself."""
-        for task, error in going.evidence.suspects:
-            self._blame(going, task, error)
-        going.evidence.clear()
+    def _note_api_works(self, current: Round) -> None:
+        """Note that the API works: the failed tasks fail alone."""
+        for task, error in current.evidence.suspects:
+            self._note_own_failure(current, task, error)
+        current.evidence.clear()
 
-    def _blame(self, going: Round, task: Task, error: ApiError) -> None:
-        """Leave alone what failed by itself."""
-        if isinstance(task, WarmupRequest) and isinstance(error, BadRequest) and going.evidence.witness is not None:
-            # Perhaps the range was too long.
-            self._watch.warmup.shorten(task, half(len(task.asked), task.shortest))
+    def _note_own_failure(self, current: Round, task: Task, error: ApiError) -> None:
+        """Note that a task fails alone."""
+        source = self._sources.of(task)
+        works = current.evidence.witness is not None
+        if works and isinstance(error, BadRequest) and source.shorten(task):
             return
-        failure = self._rests.failed(task, error, self._clock.monotonic())
+        failure = self._backoff.failed(task, error, self._clock.monotonic())
         self._report(failure, error)
         if not isinstance(task, Stream):
-            going.failed_asides += failure.strikes
-            self._turns.rest_asides(retry_after(error) or 0.0)
-            self._put_off(task)
+            current.failed_background += failure.suspicion
+            self._queue.pause_background(retry_after(error) or 0.0)
+            source.failed(task)
 
-    def _blame_api(self, going: Round) -> None:
+    def _note_outage(self, current: Round) -> None:
         """End the round: the API is down."""
-        going.ended = going.evidence.down = True
-        self._down()
-        suspects = going.evidence.clear()
-        for failure in self._rests.api_failed(suspects):
+        current.ended = current.evidence.down = True
+        self._show_down()
+        suspects = current.evidence.clear()
+        for failure in self._backoff.api_failed(suspects):
             self._report(failure)
         wait = max(retry_after(error) or 0.0 for _, error in suspects)
         if wait:
-            # Where it cannot be written, no request leaves in any case.
+            # If this cannot be written, no request can leave in any case.
             with contextlib.suppress(StateWriteFailed):
-                self._limiter.hold(wait)
+                self._budget.hold(wait)
 
-    def _down(self, error: str = "") -> None:
+    def _show_down(self, error: str = "") -> None:
         """Note that the API as a whole fails, or that no request can leave, and why where that is not noted yet."""
         self._link = replace(self._link, up=False)
         if error:
             self._link = replace(self._link, last_error=error, last_error_at=self._clock.now())
 
-    def _put_off(self, task: Task) -> None:
-        match task:
-            case Lookup():
-                self._catalog.failed(task, self._clock.now())
-            case WarmupRequest():
-                self._watch.warmup.failed(task, self._clock.now())
-            case _:
-                pass
+    # ---- the end of a round ----
 
-    # ---- what is told, and how fresh it all is ----
-
-    def _sum_up(self, going: Round) -> None:
+    def _finish(self, current: Round) -> None:
         now = self._clock.now()
         with self._contained("log"):
-            if not self._limiter.held:
-                # Until then nothing is asked for, so nothing shows that a failure has ended.
-                for event in self._faults.settle(now, self._rests.faults | self._asking.faults):
-                    self._tell(event)
+            if not self._budget.held:
+                # During a hold nothing is requested, so nothing shows that an incident is resolved.
+                for event in self._incidents.settle(now, self._backoff.unresolved | self._sources.streams.unresolved):
+                    self._log(event)
         with self._contained("drop detector"):
-            for media_id, error in self._watch.judge(now).items():
+            for media_id, error in self._monitor.judge(now).items():
                 self._defect(f"drop detector, {f'media {media_id}' if media_id else 'whole merchant'}", error)
         with self._contained("state file"):
-            if not going.unwritable:
+            if not current.unwritable:
                 self._save()
         with self._contained("staleness"):
             self._measure()
 
     def _measure(self) -> None:
-        """Show how stale it all is."""
+        """Update the staleness and the failing streams."""
         moment = self._staleness.moment(self._clock.now(), self._clock.monotonic())
         weights = self._staleness.weights(moment)
         self._link = replace(self._link, staleness_minutes=self._staleness.mean(weights, moment))
@@ -298,43 +269,43 @@ class MerchantPoller:
             self._link = replace(self._link, staleness_bound_minutes=bound)
         self._link = replace(
             self._link,
-            failing=self._rests.failing_streams,
-            gone=self._rests.gone,
-            failing_lookups=self._rests.failing_lookups,
+            failing=self._backoff.failing_streams,
+            gone=self._backoff.gone,
+            failing_lookups=self._backoff.failing_lookups,
         )
 
     @contextlib.contextmanager
     def _contained(self, part: str) -> Iterator[None]:
-        """Let what nobody foresaw be the end of this part of a round only."""
+        """Let an unexpected error end only this part of a round."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - it is reported
             self._defect(part, error)
 
     def _defect(self, part: str, error: Exception) -> None:
-        """Report what nobody foresaw in a part of the exporter."""
+        """Report an unexpected error in a part of the exporter."""
         found = Unhandled.by(error)
         self._link = replace(self._link, last_error=f"{part}: {found}", last_error_at=self._clock.now())
         self._report(Failure(DEFECT, part, str(found)), found)
 
     def _save(self) -> None:
         try:
-            self._watch.save_now_and_then(self._clock.now())
+            self._monitor.save_now_and_then(self._clock.now())
         except StateWriteFailed as error:
             self._report(Failure("state file", "", str(error)))
 
     def _report(self, failure: Failure, error: ApiError | None = None) -> None:
-        event = self._faults.report(failure.key, failure.message, self._clock.now(), name=failure.name)
+        event = self._incidents.report(failure.key, failure.message, self._clock.now(), name=failure.name)
         if event is not None and isinstance(error, Unhandled):
             # With the place where it was raised.
             log.error(event.message, merchant=self.merchant_id, exc_info=error.__cause__)
         elif event is not None:
-            self._tell(event)
+            self._log(event)
 
-    def _tell(self, event: IncidentEvent) -> None:
+    def _log(self, event: IncidentEvent) -> None:
         if event.kind == "begin":
             log.warning(event.line, merchant=self.merchant_id)
             return
         since = datetime.fromtimestamp(event.since, UTC).isoformat(timespec="seconds")
-        say = log.info if event.kind == "end" else log.warning
-        say(event.line, merchant=self.merchant_id, since=since, times=event.count)
+        write = log.info if event.kind == "end" else log.warning
+        write(event.line, merchant=self.merchant_id, since=since, times=event.count)

@@ -6,15 +6,15 @@ It sends nothing and waits for nothing.
 from collections import Counter
 from dataclasses import dataclass, field
 
-from exporter.api.budget import LONGEST_WAIT, RequestBudget
-from exporter.api.catalog import Catalog, Lookup
-from exporter.clock import Clock
-from exporter.drops.monitor import DropMonitor
+from exporter.api.budget import LONGEST_WAIT
+from exporter.api.catalog import Lookup
 from exporter.drops.warmup import WarmupRequest
 from exporter.errors import ApiError, SignInFailed
 from exporter.model import MINUTE, Minute, Stream
 from exporter.planning.index import Candidate, can_hold, choose
-from exporter.polling.backoff import STRIKES, Backoff, Task
+from exporter.polling.backoff import SUSPICION_LIMIT, Backoff, Task
+from exporter.polling.parts import MerchantParts
+from exporter.polling.sources import BackgroundSource, BackgroundTask, Sources
 from exporter.polling.staleness import Moment, Staleness
 
 # A stream that failed and is not in backoff is requested once more in a round, after all others.
@@ -38,26 +38,26 @@ REQUESTS_PER_LIVE_EVENT = 4
 
 @dataclass(slots=True)
 class Evidence:
-    """What a round's failures say about the whole API, until an answer clears it or it is found to be down.
+    """What a round's failures show about the whole API, until an answer clears it or it is found to be down.
 
     Attributes:
         witness: The stream that was answered first, so the API worked; None before that.
         suspects: The failures since a stream was answered. It is unknown whether they are the API's.
-        strikes: How much they count against the API.
+        suspicion: How much they count against the API.
         sent_before: What was under way at the newest of them: its answer says nothing about that failure.
         down: Whether the API has been found to be down.
     """
 
     witness: Stream | None = None
     suspects: list[tuple[Task, ApiError]] = field(default_factory=list)
-    strikes: int = 0
+    suspicion: int = 0
     sent_before: set[Task] = field(default_factory=set)
     down: bool = False
 
     @property
     def in_doubt(self) -> bool:
         """Whether so much has failed that the API may be down: then the witness is requested once more."""
-        return self.strikes >= STRIKES
+        return self.suspicion >= SUSPICION_LIMIT
 
     @property
     def streams_suspected(self) -> bool:
@@ -68,11 +68,11 @@ class Evidence:
         """The first stream that is answered is the witness."""
         self.witness = self.witness or stream
 
-    def add(self, task: Task, error: ApiError, strikes: int, under_way: set[Task]) -> bool:
+    def add(self, task: Task, error: ApiError, suspicion: int, under_way: set[Task]) -> bool:
         """Note a failure that may be the API's; whether it shows that the API is down."""
         decides = self.in_doubt and task == self.witness
         self.suspects.append((task, error))
-        self.strikes += strikes
+        self.suspicion += suspicion
         self.sent_before = under_way - {task}
         return decides or isinstance(error, SignInFailed) or (self.witness is None and self.in_doubt)
 
@@ -82,7 +82,7 @@ class Evidence:
 
     def clear(self) -> list[tuple[Task, ApiError]]:
         """Forget all failures; returns them."""
-        suspects, self.suspects, self.strikes = self.suspects, [], 0
+        suspects, self.suspects, self.suspicion = self.suspects, [], 0
         return suspects
 
 
@@ -97,9 +97,9 @@ class Round:
         planned_for: The newest complete minute when they were planned.
         under_way: The requests under way.
         failures: How often each request has failed.
-        evidence: What the failures say about the whole API.
+        evidence: What the failures show about the whole API.
         failed_again: How many streams failed that had failed before this round, too.
-        failed_asides: Failed requests for the catalog and the warm-up that count towards their end in this round.
+        failed_background: Failed requests for the catalog and the warm-up that count towards their end in this round.
         sent: How many requests have been sent.
         waited: Whether it had to wait for the budget.
         ended: Whether nothing more is to be requested.
@@ -114,7 +114,7 @@ class Round:
     failures: Counter[Task] = field(default_factory=Counter)
     evidence: Evidence = field(default_factory=Evidence)
     failed_again: int = 0
-    failed_asides: int = 0
+    failed_background: int = 0
     sent: int = 0
     waited: bool = False
     ended: bool = False
@@ -129,190 +129,171 @@ class Round:
 class RequestQueue:
     """The order of one merchant's requests. For one thread at a time."""
 
-    def __init__(
-        self,
-        staleness: Staleness,
-        rests: Backoff,
-        catalog: Catalog,
-        watch: DropMonitor,
-        limiter: RequestBudget,
-        clock: Clock,
-        max_staleness: float,
-    ) -> None:
-        """Nothing has been asked for.
+    def __init__(self, parts: MerchantParts, sources: Sources, staleness: Staleness, backoff: Backoff) -> None:
+        """Start without any request.
 
         Args:
+            parts: The budget, the clock and the settings of the merchant.
+            sources: The lookups and the warm-up requests that are due.
             staleness: The staleness and weight of each stream.
-            rests: The streams in backoff.
-            catalog: The lookups that are due.
-            watch: The history that the warm-up is missing.
-            limiter: The request budget.
-            clock: The clock.
-            max_staleness: Seconds that no stream is to wait longer than, where the budget can hold that.
+            backoff: The streams in backoff.
         """
+        self._sources = sources
         self._staleness = staleness
-        self._rests = rests
-        self._catalog = catalog
-        self._watch = watch
-        self._limiter = limiter
-        self._clock = clock
-        self._longest_wait = int(max_staleness // MINUTE)
+        self._backoff = backoff
+        self._budget = parts.budget
+        self._clock = parts.clock
+        self._longest_wait = int(parts.poll.max_staleness // MINUTE)
         self._since_lookup = REQUESTS_PER_LOOKUP
-        self._past_first = True
-        # Until when neither the catalog nor the past may be asked for (monotonic seconds).
-        self._asides_rest_until = 0.0
+        self._warmup_first = True
+        # No lookups and no warm-up before this time (monotonic seconds).
+        self._background_paused_until = 0.0
 
     def begin(self) -> Round:
         """A round that begins now."""
-        return Round(self._clock.monotonic(), live_left=int(self._limiter.allowed) // REQUESTS_PER_LIVE_EVENT)
+        return Round(self._clock.monotonic(), live_left=int(self._budget.allowed) // REQUESTS_PER_LIVE_EVENT)
 
-    def deadline(self, going: Round) -> float:
+    def deadline(self, current: Round) -> float:
         """Until when a round that has to wait for the budget may let its next request leave (monotonic seconds)."""
-        share = min(1.0, going.sent / self._limiter.allowed)
-        return going.started + FIRST_UNTIL - (FIRST_UNTIL - LAST_UNTIL) * share
+        share = min(1.0, current.sent / self._budget.allowed)
+        return current.started + FIRST_UNTIL - (FIRST_UNTIL - LAST_UNTIL) * share
 
-    def held_up(self, going: Round) -> bool:
+    def blocked(self, current: Round) -> bool:
         """Whether nothing may be taken now: the whole merchant's answer, on its way, shows which minutes are settled.
 
-        Without it, what was asked for a minute ago would look fresh. And while it is in doubt whether the API works,
-        nothing but the answer to that is waited for.
+        Without it, a minute-old answer would look fresh. While it is in doubt whether the API works, only the answer of
+        the witness matters.
         """
-        return self._staleness.pace_maker in going.under_way or (
-            going.evidence.in_doubt and going.evidence.witness in going.under_way
+        return self._staleness.pace_maker in current.under_way or (
+            current.evidence.in_doubt and current.evidence.witness in current.under_way
         )
 
-    def take(self, going: Round) -> Task | None:
+    def take(self, current: Round) -> Task | None:
         """The next request, None if there is none. It is under way until it is given back."""
-        task = self._next(going)
+        task = self._next(current)
         if task is not None:
-            going.under_way.add(task)
+            current.under_way.add(task)
         return task
 
-    def give_back(self, task: Task, going: Round, *, sent: bool) -> None:
+    def give_back(self, task: Task, current: Round, *, sent: bool) -> None:
         """A request is not under way any more. If it was not sent, it comes next again."""
-        going.under_way.discard(task)
-        going.evidence.sent_before.discard(task)
-        going.sent += sent
+        current.under_way.discard(task)
+        current.evidence.sent_before.discard(task)
+        current.sent += sent
         if sent or task == self._staleness.pace_maker:
             # The whole merchant's is next whenever it is due.
             return
         if isinstance(task, Stream):
             # Still the one most worth having; when a minute has settled meanwhile, all is planned anew.
-            going.queue.append(task)
+            current.queue.append(task)
         else:
             self._since_lookup = REQUESTS_PER_LOOKUP
 
-    def rest_asides(self, seconds: float) -> None:
+    def pause_background(self, seconds: float) -> None:
         """Request nothing of the catalog and the warm-up for so many seconds."""
         until = self._clock.monotonic() + min(seconds, LONGEST_WAIT)
-        self._asides_rest_until = max(self._asides_rest_until, until)
+        self._background_paused_until = max(self._background_paused_until, until)
 
     def answered(self, task: Task) -> None:
         """Count the requests since the last one for the catalog or the warm-up."""
         self._since_lookup = self._since_lookup + 1 if isinstance(task, Stream) else 0
 
-    def plan(self, going: Round, moment: Moment) -> list[Stream]:
+    def plan(self, current: Round, moment: Moment) -> list[Stream]:
         """The streams to request in this minute, the first last."""
-        candidates = self._candidates(going, moment)
-        if not candidates and self._rests.take_back():
-            candidates = self._candidates(going, moment)
+        candidates = self._candidates(current, moment)
+        if not candidates and self._backoff.retry_deferred():
+            candidates = self._candidates(current, moment)
         streams = self._staleness.streams
         # One place in a minute is the whole merchant's.
-        room = max(1, int(self._limiter.allowed) - 1)
+        room = max(1, int(self._budget.allowed) - 1)
         # With a minute in hand, where there is one: some of a round can slip into the next.
         spare = can_hold(streams, room, self._longest_wait - 1)
         chosen = choose(candidates, room, streams, self._longest_wait - 1 if spare else self._longest_wait)
-        return sorted(chosen, key=lambda stream: going.failures[stream])[::-1]
+        return sorted(chosen, key=lambda stream: current.failures[stream])[::-1]
 
-    def _candidates(self, going: Round, moment: Moment) -> list[Candidate[Stream]]:
+    def _candidates(self, current: Round, moment: Moment) -> list[Candidate[Stream]]:
         # Only numbers are looked up for each stream: there may be thousands.
         return [
             Candidate(stream, weight, wait)
             for stream, weight in self._staleness.weights(moment).items()
-            if (wait := self._wait_so_far(stream, going, moment))
+            if (wait := self._wait_so_far(stream, current, moment))
         ]
 
-    def _next(self, going: Round) -> Task | None:
-        """The whole merchant's plays; then the streams as planned, and the catalog and the past when nothing else is
-        due, or after they waited long.
-        """
+    def _next(self, current: Round) -> Task | None:
+        """The whole merchant's plays, then the planned streams; lookups and warm-up last, or after a long wait."""
         moment = self._moment()
-        late = going.waited and moment.monotonic > self.deadline(going)
-        if going.ended or late:
+        late = current.waited and moment.monotonic > self.deadline(current)
+        if current.ended or late:
             return None
-        first = going.evidence.witness if going.evidence.in_doubt else self._pace_maker(going, moment)
+        first = current.evidence.witness if current.evidence.in_doubt else self._pace_maker(current, moment)
         if first is not None:
             return first
-        if going.live_left > 0:
-            going.live_left -= 1
-            event = self._next_lookup(going, running_only=True)
+        if current.live_left > 0:
+            current.live_left -= 1
+            paused = self._background_paused(current)
+            event = None if paused else self._sources.lookups.next_running(current.unanswered)
             if event is not None:
                 return event
-            going.live_left = 0
+            current.live_left = 0
         if self._since_lookup >= REQUESTS_PER_LOOKUP:
-            # To look through these takes a while: it is done again after as many requests, found or not.
+            # This search is slow, so it comes again only after as many requests, even if it found nothing.
             self._since_lookup = 0
-            # By turns, or live events that run could take all of it.
-            self._past_first = not self._past_first
-            aside = (self._next_past(going) if self._past_first else None) or self._next_aside(going)
-            if aside is not None:
-                return aside
-        if moment.complete != going.planned_for or not going.queue:
+            # Alternately, or running live events could take all of it.
+            self._warmup_first = not self._warmup_first
+            background: Lookup | WarmupRequest | None = None
+            if self._warmup_first:
+                background = self._next_of(self._sources.warmup, current)
+            background = background or self._next_background(current)
+            if background is not None:
+                return background
+        if moment.complete != current.planned_for or not current.queue:
             # To plan takes a while, too.
-            if moment.monotonic + self._limiter.wait() > self.deadline(going):
-                going.ended = True
+            if moment.monotonic + self._budget.wait() > self.deadline(current):
+                current.ended = True
                 return None
-            going.planned_for = moment.complete
-            going.queue = self.plan(going, moment)
-        return self._next_planned(going, moment) or self._next_aside(going)
+            current.planned_for = moment.complete
+            current.queue = self.plan(current, moment)
+        return self._next_planned(current, moment) or self._next_background(current)
 
-    def _pace_maker(self, going: Round, moment: Moment) -> Stream | None:
+    def _pace_maker(self, current: Round, moment: Moment) -> Stream | None:
         """The whole merchant's plays where they are due; once more when they failed, but not where they always do."""
         stream = self._staleness.pace_maker
-        again = going.failures[stream] > 0 and self._rests.pace_maker_fails
-        return stream if not again and self._wait_so_far(stream, going, moment) else None
+        again = current.failures[stream] > 0 and self._backoff.pace_maker_fails
+        return stream if not again and self._wait_so_far(stream, current, moment) else None
 
-    def _next_planned(self, going: Round, moment: Moment) -> Stream | None:
-        while going.queue:
-            stream = going.queue.pop()
-            # One of its media's streams may just have heard that the media is gone.
-            if not self._left_alone(stream, going, moment):
+    def _next_planned(self, current: Round, moment: Moment) -> Stream | None:
+        while current.queue:
+            stream = current.queue.pop()
+            # Another stream of the media may just have got a 404.
+            if not self._in_backoff(stream, current, moment):
                 return stream
         return None
 
-    def _next_aside(self, going: Round) -> Lookup | WarmupRequest | None:
-        return self._next_lookup(going) or self._next_past(going)
+    def _next_background(self, current: Round) -> Lookup | WarmupRequest | None:
+        return self._next_of(self._sources.lookups, current) or self._next_of(self._sources.warmup, current)
 
-    def _next_lookup(self, going: Round, *, running_only: bool = False) -> Lookup | None:
-        if self._asides_rest(going):
-            return None
-        return self._catalog.next_lookup(self._clock.now(), going.unanswered, running_only=running_only)
+    def _next_of(self, source: BackgroundSource[BackgroundTask], current: Round) -> BackgroundTask | None:
+        return None if self._background_paused(current) else source.next(current.unanswered)
 
-    def _next_past(self, going: Round) -> WarmupRequest | None:
-        if self._asides_rest(going):
-            return None
-        busy = {task.stream for task in going.unanswered if isinstance(task, WarmupRequest)}
-        return self._watch.warmup.next(self._clock.now(), self._moment().settled, busy)
+    def _background_paused(self, current: Round) -> bool:
+        paused = self._clock.monotonic() < self._background_paused_until
+        return paused or current.evidence.streams_suspected or current.failed_background >= SUSPICION_LIMIT
 
-    def _asides_rest(self, going: Round) -> bool:
-        rest = self._clock.monotonic() < self._asides_rest_until
-        return rest or going.evidence.streams_suspected or going.failed_asides >= STRIKES
-
-    def _wait_so_far(self, stream: Stream, going: Round, moment: Moment) -> int:
+    def _wait_so_far(self, stream: Stream, current: Round, moment: Moment) -> int:
         """A stream's staleness where it is due, at least 1; else 0."""
-        if stream in going.under_way or (going.failures and going.failures[stream] >= ATTEMPTS):
+        if stream in current.under_way or (current.failures and current.failures[stream] >= ATTEMPTS):
             return 0
-        if self._left_alone(stream, going, moment):
+        if self._in_backoff(stream, current, moment):
             return 0
-        return self._staleness.due(stream, moment, paced=not self._rests.pace_maker_fails)
+        return self._staleness.due(stream, moment, paced=not self._backoff.pace_maker_fails)
 
-    def _left_alone(self, stream: Stream, going: Round, moment: Moment) -> bool:
-        if self._rests.rests(stream, moment.monotonic):
+    def _in_backoff(self, stream: Stream, current: Round, moment: Moment) -> bool:
+        if self._backoff.in_backoff(stream, moment.monotonic):
             return True
-        if not self._rests.failing(stream):
+        if not self._backoff.failing(stream):
             return False
-        failing = sum(isinstance(task, Stream) and self._rests.failing(task) for task in going.under_way)
-        return (going.failed_again + failing) * REQUESTS_PER_FAILURE >= self._limiter.allowed
+        failing = sum(isinstance(task, Stream) and self._backoff.failing(task) for task in current.under_way)
+        return (current.failed_again + failing) * REQUESTS_PER_FAILURE >= self._budget.allowed
 
     def _moment(self) -> Moment:
         return self._staleness.moment(self._clock.now(), self._clock.monotonic())

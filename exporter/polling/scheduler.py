@@ -30,8 +30,8 @@ SPREAD = 45
 # Without a beat for so long, the process does not work.
 LONGEST_PAUSE = 120.0
 
-# A round ends after a minute at the latest, but for the requests that are on their way. The rest is room for a machine
-# that is slow.
+# A round ends after a minute at the latest, except for requests under way. The remaining time is a margin for a slow
+# machine.
 LONGEST_ROUND = 240.0
 
 # Of many merchants, so many are named.
@@ -143,4 +143,4 @@ def _log_event(event: JobEvent) -> None:
     elif event.code == EVENT_JOB_MISSED:
         log.warning("a job was missed", job=event.job_id)
     else:
-        log.debug("a job goes on past its next start", job=event.job_id)
+        log.debug("a job still runs at its next start", job=event.job_id)

@@ -36,13 +36,13 @@ class Staleness:
     def __init__(
         self, merchant: MerchantSettings, poll: PollSettings, ledger: Ledger, noise: Callable[[], float]
     ) -> None:
-        """Nothing has been asked for.
+        """Start without any request.
 
         Args:
             merchant: Whose streams.
             poll: When a minute counts, and what the freshness of a stream matters.
             ledger: What is counted.
-            noise: Tells by how much the whole merchant's plays vary more than by independent viewers' chance.
+            noise: Returns by how much the whole merchant's plays vary more than by independent viewers' chance.
         """
         self._noise = noise
         self._merchant_id = merchant.id
@@ -51,7 +51,7 @@ class Staleness:
         self._factors = stream_factors(merchant, poll)
         self.streams = len(self._factors)
         self.pace_maker = Stream(merchant.id, "", Target.PLAY_COUNT, Group.ALL)
-        # What is asked for before any row has shown that the minute is settled.
+        # What is requested before any row has shown that the minute is settled.
         self._not_waiting = {self.pace_maker, *(stream for stream in self._factors if stream.target.by_day)}
         # The newest minute that each stream's last answer was asked up to.
         self._asked: dict[Stream, Minute] = {}
@@ -61,8 +61,8 @@ class Staleness:
         return Moment(ended_before(now, self._settle), self._ledger.settled(self._merchant_id, now), monotonic)
 
     def entered(self, stream: Stream, asked: MinuteRange, now: float) -> None:
-        """Note that the ledger has an answer for these minutes, which was asked for at a moment (Unix seconds)."""
-        # A range that was cut short goes on at once, unless there is nothing settled beyond it.
+        """Note that the ledger has an answer for these minutes, which was requested at a moment (Unix seconds)."""
+        # The rest of a shortened range comes at once, unless there is nothing settled beyond it.
         if asked.last >= self._ledger.settled(self._merchant_id, now):
             self._asked[stream] = ended_before(now, self._settle)
 

@@ -226,7 +226,7 @@ class Story:
         self.state = open_state(self.path, self.clock.now)
         adapter = SlowAdapter(self.clock, self.rng, self.departures)
         self.polling = build_polling(self.settings, self.state, Instruments(), self.clock, lambda: adapter)
-        self.clock.limiter = self.polling.pollers[MERCHANT]._limiter
+        self.clock.limiter = self.polling.pollers[MERCHANT]._budget
 
     def close(self) -> None:
         """What is left of a process when it is gone."""

@@ -52,7 +52,7 @@ def test_known_plays_make_the_mean_play_fresher() -> None:
 
 
 def test_what_does_not_fit_comes_with_one_line_of_advice() -> None:
-    """The line says which limit to ask for, which wait would fit, and what to drop: the least worth first."""
+    """The line says which limit to request, which wait would fit, and what to drop: the least worth first."""
     capacity = estimate_capacity(merchant(100, 5), PollSettings(), {})
     assert capacity.advice == (
         "max_staleness 30m does not fit: ask the vendor for a limit of at least 12 requests a minute, "

@@ -1,4 +1,4 @@
-"""Which stream is asked for next, and how fresh that keeps them."""
+"""Which stream is requested next, and how fresh that keeps them."""
 
 import random
 
@@ -51,7 +51,7 @@ def test_a_wait_that_cannot_be_held_is_given_up_for_freshness() -> None:
 def test_no_stream_waits_too_long_where_the_room_can_hold_it(
     streams: int, room: int, max_staleness: int, rng: random.Random
 ) -> None:
-    """From a start in which all were just asked for: whatever the weights, and however they change."""
+    """From a start in which all were just requested: whatever the weights, and however they change."""
     asked_at = [0] * streams
     weights = [10 ** rng.uniform(-3, 3) for _ in range(streams)]
     for minute in range(1, 60):

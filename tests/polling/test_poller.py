@@ -1,4 +1,4 @@
-"""Rounds: what is asked for in which order, and what happens when it fails. The client is a stand-in."""
+"""Rounds: what is requested in which order, and what happens when it fails. The client is a stand-in."""
 
 import itertools
 import threading
@@ -35,7 +35,7 @@ from exporter.errors import (
     Unauthorized,
 )
 from exporter.model import Minute, MinuteRange, Reading, Stream, minute_of
-from exporter.polling.incidents import Incidents
+from exporter.polling.parts import MerchantParts
 from exporter.polling.poller import MerchantPoller
 from exporter.storage.state import State, open_state
 from exporter.views import Verdict
@@ -50,18 +50,18 @@ class FakeClient:
     """Answers from a table, within a real budget.
 
     Attributes:
-        asked: What was asked for, in order.
-        faults: What to raise instead of answering, by (media id, target), or by media id.
+        asked: What was requested, in order.
+        errors: What to raise instead of answering, by (media id, target), or by media id.
     """
 
     token_expiry = None
     renewals = 0
 
-    def __init__(self, limiter: RequestBudget) -> None:
-        self.limiter = limiter
+    def __init__(self, budget: RequestBudget) -> None:
+        self.budget = budget
         self.asked: list[str] = []
         self.ranges: list[MinuteRange] = []
-        self.faults: dict[str, ApiError] = {}
+        self.errors: dict[str, ApiError] = {}
         self.longest = 10_000
         self.all_asked: list[str] = []
         # Tells the newest minute that has a row, where not all have.
@@ -98,13 +98,13 @@ class FakeClient:
         return LiveEvent(running=True)
 
     def _send(self, what: str) -> None:
-        self.limiter.take().done()
+        self.budget.take().done()
         self.asked.append(what)
         self.all_asked.append(what)
 
     def _fail(self, key: str) -> None:
-        if fault := self.faults.get(key, self.faults.get("*")):
-            raise fault
+        if error := self.errors.get(key, self.errors.get("*")):
+            raise error
 
 
 class World:
@@ -144,24 +144,25 @@ class World:
         self.state = state
         self.ledger = Ledger(state, settings, on_revision=lambda age: None)
         self.ledger.sync(settings.merchants, clock.now())
-        self.limiter = RequestBudget(state, "m", limit, clock.now, clock.monotonic)
-        self.client = FakeClient(self.limiter)
+        self.budget = RequestBudget(state, "m", limit, clock.now, clock.monotonic)
+        self.client = FakeClient(self.budget)
         self.catalog = Catalog(state, merchant)
-        self.watch = DropMonitor(state, settings, merchant, self.catalog)
+        self.monitor = DropMonitor(state, settings, merchant, self.catalog)
         self.poller = MerchantPoller(
-            merchant,
-            settings.poll,
-            self.ledger,
-            self.catalog,
-            self.watch,
-            self.limiter,
-            cast("Client", self.client),
-            clock,
-            Incidents(),
+            MerchantParts(
+                merchant,
+                settings.poll,
+                self.ledger,
+                self.catalog,
+                self.monitor,
+                self.budget,
+                cast("Client", self.client),
+                clock,
+            )
         )
 
     def round(self) -> list[str]:
-        """A round in the next minute; what was asked for."""
+        """A round in the next minute; what was requested."""
         self.clock.advance(60)
         self.client.asked = []
         self.client.ranges = []
@@ -195,7 +196,7 @@ CATALOG = ["media a", "media b", "event ev", "event ev"]
 
 
 def test_the_whole_merchant_comes_first_and_the_catalog_last(build: Callable[..., World]) -> None:
-    """The first round asks for everything once; the next ones only for the minutes that are new."""
+    """The first round requests everything once; the next ones only for the minutes that are new."""
     world = build()
     asked = world.round()
     assert asked[0] == "/play_count"
@@ -205,7 +206,7 @@ def test_the_whole_merchant_comes_first_and_the_catalog_last(build: Callable[...
 
 
 def test_the_stalest_come_first_where_the_budget_is_short(build: Callable[..., World]) -> None:
-    """With two requests a minute, the whole merchant has one of them and the others take turns."""
+    """With two requests a minute, the whole merchant has one of them and the others alternate."""
     world = build(limit=2)
     seen = [world.round() for _ in range(12)]
     assert all(len(asked) <= 2 for asked in seen)
@@ -229,11 +230,11 @@ OUTAGES = [
 def test_an_api_that_is_down_is_asked_three_times_a_round(build: Callable[..., World]) -> None:
     """The budget is not spent on an API that does not answer, and the next round tries again."""
     world = build()
-    for fault in OUTAGES:
-        world.client.faults = {"*": fault}
+    for error in OUTAGES:
+        world.client.errors = {"*": error}
         assert len(world.round()) == 3
         assert world.poller.link.up is False
-    world.client.faults = {}
+    world.client.errors = {}
     assert set(PLAYS) <= set(world.round())
     assert world.poller.link.up is True
 
@@ -252,7 +253,7 @@ def test_what_fails_by_itself_is_shown_as_such(build: Callable[..., World], conc
         send(what)
 
     world.client._send = noted  # type: ignore[method-assign]
-    world.client.faults = {
+    world.client.errors = {
         "a": ServerError("internal", status=500),
         "b": NotFound("no such media", status=404),
         "media a": RefusedError("forbidden", status=403),
@@ -266,7 +267,7 @@ def test_what_fails_by_itself_is_shown_as_such(build: Callable[..., World], conc
     assert link.gone == {"b"}
     assert link.failing_lookups == 1
     assert link.round_timestamp == pytest.approx(world.clock.now(), abs=60)
-    world.client.faults = {}
+    world.client.errors = {}
     for _ in range(40):
         world.round()
     link = world.poller.link
@@ -276,25 +277,25 @@ def test_what_fails_by_itself_is_shown_as_such(build: Callable[..., World], conc
 def test_a_refused_password_ends_the_round(build: Callable[..., World]) -> None:
     """One request is enough to know; the merchant is asked again a minute later."""
     world = build()
-    world.client.faults = {"*": SignInFailed("check the password", code="401", refused=True)}
+    world.client.errors = {"*": SignInFailed("check the password", code="401", refused=True)}
     assert len(world.round()) == 1
     assert len(world.round()) == 1
     assert world.poller.link.up is False
     assert world.poller.link.last_error == "check the password"
 
 
-@pytest.mark.parametrize("fault", [MalformedAnswer("not JSON"), NotFound("no such media", status=404)])
-def test_a_stream_that_fails_does_not_starve_the_others(build: Callable[..., World], fault: ApiError) -> None:
-    """A stream whose own request fails is asked for less and less often, and the others every minute."""
+@pytest.mark.parametrize("error", [MalformedAnswer("not JSON"), NotFound("no such media", status=404)])
+def test_a_stream_that_fails_does_not_starve_the_others(build: Callable[..., World], error: ApiError) -> None:
+    """A stream whose own request fails is requested less and less often, and the others every minute."""
     world = build()
-    world.client.faults = {"a": fault}
+    world.client.errors = {"a": error}
     seen = [world.round() for _ in range(60)]
     assert all("b/play_count" in asked for asked in seen)
     asked = [minute for minute, what in enumerate(seen) if "a/play_count" in what]
     assert 2 <= len(asked) <= 7
     gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]
     assert gaps == sorted(gaps)
-    world.client.faults = {}
+    world.client.errors = {}
     for _ in range(70):
         world.round()
     assert world.ledger.settled("m", world.clock.now()) == world.ledger.through(
@@ -304,14 +305,14 @@ def test_a_stream_that_fails_does_not_starve_the_others(build: Callable[..., Wor
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize(
-    "fault",
+    "error",
     [NoAnswer("timed out"), ServerError("internal", status=500), RefusedError("no permission", status=403)],
 )
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_streams_that_always_fail_do_not_starve_the_others(
-    build: Callable[..., World], fault: ApiError, concurrency: int
+    build: Callable[..., World], error: ApiError, concurrency: int
 ) -> None:
-    """A third of the media fail for ever and are the stalest of all. They are asked for less and less often, while the
+    """A third of the media fail for ever and are the stalest of all. They are requested less and less often, while the
     API answers for the others, which have nearly all of the budget; and soon again when they are mended.
     """
     media = [f"media-{number}" for number in range(30)]
@@ -319,14 +320,14 @@ def test_streams_that_always_fail_do_not_starve_the_others(
     world = build(media=media, limit=12, concurrency=concurrency)
     for _ in range(10):
         world.round()
-    world.client.faults = dict.fromkeys(bad, fault)
+    world.client.errors = dict.fromkeys(bad, error)
     world.client.all_asked = []
     for _ in range(60):
         world.round()
     asked = Counter(what.partition("/")[0] for what in world.client.all_asked)
     assert all(asked[media_id] <= 12 for media_id in bad)
     assert all(asked[media_id] >= 15 for media_id in good)
-    world.client.faults = {}
+    world.client.errors = {}
     for _ in range(40):
         world.round()
     settled = world.ledger.settled("m", world.clock.now())
@@ -334,7 +335,7 @@ def test_streams_that_always_fail_do_not_starve_the_others(
 
 
 def test_a_long_range_that_is_refused_is_halved_and_remembered(build: Callable[..., World]) -> None:
-    """After an outage the longest range that the API takes is found by halves; the next stream asks for it at once."""
+    """After an outage the longest range that the API takes is found by halves; the next stream requests it at once."""
     world = build()
     world.round()
     world.clock.advance(10 * 3600)
@@ -351,20 +352,20 @@ def test_a_long_range_that_is_refused_is_halved_and_remembered(build: Callable[.
     assert {view.series[0].total for view in world.ledger.snapshot.merchants["m"].streams.values()} == {602.0, 1204.0}
 
 
-def test_a_short_range_that_is_refused_is_the_streams_fault(build: Callable[..., World]) -> None:
+def test_a_refused_short_range_is_an_error_of_the_stream(build: Callable[..., World]) -> None:
     """A 400 for an hour or less is no question of length, and teaches nothing about it."""
     world = build()
-    world.client.faults = {"a": BadRequest("no such target", status=400)}
+    world.client.errors = {"a": BadRequest("no such target", status=400)}
     world.round()
     assert all(len(asked) <= 60 for asked in world.client.ranges)
     world.clock.advance(10 * 3600)
-    world.client.faults = {}
+    world.client.errors = {}
     world.round()
     assert max(len(asked) for asked in world.client.ranges) > 600
 
 
 def test_a_long_range_that_holds_too_much_is_halved(build: Callable[..., World]) -> None:
-    """An answer that is too large for a long range is asked for in halves, as one that the API refuses."""
+    """An answer that is too large for a long range is requested in halves, as one that the API refuses."""
     world = build()
     world.round()
     world.clock.advance(10 * 3600)
@@ -461,7 +462,7 @@ def test_a_defect_in_counting_is_that_streams_incident(
         [error] = [entry for entry in logs if entry["log_level"] == "error"]
         assert error["event"].startswith("a/play_count/all: unexpected KeyError at test_poller.py:")
         assert isinstance(error["exc_info"], KeyError)
-        assert world.poller._rests.failing(streams[1])
+        assert world.poller._backoff.failing(streams[1])
         assert world.poller.link.last_error.startswith("unexpected KeyError at ")
         assert world.poller.link.staleness_minutes is not None
         broken = False
@@ -476,7 +477,7 @@ def test_a_defect_in_counting_is_that_streams_incident(
 
 
 def test_a_defect_in_the_whole_merchants_plays_ends_no_round(build: Callable[..., World]) -> None:
-    """It says nothing of the API: the media are asked for in the same round."""
+    """It says nothing of the API: the media are requested in the same round."""
     world = build()
     world.round()
     world.ledger.enter = partial(_fail_for, world.ledger.enter, "")  # type: ignore[method-assign]
@@ -491,10 +492,10 @@ def _fail_for(original: Callable[..., None], media_id: str, stream: Stream, *res
 
 
 def test_a_defect_in_one_lookup_or_past_is_its_own(build: Callable[..., World]) -> None:
-    """However many there are, the other lookups and pasts are asked for, and the streams."""
+    """However many there are, the other lookups and pasts are requested, and the streams."""
     media = [f"media-{number}" for number in range(8)]
     world = build(media=media, past_known=False)
-    enter, enter_history = world.catalog.enter_media, world.watch.enter_history
+    enter, enter_history = world.catalog.enter_media, world.monitor.enter_history
 
     def enter_media(lookup: Lookup, *rest: Any) -> None:
         enter(lookup, *rest) if lookup.media_id == media[-1] else defect()
@@ -503,35 +504,35 @@ def test_a_defect_in_one_lookup_or_past_is_its_own(build: Callable[..., World]) 
         enter_history(request, rows) if request.media_id == media[-1] else defect()
 
     world.catalog.enter_media = enter_media  # type: ignore[method-assign, assignment]
-    world.watch.enter_history = enter_past  # type: ignore[method-assign]
+    world.monitor.enter_history = enter_past  # type: ignore[method-assign]
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
             world.round()
     assert f"media {media[-1]}" in world.client.all_asked
     assert f"past of {media[-1]} by hour" in world.client.all_asked
     assert world.client.all_asked.count("/play_count") == 5
-    told = [entry["event"] for entry in logs if entry["log_level"] == "error"]
-    assert len(told) == 2 * len(media) - 1
-    assert told.count(f"media {media[0]}: {told[0].partition(': ')[2]}") == 1
+    logged = [entry["event"] for entry in logs if entry["log_level"] == "error"]
+    assert len(logged) == 2 * len(media) - 1
+    assert logged.count(f"media {media[0]}: {logged[0].partition(': ')[2]}") == 1
 
 
 def test_a_defect_in_the_verdict_on_one_media_is_its_own(build: Callable[..., World]) -> None:
-    """The others keep their verdicts, one line says where, and the summary goes on."""
+    """The others keep their verdicts, one line says where, and the end of the round completes."""
     world = build()
     for _ in range(3):
         world.round()
     verdict = Verdict(minute_of(world.clock.now()) - 3, 0.0, 0.0, 5.0)
-    world.watch._verdict = lambda media_id, look, now: defect() if media_id == "a" else verdict  # type: ignore[method-assign]
+    world.monitor._verdict = lambda media_id, look, now: defect() if media_id == "a" else verdict  # type: ignore[method-assign]
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
             world.round()
-    assert set(world.watch.drops(world.clock.now())) == {"", "b"}
+    assert set(world.monitor.drops(world.clock.now())) == {"", "b"}
     [error] = [entry for entry in logs if entry["log_level"] == "error"]
     assert error["event"].startswith("drop detector, media a: unexpected KeyError at test_poller.py:")
     assert world.poller.link.last_error == error["event"]
 
 
-@pytest.mark.parametrize("part", ["_faults", "_watch", "_staleness"])
+@pytest.mark.parametrize("part", ["_incidents", "_monitor", "_staleness"])
 def test_a_defect_in_one_part_of_the_summary_leaves_the_others(build: Callable[..., World], part: str) -> None:
     """Each of them comes in every round, whatever happens in the others."""
     world = build()
@@ -543,8 +544,8 @@ def test_a_defect_in_one_part_of_the_summary_leaves_the_others(build: Callable[.
         return defect() if name == part else original(*rest)
 
     parts: list[tuple[str, Any, str]] = [
-        ("_faults", world.poller._faults, "settle"),
-        ("_watch", world.watch, "judge"),
+        ("_incidents", world.poller._incidents, "settle"),
+        ("_monitor", world.monitor, "judge"),
         ("_staleness", world.poller._staleness, "mean"),
     ]
     for name, owner, method in parts:
@@ -552,7 +553,7 @@ def test_a_defect_in_one_part_of_the_summary_leaves_the_others(build: Callable[.
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
             world.round()
-    assert came == dict.fromkeys(("_faults", "_watch", "_staleness"), 5)
+    assert came == dict.fromkeys(("_incidents", "_monitor", "_staleness"), 5)
     assert [entry["log_level"] for entry in logs] == ["error"]
 
 
@@ -562,19 +563,19 @@ def test_a_defect_in_the_planning_is_for_the_scheduler_to_tell(
     """The round fails, but what is known is summed up."""
     world = build()
     world.round()
-    monkeypatch.setattr(world.poller._turns, "plan", defect)
-    before = world.watch._standing
+    monkeypatch.setattr(world.poller._queue, "plan", defect)
+    before = world.monitor._standing
     with pytest.raises(KeyError):
         world.round()
-    assert world.watch._standing is not before
+    assert world.monitor._standing is not before
     monkeypatch.undo()
     assert set(PLAYS) <= set(world.round())
 
 
 def test_a_failing_catalog_does_not_hold_up_the_counting(build: Callable[..., World]) -> None:
-    """A lookup that fails is left for ten minutes, and the streams are asked for as ever."""
+    """A lookup that fails is left for ten minutes, and the streams are requested as ever."""
     world = build()
-    world.client.faults = {"media a": NotFound("gone", status=404)}
+    world.client.errors = {"media a": NotFound("gone", status=404)}
     assert set(PLAYS) <= set(world.round())
     for _ in range(8):
         assert "media a" not in world.round()
@@ -583,7 +584,7 @@ def test_a_failing_catalog_does_not_hold_up_the_counting(build: Callable[..., Wo
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize(
-    "fault",
+    "error",
     [
         NoAnswer("no route"),
         ServerError("internal", status=500),
@@ -592,14 +593,14 @@ def test_a_failing_catalog_does_not_hold_up_the_counting(build: Callable[..., Wo
     ],
 )
 def test_a_catalog_that_never_answers_takes_nothing_from_the_counting(
-    build: Callable[..., World], fault: ApiError
+    build: Callable[..., World], error: ApiError
 ) -> None:
-    """Where all lookups fail, as for an account without that permission, each stream is asked for every minute all
+    """Where all lookups fail, as for an account without that permission, each stream is requested every minute all
     the same, and there are only a few lookups in a round.
     """
     media = [f"media-{number}" for number in range(30)]
     world = build(media=media)
-    world.client.faults = {f"media {media_id}": fault for media_id in media}
+    world.client.errors = {f"media {media_id}": error for media_id in media}
     for _ in range(25):
         asked = world.round()
         assert sum(what.endswith("/play_count") for what in asked) == 31
@@ -608,16 +609,16 @@ def test_a_catalog_that_never_answers_takes_nothing_from_the_counting(
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("concurrency", [1, 4])
-@pytest.mark.parametrize("fault", [None, RateLimited("slow down")])
+@pytest.mark.parametrize("error", [None, RateLimited("slow down")])
 def test_the_catalog_has_a_tenth_of_a_budget_that_is_short(
-    build: Callable[..., World], fault: ApiError | None, concurrency: int
+    build: Callable[..., World], error: ApiError | None, concurrency: int
 ) -> None:
-    """With more to ask for than may be sent, at most one request in ten asks for a media's name, whether those succeed
+    """With more to request than may be sent, at most one request in ten requests a media's name, whether those succeed
     or are refused.
     """
     media = [f"media-{number}" for number in range(30)]
     world = build(media=media, limit=10, concurrency=concurrency)
-    world.client.faults = {f"media {media_id}": fault for media_id in media} if fault else {}
+    world.client.errors = {f"media {media_id}": error for media_id in media} if error else {}
     for _ in range(50):
         world.round()
     lookups = sum(what.startswith("media ") for what in world.client.all_asked)
@@ -639,26 +640,26 @@ def test_a_full_disk_ends_the_round_and_nothing_is_lost(build: Callable[..., Wor
     assert world.poller.link.up is True
 
 
-def test_faults_are_told_when_they_begin_and_end(build: Callable[..., World]) -> None:
+def test_incidents_are_logged_when_they_begin_and_end(build: Callable[..., World]) -> None:
     """An outage of an hour is a few lines, not a hundred."""
     world = build()
     with structlog.testing.capture_logs() as lines:
-        world.client.faults = {"*": NoAnswer("cannot resolve api.example")}
+        world.client.errors = {"*": NoAnswer("cannot resolve api.example")}
         for _ in range(60):
             world.round()
-        world.client.faults = {}
+        world.client.errors = {}
         for _ in range(5):
             world.round()
-    told = [line["event"] for line in lines if "cannot resolve" in line["event"]]
-    assert told[0] == "cannot resolve api.example"
-    assert told[-1] == "resolved: cannot resolve api.example"
-    assert len(told) <= 6
+    logged = [line["event"] for line in lines if "cannot resolve" in line["event"]]
+    assert logged[0] == "cannot resolve api.example"
+    assert logged[-1] == "resolved: cannot resolve api.example"
+    assert len(logged) <= 6
 
 
-def test_values_that_cannot_be_used_are_told_once(build: Callable[..., World]) -> None:
-    """However many streams have them, one line tells of it, with the first; a reminder comes seldom, and the end once.
+def test_unusable_values_are_reported_once(build: Callable[..., World]) -> None:
+    """However many streams have them, one line reports it, with the first; a reminder comes seldom, and the end once.
 
-    A stream that is asked for seldom does not make it begin again and again.
+    A stream that is requested seldom does not make it begin again and again.
     """
     world = build()
     world.client.problems = dict.fromkeys(MEDIA, ('row 3: "N/A" is not a number, in {}', "and 4 more"))
@@ -671,12 +672,12 @@ def test_values_that_cannot_be_used_are_told_once(build: Callable[..., World]) -
     assert second.startswith("still failing: unknown until ")
     world.client.problems = {MEDIA[0]: ("row 1: -1 is negative, in {}",)}
     world.round()
-    world.client.faults[MEDIA[0]] = NoAnswer("down")
+    world.client.errors[MEDIA[0]] = NoAnswer("down")
     with structlog.testing.capture_logs() as logs:
         for _ in range(10):
             world.round()
         assert not [entry for entry in logs if entry["event"].startswith("resolved: unknown")]
-        world.client.faults, world.client.problems = {}, {}
+        world.client.errors, world.client.problems = {}, {}
         for _ in range(30):
             world.round()
     assert len([entry for entry in logs if entry["event"].startswith("resolved: unknown")]) == 1
@@ -684,7 +685,7 @@ def test_values_that_cannot_be_used_are_told_once(build: Callable[..., World]) -
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize(
-    ("fault", "failing"),
+    ("error", "failing"),
     [
         (NotFound("no such media", status=404), ["a"]),
         (NotFound("no such media", status=404), ["a", "media a"]),
@@ -693,24 +694,26 @@ def test_values_that_cannot_be_used_are_told_once(build: Callable[..., World]) -
         (RefusedError("no permission", status=403), ["media a", "media b"]),
     ],
 )
-def test_what_goes_on_is_not_told_to_be_over(build: Callable[..., World], fault: ApiError, failing: list[str]) -> None:
-    """What fails for hours, and is asked for ever more rarely, begins once and is over once, when it is answered."""
+def test_an_open_incident_is_not_reported_as_resolved(
+    build: Callable[..., World], error: ApiError, failing: list[str]
+) -> None:
+    """What fails for hours, requested ever more rarely, begins once and is resolved once, when it is answered."""
     world = build()
     world.round()
-    world.client.faults = dict.fromkeys(failing, fault)
+    world.client.errors = dict.fromkeys(failing, error)
     world.clock.advance(7 * 3600)
     with structlog.testing.capture_logs() as lines:
         for _ in range(8 * 60):
             world.round()
-        told = [line["event"] for line in lines if str(fault) in line["event"]]
-        assert not told[0].startswith("still failing: ")
-        assert all(event.startswith("still failing: ") for event in told[1:])
-        world.client.faults = {}
+        logged = [line["event"] for line in lines if str(error) in line["event"]]
+        assert not logged[0].startswith("still failing: ")
+        assert all(event.startswith("still failing: ") for event in logged[1:])
+        world.client.errors = {}
         for _ in range(7 * 60):
             world.round()
-    told = [line["event"] for line in lines if str(fault) in line["event"]]
-    assert sum(event.startswith("resolved: ") for event in told) == 1
-    assert told[-1].startswith("resolved: ")
+    logged = [line["event"] for line in lines if str(error) in line["event"]]
+    assert sum(event.startswith("resolved: ") for event in logged) == 1
+    assert logged[-1].startswith("resolved: ")
 
 
 def behind(world: World, media: Sequence[str] | None = None) -> list[int]:
@@ -720,7 +723,7 @@ def behind(world: World, media: Sequence[str] | None = None) -> list[int]:
     return [settled - world.ledger.through(each) for each in streams if media is None or each.media_id in media]
 
 
-def told(lines: Sequence[Mapping[str, object]]) -> list[str]:
+def logged(lines: Sequence[Mapping[str, object]]) -> list[str]:
     """What was logged at the level of warnings, and what is resolved."""
     events = [(str(line["event"]), line["log_level"]) for line in lines]
     return [event for event, level in events if level == "warning" or event.startswith("resolved: ")]
@@ -730,31 +733,31 @@ TWENTY = [f"media-{number}" for number in range(20)]
 
 
 @pytest.mark.unmeasured
-@pytest.mark.parametrize(("fault", "concurrency"), list(zip(OUTAGES, itertools.cycle([1, 4]), strict=False)))
+@pytest.mark.parametrize(("error", "concurrency"), list(zip(OUTAGES, itertools.cycle([1, 4]), strict=False)))
 def test_after_hours_without_an_api_all_is_fresh_in_minutes(
-    build: Callable[..., World], fault: ApiError, concurrency: int
+    build: Callable[..., World], error: ApiError, concurrency: int
 ) -> None:
-    """Whatever the whole API answers for two hours: a few requests a minute, six lines, and no stream rests for it."""
+    """Whatever the whole API answers for two hours: a few requests a minute, six lines, and no backoff."""
     world = build(media=TWENTY, concurrency=concurrency)
     for _ in range(3):
         world.round()
-    world.client.faults = {"*": fault}
+    world.client.errors = {"*": error}
     with structlog.testing.capture_logs() as lines:
         asked = [len(world.round()) for _ in range(120)]
         assert world.poller.link.up is False
-        world.client.faults = {}
+        world.client.errors = {}
         for _ in range(2):
             world.round()
         assert set(behind(world)) == {0}
         for _ in range(4):
             world.round()
     # A refused range is tried by halves once for each stream.
-    assert sum(asked) / len(asked) <= (3 if concurrency == 1 else 6) + 2 * isinstance(fault, BadRequest)
-    assert told(lines) == [str(fault), *[f"still failing: {fault}"] * 4, f"resolved: {fault}"]
+    assert sum(asked) / len(asked) <= (3 if concurrency == 1 else 6) + 2 * isinstance(error, BadRequest)
+    assert logged(lines) == [str(error), *[f"still failing: {error}"] * 4, f"resolved: {error}"]
     assert world.poller.link.up is True
 
 
-def fails_after(world: World, requests: int, fault: ApiError) -> None:
+def fails_after(world: World, requests: int, error: ApiError) -> None:
     """Let the API answer so many requests more, and then only with a failure."""
     original = world.client._send
     sent = itertools.count(1)
@@ -762,33 +765,33 @@ def fails_after(world: World, requests: int, fault: ApiError) -> None:
     def send(what: str) -> None:
         original(what)
         if next(sent) == requests + 1:
-            world.client.faults = {"*": fault}
+            world.client.errors = {"*": error}
 
     world.client._send = send  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-@pytest.mark.parametrize("fault", OUTAGES)
+@pytest.mark.parametrize("error", OUTAGES)
 def test_an_api_that_fails_in_the_middle_of_a_round(
-    build: Callable[..., World], fault: ApiError, concurrency: int
+    build: Callable[..., World], error: ApiError, concurrency: int
 ) -> None:
-    """After three failures the whole merchant's plays are asked for once more; when those fail, too, the round is over,
-    and nothing rests for it: all is fresh with the first round after.
+    """After three failures the whole merchant's plays are requested once more; when those fail, too, the round is over,
+    and no backoff begins: all is fresh with the first round after.
     """
     world = build(media=TWENTY, concurrency=concurrency)
     for _ in range(3):
         world.round()
     with structlog.testing.capture_logs() as lines:
-        fails_after(world, 6, fault)
+        fails_after(world, 6, error)
         asked = world.round()
         assert len(asked) <= 6 + (4 if concurrency == 1 else 10)
         assert asked.count("/play_count") == 2
         for _ in range(10):
             world.round()
-        world.client.faults = {}
+        world.client.errors = {}
         world.round()
     assert set(behind(world)) == {0}
-    assert told(lines) == [str(fault)]
+    assert logged(lines) == [str(error)]
 
 
 def test_an_outage_of_some_media_only_is_theirs(build: Callable[..., World]) -> None:
@@ -797,25 +800,25 @@ def test_an_outage_of_some_media_only_is_theirs(build: Callable[..., World]) -> 
     for _ in range(3):
         world.round()
     bad, good = TWENTY[:10], TWENTY[10:]
-    world.client.faults = dict.fromkeys(bad, NotFound("no such media", status=404))
+    world.client.errors = dict.fromkeys(bad, NotFound("no such media", status=404))
     with structlog.testing.capture_logs() as lines:
         for _ in range(10):
             asked = world.round()
             assert set(behind(world, good)) == {0}
-    assert sum(each.startswith("media media-") for each in told(lines)) == 10
-    assert len(told(lines)) == 10
+    assert sum(each.startswith("media media-") for each in logged(lines)) == 10
+    assert len(logged(lines)) == 10
     assert asked.count("/play_count") == 1
 
 
 @pytest.mark.unmeasured
-@pytest.mark.parametrize("fault", OUTAGES)
-def test_a_whole_merchant_that_always_fails_starves_no_media(build: Callable[..., World], fault: ApiError) -> None:
+@pytest.mark.parametrize("error", OUTAGES)
+def test_a_whole_merchant_that_always_fails_starves_no_media(build: Callable[..., World], error: ApiError) -> None:
     """An account that may see its media but not the whole merchant, nor some of the media: those that it may see are
-    asked for every minute, and what it may not see takes two requests a minute and a little.
+    requested every minute, and what it may not see takes two requests a minute and a little.
     """
     world = build(media=TWENTY)
     bad, good = TWENTY[:12], TWENTY[12:]
-    world.client.faults = dict.fromkeys(["", *bad], fault)
+    world.client.errors = dict.fromkeys(["", *bad], error)
     for _ in range(60):
         world.round()
     world.client.all_asked = []
@@ -831,17 +834,17 @@ def test_a_whole_merchant_that_always_fails_starves_no_media(build: Callable[...
 @pytest.mark.unmeasured
 def test_media_that_all_fail_cost_a_request_a_minute_and_are_back_in_minutes(build: Callable[..., World]) -> None:
     """While the whole merchant is answered, media that fail for hours take a request a minute together; when it has
-    ended for one, the others are asked for at once.
+    ended for one, the others are requested at once.
     """
     world = build(media=TWENTY)
-    world.client.faults = dict.fromkeys(TWENTY, RefusedError("no permission", status=403))
+    world.client.errors = dict.fromkeys(TWENTY, RefusedError("no permission", status=403))
     for _ in range(3 * 60):
         world.round()
     world.client.all_asked = []
     for _ in range(60):
         assert "/play_count" in world.round()
     assert sum(what.startswith("media-") for what in world.client.all_asked) <= 60
-    world.client.faults = {}
+    world.client.errors = {}
     for _ in range(5):
         world.round()
     assert set(behind(world)) == {0}
@@ -849,41 +852,41 @@ def test_media_that_all_fail_cost_a_request_a_minute_and_are_back_in_minutes(bui
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize(
-    ("fault", "concurrency"),
+    ("error", "concurrency"),
     [(Unauthorized("no permission", status=401), 4), (RefusedError("no permission", status=403), 1)],
 )
 def test_90_refused_media_of_120_leave_the_others_fresh(
-    build: Callable[..., World], fault: ApiError, concurrency: int
+    build: Callable[..., World], error: ApiError, concurrency: int
 ) -> None:
     """The 30 that the account may see fit into the budget easily, and have it. Each of the 90 has one line."""
     media = [f"media-{number}" for number in range(120)]
     bad, good = media[:90], media[90:]
     world = build(media=media, concurrency=concurrency)
-    world.client.faults = dict.fromkeys(bad, fault)
+    world.client.errors = dict.fromkeys(bad, error)
     with structlog.testing.capture_logs() as lines:
         for minute in range(60):
             world.round()
             assert minute < 15 or max(behind(world, good)) <= 2
-    assert 90 <= len(told(lines)) <= 95
+    assert 90 <= len(logged(lines)) <= 95
 
 
 def test_a_token_that_does_not_come_for_hours(build: Callable[..., World]) -> None:
-    """Nothing can be asked for: one attempt in each round, and one incident until there is a token again."""
+    """Nothing can be requested: one attempt in each round, and one incident until there is a token again."""
     world = build(media=TWENTY, concurrency=4)
     for _ in range(3):
         world.round()
     failed = SignInFailed("auth-token: not JSON", code="200", refused=False)
-    world.client.faults = {"*": failed}
+    world.client.errors = {"*": failed}
     with structlog.testing.capture_logs() as lines:
         for _ in range(120):
             assert world.round() == ["/play_count"]
         assert world.poller.link.up is False
         assert world.poller.link.last_error == "auth-token: not JSON"
-        world.client.faults = {}
+        world.client.errors = {}
         for _ in range(5):
             world.round()
     assert set(behind(world)) == {0}
-    assert told(lines) == [str(failed), *[f"still failing: {failed}"] * 4, f"resolved: {failed}"]
+    assert logged(lines) == [str(failed), *[f"still failing: {failed}"] * 4, f"resolved: {failed}"]
 
 
 def test_a_revoked_token_makes_nothing_rest(build: Callable[..., World]) -> None:
@@ -897,9 +900,9 @@ def test_a_revoked_token_makes_nothing_rest(build: Callable[..., World]) -> None
 
     def fail(key: str) -> None:
         # The client renews it when it is refused for what it was good for.
-        if world.client.faults and key == "":
+        if world.client.errors and key == "":
             world.client.renewals += 1
-            world.client.faults = {}
+            world.client.errors = {}
         original(key)
 
     world.client._fail = fail  # type: ignore[method-assign]
@@ -907,7 +910,7 @@ def test_a_revoked_token_makes_nothing_rest(build: Callable[..., World]) -> None
         world.round()
     assert world.client.renewals == 1
     assert set(behind(world)) == {0}
-    assert told(lines) == []
+    assert logged(lines) == []
 
 
 def busy(seconds: float) -> ServerError:
@@ -918,37 +921,37 @@ def test_retry_after_of_the_whole_merchant_holds_all(build: Callable[..., World]
     """One 503 is enough: nothing leaves until then, also from a new process; then the whole budget may be used."""
     world = build(media=TWENTY)
     world.round()
-    world.client.faults = {"*": busy(600)}
+    world.client.errors = {"*": busy(600)}
     assert world.round() == ["/play_count"]
-    world.client.faults = {}
+    world.client.errors = {}
     assert RequestBudget(world.state, "m", 45, world.clock.now, world.clock.monotonic).wait() == pytest.approx(600)
     assert [len(world.round()) for _ in range(9)] == [0] * 9
     assert world.poller.link.up is False
     assert len(world.round()) >= 21
-    assert world.limiter.allowed == 45
+    assert world.budget.allowed == 45
     assert set(behind(world)) == {0}
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_retry_after_in_the_middle_of_a_round(build: Callable[..., World], concurrency: int) -> None:
-    """A stream's 503 is enough to ask for the whole merchant's plays once more, and theirs holds all."""
+    """A stream's 503 is enough to request the whole merchant's plays once more, and theirs holds all."""
     world = build(media=TWENTY, concurrency=concurrency)
     world.round()
     fails_after(world, 6, busy(600))
     asked = world.round()
     assert len(asked) <= 6 + (2 if concurrency == 1 else 5)
     assert asked.count("/play_count") == 2
-    world.client.faults = {}
+    world.client.errors = {}
     assert [len(world.round()) for _ in range(9)] == [0] * 9
     world.round()
     assert set(behind(world)) == {0}
 
 
 def test_retry_after_of_one_media_is_its_own(build: Callable[..., World]) -> None:
-    """While the whole merchant's plays are answered, only the media that answers so is left alone, for as long."""
+    """While the whole merchant's plays are answered, only the media that answers so is in backoff, for as long."""
     world = build(media=TWENTY)
     world.round()
-    world.client.faults = {"media-3": busy(900)}
+    world.client.errors = {"media-3": busy(900)}
     asked = world.round()
     assert "media-3/play_count" in asked
     for _ in range(14):
@@ -958,10 +961,10 @@ def test_retry_after_of_one_media_is_its_own(build: Callable[..., World]) -> Non
 
 
 def test_retry_after_of_a_whole_merchant_that_always_fails(build: Callable[..., World]) -> None:
-    """Where it answers so for ever, because it is too much for the API, its media are asked for all the same."""
+    """Where it answers so for ever, because it is too much for the API, its media are requested all the same."""
     world = build(media=TWENTY)
     world.round()
-    world.client.faults = {"": busy(90)}
+    world.client.errors = {"": busy(90)}
     for _ in range(10):
         world.round()
     for _ in range(10):
@@ -970,11 +973,11 @@ def test_retry_after_of_a_whole_merchant_that_always_fails(build: Callable[..., 
 
 
 def test_retry_after_of_the_catalog_is_the_catalogs(build: Callable[..., World]) -> None:
-    """Neither names nor live events are asked for until then, and the streams go on."""
+    """Neither names nor live events are requested until then, and the streams go on."""
     world = build()
-    world.client.faults = {"media a": busy(900)}
+    world.client.errors = {"media a": busy(900)}
     world.round()
-    world.client.faults = {}
+    world.client.errors = {}
     for _ in range(14):
         assert sorted(world.round()) == PLAYS
     assert "media a" in world.round()
@@ -982,14 +985,14 @@ def test_retry_after_of_the_catalog_is_the_catalogs(build: Callable[..., World])
 
 def test_a_proxy_that_refuses_all_does_not_make_an_end_of_the_past(build: Callable[..., World]) -> None:
     """A 400 for the past is a range that is too long only if the whole merchant's plays are answered after it. If not,
-    the same range is asked for when those are.
+    the same range is requested when those are.
     """
     world = build(past_known=False)
     fails_after(world, len(PLAYS + CATALOG), BadRequest("bad request", status=400))
     assert world.round()[-2:] == ["past of all by minute", "/play_count"]
     for _ in range(20):
         assert not any(what.startswith("past") for what in world.round())
-    world.client.faults = {}
+    world.client.errors = {}
     assert set(PAST) <= set(world.round())
 
 
@@ -1027,7 +1030,7 @@ def test_a_round_leaves_time_for_the_next(build: Callable[..., World]) -> None:
 
 
 def test_a_round_that_runs_is_not_joined_by_another(build: Callable[..., World]) -> None:
-    """A second round waits for the first to end, and then asks for nothing again."""
+    """A second round waits for the first to end, and then requests nothing again."""
     world = build()
     original = world.client._send
     asking, go_on = threading.Event(), threading.Event()
@@ -1058,7 +1061,7 @@ def test_a_stopped_poller_asks_for_nothing(build: Callable[..., World]) -> None:
     assert world.poller.ended(timeout=0.0)
 
 
-def test_with_several_workers_each_stream_is_asked_for_once(build: Callable[..., World]) -> None:
+def test_with_several_workers_each_stream_is_requested_once(build: Callable[..., World]) -> None:
     """Requests that are on the way at once are never two for the same stream, and the whole merchant is first."""
     world = build(concurrency=4)
     for _ in range(20):
@@ -1067,17 +1070,17 @@ def test_with_several_workers_each_stream_is_asked_for_once(build: Callable[...,
         assert sorted(what for what in asked if what in PLAYS) == sorted(PLAYS)
 
 
-def test_a_media_that_is_gone_is_asked_for_by_one_of_its_streams(build: Callable[..., World]) -> None:
+def test_a_media_that_is_gone_is_requested_by_one_of_its_streams(build: Callable[..., World]) -> None:
     """A 404 for one stream of a media holds back the others, too; one of them asks again later."""
     world = build(collect=["play_count", "play_time", "device_count"])
-    world.client.faults = {"a": NotFound("no such media", status=404)}
+    world.client.errors = {"a": NotFound("no such media", status=404)}
     for _ in range(14):
         world.round()
     assert sum(what.startswith("a/") for what in world.client.all_asked) == 1
     for _ in range(30):
         world.round()
     assert sum(what.startswith("a/") for what in world.client.all_asked) == 2
-    world.client.faults = {}
+    world.client.errors = {}
     for _ in range(60):
         world.round()
     streams = [stream for stream in world.settings.merchants[0].streams() if stream.media_id == "a"]
@@ -1104,15 +1107,15 @@ def test_while_the_api_wants_to_be_left_alone_it_does_not_look_well(
         fail(key)
         if key == "b":
             # Meanwhile another request was answered 429.
-            world.limiter.refused(1800.0)
+            world.budget.refused(1800.0)
 
     monkeypatch.setattr(world.client, "_fail", answer_late)
-    world.client.faults = {"a": RateLimited("slow down", retry_after=1800.0)}
+    world.client.errors = {"a": RateLimited("slow down", retry_after=1800.0)}
     with structlog.testing.capture_logs() as logs:
         asked = world.round()
         assert asked.index("a/play_count") < asked.index("b/play_count")
         monkeypatch.undo()
-        world.client.faults = {}
+        world.client.errors = {}
         for _ in range(29):
             assert world.round() == []
             assert world.poller.link.up is False
@@ -1148,7 +1151,7 @@ PAST = [
 
 
 def test_the_past_comes_after_everything_else(build: Callable[..., World]) -> None:
-    """With budget left, the first round asks for the past, too, once and last."""
+    """With budget left, the first round requests the past, too, once and last."""
     world = build(past_known=False)
     asked = world.round()
     assert asked[-len(PAST) :] == PAST
@@ -1162,33 +1165,33 @@ def test_the_past_comes_where_the_budget_is_short(build: Callable[..., World]) -
     for _ in range(200):
         world.round()
     assert world.poller.link.up
-    aside = [what for what in world.client.all_asked if what.startswith(("past", "media", "event"))]
-    assert set(PAST) <= set(aside)
-    assert len(aside) <= len(world.client.all_asked) / 10 + 1
+    background = [what for what in world.client.all_asked if what.startswith(("past", "media", "event"))]
+    assert set(PAST) <= set(background)
+    assert len(background) <= len(world.client.all_asked) / 10 + 1
 
 
 def test_a_past_that_fails_does_not_hold_up_the_counting(build: Callable[..., World]) -> None:
-    """A failing request of the past is left alone for some minutes, and streams are asked for as before."""
+    """A failing warm-up request is not repeated for some minutes, and streams are requested as before."""
     world = build(past_known=False)
-    world.client.faults["past"] = ServerError("a defect", status=500)
+    world.client.errors["past"] = ServerError("a defect", status=500)
     world.round()
     for _ in range(3):
         assert sorted(what for what in world.round() if what in PLAYS) == sorted(PLAYS)
     assert len([what for what in world.client.all_asked if what.startswith("past")]) <= 2 * len(PAST)
-    world.client.faults.clear()
+    world.client.errors.clear()
     for _ in range(12):
         world.round()
-    assert world.watch.warmup.next(world.clock.now(), minute_of(world.clock.now()), ()) is None
+    assert world.monitor.warmup.next(world.clock.now(), minute_of(world.clock.now()), ()) is None
 
 
-def test_a_past_that_is_refused_is_asked_for_in_halves(build: Callable[..., World]) -> None:
-    """A 400 is no fault of the API: the range was too long. When no range is taken, the past is done without."""
+def test_a_past_that_is_refused_is_requested_in_halves(build: Callable[..., World]) -> None:
+    """A 400 is no error of the API: the range was too long. When no range is taken, the past is done without."""
     world = build(past_known=False)
-    world.client.faults["past"] = BadRequest("range too long", status=400)
+    world.client.errors["past"] = BadRequest("range too long", status=400)
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
             world.round()
-    assert world.watch.warmup.next(world.clock.now(), minute_of(world.clock.now()), ()) is None
+    assert world.monitor.warmup.next(world.clock.now(), minute_of(world.clock.now()), ()) is None
     assert [entry for entry in logs if entry["log_level"] == "warning"] == []
 
 
@@ -1206,8 +1209,8 @@ def test_live_events_that_run_are_looked_at_in_every_round(build: Callable[..., 
         assert tight.round()[1:].count("event ev") <= 2
 
 
-def test_what_the_detector_cannot_write_is_told(build: Callable[..., World], tmp_path: Path) -> None:
-    """A state file that does not take the detector's own state is one line, and the round goes on."""
+def test_what_the_detector_cannot_write_is_reported(build: Callable[..., World], tmp_path: Path) -> None:
+    """A state file that does not take the detector's own state is one line, and the round continues."""
     world = build()
     with world.state.transaction() as db:
         db.execute("DROP TABLE tracks")
@@ -1217,11 +1220,11 @@ def test_what_the_detector_cannot_write_is_told(build: Callable[..., World], tmp
 
 
 @pytest.mark.parametrize("trigger", ["the budget of the minute before is not free yet", "a minute settles meanwhile"])
-def test_nothing_is_asked_for_while_the_whole_merchants_answer_is_on_its_way(
+def test_nothing_is_requested_while_the_whole_merchants_answer_is_on_its_way(
     build: Callable[..., World], trigger: str
 ) -> None:
-    """Before it has come, no thread asks for anything, whether the round begins or not: which minutes are settled is
-    not known, and the media asked for a minute ago would look fresh.
+    """Before it has come, no thread requests anything, whether the round begins or not: which minutes are settled is
+    not known, and the media requested a minute ago would look fresh.
     """
     world = build(concurrency=4, limit=20, media=[f"media-{number}" for number in range(30)])
     for _ in range(12):
@@ -1234,7 +1237,7 @@ def test_nothing_is_asked_for_while_the_whole_merchants_answer_is_on_its_way(
         original(what)
         if what == "/play_count":
             on_its_way.set()
-            # Long enough for the other threads to ask for all that they would.
+            # Long enough for the other threads to request all that they would.
             assert not never.wait(0.2)
             on_its_way.clear()
         else:
@@ -1246,7 +1249,7 @@ def test_nothing_is_asked_for_while_the_whole_merchants_answer_is_on_its_way(
     if trigger.startswith("the budget"):
         world.clock.advance(70)
         for _ in range(20):
-            world.limiter.take().done()
+            world.budget.take().done()
         world.clock.advance(-10)
     world.round()
     assert world.client.asked.count("/play_count") == (2 if trigger.startswith("a minute") else 1)

@@ -156,12 +156,12 @@ def test_a_heartbeat_that_fails_is_a_heartbeat(start: Start) -> None:
     with structlog.testing.capture_logs() as logs:
         schedule = start({}, beat=fail)
         assert beaten.wait(PATIENCE)
-        told = wait_for_log(logs, "a job failed")
-    assert told["job"] == "heartbeat"
+        line = wait_for_log(logs, "a job failed")
+    assert line["job"] == "heartbeat"
     assert schedule.problem() is None
 
 
-def test_a_job_that_fails_is_told_of_and_tried_again(start: Start) -> None:
+def test_a_job_that_fails_is_logged_and_tried_again(start: Start) -> None:
     """One merchant's defect is an error in the log with the exception; the others run, and it has its next turn."""
     ran = threading.Event()
 
@@ -171,8 +171,8 @@ def test_a_job_that_fails_is_told_of_and_tried_again(start: Start) -> None:
     with structlog.testing.capture_logs() as logs:
         schedule = start({"bad": fail, "good": ran.set})
         assert ran.wait(PATIENCE)
-        told = wait_for_log(logs, "a job failed")
-    assert (told["log_level"], told["job"], str(told["exc_info"])) == ("error", "round bad", "a defect")
+        line = wait_for_log(logs, "a job failed")
+    assert (line["log_level"], line["job"], str(line["exc_info"])) == ("error", "round bad", "a defect")
     assert next_runs(schedule)["round bad"].second == 30
 
 
@@ -203,8 +203,8 @@ def test_a_job_that_hangs_is_not_begun_again(start: Start, gate: threading.Event
         schedule = start({"one": hang})
         assert running.wait(PATIENCE)
         jobs(schedule)["round one"].modify(next_run_time=datetime.now(UTC))
-        told = wait_for_log(logs, "a job goes on past its next start")
-    assert (told["log_level"], told["job"]) == ("debug", "round one")
+        line = wait_for_log(logs, "a job still runs at its next start")
+    assert (line["log_level"], line["job"]) == ("debug", "round one")
     assert begun == [1]
 
 
@@ -287,7 +287,7 @@ def test_a_schedule_that_was_not_started_can_be_stopped_and_watched() -> None:
     ("code", "level", "event"),
     [
         (EVENT_JOB_MISSED, "warning", "a job was missed"),
-        (EVENT_JOB_MAX_INSTANCES, "debug", "a job goes on past its next start"),
+        (EVENT_JOB_MAX_INSTANCES, "debug", "a job still runs at its next start"),
     ],
 )
 def test_what_the_scheduler_skips_is_in_the_log(code: int, level: str, event: str) -> None:

@@ -21,7 +21,7 @@ from exporter.counting.ledger import Ledger
 from exporter.drops.monitor import DropMonitor
 from exporter.drops.warmup import MINUTES_BACK
 from exporter.model import Group, Minute, MinuteRange, Reading, Rows, Stream, Target
-from exporter.polling.incidents import Incidents
+from exporter.polling.parts import MerchantParts
 from exporter.polling.poller import MerchantPoller
 from exporter.storage.state import State
 from tests.support.fakes import FakeClock
@@ -210,15 +210,16 @@ class Process:
         self.client = client(audience, self.budget, clock, seconds)
         catalog = Catalog(state, merchant)
         self.poller = MerchantPoller(
-            merchant,
-            settings.poll,
-            self.ledger,
-            catalog,
-            DropMonitor(state, settings, merchant, catalog),
-            self.budget,
-            cast("Client", self.client),
-            clock,
-            Incidents(),
+            MerchantParts(
+                merchant,
+                settings.poll,
+                self.ledger,
+                catalog,
+                DropMonitor(state, settings, merchant, catalog),
+                self.budget,
+                cast("Client", self.client),
+                clock,
+            )
         )
 
 

@@ -1,0 +1,36 @@
+"""The parts of one merchant that its polling uses."""
+
+from dataclasses import dataclass
+
+from exporter.api.budget import RequestBudget
+from exporter.api.catalog import Catalog
+from exporter.api.client import Client
+from exporter.clock import Clock
+from exporter.config.settings import MerchantSettings, PollSettings
+from exporter.counting.ledger import Ledger
+from exporter.drops.monitor import DropMonitor
+
+
+@dataclass(frozen=True, slots=True)
+class MerchantParts:
+    """The parts of one merchant that its polling uses.
+
+    Attributes:
+        settings: The configuration of the merchant.
+        poll: When and how much is polled.
+        ledger: The counters of all merchants.
+        catalog: The catalog of its media.
+        monitor: Its drop monitor.
+        budget: Its request budget.
+        client: Its API client.
+        clock: The time of the API.
+    """
+
+    settings: MerchantSettings
+    poll: PollSettings
+    ledger: Ledger
+    catalog: Catalog
+    monitor: DropMonitor
+    budget: RequestBudget
+    client: Client
+    clock: Clock
