@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from exporter.backtest.plays_csv import Recording
-from exporter.drops.baseline import HELD, Baseline, Look
+from exporter.drops.baseline import Baseline, Look
 from exporter.drops.detector import KEPT, Alarm, Together, broad, judge
+from exporter.drops.packed import HELD
 from exporter.model import DAY_MINUTES, Minute
 from exporter.views import Verdict
 

@@ -8,16 +8,13 @@ docs/drop-detection.md; here are its parts about one media alone: recent level, 
 import math
 from array import array
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from exporter.drops.dispersion import Dispersion
+from exporter.drops.packed import HELD, Packed, RecentMinutes
+from exporter.drops.packed import MASK as _MASK
 from exporter.drops.seasonal import DAY_STEPS, STEP, UNKNOWN, SeasonalProfile
 from exporter.model import DAY_MINUTES, Minute
-
-# Minutes that are kept one by one: a power of two, more than the longest look back, and than a revision reaches.
-HELD = 128
-_MASK = HELD - 1
 
 # How far back, in minutes, a revised value still changes the steps. All that they are made of must be held.
 REVISABLE = 60
@@ -67,23 +64,6 @@ class Look(NamedTuple):
 
 
 _NO_WINDOWS = ((0.0, 0), (0.0, 0), (0.0, 0))
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A track as bytes, for the state file; in this machine's byte order.
-
-    Attributes:
-        newest: The newest minute taken; None before the first.
-        recent: The minutes held, with what was forecast for them.
-        noise: The samples of the noise of the last day.
-        days: Day (minute // 1440) -> the steps of that day.
-    """
-
-    newest: Minute | None
-    recent: bytes
-    noise: bytes
-    days: Mapping[int, bytes]
 
 
 class Baseline:
@@ -353,12 +333,12 @@ class Baseline:
         Args:
             minutes: How many; there are no more than 128.
         """
-        if self.newest is None:
-            return []
-        return [
-            (minute, _or_none(self._plays[minute & _MASK]), _or_none(self._expected[minute & _MASK]))
-            for minute in range(self.newest - min(minutes, HELD) + 1, self.newest + 1)
-        ]
+        frozen = self.recent_minutes()
+        return frozen.last(minutes) if frozen else []
+
+    def recent_minutes(self) -> RecentMinutes | None:
+        """A copy of the newest minutes, None before the first."""
+        return None if self.newest is None else RecentMinutes(self.newest, self._recent_bytes())
 
     @property
     def changed_days(self) -> Collection[int]:
@@ -373,7 +353,7 @@ class Baseline:
         """
         packed = Packed(
             self.newest,
-            self._plays.tobytes() + self._expected.tobytes(),
+            self._recent_bytes(),
             self._noise.pack(),
             self._steps.pack(days),
         )
@@ -403,6 +383,9 @@ class Baseline:
             track._rebuild()
         return track
 
+    def _recent_bytes(self) -> bytes:
+        return self._plays.tobytes() + self._expected.tobytes()
+
     def _sum_up(self, first: Minute) -> None:
         """Make the sums anew from a minute on."""
         for minute in range(first, (self.newest or 0) + 1):
@@ -419,7 +402,3 @@ def _median(ordered: Sequence[float]) -> float:
     if not size:
         return UNKNOWN
     return (ordered[size // 2] + ordered[(size - 1) // 2]) / 2
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -8,7 +8,7 @@ import sqlite3
 import zlib
 from dataclasses import dataclass
 
-from exporter.drops.baseline import Packed
+from exporter.drops.packed import Packed
 from exporter.drops.seasonal import HISTORY_DAYS
 from exporter.model import DAY_MINUTES
 

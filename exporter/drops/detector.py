@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from exporter.drops.baseline import HELD, SUSTAINED_SHARE, Look
+from exporter.drops.baseline import SUSTAINED_SHARE, Look
+from exporter.drops.packed import HELD
 from exporter.model import Minute
 from exporter.views import Verdict
 

@@ -13,9 +13,11 @@ from typing import Protocol
 import structlog
 
 from exporter.config.settings import MerchantSettings, Settings
-from exporter.drops.baseline import HELD, Baseline, Look, Packed
+from exporter.drops.baseline import Baseline, Look
 from exporter.drops.baseline_rows import read_baselines, write_baseline
 from exporter.drops.detector import Together, broad, judge, judge_live
+from exporter.drops.dispersion import Dispersion
+from exporter.drops.packed import HELD, Packed, RecentMinutes
 from exporter.drops.warmup import Warmup, WarmupRequest, past_hours, past_minutes
 from exporter.model import (
     DAY_MINUTES,
@@ -116,6 +118,9 @@ class DropMonitor:
         self._together = Together()
         # Scrapes read it without the mutex, so it is never changed: a new one takes its place.
         self._standing: Mapping[str, _Standing] = {}
+        # Scrapes and pages read these without the mutex, so their values are never changed: a new one takes its place.
+        self._recent: dict[str, RecentMinutes] = {}
+        self._dispersion = 1.0
         self._unsaved: set[str] = set()
         # Those of which all days are to be written.
         self._unsaved_whole: set[str] = set()
@@ -153,6 +158,7 @@ class DropMonitor:
                 self._past.want(stream)
             looks = track.take(asked.first, plays)
             self._note(stream.media_id, looks, now)
+            self._publish(stream.media_id, track)
 
     def judge(self, now: float) -> Mapping[str, Exception]:
         """Say anew of all media what their newest minutes show, after more of them have come.
@@ -201,16 +207,14 @@ class DropMonitor:
 
     def hours(self) -> Mapping[str, Hour]:
         """The newest hour of plays, by media id, "" for the whole merchant."""
-        with self._mutex:
-            tracks = {media_id: self._track(media_id) for media_id in self._tracks}
-            return {media_id: _hour(track) for media_id, track in tracks.items() if track.newest is not None}
+        # The copy is one step of the interpreter: no other thread adds a media meanwhile.
+        return {media_id: _hour(recent) for media_id, recent in self._recent.copy().items()}
 
     def noise(self) -> float:
         """By how much the variance of the whole merchant's plays is more than that of independent viewers; at least 1,
         and 1 while it is not known.
         """
-        with self._mutex:
-            return self._track("").noise
+        return self._dispersion
 
     # ---- the past ----
 
@@ -236,6 +240,7 @@ class DropMonitor:
             else:
                 self._tracks[media_id] = _begun_with(history.asked.first, past_minutes(history, rows), track)
                 self._unsaved_whole.add(media_id)
+            self._publish(media_id, self._tracks[media_id])
             self._past.answered(history)
             self._unsaved.add(media_id)
 
@@ -289,6 +294,13 @@ class DropMonitor:
             return verdict._replace(ratio=0.0)
         return verdict
 
+    def _publish(self, media_id: str, track: Baseline) -> None:
+        recent = track.recent_minutes()
+        if recent is not None:
+            self._recent[media_id] = recent
+        if not media_id:
+            self._dispersion = track.noise
+
     # ---- the state file ----
 
     def save_now_and_then(self, now: float) -> None:
@@ -326,8 +338,12 @@ class DropMonitor:
                 continue
             if row.packed is not None:
                 self._packed[media_id] = row.packed
+                if (recent := row.packed.recent_minutes) is not None:
+                    self._recent[media_id] = recent
             if row.past_known:
                 self._past.known(self._stream(media_id))
+        if "" in self._packed:
+            self._dispersion = Dispersion(self._packed[""].noise).excess or 1.0
         if damaged := sum(row.damaged for row in rows.values()):
             log.warning(
                 "plays that the drop detector remembers are damaged in the state file; they are fetched again",
@@ -361,8 +377,8 @@ def _begun_with(first: Minute, plays: list[float | None], track: Baseline) -> Ba
     return begun
 
 
-def _hour(track: Baseline) -> Hour:
-    minutes = track.recent(60)
+def _hour(recent: RecentMinutes) -> Hour:
+    minutes = recent.last(60)
     return Hour(
         start=start_of(minutes[0][0]),
         plays=tuple(plays for _, plays, _ in minutes),

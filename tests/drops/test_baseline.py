@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.drops.baseline import HELD, REVISABLE, Baseline, Look, Packed
+from exporter.drops.baseline import REVISABLE, Baseline, Look
+from exporter.drops.packed import HELD, Packed
 from exporter.drops.seasonal import HISTORY_DAYS, STEP, SeasonalProfile
 from exporter.model import DAY_MINUTES
 

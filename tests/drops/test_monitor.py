@@ -1,8 +1,10 @@
 """The drop detector at work: fed by answers, judged in rounds, kept in the state file."""
 
+import shutil
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +109,31 @@ def state(tmp_path: Path) -> Iterator[State]:
     opened.close()
 
 
-@pytest.fixture
-def world(state: State) -> World:
-    """One that knows the past, and for which some minutes have passed."""
-    made = World(state)
-    made.know()
+@pytest.fixture(scope="module")
+def learned_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state file that knows the past of all media. It is made once: that takes as long as many tests."""
+    path = tmp_path_factory.mktemp("learned") / "state.db"
+    opened = open_state(path, FakeClock(NOW).now)
+    made = World(opened)
     made.learn()
+    made.watch.save(made.now)
+    opened.close()
+    return path
+
+
+@pytest.fixture
+def learned(learned_file: Path, tmp_path: Path) -> Iterator[State]:
+    """A copy of it for one test."""
+    opened = open_state(shutil.copy(learned_file, tmp_path / "learned.db"), FakeClock(NOW).now)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def world(learned: State) -> World:
+    """One that knows the past, and for which some minutes have passed."""
+    made = World(learned)
+    made.know()
     made.pass_minutes(3)
     return made
 
@@ -242,6 +263,67 @@ def test_drops_can_be_read_while_they_are_judged(world: World) -> None:
     assert sizes == {len(world.watch.drops(world.now))}
 
 
+def test_reading_does_not_wait_for_the_detector(learned: State) -> None:
+    """Pages and scrapes read while an answer is entered, before and after the baselines are unpacked."""
+    world = World(learned)
+    world.know()
+
+    def read() -> tuple[set[str], float, set[str]]:
+        return set(world.watch.hours()), world.watch.noise(), set(world.watch.drops(world.now))
+
+    def read_elsewhere() -> tuple[set[str], float, set[str]]:
+        with ThreadPoolExecutor(1) as pool, world.watch._mutex:
+            return pool.submit(read).result(timeout=30)
+
+    media, noise, drops = read_elsewhere()
+    assert (media, drops) == ({"", *MEDIA}, set())
+    assert noise == world.watch._track("").noise
+    world.pass_minutes(3)
+    assert read_elsewhere() == (media, world.watch._track("").noise, media)
+
+
+def test_hours_are_the_same_before_and_after_unpacking(learned: State) -> None:
+    """A page shows the same plays, whether a baseline has been needed yet or not."""
+    watch = World(learned).watch
+    before = watch.hours()
+    after = {media_id: watch._track(media_id).recent(60) for media_id in ("", *MEDIA)}
+    assert before.keys() == after.keys()
+    for media_id, hour in before.items():
+        assert minute_of(hour.start) == after[media_id][0][0]
+        assert list(zip(hour.plays, hour.expected, strict=True)) == [minute[1:] for minute in after[media_id]]
+
+
+def test_reading_while_answers_come_loses_no_media(learned: State) -> None:
+    """Threads read while others enter answers and judge: nobody fails, and each sees all media and whole hours."""
+    world = World(learned)
+    world.know()
+    world.pass_minutes(3)
+    done = threading.Event()
+    everything = {"", *MEDIA}
+
+    def read() -> None:
+        while not done.is_set():
+            hours = world.watch.hours()
+            assert hours.keys() == everything
+            assert all(len(hour.plays) == len(hour.expected) == 60 for hour in hours.values())
+            assert set(world.watch.drops(world.now)) == everything
+            assert world.watch.noise() >= 1
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            readers = [pool.submit(read) for _ in range(3)]
+            try:
+                world.pass_minutes(60)
+            finally:
+                done.set()
+            for reader in readers:
+                reader.result()
+    finally:
+        sys.setswitchinterval(interval)
+
+
 def test_other_streams_are_no_matter(world: World) -> None:
     """Only plays as a whole are looked at."""
     before = world.watch.hours()
@@ -251,11 +333,10 @@ def test_other_streams_are_no_matter(world: World) -> None:
     assert world.watch.hours() == before
 
 
-def test_a_media_can_be_left_out(state: State) -> None:
+def test_a_media_can_be_left_out(learned: State) -> None:
     """With `drop: false` a media has no threshold and no ratio; its plays still tell of the others."""
-    world = World(state, media=[{"id": "a", "drop": False}, *({"id": media_id} for media_id in "bcd")])
+    world = World(learned, media=[{"id": "a", "drop": False}, *({"id": media_id} for media_id in "bcd")])
     world.know()
-    world.learn()
     world.pass_minutes(4)
     assert world.watch.thresholds["a"] is None
     assert world.ratio("a") is None
@@ -263,10 +344,9 @@ def test_a_media_can_be_left_out(state: State) -> None:
     assert "a" in world.watch.hours()
 
 
-def test_a_media_of_which_the_catalog_has_not_told_is_not_judged(state: State) -> None:
+def test_a_media_of_which_the_catalog_has_not_told_is_not_judged(learned: State) -> None:
     """It may be live, and its event's end no drop. Where the catalog cannot tell, the media is taken for a file."""
-    world = World(state)
-    world.learn()
+    world = World(learned)
     world.pass_minutes(3)
     assert world.ratio("a") is None
     for media_id in MEDIA:
@@ -281,10 +361,9 @@ class TestLive:
     EVENT = Lookup("a", "event")
 
     @pytest.fixture
-    def world(self, state: State) -> World:
-        made = World(state)
+    def world(self, learned: State) -> World:
+        made = World(learned)
         made.know(live="a")
-        made.learn()
         made.pass_minutes(3)
         return made
 
@@ -339,8 +418,12 @@ class TestLive:
         assert world.ratio("a") is None
 
 
-def test_it_goes_on_after_a_restart(world: World, state: State) -> None:
+def test_it_goes_on_after_a_restart(state: State) -> None:
     """What is in the state file is enough for the same verdicts; the past is not asked for again."""
+    world = World(state)
+    world.know()
+    world.learn()
+    world.pass_minutes(3)
     world.watch.save(world.now)
     restarted = World(state)
     restarted.know()
@@ -356,11 +439,11 @@ def test_it_goes_on_after_a_restart(world: World, state: State) -> None:
     assert (world.ratio("a") or 0) > 0.4
 
 
-def test_it_is_written_every_few_minutes(world: World, state: State) -> None:
+def test_it_is_written_every_few_minutes(world: World, learned: State) -> None:
     """Not after each round; a clock that was set back does not put it off."""
 
     def newest() -> int:
-        with state.read() as db:
+        with learned.read() as db:
             (minute,) = db.execute("SELECT newest FROM tracks WHERE media_id = 'a'").fetchone()
         return int(minute)
 
@@ -376,25 +459,25 @@ def test_it_is_written_every_few_minutes(world: World, state: State) -> None:
     assert newest() == world.minute
 
 
-def test_what_could_not_be_written_is_written_later(world: World, state: State) -> None:
+def test_what_could_not_be_written_is_written_later(world: World, learned: State) -> None:
     """After a failure the next writing has all of it."""
-    with state.transaction() as db:
+    with learned.transaction() as db:
         db.execute("ALTER TABLE track_days RENAME TO elsewhere")
     with pytest.raises(StateWriteFailed):
         world.watch.save(world.now)
-    with state.transaction() as db:
+    with learned.transaction() as db:
         db.execute("ALTER TABLE elsewhere RENAME TO track_days")
     world.watch.save(world.now)
-    assert World(state).watch.hours() == world.watch.hours()
+    assert World(learned).watch.hours() == world.watch.hours()
 
 
-def test_old_days_are_deleted(world: World, state: State) -> None:
+def test_old_days_are_deleted(world: World, learned: State) -> None:
     """The state file holds no more than the detector looks back on: at most 64 KiB a media with what is in memory."""
     for _ in range(3):
         world.minute += 10 * DAY_MINUTES
         world.pass_minutes(2)
         world.watch.save(world.now)
-    with state.read() as db:
+    with learned.read() as db:
         (oldest,) = db.execute("SELECT min(day) FROM track_days").fetchone()
         (size,) = db.execute("SELECT sum(length(steps)) FROM track_days WHERE media_id = 'a'").fetchone()
         (recent,) = db.execute("SELECT length(recent) + length(noise) FROM tracks WHERE media_id = 'a'").fetchone()
