@@ -52,13 +52,13 @@ class Packed:
     Attributes:
         newest: The newest minute taken; None before the first.
         recent: The newest minutes, as in `RecentMinutes`.
-        noise: The samples of the dispersion of the last day.
+        dispersion: The samples of the dispersion of the last day.
         days: Day (minute // 1440) -> the steps of that day.
     """
 
     newest: Minute | None
     recent: bytes
-    noise: bytes
+    dispersion: bytes
     days: Mapping[int, bytes]
 
     @property

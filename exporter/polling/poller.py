@@ -69,7 +69,7 @@ class MerchantPoller:
         self._client = client
         self._clock = clock
         self._faults = faults
-        self._staleness = Staleness(merchant, poll, ledger, watch.noise)
+        self._staleness = Staleness(merchant, poll, ledger, watch.dispersion)
         self._asking = Requests(client, ledger, self._staleness, catalog, watch, clock)
         self._stopped = threading.Event()
         self._running = threading.Lock()

@@ -13,7 +13,8 @@ import pytest
 from exporter.api.answers import LiveEvent, Media
 from exporter.api.catalog import Catalog, Lookup
 from exporter.config.settings import Settings
-from exporter.drops.monitor import HOLD, LASTING, SAVE_EVERY, SETTLED_IN, STATE_BELIEVED, DropMonitor
+from exporter.drops.judging import HOLD, LASTING, SETTLED_IN, STATE_BELIEVED
+from exporter.drops.monitor import SAVE_EVERY, DropMonitor
 from exporter.drops.warmup import RETRY_EVERY, WarmupRequest
 from exporter.errors import StateWriteFailed
 from exporter.model import DAY_MINUTES, Group, Minute, MinuteRange, Rows, Stream, Target, end_of, minute_of
@@ -45,13 +46,13 @@ def rows_of(media_id: str, asked: MinuteRange, factor: float = 1.0) -> Rows:
 
 
 class World:
-    """A watch with its parts, and minutes that pass."""
+    """A monitor with its parts, and minutes that pass."""
 
     def __init__(self, state: State, **merchant: Any) -> None:
         self.state = state
         self.settings = settings_for(**merchant)
         self.catalog = Catalog(state, self.settings.merchants[0])
-        self.watch = DropMonitor(state, self.settings, self.settings.merchants[0], self.catalog)
+        self.monitor = DropMonitor(state, self.settings, self.settings.merchants[0], self.catalog)
         self.minute = START
         self.shown: dict[tuple[str, Minute], Mapping[str, float | None]] = {}
 
@@ -69,8 +70,8 @@ class World:
 
     def learn(self) -> None:
         """Answer all that is asked for of the past."""
-        while (history := self.watch.next_history(self.now, self.minute, ())) is not None:
-            self.watch.enter_history(history, past_of(history))
+        while (history := self.monitor.next_history(self.now, self.minute, ())) is not None:
+            self.monitor.enter_history(history, past_of(history))
 
     def pass_minutes(self, count: int, factors: Mapping[str, float] | None = None, *, at_once: bool = False) -> None:
         """So many minutes with a round after each, or one round after all; a factor for each media's plays."""
@@ -83,12 +84,12 @@ class World:
                 for minute, values in rows_of(media_id, asked, factor).items():
                     self.shown.setdefault((media_id, minute), values)
                 rows = {minute: self.shown[media_id, minute] for minute in range(asked.first, asked.last + 1)}
-                self.watch.enter(stream_of(media_id), asked, rows, asked.last, self.now)
-            self.watch.judge(self.now)
+                self.monitor.enter(stream_of(media_id), asked, rows, asked.last, self.now)
+            self.monitor.judge(self.now)
 
     def ratio(self, media_id: str, later: float = 0.0) -> float | None:
         """What is shown, so many seconds after the newest minute has come."""
-        view = self.watch.drops(self.now + later).get(media_id)
+        view = self.monitor.drops(self.now + later).get(media_id)
         return None if view is None else view.ratio
 
 
@@ -116,7 +117,7 @@ def learned_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     opened = open_state(path, FakeClock(NOW).now)
     made = World(opened)
     made.learn()
-    made.watch.save(made.now)
+    made.monitor.save(made.now)
     opened.close()
     return path
 
@@ -124,7 +125,7 @@ def learned_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def learned(learned_file: Path, tmp_path: Path) -> Iterator[State]:
     """A copy of it for one test."""
-    opened = open_state(shutil.copy(learned_file, tmp_path / "learned.db"), FakeClock(NOW).now)
+    opened = open_state(Path(shutil.copy(learned_file, tmp_path / "learned.db")), FakeClock(NOW).now)
     yield opened
     opened.close()
 
@@ -143,7 +144,7 @@ def test_nothing_is_said_before_anything_is_known(state: State) -> None:
     world = World(state)
     world.know()
     world.pass_minutes(3)
-    assert world.watch.drops(world.now) == {}
+    assert world.monitor.drops(world.now) == {}
     world.learn()
     world.pass_minutes(1)
     assert {world.ratio(media_id) for media_id in ("", *MEDIA)} == {0.0}
@@ -152,7 +153,7 @@ def test_nothing_is_said_before_anything_is_known(state: State) -> None:
 def test_a_drop_is_shown_with_what_was_expected(world: World) -> None:
     """Six minutes without most plays of one media are a drop of it, and none of the others or of the merchant."""
     world.pass_minutes(6, {"a": 0.1, "": 0.8})
-    view = world.watch.drops(world.now)["a"]
+    view = world.monitor.drops(world.now)["a"]
     assert view.minute == world.minute
     assert view.ratio == pytest.approx(0.9, abs=0.15)
     assert view.evidence > 9
@@ -196,10 +197,10 @@ def test_minutes_taken_as_empty_are_not_judged(world: World) -> None:
     """Minutes that are counted as empty only because the API is late are not known, and no zeros."""
     asked = MinuteRange(world.minute - 30, world.minute + 10)
     rows = rows_of("a", MinuteRange(asked.first, world.minute))
-    world.watch.enter(stream_of("a"), asked, rows, world.minute, world.now + 600)
-    world.watch.judge(world.now + 600)
-    assert world.watch.drops(world.now + 600)["a"].minute == world.minute
-    hour = world.watch.hours()["a"]
+    world.monitor.enter(stream_of("a"), asked, rows, world.minute, world.now + 600)
+    world.monitor.judge(world.now + 600)
+    assert world.monitor.drops(world.now + 600)["a"].minute == world.minute
+    hour = world.monitor.hours()["a"]
     assert minute_of(hour.start) + len(hour.plays) - 1 == world.minute
 
 
@@ -207,8 +208,8 @@ def test_a_minute_without_a_row_is_zero(world: World) -> None:
     """Where a later row is there, a minute without one had no plays."""
     asked = MinuteRange(world.minute - 30, world.minute + 4)
     rows = rows_of("a", MinuteRange(asked.first, world.minute))
-    world.watch.enter(stream_of("a"), asked, rows, asked.last, world.now)
-    assert world.watch.hours()["a"].plays[-5:] == (PLAYS + world.minute % 3, 0.0, 0.0, 0.0, 0.0)
+    world.monitor.enter(stream_of("a"), asked, rows, asked.last, world.now)
+    assert world.monitor.hours()["a"].plays[-5:] == (PLAYS + world.minute % 3, 0.0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(("value", "held"), [(None, False), (1e9, True)])
@@ -222,14 +223,14 @@ def test_a_minute_whose_plays_are_not_known_is_missing(world: World, value: floa
     asked = MinuteRange(world.minute - 30, world.minute)
     rows = {minute: world.shown["a", minute] for minute in range(asked.first, asked.last)}
     waiting = frozenset({world.minute} if held else ())
-    world.watch.enter(stream_of("a"), asked, {**rows, world.minute: {"": value}}, world.minute, world.now, waiting)
-    world.watch.judge(world.now)
+    world.monitor.enter(stream_of("a"), asked, {**rows, world.minute: {"": value}}, world.minute, world.now, waiting)
+    world.monitor.judge(world.now)
     assert world.ratio("a") == before
-    assert world.watch.hours()["a"].plays[-2:] == (world.shown["a", world.minute - 1][""], None)
+    assert world.monitor.hours()["a"].plays[-2:] == (world.shown["a", world.minute - 1][""], None)
     # When its plays are known, they are taken.
     world.shown["a", world.minute] = {"": 5.0}
     world.pass_minutes(1, {"a": 0.1, "": 0.8})
-    assert world.watch.hours()["a"].plays[-2] == 5.0
+    assert world.monitor.hours()["a"].plays[-2] == 5.0
 
 
 def test_drops_can_be_read_while_they_are_judged(world: World) -> None:
@@ -242,7 +243,7 @@ def test_drops_can_be_read_while_they_are_judged(world: World) -> None:
     def read() -> None:
         try:
             while not done.is_set():
-                sizes.add(len(world.watch.drops(world.now)))
+                sizes.add(len(world.monitor.drops(world.now)))
         except RuntimeError as error:
             errors.append(error)
 
@@ -253,14 +254,14 @@ def test_drops_can_be_read_while_they_are_judged(world: World) -> None:
         for reader in readers:
             reader.start()
         for _ in range(2000):
-            world.watch.judge(world.now)
+            world.monitor.judge(world.now)
         done.set()
         for reader in readers:
             reader.join()
     finally:
         sys.setswitchinterval(interval)
     assert errors == []
-    assert sizes == {len(world.watch.drops(world.now))}
+    assert sizes == {len(world.monitor.drops(world.now))}
 
 
 def test_reading_does_not_wait_for_the_detector(learned: State) -> None:
@@ -269,24 +270,24 @@ def test_reading_does_not_wait_for_the_detector(learned: State) -> None:
     world.know()
 
     def read() -> tuple[set[str], float, set[str]]:
-        return set(world.watch.hours()), world.watch.noise(), set(world.watch.drops(world.now))
+        return set(world.monitor.hours()), world.monitor.dispersion(), set(world.monitor.drops(world.now))
 
     def read_elsewhere() -> tuple[set[str], float, set[str]]:
-        with ThreadPoolExecutor(1) as pool, world.watch._mutex:
+        with ThreadPoolExecutor(1) as pool, world.monitor._mutex:
             return pool.submit(read).result(timeout=30)
 
     media, noise, drops = read_elsewhere()
     assert (media, drops) == ({"", *MEDIA}, set())
-    assert noise == world.watch._track("").noise
+    assert noise == world.monitor._baseline("").dispersion
     world.pass_minutes(3)
-    assert read_elsewhere() == (media, world.watch._track("").noise, media)
+    assert read_elsewhere() == (media, world.monitor._baseline("").dispersion, media)
 
 
 def test_hours_are_the_same_before_and_after_unpacking(learned: State) -> None:
     """A page shows the same plays, whether a baseline has been needed yet or not."""
-    watch = World(learned).watch
+    watch = World(learned).monitor
     before = watch.hours()
-    after = {media_id: watch._track(media_id).recent(60) for media_id in ("", *MEDIA)}
+    after = {media_id: watch._baseline(media_id).recent(60) for media_id in ("", *MEDIA)}
     assert before.keys() == after.keys()
     for media_id, hour in before.items():
         assert minute_of(hour.start) == after[media_id][0][0]
@@ -303,11 +304,11 @@ def test_reading_while_answers_come_loses_no_media(learned: State) -> None:
 
     def read() -> None:
         while not done.is_set():
-            hours = world.watch.hours()
+            hours = world.monitor.hours()
             assert hours.keys() == everything
             assert all(len(hour.plays) == len(hour.expected) == 60 for hour in hours.values())
-            assert set(world.watch.drops(world.now)) == everything
-            assert world.watch.noise() >= 1
+            assert set(world.monitor.drops(world.now)) == everything
+            assert world.monitor.dispersion() >= 1
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -326,11 +327,11 @@ def test_reading_while_answers_come_loses_no_media(learned: State) -> None:
 
 def test_other_streams_are_no_matter(world: World) -> None:
     """Only plays as a whole are looked at."""
-    before = world.watch.hours()
+    before = world.monitor.hours()
     asked = MinuteRange(world.minute, world.minute + 5)
     for target, group in ((Target.PLAY_COUNT, Group.COUNTRY), (Target.PLAY_TIME, Group.ALL)):
-        world.watch.enter(Stream(MERCHANT, "a", target, group), asked, {}, asked.last, world.now)
-    assert world.watch.hours() == before
+        world.monitor.enter(Stream(MERCHANT, "a", target, group), asked, {}, asked.last, world.now)
+    assert world.monitor.hours() == before
 
 
 def test_a_media_can_be_left_out(learned: State) -> None:
@@ -338,10 +339,10 @@ def test_a_media_can_be_left_out(learned: State) -> None:
     world = World(learned, media=[{"id": "a", "drop": False}, *({"id": media_id} for media_id in "bcd")])
     world.know()
     world.pass_minutes(4)
-    assert world.watch.thresholds["a"] is None
+    assert world.monitor.thresholds["a"] is None
     assert world.ratio("a") is None
     assert world.ratio("b") == 0
-    assert "a" in world.watch.hours()
+    assert "a" in world.monitor.hours()
 
 
 def test_a_media_of_which_the_catalog_has_not_told_is_not_judged(learned: State) -> None:
@@ -367,14 +368,14 @@ class TestLive:
         made.pass_minutes(3)
         return made
 
-    def look(self, world: World, *, running: bool) -> None:
+    def report(self, world: World, *, running: bool) -> None:
         world.catalog.enter_live(self.EVENT, LiveEvent(running), world.now)
 
     def pass_looked_at(
         self, world: World, count: int, factors: Mapping[str, float] | None = None, *, running: bool = True
     ) -> None:
         for _ in range(count):
-            self.look(world, running=running)
+            self.report(world, running=running)
             world.pass_minutes(1, factors)
 
     def test_without_an_event_there_is_no_drop(self, world: World) -> None:
@@ -424,16 +425,16 @@ def test_it_goes_on_after_a_restart(state: State) -> None:
     world.know()
     world.learn()
     world.pass_minutes(3)
-    world.watch.save(world.now)
+    world.monitor.save(world.now)
     restarted = World(state)
     restarted.know()
     restarted.minute, restarted.shown = world.minute, dict(world.shown)
-    assert restarted.watch.next_history(restarted.now, restarted.minute, ()) is None
-    assert restarted.watch.hours() == world.watch.hours()
+    assert restarted.monitor.next_history(restarted.now, restarted.minute, ()) is None
+    assert restarted.monitor.hours() == world.monitor.hours()
     for each in (world, restarted):
         each.pass_minutes(4, {"a": 0.1, "": 0.8})
-    assert {key: view.expected for key, view in restarted.watch.drops(world.now).items()} == {
-        key: pytest.approx(view.expected, rel=0.05) for key, view in world.watch.drops(world.now).items()
+    assert {key: view.expected for key, view in restarted.monitor.drops(world.now).items()} == {
+        key: pytest.approx(view.expected, rel=0.05) for key, view in world.monitor.drops(world.now).items()
     }
     assert (restarted.ratio("a") or 0) > 0.4
     assert (world.ratio("a") or 0) > 0.4
@@ -447,15 +448,15 @@ def test_it_is_written_every_few_minutes(world: World, learned: State) -> None:
             (minute,) = db.execute("SELECT newest FROM tracks WHERE media_id = 'a'").fetchone()
         return int(minute)
 
-    world.watch.save_now_and_then(world.now)
+    world.monitor.save_now_and_then(world.now)
     written = newest()
     world.pass_minutes(1)
-    world.watch.save_now_and_then(world.now)
+    world.monitor.save_now_and_then(world.now)
     assert newest() == written
-    world.watch.save_now_and_then(world.now - 61)
+    world.monitor.save_now_and_then(world.now - 61)
     assert newest() == world.minute
     world.pass_minutes(int(SAVE_EVERY // 60) + 1)
-    world.watch.save_now_and_then(world.now)
+    world.monitor.save_now_and_then(world.now)
     assert newest() == world.minute
 
 
@@ -464,19 +465,19 @@ def test_what_could_not_be_written_is_written_later(world: World, learned: State
     with learned.transaction() as db:
         db.execute("ALTER TABLE track_days RENAME TO elsewhere")
     with pytest.raises(StateWriteFailed):
-        world.watch.save(world.now)
+        world.monitor.save(world.now)
     with learned.transaction() as db:
         db.execute("ALTER TABLE elsewhere RENAME TO track_days")
-    world.watch.save(world.now)
-    assert World(learned).watch.hours() == world.watch.hours()
+    world.monitor.save(world.now)
+    assert World(learned).monitor.hours() == world.monitor.hours()
 
 
 def test_old_days_are_deleted(world: World, learned: State) -> None:
-    """The state file holds no more than the detector looks back on: at most 64 KiB a media with what is in memory."""
+    """The state file holds no more than the detector needs: at most 64 KiB a media with what is in memory."""
     for _ in range(3):
         world.minute += 10 * DAY_MINUTES
         world.pass_minutes(2)
-        world.watch.save(world.now)
+        world.monitor.save(world.now)
     with learned.read() as db:
         (oldest,) = db.execute("SELECT min(day) FROM track_days").fetchone()
         (size,) = db.execute("SELECT sum(length(steps)) FROM track_days WHERE media_id = 'a'").fetchone()
@@ -489,28 +490,28 @@ def test_a_long_gap_is_asked_for(world: World) -> None:
     """After hours without an answer, and no catch-up, the past is wanted again; after a short gap it is not."""
     world.minute += 20
     world.pass_minutes(1)
-    assert world.watch.next_history(world.now, world.minute, ()) is None
+    assert world.monitor.next_history(world.now, world.minute, ()) is None
     world.minute += 100
     world.pass_minutes(1)
-    history = world.watch.next_history(world.now, world.minute, ())
+    history = world.monitor.next_history(world.now, world.minute, ())
     assert history is not None
-    world.watch.enter_history(history, past_of(history))
-    plays = world.watch.hours()[history.media_id].plays
+    world.monitor.enter_history(history, past_of(history))
+    plays = world.monitor.hours()[history.media_id].plays
     assert None not in plays
 
 
 def test_what_is_on_the_way_or_failed_is_not_asked_for(state: State) -> None:
     """Each request of the past is made once at a time, and again some time after it failed."""
     world = World(state)
-    first = world.watch.next_history(world.now, world.minute, ())
+    first = world.monitor.next_history(world.now, world.minute, ())
     assert first is not None
-    second = world.watch.next_history(world.now, world.minute, [first, Lookup("a")])
+    second = world.monitor.next_history(world.now, world.minute, [first, Lookup("a")])
     assert second is not None
     assert second.stream != first.stream
-    world.watch.failed(first, world.now)
-    assert world.watch.next_history(world.now, world.minute, ()) == second
-    assert world.watch.next_history(world.now + RETRY_EVERY, world.minute, ()) == first
-    world.watch.refused(first)
-    shorter = world.watch.next_history(world.now + RETRY_EVERY, world.minute, ())
+    world.monitor.failed(first, world.now)
+    assert world.monitor.next_history(world.now, world.minute, ()) == second
+    assert world.monitor.next_history(world.now + RETRY_EVERY, world.minute, ()) == first
+    world.monitor.refused(first)
+    shorter = world.monitor.next_history(world.now + RETRY_EVERY, world.minute, ())
     assert shorter is not None
     assert len(shorter.asked) == len(first.asked) // 2
