@@ -36,7 +36,7 @@ _ABOVE_SEASON = 1.1
 
 
 class Baseline:
-    """The plays of one media, or of the whole merchant, as far back as the detector needs them. Not safe for threads."""
+    """The plays of one media, or of the whole merchant, as far back as the detector needs. Not safe for threads."""
 
     __slots__ = (
         "_dispersion",

@@ -1,4 +1,4 @@
-"""The play-count drop detector: what a observation at a minute says about a drop. The rule is docs/drop-detection.md.
+"""The play-count drop detector: what the observation of a minute says about a drop. The rule is docs/drop-detection.md.
 
 Everything is in data time: minutes whose plays have arrived. What is late or missing is never a drop.
 """

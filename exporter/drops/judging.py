@@ -18,7 +18,7 @@ LASTING = 3
 # asked for rarely can turn one odd minute into an alert.
 HOLD = 80.0
 
-# A live event has its audience after so long (seconds), and its state tells nothing when it is older than the other.
+# Seconds until a live event has its audience, and after which its state is too old to use.
 SETTLED_IN = 12 * MINUTE
 STATE_BELIEVED = 2 * MINUTE
 

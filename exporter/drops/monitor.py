@@ -1,4 +1,4 @@
-"""The drop detector at work for one merchant: fed by the answers, heard after each round, kept in the state file.
+"""The drop detector at work for one merchant: takes answers, judges after each round, kept in the state file.
 
 The detector's own state is written every few minutes only, in one transaction for all media. A kill costs nothing but
 work: the next answers begin a revision window earlier than what was written.
@@ -93,7 +93,7 @@ class DropMonitor:
             asked: The minutes that were asked for.
             rows: The answer.
             seen: The newest minute that is complete because its row or a later one was there. Later ones were at most
-                taken as empty, and do not tell of a drop.
+                taken as empty, and show no drop.
             now: When it came (Unix seconds).
             held: Minutes of which a value waits; here they are missing.
         """

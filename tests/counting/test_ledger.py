@@ -10,7 +10,7 @@ from exporter.counting.ledger import KEEP_REMOVED, Ledger
 from exporter.errors import StateWriteFailed
 from exporter.model import Group, Minute, MinuteRange, Stream, Target, minute_of
 from exporter.storage.state import State
-from exporter.views import SeriesView, StreamView
+from exporter.views import MerchantView, SeriesView, StreamView
 from tests.support.fakes import FakeClock
 
 PLAYS = Stream("m", "a", Target.PLAY_COUNT, Group.ALL)

@@ -106,7 +106,7 @@ def test_the_level_is_held_within_limits(plays: float, level: float) -> None:
     """The level follows the last hours from half to one and a half; above 2.5 it is a burst, and 1 at most."""
     # The season is 10 plays a minute; when a burst is over, only the level and the season say so.
     baseline, _ = ran([plays] * 300)
-    assert baseline._level == pytest.approx(level, rel=0.01)
+    assert baseline._level.value == pytest.approx(level, rel=0.01)
 
 
 def test_a_short_burst_lets_expect_nothing() -> None:

@@ -1,4 +1,4 @@
-"""What is said about a drop, from the observations at minutes."""
+"""What the observations of minutes say about a drop."""
 
 import math
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def test_the_largest_ratio_with_evidence_counts() -> None:
 
 
 def test_without_evidence_there_is_no_drop() -> None:
-    """A media with a play now and then has none for five minutes by chance; how near it is to a drop is told."""
+    """A media with a play now and then has none for five minutes by chance; how near it is to a drop is shown."""
     verdict = judge(observation(0.0, 8.0, 30.0, forecast=1.0))
     assert verdict is not None
     assert verdict.ratio == 0.0
@@ -210,7 +210,7 @@ def test_an_alarm_begins_with_the_third_minute() -> None:
 
 
 def test_a_missing_minute_begins_the_wait_again() -> None:
-    """Whether it is told as missing or left out."""
+    """Whether it is given as missing or left out."""
     assert changes([0.5, 0.5, None, 0.5, 0.5]) == []
     alarm = Alarm(0.4)
     assert [alarm.step(minute, 0.5) for minute in (1, 2, 4, 5)] == [None] * 4

@@ -62,7 +62,7 @@ class World:
         return end_of(self.minute) + 120
 
     def know(self, *, live: str = "") -> None:
-        """Let the catalog tell which media are files."""
+        """Let the catalog know which media are files."""
         for media_id in MEDIA:
             event = "event" if media_id == live else ""
             known = Media(media_id, "", f"name of {media_id}", event, "live" if event else "file")
@@ -285,9 +285,9 @@ def test_reading_does_not_wait_for_the_detector(learned: State) -> None:
 
 def test_hours_are_the_same_before_and_after_unpacking(learned: State) -> None:
     """A page shows the same plays, whether a baseline has been needed yet or not."""
-    watch = World(learned).monitor
-    before = watch.hours()
-    after = {media_id: watch._baseline(media_id).recent(60) for media_id in ("", *MEDIA)}
+    monitor = World(learned).monitor
+    before = monitor.hours()
+    after = {media_id: monitor._baseline(media_id).recent(60) for media_id in ("", *MEDIA)}
     assert before.keys() == after.keys()
     for media_id, hour in before.items():
         assert minute_of(hour.start) == after[media_id][0][0]
@@ -335,7 +335,7 @@ def test_other_streams_are_no_matter(world: World) -> None:
 
 
 def test_a_media_can_be_left_out(learned: State) -> None:
-    """With `drop: false` a media has no threshold and no ratio; its plays still tell of the others."""
+    """With `drop: false` a media has no threshold and no ratio; its plays still count for the others."""
     world = World(learned, media=[{"id": "a", "drop": False}, *({"id": media_id} for media_id in "bcd")])
     world.know()
     world.pass_minutes(4)
@@ -345,8 +345,8 @@ def test_a_media_can_be_left_out(learned: State) -> None:
     assert "a" in world.monitor.hours()
 
 
-def test_a_media_of_which_the_catalog_has_not_told_is_not_judged(learned: State) -> None:
-    """It may be live, and its event's end no drop. Where the catalog cannot tell, the media is taken for a file."""
+def test_a_media_that_the_catalog_does_not_know_is_not_judged(learned: State) -> None:
+    """It may be live, and its event's end no drop. Where the catalog does not know, the media is taken for a file."""
     world = World(learned)
     world.pass_minutes(3)
     assert world.ratio("a") is None

@@ -515,13 +515,14 @@ def test_a_defect_in_one_lookup_or_past_is_its_own(build: Callable[..., World]) 
     assert told.count(f"media {media[0]}: {told[0].partition(': ')[2]}") == 1
 
 
-def test_a_defect_in_the_judging._verdict_on_one_media_is_its_own(build: Callable[..., World]) -> None:
+def test_a_defect_in_the_verdict_on_one_media_is_its_own(build: Callable[..., World]) -> None:
     """The others keep their verdicts, one line says where, and the summary goes on."""
     world = build()
     for _ in range(3):
         world.round()
     verdict = Verdict(minute_of(world.clock.now()) - 3, 0.0, 0.0, 5.0)
-    world.watch._judging._verdict = lambda media_id, look, now: defect() if media_id == "a" else verdict  # type: ignore[method-assign]
+    judging = world.watch._judging
+    judging._verdict = lambda media_id, _, now: defect() if media_id == "a" else verdict  # type: ignore[method-assign]
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
             world.round()
