@@ -522,7 +522,9 @@ def test_a_defect_in_the_verdict_on_one_media_is_its_own(build: Callable[..., Wo
         world.round()
     verdict = Verdict(minute_of(world.clock.now()) - 3, 0.0, 0.0, 5.0)
     judging = world.watch._judging
-    judging._verdict = lambda media_id, _, now: defect() if media_id == "a" else verdict  # type: ignore[method-assign]
+    judging._verdict = (  # type: ignore[method-assign]
+        lambda media_id, observation, now: defect() if media_id == "a" else verdict
+    )
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
             world.round()
