@@ -110,7 +110,8 @@ class Baseline:
         return observation
 
     def _observe(self, minute: Minute) -> Observation:
-        sums, counts = self._ring.sums, self._ring.counts
+        ring = self._ring
+        sums, counts = ring.sums, ring.counts
         plays, count = sums[minute & _MASK], counts[minute & _MASK]
         at = (minute - 5) & _MASK
         plays5, count5 = plays - sums[at], count - counts[at]
@@ -146,7 +147,8 @@ class Baseline:
 
     def _recent(self, minute: Minute) -> float:
         """What the half hour and the hour that end with a minute let expect: the least; infinite if not known."""
-        sums, counts = self._ring.sums, self._ring.counts
+        ring = self._ring
+        sums, counts = ring.sums, ring.counts
         plays, count = sums[minute & _MASK], counts[minute & _MASK]
         recent = math.inf
         at = (minute - 30) & _MASK
@@ -196,7 +198,8 @@ class Baseline:
     def _close(self, step: int) -> None:
         """Put down what the five minutes of a step and the half hour that ends with them show."""
         last = step * STEP + STEP - 1
-        sums, counts = self._ring.sums, self._ring.counts
+        ring = self._ring
+        sums, counts = ring.sums, ring.counts
         plays, count = sums[last & _MASK], counts[last & _MASK]
         at = (last - STEP) & _MASK
         if present := count - counts[at]:
