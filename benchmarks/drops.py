@@ -13,8 +13,9 @@ from pathlib import Path
 
 from benchmarks.plays import REAL_NAMES, START, WEEK, Drop, Merchant, Series, real, rides, simulate
 from benchmarks.report import Cell, Table, figures
-from exporter.drops.baseline import Baseline, Look
+from exporter.drops.baseline import Baseline
 from exporter.drops.detector import KEPT, Alarm, Together, broad, judge, judge_live
+from exporter.drops.observation import Observation
 from exporter.model import DAY_MINUTES, Minute
 
 # What was chosen was chosen on other seeds: 1 to 14, and the real series with seeds 1 to 8.
@@ -160,7 +161,7 @@ def judge_merchant(merchant: Merchant) -> list[Outcome]:
     tracks = [_track(each) for each in merchant.series]
     track = _track(merchant.whole)
     together = Together()
-    looks: dict[int, Look] = {}
+    observations: dict[int, Observation] = {}
     for at in range(len(merchant.whole.plays)):
         minute = first + at
         for number, each in enumerate(watched):
@@ -171,15 +172,15 @@ def judge_merchant(merchant: Merchant) -> list[Outcome]:
             if each.series.live:
                 _live_step(each, tracks[number].take(first + start, each.series.plays[start : at + 1]))
                 continue
-            for look in tracks[number].take(first + start, each.series.plays[start : at + 1]):
-                together.add(look)
-                verdict = judge(look, together.factor(look))
-                _both(each, look.minute, verdict and verdict.ratio)
-                looks[number] = look
-        for look in track.take(minute, [merchant.whole.plays[at]]):
-            verdict = judge(look)
+            for observation in tracks[number].take(first + start, each.series.plays[start : at + 1]):
+                together.add(observation)
+                verdict = judge(observation, together.factor(observation))
+                _both(each, observation.minute, verdict and verdict.ratio)
+                observations[number] = observation
+        for observation in track.take(minute, [merchant.whole.plays[at]]):
+            verdict = judge(observation)
             ratio = verdict and verdict.ratio
-            if ratio and not broad(each for each in looks.values() if each.minute > minute - 5):
+            if ratio and not broad(each for each in observations.values() if each.minute > minute - 5):
                 ratio = 0.0
             _both(whole, minute, ratio)
     outages = merchant.whole.drops
@@ -200,24 +201,26 @@ def _both(watched: Watched, minute: Minute, ratio: float | None) -> None:
     watched.step(DETECTOR_CRITICAL, minute, ratio)
 
 
-def _live_step(watched: Watched, looks: Iterable[Look]) -> None:
-    for look in looks:
+def _live_step(watched: Watched, observations: Iterable[Observation]) -> None:
+    for observation in observations:
         ratio: float | None = 0.0
         # The state of the event is fetched now and then: its end is noticed late.
-        seen = look.minute - look.minute % LIVE_STATE
-        if any(begin + LIVE_AFTER <= look.minute and begin <= seen < end for begin, end in watched.series.events):
-            verdict = judge_live(look)
+        seen = observation.minute - observation.minute % LIVE_STATE
+        if any(
+            begin + LIVE_AFTER <= observation.minute and begin <= seen < end for begin, end in watched.series.events
+        ):
+            verdict = judge_live(observation)
             ratio = verdict and verdict.ratio
-        _both(watched, look.minute, ratio)
+        _both(watched, observation.minute, ratio)
 
 
 def judge_real(series: Series, kind: str) -> list[Outcome]:
     """A real series, which has no others beside it."""
     watched = watch(series, kind)
     track = _track(series)
-    for look in track.take(series.first, series.plays):
-        verdict = judge(look)
-        _both(watched, look.minute, verdict and verdict.ratio)
+    for observation in track.take(series.first, series.plays):
+        verdict = judge(observation)
+        _both(watched, observation.minute, verdict and verdict.ratio)
     return watched.outcomes(series.drops)
 
 
@@ -379,9 +382,9 @@ def _cost(weeks: int, plays: Sequence[float | None], minutes: int, repeats: int)
         together, alarm, first = Together(), Alarm(WARNING), (track.newest or 0) + 1
         begin = time.process_time()
         for minute, value in enumerate(plays[:minutes], first):
-            for look in track.take(minute, (value,)):
-                together.add(look)
-                verdict = judge(look, together.factor(look))
+            for observation in track.take(minute, (value,)):
+                together.add(observation)
+                verdict = judge(observation, together.factor(observation))
                 alarm.step(minute, verdict and verdict.ratio)
         taken.append((time.process_time() - begin) / minutes * 1e6)
         begin = time.process_time()
@@ -389,7 +392,7 @@ def _cost(weeks: int, plays: Sequence[float | None], minutes: int, repeats: int)
             json.loads(_ANSWER)
         json_taken.append((time.process_time() - begin) / minutes * 1e6)
     packed = track.pack()
-    size = len(packed.recent) + len(packed.noise) + sum(map(len, packed.days.values()))
+    size = len(packed.recent) + len(packed.dispersion) + sum(map(len, packed.days.values()))
     cost = figures(taken)
     return weeks, cost, cost.per(figures(json_taken)), memory, size / 1024
 

@@ -95,8 +95,8 @@ class RequestBudget:
     @property
     def allowed(self) -> float:
         """Requests a minute that may leave now."""
-        grown = max(0.0, self._monotonic() - self._since) / 60
-        return min(float(self._limit), self._allowed + grown)
+        with self._mutex:
+            return self._grown(self._monotonic())
 
     @property
     def held(self) -> bool:
@@ -152,7 +152,7 @@ class RequestBudget:
             wait = window[0] + WINDOW - now if retry_after is None and window else retry_after or 0.0
             self._block(now, wait)
             if first_of_burst:
-                self._allowed = max(1.0, self.allowed / 2)
+                self._allowed = max(1.0, self._grown(now) / 2)
             self._since = self._blocked_until
             self._save(now)
 
@@ -162,6 +162,9 @@ class RequestBudget:
             now = self._monotonic()
             self._block(now, seconds)
             self._save(now)
+
+    def _grown(self, now: float) -> float:
+        return min(float(self._limit), self._allowed + max(0.0, now - self._since) / 60)
 
     def _block(self, now: float, seconds: float) -> None:
         self._blocked_until = max(self._blocked_until, now + min(max(seconds, 1.0), LONGEST_WAIT))
@@ -185,7 +188,7 @@ class RequestBudget:
 
     def _wait(self, now: float) -> float:
         window = self._window(now)
-        allowed = max(1, int(self.allowed))
+        allowed = max(1, int(self._grown(now)))
         blocked = self._blocked_until - now
         if len(window) < allowed:
             return blocked

@@ -1,8 +1,9 @@
 """Backtest the drop alerts on recorded plays: the daemon's detector, on all minutes at once. Pure.
 
 Media are apart from each other but for two sums over all of them by minute, so the work is done in two steps: first
-each media's looks, on as many processors as there are, and then, with the sums, the verdicts. Only looks that show a
-drop by themselves are kept for the second step: what the other media do can make a drop smaller, never larger.
+each media's observations, on as many processors as there are, and then, with the sums, the verdicts. Only
+observations that show a drop by themselves are kept for the second step: what the other media do can make a drop
+smaller, never larger.
 """
 
 import math
@@ -13,15 +14,17 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from exporter.backtest.plays_csv import Recording
-from exporter.drops.baseline import HELD, Baseline, Look
+from exporter.drops.baseline import Baseline
 from exporter.drops.detector import KEPT, Alarm, Together, broad, judge
+from exporter.drops.observation import Observation
+from exporter.drops.packed import HELD
 from exporter.model import DAY_MINUTES, Minute
 from exporter.views import Verdict
 
 # Between rows of a media that are not further away than this, a missing one is a gap; else the media was not there.
 GAP = 60
 
-# Minutes that are taken at a time. Each look is an object, and they are gone before the next ones are made.
+# Minutes that are taken at a time. Each observation is an object, and they are gone before the next ones are made.
 _BATCH = DAY_MINUTES
 
 _NO_WINDOWS = ((0.0, 0), (0.0, 0), (0.0, 0))
@@ -64,15 +67,15 @@ class Sums:
     forecast: dict[Minute, float] = field(default_factory=dict)
     fallen: dict[Minute, float] = field(default_factory=dict)
 
-    def count(self, look: Look) -> None:
+    def count(self, observation: Observation) -> None:
         """Add a minute of one media."""
-        if look.forecast is None:
+        if observation.forecast is None:
             return
-        _add(self.r5, look.minute, look.r5)
-        _add(self.forecast, look.minute, look.forecast)
+        _add(self.r5, observation.minute, observation.r5)
+        _add(self.forecast, observation.minute, observation.forecast)
         # Above its forecast it need not be asked about.
-        if look.r5 < look.forecast and broad((look,)):
-            _add(self.fallen, look.minute, look.forecast)
+        if observation.r5 < observation.forecast and broad((observation,)):
+            _add(self.fallen, observation.minute, observation.forecast)
 
     def merge(self, other: "Sums") -> None:
         """Add other media's."""
@@ -80,16 +83,19 @@ class Sums:
             for minute, value in theirs.items():
                 _add(mine, minute, value)
 
-    def whole(self, minute: Minute) -> Look:
+    def whole(self, minute: Minute) -> Observation:
         """All media as if they were one."""
-        return Look(minute, self.r5[minute], self.forecast[minute], 1.0, _NO_WINDOWS, None)
+        return Observation(minute, self.r5[minute], self.forecast[minute], 1.0, _NO_WINDOWS, None)
 
     def broad(self, minute: Minute) -> bool:
         """Whether the media that are far below their forecast make up most of it."""
         fallen, forecast = self.fallen.get(minute, 0.0), self.forecast.get(minute, 0.0)
         rest = forecast - fallen
         return broad(
-            (Look(minute, 0.0, fallen, 1.0, _NO_WINDOWS, None), Look(minute, rest, rest, 1.0, _NO_WINDOWS, None))
+            (
+                Observation(minute, 0.0, fallen, 1.0, _NO_WINDOWS, None),
+                Observation(minute, rest, rest, 1.0, _NO_WINDOWS, None),
+            )
         )
 
 
@@ -103,13 +109,13 @@ class Watched:
 
     Attributes:
         media_id: Which one.
-        suspects: The looks that show a drop above the threshold by themselves, oldest first.
+        suspects: The observations that show a drop above the threshold by themselves, oldest first.
         plain: For a picture, what each minute of the recording showed: `r5` and the forecast, not a number where that
             is not known. Else empty.
     """
 
     media_id: str
-    suspects: Sequence[Look]
+    suspects: Sequence[Observation]
     plain: tuple[Sequence[float], Sequence[float]] = ((), ())
 
 
@@ -122,20 +128,20 @@ def watch(recording: Recording, threshold: float | None, sums: Sums, *, plain: b
         sums: To these it is added.
         plain: Whether every minute is to be drawn.
     """
-    suspects: list[Look] = []
+    suspects: list[Observation] = []
     r5s, forecasts = array("d"), array("d")
-    for looks in _looks(recording):
-        for look in looks:
-            sums.count(look)
-            if threshold is not None and _ratio(judge(look)) > threshold:
-                suspects.append(look)
-            if plain and look.live is not None:
-                r5s.append(look.r5)
-                forecasts.append(float("nan") if look.forecast is None else look.forecast)
+    for observations in _observations(recording):
+        for observation in observations:
+            sums.count(observation)
+            if threshold is not None and _ratio(judge(observation)) > threshold:
+                suspects.append(observation)
+            if plain and observation.live is not None:
+                r5s.append(observation.r5)
+                forecasts.append(float("nan") if observation.forecast is None else observation.forecast)
     return Watched(recording.media_id, suspects, (r5s, forecasts))
 
 
-def _looks(recording: Recording) -> Iterator[list[Look]]:
+def _observations(recording: Recording) -> Iterator[list[Observation]]:
     baseline = Baseline()
     for first, plays in _runs(recording):
         yield baseline.take(first, plays)
@@ -177,32 +183,32 @@ def whole_merchant(recordings: Iterable[Recording]) -> Recording:
     return Recording("", minutes, array("d", map(sums.__getitem__, minutes)))
 
 
-def factors(sums: Sums, minutes: Sequence[Minute], looks: Iterable[Look]) -> Iterator[float]:
-    """By how much less is expected at each look of one media, since the others have less.
+def factors(sums: Sums, minutes: Sequence[Minute], observations: Iterable[Observation]) -> Iterator[float]:
+    """By how much less is expected at each observation of one media, since the others have less.
 
     Args:
         sums: Of all media.
         minutes: The minutes that they have, ascending.
-        looks: In order of time.
+        observations: In order of time.
     """
     together = Together()
     reached = 0
-    for look in looks:
-        reached = max(reached, bisect_left(minutes, look.minute - HELD + 1))
-        end = bisect_right(minutes, look.minute, reached)
+    for observation in observations:
+        reached = max(reached, bisect_left(minutes, observation.minute - HELD + 1))
+        end = bisect_right(minutes, observation.minute, reached)
         for minute in minutes[reached:end]:
             together.add(sums.whole(minute))
         reached = end
-        yield together.factor(look)
+        yield together.factor(observation)
 
 
 def verdicts(watched: Watched, sums: Sums, minutes: Sequence[Minute]) -> Iterator[Verdict]:
     """What is said of the suspects of a media, or of the whole merchant; arguments as for `factors`."""
     if not watched.media_id:
-        judged = (judge(look) for look in watched.suspects if sums.broad(look.minute))
+        judged = (judge(observation) for observation in watched.suspects if sums.broad(observation.minute))
     else:
         pairs = zip(watched.suspects, factors(sums, minutes, watched.suspects), strict=True)
-        judged = (judge(look, factor) for look, factor in pairs)
+        judged = (judge(observation, factor) for observation, factor in pairs)
     yield from (verdict for verdict in judged if verdict is not None)
 
 
@@ -211,15 +217,15 @@ def expected(recording: Recording, watched: Watched, sums: Sums, minutes: Sequen
     r5s, forecasts = watched.plain
     if not watched.media_id:
         return forecasts
-    looks = [
-        Look(minute, r5, forecast, 1.0, _NO_WINDOWS, None)
+    observations = [
+        Observation(minute, r5, forecast, 1.0, _NO_WINDOWS, None)
         for minute, r5, forecast in zip(recording.minutes, r5s, forecasts, strict=True)
         if not math.isnan(forecast)
     ]
     known = (
-        look.forecast * factor
-        for look, factor in zip(looks, factors(sums, minutes, looks), strict=True)
-        if look.forecast is not None
+        observation.forecast * factor
+        for observation, factor in zip(observations, factors(sums, minutes, observations), strict=True)
+        if observation.forecast is not None
     )
     return [forecast if math.isnan(forecast) else next(known) for forecast in forecasts]
 

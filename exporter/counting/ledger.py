@@ -93,31 +93,34 @@ class Ledger:
         Raises:
             StateWriteFailed: The state file could not be written.
         """
-        with self._mutex, self._state.transaction() as db:
-            self._rows, self._merchants, self._views, self._plays, self._zeros = {}, {}, {}, {}, []
-            self._held = {merchant.id: 0 for merchant in merchants}
-            for merchant in merchants:
-                row = self._merchants[merchant.id] = ledger_rows.begin_merchant(db, merchant.id)
-                start = ended_before(now, self._poll.settle)
-                if row.horizon is not None:
-                    start = newest_settled(now, row.horizon, self._poll)
-                views = self._views[merchant.id] = {}
-                self._plays[merchant.id] = {
-                    media_id: Plays() for media_id in ("", *(each.id for each in merchant.media))
-                }
-                for stream in merchant.streams():
-                    stream_row = self._rows[stream] = ledger_rows.begin_stream(db, stream, start)
-                    views[stream] = StreamView(
-                        stream=stream,
-                        through=stream_row.through if stream_row.answered else None,
-                        series=ledger_rows.read_series(db, stream, stream_row),
-                    )
-                    self._held[merchant.id] += len(stream_row.held)
-                    self._update_plays(stream, stream_row, views[stream].series)
-                    self._expose_zeros(stream, ledger_rows.unshown_labels(db, stream_row.stream_id), now)
-            ledger_rows.mark_removed(db, self._rows, self._merchants, now)
-            ledger_rows.forget_removed(db, now - KEEP_REMOVED)
-        self._snapshot = Snapshot(MappingProxyType({each: self._view(each) for each in self._merchants}))
+        with self._mutex:
+            with self._state.transaction() as db:
+                self._rows, self._merchants, self._views, self._plays, self._zeros = {}, {}, {}, {}, []
+                self._held = {merchant.id: 0 for merchant in merchants}
+                for merchant in merchants:
+                    row = self._merchants[merchant.id] = ledger_rows.begin_merchant(db, merchant.id)
+                    start = ended_before(now, self._poll.settle)
+                    if row.horizon is not None:
+                        start = newest_settled(now, row.horizon, self._poll)
+                    views = self._views[merchant.id] = {}
+                    self._plays[merchant.id] = {
+                        media_id: Plays() for media_id in ("", *(each.id for each in merchant.media))
+                    }
+                    for stream in merchant.streams():
+                        stream_row = self._rows[stream] = ledger_rows.begin_stream(db, stream, start)
+                        views[stream] = StreamView(
+                            stream=stream,
+                            through=stream_row.through if stream_row.answered else None,
+                            series=ledger_rows.read_series(db, stream, stream_row),
+                        )
+                        self._held[merchant.id] += len(stream_row.held)
+                        self._update_plays(stream, stream_row, views[stream].series)
+                        self._expose_zeros(stream, ledger_rows.unshown_labels(db, stream_row.stream_id), now)
+                ledger_rows.mark_removed(db, self._rows, self._merchants, now)
+                ledger_rows.forget_removed(db, now - KEEP_REMOVED)
+            views_by_merchant = {merchant_id: self._view(merchant_id) for merchant_id in self._merchants}
+            # Committed: scrapes see all merchants at once.
+            self._snapshot = Snapshot(MappingProxyType(views_by_merchant))
 
     def correct_start(self, seconds: float, now: float) -> None:
         """Correct the start of streams that have had no answer yet, after the machine's clock proved wrong.
@@ -315,8 +318,8 @@ class Ledger:
             self._zeros.append(_Zeros(now, stream, labels))
 
     def _publish(self, merchant_id: str) -> None:
-        view = self._view(merchant_id)
-        self._snapshot = Snapshot(MappingProxyType({**self._snapshot.merchants, merchant_id: view}))
+        views = {**self._snapshot.merchants, merchant_id: self._view(merchant_id)}
+        self._snapshot = Snapshot(MappingProxyType(views))
 
     def _view(self, merchant_id: str) -> MerchantView:
         row = self._merchants[merchant_id]

@@ -1,6 +1,6 @@
 """What the drop detector remembers of one media's plays, and what a minute of them shows.
 
-A track takes the plays of consecutive minutes. It keeps the last two hours by minute, and weeks as steps: means of
+A baseline takes the plays of consecutive minutes. It keeps the last two hours by minute, and weeks as steps: means of
 five minutes. From both it forecasts each minute, at a cost that does not grow with the history. The rule is
 docs/drop-detection.md; here are its parts about one media alone: recent level, season, level, forecast, own noise.
 """
@@ -8,26 +8,22 @@ docs/drop-detection.md; here are its parts about one media alone: recent level, 
 import math
 from array import array
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from exporter.drops.dispersion import Dispersion
+from exporter.drops.level import LEVEL_STEPS, Level
+from exporter.drops.median import median_of_sorted
+from exporter.drops.minute_ring import MinuteRing
+from exporter.drops.observation import NO_WINDOWS, Observation
+from exporter.drops.packed import HELD, Packed, RecentMinutes
+from exporter.drops.packed import MASK as _MASK
 from exporter.drops.seasonal import DAY_STEPS, STEP, UNKNOWN, SeasonalProfile
 from exporter.model import DAY_MINUTES, Minute
-
-# Minutes that are kept one by one: a power of two, more than the longest look back, and than a revision reaches.
-HELD = 128
-_MASK = HELD - 1
 
 # How far back, in minutes, a revised value still changes the steps. All that they are made of must be held.
 REVISABLE = 60
 
-# The level is a median over so many steps, its limits, and after a burst the upper one for so many steps.
-_LEVEL_STEPS = 48
-_LEVEL_LOW, _LEVEL_HIGH, _LEVEL_AFTER_BURST = 0.5, 1.5, 1.0
-_BURST, _BURST_STEPS = 2.5, 24
-
-# The median of an hour's steps, so many of them known, may be exceeded by so much: a short burst lets expect nothing.
+# The forecast is at most so much above the median of an hour's steps, of which so many must be known: a short burst
+# raises it no further.
 _HOUR_STEPS, _HOUR_LEAST, _ABOVE_MEDIAN = 12, 6, 1.1
 
 # A drop of the plays to less than this share may be seen over these windows, in minutes, against what was before them.
@@ -39,87 +35,15 @@ _SUSTAINED = (10, 13, 15, 20, 30)
 _ABOVE_SEASON = 1.1
 
 
-class Look(NamedTuple):
-    """What one minute of a track shows. Windows end with the minute; their plays are of the minutes present.
-
-    A tuple, because one is made for each media and minute.
-
-    Attributes:
-        minute: The minute.
-        r5: The mean plays a minute of the last 5 minutes; 0 where there are fewer than 2.
-        forecast: The plays a minute that the track's own past lets expect; None if that is not known well enough for
-            a verdict, or if the minute is missing.
-        noise: By how much the variance of the plays is more than that of independent viewers; at least 1.
-        windows: Plays and minutes present of the last 5, 10 and 30 minutes.
-        live: Plays and minutes present of the last 3 minutes and of the 10 before them, then of the last 6 and of the
-            10 before these. None if the minute is missing.
-        sustained: Plays and minutes present of the last 10, 13, 15, 20 and 30 minutes, and what is forecast from the
-            time before these; of those windows alone that have few plays.
-    """
-
-    minute: Minute
-    r5: float
-    forecast: float | None
-    noise: float
-    windows: tuple[tuple[float, int], tuple[float, int], tuple[float, int]]
-    live: Sequence[tuple[float, int, float, int]] | None
-    sustained: Sequence[tuple[float, int, float]] = ()
-
-
-# A minute, its plays, and its forecast; None where unknown.
-Latest = tuple[Minute, float | None, float | None]
-
-_NO_WINDOWS = ((0.0, 0), (0.0, 0), (0.0, 0))
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A track as bytes, for the state file; in this machine's byte order.
-
-    Attributes:
-        newest: The newest minute taken; None before the first.
-        recent: The minutes held, with what was forecast for them.
-        noise: The samples of the noise of the last day.
-        days: Day (minute // 1440) -> the steps of that day.
-    """
-
-    newest: Minute | None
-    recent: bytes
-    noise: bytes
-    days: Mapping[int, bytes]
-
-    def latest(self, minutes: int) -> list[Latest]:
-        """As `Baseline.recent`, without unpacking the rest. Raises ValueError as `Baseline.unpack` does."""
-        return _latest(self.newest, *self.arrays(), minutes)
-
-    def arrays(self) -> tuple["array[float]", "array[float]"]:
-        """The plays and the forecasts of the minutes held, each minute at its number modulo 128.
-
-        Raises:
-            ValueError: The bytes are not those of a baseline.
-        """
-        plays, expected = array("d"), array("f")
-        split = plays.itemsize * HELD
-        plays.frombytes(self.recent[:split])
-        expected.frombytes(self.recent[split:])
-        if (len(plays), len(expected)) != (HELD, HELD):
-            raise ValueError("not the bytes of a baseline's minutes")
-        return plays, expected
-
-
 class Baseline:
-    """The plays of one media, or of the whole merchant, as far back as the detector looks. Not safe for threads."""
+    """The plays of one media, or of the whole merchant, as far back as the detector needs. Not safe for threads."""
 
     __slots__ = (
-        "_counts",
-        "_expected",
+        "_dispersion",
         "_level",
         "_medians",
-        "_noise",
-        "_plays",
-        "_ratios",
+        "_ring",
         "_steps",
-        "_sums",
         "_usual",
         "newest",
     )
@@ -128,25 +52,17 @@ class Baseline:
         """Make one that knows nothing."""
         self.newest: Minute | None = None
         self._steps = SeasonalProfile()
-        self._noise = Dispersion()
-        self._level = 1.0
+        self._dispersion = Dispersion()
+        self._level = Level()
         # By step, modulo their length: the season's means, from those that the level needs to those of the next step.
-        self._usual = array("d", [UNKNOWN]) * (_LEVEL_STEPS * 2)
-        self._ratios = array("d", [UNKNOWN]) * _LEVEL_STEPS
+        self._usual = array("d", [UNKNOWN]) * (LEVEL_STEPS * 2)
         # By the step that ends the hour, modulo their length.
         self._medians = array("d", [UNKNOWN]) * 16
-        self._hold_nothing()
-
-    def _hold_nothing(self) -> None:
-        # By minute, modulo HELD. Plays and minutes present are sums since some beginning: a window is one subtraction.
-        self._plays = array("d", [UNKNOWN]) * HELD
-        self._expected = array("f", [UNKNOWN]) * HELD
-        self._sums = array("d", [0.0]) * HELD
-        self._counts = array("q", [0]) * HELD
+        self._ring = MinuteRing()
 
     # Taking minutes.
 
-    def take(self, first: Minute, plays: Sequence[float | None]) -> list[Look]:
+    def take(self, first: Minute, plays: Sequence[float | None]) -> list[Observation]:
         """Take the plays of consecutive minutes.
 
         Minutes that were taken before are revised, if they are at most an hour old; there None is no news. Minutes
@@ -171,29 +87,31 @@ class Baseline:
             plays = plays[old:]
         return [self._append(value) for value in plays]
 
-    def _append(self, plays: float | None) -> Look:
+    def _append(self, plays: float | None) -> Observation:
         minute = (self.newest or 0) + 1
         self.newest = minute
         here, before = minute & _MASK, (minute - 1) & _MASK
+        ring = self._ring
+        sums, counts = ring.sums, ring.counts
         if plays is None:
-            self._plays[here] = UNKNOWN
-            self._sums[here], self._counts[here] = self._sums[before], self._counts[before]
-            self._expected[here] = UNKNOWN
-            look = Look(minute, 0.0, None, 1.0, _NO_WINDOWS, None)
+            ring.plays[here] = ring.expected[here] = UNKNOWN
+            sums[here], counts[here] = sums[before], counts[before]
+            observation = Observation(minute, 0.0, None, 1.0, NO_WINDOWS, None)
         else:
-            self._plays[here] = plays
-            self._sums[here], self._counts[here] = self._sums[before] + plays, self._counts[before] + 1
-            look = self._look(minute)
-            self._expected[here] = UNKNOWN if look.forecast is None else look.forecast
+            ring.plays[here] = plays
+            sums[here], counts[here] = sums[before] + plays, counts[before] + 1
+            observation = self._observe(minute)
+            ring.expected[here] = UNKNOWN if observation.forecast is None else observation.forecast
         if minute % STEP == STEP - 1:
             step = minute // STEP
             self._close(step)
             self._usual[(step + 4) % len(self._usual)] = self._steps.usual(step + 4)
-            self._set_level(step)
-        return look
+            self._level.update(step)
+        return observation
 
-    def _look(self, minute: Minute) -> Look:
-        sums, counts = self._sums, self._counts
+    def _observe(self, minute: Minute) -> Observation:
+        ring = self._ring
+        sums, counts = ring.sums, ring.counts
         plays, count = sums[minute & _MASK], counts[minute & _MASK]
         at = (minute - 5) & _MASK
         plays5, count5 = plays - sums[at], count - counts[at]
@@ -206,14 +124,14 @@ class Baseline:
         at, before = (minute - 6) & _MASK, (minute - 16) & _MASK
         live6 = plays - sums[at], count - counts[at], sums[at] - sums[before], counts[at] - counts[before]
         live = live3, live6
-        noise = self._noise.excess
+        noise = self._dispersion.excess
         if count5 < 2:
-            return Look(minute, 0.0, None, noise or 1.0, windows, live)
+            return Observation(minute, 0.0, None, noise or 1.0, windows, live)
         r5 = plays5 / count5
         recent = self._recent(minute - 10) if noise is not None else math.inf
         if noise is None or recent == math.inf:
-            return Look(minute, r5, None, noise or 1.0, windows, live)
-        seasonal = self._season(minute) * self._level
+            return Observation(minute, r5, None, noise or 1.0, windows, live)
+        seasonal = self._season(minute) * self._level.value
         most = _ABOVE_SEASON * seasonal
         sustained: list[tuple[float, int, float]] = []
         for length in _SUSTAINED:
@@ -225,11 +143,12 @@ class Baseline:
             if (earlier := self._recent(minute - length)) != math.inf:
                 sustained.append((few, present, min(earlier, most)))
         # A season that is not known is never the smaller.
-        return Look(minute, r5, min(recent, seasonal), noise, windows, live, sustained)
+        return Observation(minute, r5, min(recent, seasonal), noise, windows, live, sustained)
 
     def _recent(self, minute: Minute) -> float:
         """What the half hour and the hour that end with a minute let expect: the least; infinite if not known."""
-        sums, counts = self._sums, self._counts
+        ring = self._ring
+        sums, counts = ring.sums, ring.counts
         plays, count = sums[minute & _MASK], counts[minute & _MASK]
         recent = math.inf
         at = (minute - 30) & _MASK
@@ -254,19 +173,13 @@ class Baseline:
 
     def _revise(self, first: Minute, plays: Sequence[float | None]) -> None:
         newest = self.newest or 0
-        changed = newest + 1
-        for minute, value in enumerate(plays, first):
-            if value is None or minute <= newest - REVISABLE or value == self._plays[minute & _MASK]:
-                continue
-            self._plays[minute & _MASK] = value
-            changed = min(changed, minute)
-        if changed > newest:
+        changed = self._ring.revise(first, plays, newest, REVISABLE)
+        if changed is None:
             return
-        self._sum_up(changed)
         last = (newest + 1) // STEP - 1
         for step in range(changed // STEP, last + 1):
             self._close(step)
-        self._set_level(last)
+        self._level.update(last)
 
     def _jump(self, newest: Minute) -> None:
         """Go on after a gap that is longer than what is held."""
@@ -274,9 +187,9 @@ class Baseline:
         if self.newest is not None:
             first = max((self.newest + 1) // STEP, last - DAY_STEPS + 1)
             for step in range(first, last + 1):
-                self._noise.put(step, UNKNOWN)
+                self._dispersion.put(step, UNKNOWN)
         self.newest = newest
-        self._hold_nothing()
+        self._ring = MinuteRing()
         self._steps.prune(newest // DAY_MINUTES)
         self._rebuild()
 
@@ -285,14 +198,13 @@ class Baseline:
     def _close(self, step: int) -> None:
         """Put down what the five minutes of a step and the half hour that ends with them show."""
         last = step * STEP + STEP - 1
-        sums, counts = self._sums, self._counts
+        ring = self._ring
+        sums, counts = ring.sums, ring.counts
         plays, count = sums[last & _MASK], counts[last & _MASK]
         at = (last - STEP) & _MASK
         if present := count - counts[at]:
             self._steps.put(step, (plays - sums[at]) / present)
-        base = self._usual[step % len(self._usual)]
-        # Not a number where the base is not known.
-        self._ratios[step % _LEVEL_STEPS] = self._steps.half_hour(step) / base if base != 0 else UNKNOWN
+        self._level.put(step, self._steps.half_hour(step), self._usual[step % len(self._usual)])
         self._find_median(step)
         # The five minutes in the middle of the half hour, against its mean.
         at, start, end = (last - 30) & _MASK, (last - 18) & _MASK, (last - 13) & _MASK
@@ -301,45 +213,25 @@ class Baseline:
             expected = (plays - sums[at]) / present * (counts[end] - counts[start])
             if expected > 0:
                 sample = (sums[end] - sums[start] - expected) ** 2 / expected
-        self._noise.put(step, sample)
+        self._dispersion.put(step, sample)
 
     def _find_median(self, step: int) -> None:
-        sums, counts = self._sums, self._counts
-        means = []
-        end = step * STEP + STEP - 1
-        for last in range(end, end - _HOUR_STEPS * STEP, -STEP):
-            here, before = last & _MASK, (last - STEP) & _MASK
-            if present := counts[here] - counts[before]:
-                means.append((sums[here] - sums[before]) / present)
+        means = self._ring.step_means(step * STEP + STEP - 1, _HOUR_STEPS, STEP)
         means.sort()
-        self._medians[step % len(self._medians)] = _median(means) if len(means) >= _HOUR_LEAST else UNKNOWN
-
-    def _set_level(self, step: int) -> None:
-        ratios = self._ratios
-        known = sorted(ratio for ratio in ratios if ratio == ratio)  # noqa: PLR0124
-        if not known:
-            self._level = 1.0
-            return
-        high = _LEVEL_HIGH
-        if known[-1] > _BURST and any(
-            ratios[each % _LEVEL_STEPS] > _BURST for each in range(step - _BURST_STEPS + 1, step + 1)
-        ):
-            high = _LEVEL_AFTER_BURST
-        self._level = min(high, max(_LEVEL_LOW, _median(known)))
+        self._medians[step % len(self._medians)] = median_of_sorted(means) if len(means) >= _HOUR_LEAST else UNKNOWN
 
     def _rebuild(self) -> None:
         """Work out from the steps what is kept of them beside them."""
         if self.newest is None:
             return
         last = (self.newest + 1) // STEP - 1
-        for step in range(last - _LEVEL_STEPS + 1, last + 5):
+        for step in range(last - LEVEL_STEPS + 1, last + 5):
             self._usual[step % len(self._usual)] = self._steps.usual(step)
-        for step in range(last - _LEVEL_STEPS + 1, last + 1):
-            base = self._usual[step % len(self._usual)]
-            self._ratios[step % _LEVEL_STEPS] = self._steps.half_hour(step) / base if base != 0 else UNKNOWN
+        for step in range(last - LEVEL_STEPS + 1, last + 1):
+            self._level.put(step, self._steps.half_hour(step), self._usual[step % len(self._usual)])
         for step in range(last - _SUSTAINED[-1] // STEP - 1, last + 1):
             self._find_median(step)
-        self._set_level(last)
+        self._level.update(last)
 
     # History, and what is shown and kept.
 
@@ -364,13 +256,22 @@ class Baseline:
         return self._steps.known_share
 
     @property
-    def noise(self) -> float:
+    def dispersion(self) -> float:
         """By how much the variance of the plays is more than that of independent viewers; 1 while it is not known."""
-        return self._noise.excess or 1.0
+        return self._dispersion.excess or 1.0
 
-    def recent(self, minutes: int) -> list[Latest]:
-        """The newest minutes, oldest first, each with its plays and its forecast; at most 128."""
-        return _latest(self.newest, self._plays, self._expected, minutes)
+    def recent(self, minutes: int) -> list[tuple[Minute, float | None, float | None]]:
+        """The newest minutes, oldest first, each with its plays and what was forecast.
+
+        Args:
+            minutes: How many; there are no more than 128.
+        """
+        frozen = self.recent_minutes()
+        return frozen.last(minutes) if frozen else []
+
+    def recent_minutes(self) -> RecentMinutes | None:
+        """A copy of the newest minutes, None before the first."""
+        return None if self.newest is None else RecentMinutes(self.newest, self._ring.pack())
 
     @property
     def changed_days(self) -> Collection[int]:
@@ -385,8 +286,8 @@ class Baseline:
         """
         packed = Packed(
             self.newest,
-            self._plays.tobytes() + self._expected.tobytes(),
-            self._noise.pack(),
+            self._ring.pack(),
+            self._dispersion.pack(),
             self._steps.pack(days),
         )
         self._steps.changed.clear()
@@ -394,47 +295,16 @@ class Baseline:
 
     @classmethod
     def unpack(cls, packed: Packed) -> "Baseline":
-        """The track that was packed; its further verdicts are those of the original.
+        """The baseline that was packed; its further verdicts are those of the original.
 
         Raises:
-            ValueError: The bytes are not those of a track.
+            ValueError: The bytes are not those of a baseline.
         """
-        track = cls()
-        track.newest = packed.newest
-        track._plays, track._expected = packed.arrays()
-        track._steps, track._noise = SeasonalProfile(packed.days), Dispersion(packed.noise)
+        baseline = cls()
+        baseline.newest = packed.newest
+        baseline._ring = MinuteRing.unpack(packed.recent, packed.newest)
+        baseline._steps, baseline._dispersion = SeasonalProfile(packed.days), Dispersion(packed.dispersion)
         if packed.newest is not None:
-            track._steps.prune(packed.newest // DAY_MINUTES)
-            track._sum_up(packed.newest - HELD + 2)
-            track._rebuild()
-        return track
-
-    def _sum_up(self, first: Minute) -> None:
-        """Recompute the sums from a minute on."""
-        for minute in range(first, (self.newest or 0) + 1):
-            here, before = minute & _MASK, (minute - 1) & _MASK
-            plays = self._plays[here]
-            known = plays == plays  # noqa: PLR0124
-            self._sums[here] = self._sums[before] + (plays if known else 0.0)
-            self._counts[here] = self._counts[before] + known
-
-
-def _median(ordered: Sequence[float]) -> float:
-    """The median of an ordered sequence; not a number if it is empty."""
-    size = len(ordered)
-    if not size:
-        return UNKNOWN
-    return (ordered[size // 2] + ordered[(size - 1) // 2]) / 2
-
-
-def _latest(newest: Minute | None, plays: Sequence[float], expected: Sequence[float], minutes: int) -> list[Latest]:
-    if newest is None:
-        return []
-    return [
-        (minute, _or_none(plays[minute & _MASK]), _or_none(expected[minute & _MASK]))
-        for minute in range(newest - min(minutes, HELD) + 1, newest + 1)
-    ]
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
+            baseline._steps.prune(packed.newest // DAY_MINUTES)
+            baseline._rebuild()
+        return baseline

@@ -1,24 +1,24 @@
-"""Tracks in the state file. Each function runs in its caller's transaction.
+"""Baselines in the state file. Each function runs in its caller's transaction.
 
-A track's numbers are bytes, of which no table can say what they may be. So each has a checksum: what a failing disk has
-changed is not judged by, it is fetched again.
+A baseline's numbers are bytes, which the schema cannot check. So each has a checksum: the detector does not use what a
+failing disk has changed; it is fetched again.
 """
 
 import sqlite3
 import zlib
 from dataclasses import dataclass
 
-from exporter.drops.baseline import Packed
+from exporter.drops.packed import Packed
 from exporter.drops.seasonal import HISTORY_DAYS
 from exporter.model import DAY_MINUTES
 
 
 @dataclass(frozen=True, slots=True)
 class BaselineRow:
-    """A track as it was written.
+    """A baseline as it was written.
 
     Attributes:
-        packed: The track, or None where nothing was taken yet.
+        packed: The baseline, or None where nothing was taken yet.
         past_known: Whether the time before the first start was asked for, and all that came is there.
         damaged: Whether something of it is not as it was written; that is left out.
     """
@@ -29,7 +29,7 @@ class BaselineRow:
 
 
 def read_baselines(db: sqlite3.Connection, merchant_id: str) -> dict[str, BaselineRow]:
-    """The tracks of a merchant, by media id, "" for the whole merchant."""
+    """The baselines of a merchant, by media id, "" for the whole merchant."""
     days: dict[str, dict[int, bytes]] = {}
     damaged: set[str] = set()
     for media_id, day, sealed in db.execute(
@@ -59,11 +59,11 @@ def read_baselines(db: sqlite3.Connection, merchant_id: str) -> dict[str, Baseli
 def write_baseline(
     db: sqlite3.Connection, merchant_id: str, media_id: str, packed: Packed, *, past_known: bool
 ) -> None:
-    """Write a track and those of its days that were packed; delete the days that are too old to matter."""
+    """Write a baseline and those of its days that were packed; delete the days that are too old to matter."""
     db.execute(
         "INSERT OR REPLACE INTO tracks (merchant_id, media_id, newest, recent, noise, past_known) "
         "VALUES (?, ?, ?, ?, ?, ?)",
-        (merchant_id, media_id, packed.newest, _sealed(packed.recent), _sealed(packed.noise), past_known),
+        (merchant_id, media_id, packed.newest, _sealed(packed.recent), _sealed(packed.dispersion), past_known),
     )
     db.executemany(
         "INSERT OR REPLACE INTO track_days (merchant_id, media_id, day, steps) VALUES (?, ?, ?, ?)",

@@ -1,4 +1,4 @@
-"""The play-count drop detector: what a look at a minute says about a drop. The rule is docs/drop-detection.md.
+"""The play-count drop detector: what the observation of a minute says about a drop. The rule is docs/drop-detection.md.
 
 Everything is in data time: minutes whose plays have arrived. What is late or missing is never a drop.
 """
@@ -7,7 +7,9 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from exporter.drops.baseline import HELD, SUSTAINED_SHARE, Look
+from exporter.drops.baseline import SUSTAINED_SHARE
+from exporter.drops.observation import Observation
+from exporter.drops.packed import HELD
 from exporter.model import Minute
 from exporter.views import Verdict
 
@@ -35,60 +37,60 @@ _BROAD = 0.65
 PENDING, KEPT = 2, 10
 
 
-def judge(look: Look, factor: float = 1.0) -> Verdict | None:
+def judge(observation: Observation, factor: float = 1.0) -> Verdict | None:
     """Judge a minute of a media that is always on, or of the whole merchant; None if too little is known.
 
     Args:
-        look: The minute.
+        observation: The minute.
         factor: By how much less is expected, because the merchant's other media have less than they let expect.
     """
-    if look.forecast is None:
+    if observation.forecast is None:
         return None
-    expected = look.forecast * factor
+    expected = observation.forecast * factor
     tolerated = expected * _TOLERATED
     ratio = evidence = 0.0
-    for plays, present in look.windows:
+    for plays, present in observation.windows:
         if plays >= tolerated * present:
             continue
-        found = _evidence(plays, tolerated * present) / look.noise
+        found = _evidence(plays, tolerated * present) / observation.dispersion
         missing = 1 - plays / (expected * present)
         if found <= _EVIDENCE:
             if not ratio:
                 evidence = max(evidence, found)
         elif missing > ratio:
             ratio, evidence = missing, found
-    for plays, present, forecast in look.sustained:
+    for plays, present, forecast in observation.sustained:
         before = forecast * factor
         tolerated = before * _TOLERATED * present
         if before < _SUSTAINED_EXPECTED or plays >= tolerated:
             continue
         missing = 1 - plays / (before * present)
-        found = _evidence(plays, tolerated) / look.noise
+        found = _evidence(plays, tolerated) / observation.dispersion
         if missing > max(ratio, _SUSTAINED_RATIO) and found > _SUSTAINED_EVIDENCE:
             ratio, evidence, expected = missing, found, before
-    return Verdict(look.minute, ratio, evidence, expected)
+    return Verdict(observation.minute, ratio, evidence, expected)
 
 
-def judge_live(look: Look) -> Verdict | None:
+def judge_live(observation: Observation) -> Verdict | None:
     """Judge a minute of a live event by the ten minutes before; None if too little is known.
 
     The caller knows that the event runs, and has run for long enough that those ten minutes belong to it.
     """
-    if look.live is None:
+    if observation.live is None:
         return None
     best: Verdict | None = None
-    for plays, present, before, before_present in look.live:
+    for plays, present, before, before_present in observation.live:
         if not present or before_present < _LIVE_LEAST:
             continue
         expected = before / before_present
         tolerated = expected * _TOLERATED * present
         ratio = evidence = 0.0
         if plays < tolerated:
-            evidence = _evidence(plays, tolerated) / look.noise
+            evidence = _evidence(plays, tolerated) / observation.dispersion
             missing = 1 - plays / (expected * present)
             ratio = missing if missing > _LIVE_RATIO and evidence > _EVIDENCE else 0.0
         if best is None or ratio > best.ratio:
-            best = Verdict(look.minute, ratio, evidence, expected)
+            best = Verdict(observation.minute, ratio, evidence, expected)
     return best
 
 
@@ -97,18 +99,18 @@ def _evidence(plays: float, expected: float) -> float:
     return expected - plays + (plays * math.log(plays / expected) if plays else 0.0)
 
 
-def broad(looks: Iterable[Look]) -> bool:
+def broad(observations: Iterable[Observation]) -> bool:
     """Whether a drop of the whole merchant is one of many media: of those with more than half of the forecast plays.
 
     Args:
-        looks: One minute of each media.
+        observations: One minute of each media.
     """
     all_media = dropped = 0.0
-    for look in looks:
-        if look.forecast is not None:
-            all_media += look.forecast
-            if look.r5 < _BROAD * look.forecast:
-                dropped += look.forecast
+    for observation in observations:
+        if observation.forecast is not None:
+            all_media += observation.forecast
+            if observation.r5 < _BROAD * observation.forecast:
+                dropped += observation.forecast
     return dropped > all_media / 2
 
 
@@ -123,38 +125,38 @@ class Together:
         self._sums: dict[Minute, tuple[float, float]] = {}
         self._newest = -1
 
-    def add(self, look: Look) -> None:
+    def add(self, observation: Observation) -> None:
         """Add a minute of one media."""
-        if look.forecast is None:
+        if observation.forecast is None:
             return
-        minute = look.minute
+        minute = observation.minute
         sums = self._sums.get(minute)
         if sums is not None:
-            self._sums[minute] = sums[0] + look.r5, sums[1] + look.forecast
+            self._sums[minute] = sums[0] + observation.r5, sums[1] + observation.forecast
             return
-        self._sums[minute] = look.r5, look.forecast
+        self._sums[minute] = observation.r5, observation.forecast
         if minute > self._newest:
             self._newest = minute
             for old in [old for old in self._sums if old <= minute - HELD]:
                 del self._sums[old]
 
-    def factor(self, look: Look) -> float:
+    def factor(self, observation: Observation) -> float:
         """By how much less is to be expected of a media, because the others have less: 0.6 to 1.
 
         Args:
-            look: One that has been added.
+            observation: One that has been added.
         """
-        now = self._sums.get(look.minute)
-        if now is None or look.forecast is None or now[1] <= 0:
+        now = self._sums.get(observation.minute)
+        if now is None or observation.forecast is None or now[1] <= 0:
             return 1.0
-        others = now[1] - look.forecast
+        others = now[1] - observation.forecast
         if others <= 0:
             return 1.0
-        earlier = self._sums.get(look.minute - _EARLIER)
+        earlier = self._sums.get(observation.minute - _EARLIER)
         # A holiday comes slowly. An outage of all media does not, and must not hide itself.
         if earlier is not None and now[0] * earlier[1] < _SUDDEN * earlier[0] * now[1]:
             return 1.0
-        return min(1.0, max(_FACTOR_LEAST, (now[0] - look.r5) / others))
+        return min(1.0, max(_FACTOR_LEAST, (now[0] - observation.r5) / others))
 
 
 class Change(NamedTuple):

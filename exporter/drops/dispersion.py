@@ -4,6 +4,7 @@ import math
 from array import array
 from bisect import bisect_left, insort
 
+from exporter.drops.median import median_of_sorted
 from exporter.drops.seasonal import DAY_STEPS, UNKNOWN
 
 # A verdict needs so many samples: an hour.
@@ -26,7 +27,7 @@ class Dispersion:
         """
         self._samples = array("f", packed) if packed is not None else array("f", [UNKNOWN]) * DAY_STEPS
         if len(self._samples) != DAY_STEPS:
-            raise ValueError("not the bytes of a day's noise")
+            raise ValueError("not the bytes of a day's dispersion")
         self._order = array("f", sorted(sample for sample in self._samples if not math.isnan(sample)))
         # The factor, at least 1; None while there are too few samples.
         self.excess: float | None = None
@@ -53,7 +54,7 @@ class Dispersion:
         order = self._order
         self.excess = None
         if len(order) >= _LEAST:
-            self.excess = max(1.0, (order[len(order) // 2] + order[(len(order) - 1) // 2]) / 2 / _MEDIAN)
+            self.excess = max(1.0, median_of_sorted(order) / _MEDIAN)
 
     def pack(self) -> bytes:
         """The samples, in this machine's byte order."""

@@ -1,27 +1,24 @@
-"""The drop detection of one merchant: takes the answers, judges after each round, and is kept in the state file.
+"""The drop detector at work for one merchant: takes answers, judges after each round, kept in the state file.
 
 The detector's own state is written every few minutes only, in one transaction for all media. A kill costs nothing but
 work: the next answers begin a revision window earlier than what was written.
 """
 
 import threading
-from collections import deque
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Container, Mapping
 
 import structlog
 
 from exporter.config.settings import MerchantSettings, Settings
-from exporter.drops.baseline import HELD, Baseline, Latest, Look, Packed
+from exporter.drops.baseline import Baseline
 from exporter.drops.baseline_rows import read_baselines, write_baseline
-from exporter.drops.detector import Together, broad, judge, judge_live
+from exporter.drops.dispersion import Dispersion
+from exporter.drops.judging import Judging, LiveEvents, Standing
+from exporter.drops.packed import HELD, Packed, RecentMinutes
 from exporter.drops.warmup import Warmup, WarmupRequest, past_hours, past_minutes
 from exporter.model import (
     DAY_MINUTES,
-    MINUTE,
     Group,
-    LiveState,
     Minute,
     MinuteRange,
     Rows,
@@ -34,66 +31,24 @@ from exporter.model import (
 from exporter.storage.state import State
 from exporter.views import Hour, Thresholds, Verdict
 
-log = structlog.get_logger("watch")
-
-# A drop that so many minutes show is none that one of them made up.
-LASTING = 3
-
-# A verdict on one minute stands for less than the 2 minutes that the alerts wait, scrapes every 30 s included. Then, if
-# no newer minute has come, only what all of the last minutes show. So neither rows that stop coming nor a media that is
-# asked for rarely can turn one odd minute into an alert.
-HOLD = 80.0
+log = structlog.get_logger("drops")
 
 SAVE_EVERY = 300.0
 
 # A longer gap between two answers (minutes) is worth a request for what was in it.
 LONGEST_GAP = 60
 
-# A live event has its audience after so long (seconds), and a state older than the other is ignored.
-SETTLED_IN = 12 * MINUTE
-STATE_BELIEVED = 2 * MINUTE
-
-# Looks of media that are so many minutes apart are of one time.
-SAME_TIME = 5
-
-
-@dataclass(frozen=True, slots=True)
-class _Standing:
-    """What is said of a media until its next minute comes.
-
-    Attributes:
-        newest: What its newest minute shows.
-        lasting: The ratio that all of the last minutes show.
-        since: When the newest minute came (Unix seconds).
-    """
-
-    newest: Verdict
-    lasting: float
-    since: float
-
-
-class LiveEvents(Protocol):
-    """What the monitor asks about the live events of the media."""
-
-    def is_live(self, media_id: str) -> bool | None:
-        """Whether a media shows live events, None while that is unknown."""
-        ...
-
-    def live_state(self, media_id: str) -> LiveState | None:
-        """The newest known state of a media's live event, None while that is unknown."""
-        ...
-
 
 class DropMonitor:
-    """The detector of one merchant's media and of the whole merchant. Safe for use by several threads.
+    """The drop detection of one merchant's media and of the whole merchant. Thread-safe.
 
     Attributes:
         warmup: The history that is still missing.
-        thresholds: Of each media, "" for the whole merchant.
+        thresholds: By media id, "" for the whole merchant; None if its alerts are disabled.
     """
 
     def __init__(self, state: State, settings: Settings, merchant: MerchantSettings, live_events: LiveEvents) -> None:
-        """Take up what the state file knows.
+        """Load the baselines of the state file.
 
         Args:
             state: The state file.
@@ -104,24 +59,23 @@ class DropMonitor:
         self._state = state
         self._poll = settings.poll
         self._merchant_id = merchant.id
-        self._live_events = live_events
         self._mutex = threading.Lock()
-        self._tracks: dict[str, Baseline] = {
+        self._baselines: dict[str, Baseline] = {
             stream.media_id: Baseline() for stream in merchant.streams() if _counts_plays(stream)
         }
         self.thresholds: Mapping[str, Thresholds | None] = {
             "": settings.thresholds(merchant),
             **{media.id: settings.thresholds(merchant, media) for media in merchant.media},
         }
-        # What the state file has. To unpack a track takes a while, and there may be thousands.
+        # What the state file has. To unpack a baseline takes a while, and there may be thousands.
         self._packed: dict[str, Packed] = {}
-        self.warmup = Warmup(map(self._stream, self._tracks))
-        self._looks: dict[str, deque[Look]] = {media_id: deque(maxlen=LASTING) for media_id in self._tracks}
-        self._came: dict[str, float] = {}
-        self._together = Together()
-        # Scrapes and pages read these two without the mutex, so they are never changed: new ones take their place.
-        self._standing: Mapping[str, _Standing] = {}
-        self._hours: Mapping[str, Hour] = {}
+        self.warmup = Warmup(map(self._stream, self._baselines))
+        self._judging = Judging(live_events, self._baselines)
+        # Scrapes read it without the mutex, so it is never changed: a new one takes its place.
+        self._standing: Mapping[str, Standing] = {}
+        # Scrapes and pages read these without the mutex, so their values are never changed: a new one takes its place.
+        self._recent: dict[str, RecentMinutes] = {}
+        self._dispersion = 1.0
         self._unsaved: set[str] = set()
         # Those of which all days are to be written.
         self._unsaved_whole: set[str] = set()
@@ -154,12 +108,13 @@ class DropMonitor:
         nothing: Mapping[str, float] = {}
         plays = [None if minute in held else total_of(rows.get(minute, nothing)) for minute in minutes]
         with self._mutex:
-            track = self._track(stream.media_id)
-            if track.newest is not None and asked.first - track.newest > LONGEST_GAP:
+            baseline = self._baseline(stream.media_id)
+            if baseline.newest is not None and asked.first - baseline.newest > LONGEST_GAP:
                 self.warmup.restart(stream)
-            looks = track.take(asked.first, plays)
-            self._note(stream.media_id, looks, now)
-            self._publish_hour(stream.media_id)
+            observations = baseline.take(asked.first, plays)
+            self._unsaved.add(stream.media_id)
+            self._judging.note(stream.media_id, observations, now)
+            self._publish(stream.media_id, baseline)
 
     def judge(self, now: float) -> Mapping[str, Exception]:
         """Judge the newest minutes of all media.
@@ -170,29 +125,9 @@ class DropMonitor:
         Returns:
             The media of which nothing can be said because of a defect, and what happened.
         """
-        standing: dict[str, _Standing] = {}
-        failed: dict[str, Exception] = {}
         with self._mutex:
-            for media_id in self._looks:
-                try:
-                    found = self._judge(media_id, now)
-                except Exception as error:  # noqa: BLE001 - one media's defect leaves the others their verdicts
-                    failed[media_id] = error
-                else:
-                    if found is not None:
-                        standing[media_id] = found
-            self._standing = standing
+            self._standing, failed = self._judging.judge(now)
         return failed
-
-    def _judge(self, media_id: str, now: float) -> _Standing | None:
-        """What is to be said of a media; None where nothing can."""
-        verdicts = [self._verdict(media_id, look, now) for look in self._looks[media_id]]
-        newest = verdicts[-1] if verdicts else None
-        if newest is None:
-            return None
-        ratios = [verdict.ratio for verdict in verdicts if verdict is not None]
-        lasting = min(ratios) if len(ratios) == LASTING else 0.0
-        return _Standing(newest, lasting, self._came[media_id])
 
     def drops(self, now: float) -> Mapping[str, Verdict]:
         """What is to be shown at a moment (Unix seconds), by media id, "" for the whole merchant."""
@@ -202,77 +137,39 @@ class DropMonitor:
             newest = standing.newest
             if self.thresholds[media_id] is None or now - end_of(newest.minute) > longest:
                 continue
-            ratio = newest.ratio if 0 <= now - standing.since < HOLD else min(newest.ratio, standing.lasting)
-            views[media_id] = newest._replace(ratio=ratio)
+            views[media_id] = standing.at(now)
         return views
 
     def hours(self) -> Mapping[str, Hour]:
         """The newest hour of plays, by media id, "" for the whole merchant."""
-        return self._hours
+        # The copy is one step of the interpreter: no other thread adds a media meanwhile.
+        return {media_id: _hour(recent) for media_id, recent in self._recent.copy().items()}
 
-    def noise(self) -> float:
+    def dispersion(self) -> float:
         """By how much the variance of the whole merchant's plays is more than that of independent viewers; at least 1,
         and 1 while it is not known.
         """
-        with self._mutex:
-            return self._track("").noise
+        return self._dispersion
 
     def enter_history(self, request: WarmupRequest, rows: Rows) -> None:
         """Take the answer to a request of the warm-up."""
         media_id = request.media_id
         with self._mutex:
-            track = self._track(media_id)
+            baseline = self._baseline(media_id)
             if request.hourly:
-                track.fill(past_hours(request, rows))
+                baseline.fill(past_hours(request, rows))
             else:
-                self._tracks[media_id] = _begun_with(request.asked.first, past_minutes(request, rows), track)
+                self._baselines[media_id] = _begun_with(request.asked.first, past_minutes(request, rows), baseline)
                 self._unsaved_whole.add(media_id)
+            self._publish(media_id, self._baselines[media_id])
             self._unsaved.add(media_id)
-            self._publish_hour(media_id)
 
-    def _publish_hour(self, media_id: str) -> None:
-        if minutes := self._tracks[media_id].recent(60):
-            self._hours = {**self._hours, media_id: _hour(minutes)}
-
-    # ---- judging ----
-
-    def _note(self, media_id: str, looks: Iterable[Look], now: float) -> None:
-        self._unsaved.add(media_id)
-        among_others = media_id and not self._live_events.is_live(media_id)
-        for look in looks:
-            # A missing minute changes no verdict.
-            if look.live is None:
-                continue
-            self._looks[media_id].append(look)
-            self._came[media_id] = now
-            if among_others:
-                self._together.add(look)
-
-    def _verdict(self, media_id: str, look: Look, now: float) -> Verdict | None:
+    def _publish(self, media_id: str, baseline: Baseline) -> None:
+        recent = baseline.recent_minutes()
+        if recent is not None:
+            self._recent[media_id] = recent
         if not media_id:
-            return self._of_merchant(look)
-        live = self._live_events.is_live(media_id)
-        if live is None:
-            return None
-        return self._of_live(media_id, look, now) if live else judge(look, self._together.factor(look))
-
-    def _of_live(self, media_id: str, look: Look, now: float) -> Verdict | None:
-        event = self._live_events.live_state(media_id)
-        if event is None or (event.running and now - event.at > STATE_BELIEVED):
-            return None
-        if event.running and end_of(look.minute) - event.since >= SETTLED_IN:
-            return judge_live(look)
-        return None if look.forecast is None else Verdict(look.minute, 0.0, 0.0, look.forecast)
-
-    def _of_merchant(self, look: Look) -> Verdict | None:
-        verdict = judge(look)
-        if verdict is None:
-            return None
-        others = [looks[-1] for media_id, looks in self._looks.items() if media_id and looks]
-        others = [other for other in others if abs(other.minute - look.minute) <= SAME_TIME]
-        if others and not broad(others):
-            return verdict._replace(ratio=0.0)
-        return verdict
+            self._dispersion = baseline.dispersion
 
     # ---- the state file ----
 
@@ -293,30 +190,30 @@ class DropMonitor:
             # If this fails, all days are written the next time.
             self._unsaved_whole |= self._unsaved
             with self._state.transaction() as db:
-                for media_id, track in packed.items():
+                for media_id, baseline in packed.items():
                     known = self.warmup.complete(self._stream(media_id))
-                    write_baseline(db, self._merchant_id, media_id, track, past_known=known)
+                    write_baseline(db, self._merchant_id, media_id, baseline, past_known=known)
             self._unsaved.clear()
             self._unsaved_whole.clear()
 
     def _pack(self, media_id: str) -> Packed:
-        track = self._tracks[media_id]
-        return track.pack() if media_id in self._unsaved_whole else track.pack(track.changed_days)
+        baseline = self._baselines[media_id]
+        return baseline.pack() if media_id in self._unsaved_whole else baseline.pack(baseline.changed_days)
 
     def _load(self) -> None:
         with self._state.read() as db:
             rows = read_baselines(db, self._merchant_id)
-        hours: dict[str, Hour] = {}
         for media_id, row in rows.items():
-            if media_id not in self._tracks:
+            if media_id not in self._baselines:
                 continue
             if row.packed is not None:
                 self._packed[media_id] = row.packed
-                if minutes := row.packed.latest(60):
-                    hours[media_id] = _hour(minutes)
+                if (recent := row.packed.recent_minutes) is not None:
+                    self._recent[media_id] = recent
             if row.past_known:
                 self.warmup.skip(self._stream(media_id))
-        self._hours = hours
+        if "" in self._packed:
+            self._dispersion = Dispersion(self._packed[""].dispersion).excess or 1.0
         if damaged := sum(row.damaged for row in rows.values()):
             log.warning(
                 "plays that the drop detector remembers are damaged in the state file; they are fetched again",
@@ -324,11 +221,11 @@ class DropMonitor:
                 media=damaged,
             )
 
-    def _track(self, media_id: str) -> Baseline:
+    def _baseline(self, media_id: str) -> Baseline:
         packed = self._packed.pop(media_id, None)
         if packed is not None:
-            self._tracks[media_id] = Baseline.unpack(packed)
-        return self._tracks[media_id]
+            self._baselines[media_id] = Baseline.unpack(packed)
+        return self._baselines[media_id]
 
     def _stream(self, media_id: str) -> Stream:
         return Stream(self._merchant_id, media_id, Target.PLAY_COUNT, Group.ALL)
@@ -338,19 +235,20 @@ def _counts_plays(stream: Stream) -> bool:
     return stream.target is Target.PLAY_COUNT and stream.group is Group.ALL
 
 
-def _begun_with(first: Minute, plays: list[float | None], track: Baseline) -> Baseline:
-    """The track as it would be if it had taken these minutes first; the days before them stay."""
-    days = {day: steps for day, steps in track.pack().days.items() if day <= first // DAY_MINUTES}
+def _begun_with(first: Minute, plays: list[float | None], baseline: Baseline) -> Baseline:
+    """The baseline as it would be if it had taken these minutes first; the days before them stay."""
+    days = {day: steps for day, steps in baseline.pack().days.items() if day <= first // DAY_MINUTES}
     nothing = Baseline().pack()
-    begun = Baseline.unpack(Packed(first - 1, nothing.recent, nothing.noise, days))
+    begun = Baseline.unpack(Packed(first - 1, nothing.recent, nothing.dispersion, days))
     begun.take(first, plays)
-    later = [(minute, value) for minute, value, _ in track.recent(HELD) if minute >= first + len(plays)]
+    later = [(minute, value) for minute, value, _ in baseline.recent(HELD) if minute >= first + len(plays)]
     if later:
         begun.take(later[0][0], [value for _, value in later])
     return begun
 
 
-def _hour(minutes: Sequence[Latest]) -> Hour:
+def _hour(recent: RecentMinutes) -> Hour:
+    minutes = recent.last(60)
     return Hour(
         start=start_of(minutes[0][0]),
         plays=tuple(plays for _, plays, _ in minutes),

@@ -7,6 +7,7 @@ import math
 import struct
 from collections.abc import Collection, Mapping
 
+from exporter.drops.median import median_of_sorted
 from exporter.model import DAY_MINUTES, Minute
 
 STEP = 5
@@ -15,7 +16,7 @@ DAY_STEPS = DAY_MINUTES // STEP
 # Whole days that are kept, and the day under way.
 HISTORY_DAYS = 22
 
-# How many days ago it is looked what is usual.
+# The days back whose median is usual.
 _LAGS = (1, 2, 3, 4, 5, 6, 7, 14, 21)
 
 _HALF_HOUR = 30 // STEP
@@ -112,8 +113,7 @@ class SeasonalProfile:
     def usual(self, step: int) -> float:
         """The median over the days before of the half hour that ends with a step."""
         means = [self.half_hour(step - lag * DAY_STEPS) for lag in _LAGS]
-        known = sorted(mean for mean in means if mean == mean)  # noqa: PLR0124
-        return (known[len(known) // 2] + known[(len(known) - 1) // 2]) / 2 if known else UNKNOWN
+        return median_of_sorted(sorted(mean for mean in means if mean == mean))  # noqa: PLR0124
 
     def pack(self, days: Collection[int] | None = None) -> dict[int, bytes]:
         """The days as bytes.

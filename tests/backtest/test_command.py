@@ -24,8 +24,9 @@ from exporter.backtest.command import Output
 from exporter.backtest.plays_csv import Recording
 from exporter.config.load import load
 from exporter.config.settings import DEFAULT_THRESHOLDS, Settings
-from exporter.drops.baseline import Baseline, Look
+from exporter.drops.baseline import Baseline
 from exporter.drops.detector import KEPT, Alarm, Together, broad, judge
+from exporter.drops.observation import Observation
 from exporter.errors import InputError, StateLocked
 from exporter.model import Minute
 from exporter.simulator.app import SimulatorApp, create_app
@@ -108,12 +109,12 @@ def by_minutes(played: Sequence[Recording]) -> list[Alert]:
     together = Together()
     said: dict[str, dict[Minute, Verdict]] = {each.media_id: {} for each in every}
     for now in range(FIRST, last + 1):
-        looks = {media_id: track.take(now, [plays[media_id].get(now)])[0] for media_id, track in tracks.items()}
-        of_media = [look for media_id, look in looks.items() if media_id]
-        for look in of_media:
-            together.add(look)
-        for media_id, look in looks.items():
-            verdict = judge(look, together.factor(look) if media_id else 1.0)
+        observations = {media_id: track.take(now, [plays[media_id].get(now)])[0] for media_id, track in tracks.items()}
+        of_media = [observation for media_id, observation in observations.items() if media_id]
+        for observation in of_media:
+            together.add(observation)
+        for media_id, observation in observations.items():
+            verdict = judge(observation, together.factor(observation) if media_id else 1.0)
             if verdict is not None and (media_id or broad(of_media)):
                 said[media_id][now] = verdict
     found = [
@@ -289,15 +290,17 @@ def test_a_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_sums_of_parts_are_the_sums() -> None:
     """Media counted apart and merged have the sums of media counted together."""
-    looks = [Look(FIRST, r5, forecast, 1.0, ((0.0, 0),) * 3, None) for r5, forecast in ((2.0, 8.0), (4.0, 4.0))]
+    observations = [
+        Observation(FIRST, r5, forecast, 1.0, ((0.0, 0),) * 3, None) for r5, forecast in ((2.0, 8.0), (4.0, 4.0))
+    ]
     apart, together = Sums(), Sums()
-    for look in looks:
-        together.count(look)
+    for observation in observations:
+        together.count(observation)
         alone = Sums()
-        alone.count(look)
+        alone.count(observation)
         apart.merge(alone)
     assert apart == together
-    assert together.broad(FIRST) is broad(looks) is True
+    assert together.broad(FIRST) is broad(observations) is True
 
 
 # ---- while it works ----

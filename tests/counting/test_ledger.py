@@ -10,7 +10,7 @@ from exporter.counting.ledger import KEEP_REMOVED, Ledger
 from exporter.errors import StateWriteFailed
 from exporter.model import Group, Minute, MinuteRange, Stream, Target, minute_of
 from exporter.storage.state import State
-from exporter.views import SeriesView, StreamView
+from exporter.views import MerchantView, SeriesView, StreamView
 from tests.support.fakes import FakeClock
 
 PLAYS = Stream("m", "a", Target.PLAY_COUNT, Group.ALL)
@@ -260,3 +260,23 @@ def test_the_state_of_a_stream_stays_small(open_ledger: Callable[..., Ledger], c
 
 def slots(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT count(*) FROM slots").fetchone()[0])
+
+
+def test_the_first_snapshot_has_all_merchants(state: State, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the streams are loaded anew, a scrape sees the merchants of before; then all new ones at once."""
+    account = {"api_key": "k", "mail_address": "a@example.com", "password": "p"}
+    merchants = [{"id": merchant_id, **account} for merchant_id in ("m", "n")]
+    settings = Settings.model_validate({"merchants": merchants})
+    ledger = Ledger(state, settings, lambda age: None)
+    seen: list[set[str]] = []
+    real = Ledger._view
+
+    def view_of(self: Ledger, merchant_id: str) -> MerchantView:
+        seen.append(set(self.snapshot.merchants))
+        return real(self, merchant_id)
+
+    monkeypatch.setattr(Ledger, "_view", view_of)
+    ledger.sync(settings.merchants, clock.now())
+    ledger.sync(settings.merchants, clock.now())
+    assert seen == [set(), set(), {"m", "n"}, {"m", "n"}]
+    assert set(ledger.snapshot.merchants) == {"m", "n"}

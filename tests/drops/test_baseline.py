@@ -1,4 +1,4 @@
-"""What a track shows of its minutes."""
+"""What a baseline shows of its minutes."""
 
 import math
 import random
@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.drops.baseline import HELD, REVISABLE, Baseline, Look, Packed
+from exporter.drops.baseline import REVISABLE, Baseline
+from exporter.drops.observation import Observation
+from exporter.drops.packed import HELD, Packed
 from exporter.drops.seasonal import HISTORY_DAYS, STEP, SeasonalProfile
 from exporter.model import DAY_MINUTES
 
@@ -19,27 +21,31 @@ MIDNIGHT = DAY * DAY_MINUTES
 
 
 def filled(plays: float = 10.0, days: int = 21) -> Baseline:
-    """A track that knows as many days by the hour, each minute with the same plays."""
-    track = Baseline()
-    track.fill({MIDNIGHT - hour * 60: plays * 60 for hour in range(1, days * 24 + 1)})
-    return track
+    """A baseline that knows as many days by the hour, each minute with the same plays."""
+    baseline = Baseline()
+    baseline.fill({MIDNIGHT - hour * 60: plays * 60 for hour in range(1, days * 24 + 1)})
+    return baseline
 
 
-def ran(plays: Sequence[float | None], track: Baseline | None = None) -> tuple[Baseline, list[Look]]:
-    """A track that has taken the plays, from midnight on."""
-    track = track or filled()
-    return track, track.take(MIDNIGHT, plays)
+def ran(plays: Sequence[float | None], baseline: Baseline | None = None) -> tuple[Baseline, list[Observation]]:
+    """A baseline that has taken the plays, from midnight on."""
+    baseline = baseline or filled()
+    return baseline, baseline.take(MIDNIGHT, plays)
 
 
 def test_the_windows_hold_what_arrived() -> None:
     """A window is the minutes that end with the one looked at; what is missing in it is left out, not zero."""
     plays: list[float | None] = [float(minute) for minute in range(100)]
     plays[97] = None
-    _, looks = ran(plays)
-    look = looks[-1]
-    assert look.windows == ((95 + 96 + 98 + 99, 4), (sum(range(90, 100)) - 97, 9), (sum(range(70, 100)) - 97, 29))
-    assert look.r5 == (95 + 96 + 98 + 99) / 4
-    assert look.live == (
+    _, observations = ran(plays)
+    observation = observations[-1]
+    assert observation.windows == (
+        (95 + 96 + 98 + 99, 4),
+        (sum(range(90, 100)) - 97, 9),
+        (sum(range(70, 100)) - 97, 29),
+    )
+    assert observation.r5 == (95 + 96 + 98 + 99) / 4
+    assert observation.live == (
         (98 + 99, 2, sum(range(87, 97)), 10),
         (sum(range(94, 100)) - 97, 5, sum(range(84, 94)), 10),
     )
@@ -47,42 +53,50 @@ def test_the_windows_hold_what_arrived() -> None:
 
 def test_a_missing_minute_has_no_verdict() -> None:
     """A minute without data forecasts nothing; so does one that has arrived alone in five minutes."""
-    track, looks = ran([10.0] * 100 + [None] * 4 + [10.0, 10.0])
-    assert [look.forecast is None for look in looks[99:]] == [False, True, True, True, True, True, False]
-    assert track.newest == MIDNIGHT + 105
-    assert looks[100] == Look(MIDNIGHT + 100, 0.0, None, 1.0, ((0.0, 0),) * 3, None)
+    baseline, observations = ran([10.0] * 100 + [None] * 4 + [10.0, 10.0])
+    assert [observation.forecast is None for observation in observations[99:]] == [
+        False,
+        True,
+        True,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert baseline.newest == MIDNIGHT + 105
+    assert observations[100] == Observation(MIDNIGHT + 100, 0.0, None, 1.0, ((0.0, 0),) * 3, None)
 
 
 def test_the_first_hour_has_no_verdict() -> None:
     """Until there are twelve samples of the noise, nothing is forecast."""
-    _, looks = ran([10.0] * 120)
-    known = [look.minute - MIDNIGHT for look in looks if look.forecast is not None]
+    _, observations = ran([10.0] * 120)
+    known = [observation.minute - MIDNIGHT for observation in observations if observation.forecast is not None]
     # The first sample's five minutes end 13 minutes before it is taken; the twelfth is taken 55 minutes later.
     assert known == list(range(70, 120))
 
 
 def test_after_a_long_gap_there_is_no_verdict() -> None:
     """While neither the half hour nor the hour before is known, nothing is forecast, whatever the season says."""
-    track, _ = ran([10.0] * 100)
-    looks = track.take(MIDNIGHT + 300, [10.0] * 30)
-    known = [look.minute - MIDNIGHT - 300 for look in looks if look.forecast is not None]
+    baseline, _ = ran([10.0] * 100)
+    observations = baseline.take(MIDNIGHT + 300, [10.0] * 30)
+    known = [observation.minute - MIDNIGHT - 300 for observation in observations if observation.forecast is not None]
     assert known == list(range(14, 30))
 
 
 def test_without_a_season_the_recent_plays_are_the_forecast() -> None:
     """On the first day there is no history; the term is left out."""
-    _, looks = ran([10.0] * 120, Baseline())
-    assert looks[-1].forecast == 10.0
+    _, observations = ran([10.0] * 120, Baseline())
+    assert observations[-1].forecast == 10.0
 
 
 def test_the_season_lowers_the_forecast() -> None:
     """Plays that fall each evening are expected to fall."""
-    track = Baseline()
-    track.fill({MIDNIGHT - hour * 60: 600.0 if hour % 24 != 21 else 60.0 for hour in range(1, 21 * 24)})
-    looks = track.take(MIDNIGHT, [10.0] * 240)
+    baseline = Baseline()
+    baseline.fill({MIDNIGHT - hour * 60: 600.0 if hour % 24 != 21 else 60.0 for hour in range(1, 21 * 24)})
+    observations = baseline.take(MIDNIGHT, [10.0] * 240)
     # From 03:00 on, an hour with a tenth of the plays; between the hours' centres they change gradually.
-    assert looks[119].forecast == pytest.approx(10.0, rel=0.01)
-    assert looks[210].forecast == pytest.approx(1 + 9 * 7.5 / 60, rel=0.02)
+    assert observations[119].forecast == pytest.approx(10.0, rel=0.01)
+    assert observations[210].forecast == pytest.approx(1 + 9 * 7.5 / 60, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -91,26 +105,26 @@ def test_the_season_lowers_the_forecast() -> None:
 def test_the_level_is_held_within_limits(plays: float, level: float) -> None:
     """The level follows the last hours from half to one and a half; above 2.5 it is a burst, and 1 at most."""
     # The season is 10 plays a minute; when a burst is over, only the level and the season say so.
-    track, _ = ran([plays] * 300)
-    assert track._level == pytest.approx(level, rel=0.01)
+    baseline, _ = ran([plays] * 300)
+    assert baseline._level.value == pytest.approx(level, rel=0.01)
 
 
 def test_a_short_burst_lets_expect_nothing() -> None:
     """Ten minutes with a hundred times the plays are not in the forecast, though they are in the means."""
-    _, looks = ran([10.0] * 120 + [1000.0] * 10 + [10.0] * 40, Baseline())
-    assert max(look.forecast or 0 for look in looks) == pytest.approx(11.0)
+    _, observations = ran([10.0] * 120 + [1000.0] * 10 + [10.0] * 40, Baseline())
+    assert max(observation.forecast or 0 for observation in observations) == pytest.approx(11.0)
 
 
 def test_a_sustained_drop_is_looked_at_from_above_the_season() -> None:
     """Its windows are set against the plays before them, up to a little more than the season."""
-    _, looks = ran([20.0] * 240 + [3.0] * 13)
-    assert not looks[239].sustained
-    assert [(plays, minutes) for plays, minutes, _ in looks[-1].sustained] == [(30, 10), (39, 13), (79, 15)]
+    _, observations = ran([20.0] * 240 + [3.0] * 13)
+    assert not observations[239].sustained
+    assert [(plays, minutes) for plays, minutes, _ in observations[-1].sustained] == [(30, 10), (39, 13), (79, 15)]
     # The level is 1.5 at most, of a season of 10.
-    assert [forecast for *_, forecast in looks[-1].sustained] == pytest.approx([16.5] * 3)
-    _, looks = ran([10.0] * 110 + [1.0] * 13)
+    assert [forecast for *_, forecast in observations[-1].sustained] == pytest.approx([16.5] * 3)
+    _, observations = ran([10.0] * 110 + [1.0] * 13)
     # Three minutes of the half hour before the shortest window are of the drop.
-    assert [forecast for *_, forecast in looks[-1].sustained] == pytest.approx([9.1, 10, 10])
+    assert [forecast for *_, forecast in observations[-1].sustained] == pytest.approx([9.1, 10, 10])
 
 
 def test_noise_is_that_of_the_plays() -> None:
@@ -118,13 +132,13 @@ def test_noise_is_that_of_the_plays() -> None:
     dice = random.Random(1)
     for factor in (1.0, 3.0):
         plays = [max(0.0, dice.gauss(100, math.sqrt(100 * factor))) for _ in range(DAY_MINUTES)]
-        _, looks = ran(plays)
+        _, observations = ran(plays)
         # The mean of the half hour holds the five minutes themselves: a sixth less.
-        assert looks[-1].noise == pytest.approx(max(1.0, factor * 5 / 6), rel=0.3)
+        assert observations[-1].dispersion == pytest.approx(max(1.0, factor * 5 / 6), rel=0.3)
 
 
 def test_a_revision_is_as_if_it_had_come_in_time() -> None:
-    """A late or changed minute of the last hour leads to the same looks as if it had been right at once."""
+    """A late or changed minute of the last hour leads to the same observations as if it had been right at once."""
     dice = random.Random(2)
     right: list[float | None] = [float(dice.randrange(5, 15)) for _ in range(400)]
     late = list(right)
@@ -140,18 +154,18 @@ def test_a_revision_is_as_if_it_had_come_in_time() -> None:
 
 def test_what_is_too_old_or_unknown_revises_nothing() -> None:
     """A minute more than an hour old stays as it was taken; a missing one does not unlearn what was known."""
-    track, _ = ran([10.0] * 200)
-    before = track.pack()
-    track.take(MIDNIGHT + 200 - REVISABLE - 5, [99.0] * 5 + [None] * REVISABLE)
-    assert track.pack() == before
+    baseline, _ = ran([10.0] * 200)
+    before = baseline.pack()
+    baseline.take(MIDNIGHT + 200 - REVISABLE - 5, [99.0] * 5 + [None] * REVISABLE)
+    assert baseline.pack() == before
 
 
 def test_a_minute_may_revise_and_go_on_at_once() -> None:
     """An answer holds the revision window and the new minutes: only these are looked at."""
-    track, _ = ran([10.0] * 100)
-    looks = track.take(MIDNIGHT + 70, [20.0] * 32)
-    assert [look.minute for look in looks] == [MIDNIGHT + 100, MIDNIGHT + 101]
-    assert looks[-1].windows[2] == (600.0, 30)
+    baseline, _ = ran([10.0] * 100)
+    observations = baseline.take(MIDNIGHT + 70, [20.0] * 32)
+    assert [observation.minute for observation in observations] == [MIDNIGHT + 100, MIDNIGHT + 101]
+    assert observations[-1].windows[2] == (600.0, 30)
 
 
 OFFSETS = st.integers(-30, 4000) | st.integers(-30, 5)
@@ -163,50 +177,50 @@ MINUTES = st.lists(st.tuples(OFFSETS, PLAYS), max_size=8)
 @settings(max_examples=60)
 @given(MINUTES, MINUTES, st.booleans())
 def test_unpacking_goes_on_as_if_nothing_had_been(before: Any, after: Any, known: bool) -> None:
-    """However it came to where it is: a packed and unpacked track has the same further looks, steps and sparkline."""
-    track = filled() if known else Baseline()
+    """However it came to where it is: a packed and unpacked baseline has the same observations, steps and sparkline."""
+    baseline = filled() if known else Baseline()
     for offset, plays in before:
-        track.take((track.newest or MIDNIGHT) + offset, plays)
-    other = Baseline.unpack(track.pack())
-    assert other.recent(HELD) == track.recent(HELD)
-    assert other.known_share == track.known_share
+        baseline.take((baseline.newest or MIDNIGHT) + offset, plays)
+    other = Baseline.unpack(baseline.pack())
+    assert other.recent(HELD) == baseline.recent(HELD)
+    assert other.known_share == baseline.known_share
     for offset, plays in after:
-        first = (track.newest or MIDNIGHT) + offset
-        assert other.take(first, plays) == track.take(first, plays)
-    assert other.pack() == track.pack()
+        first = (baseline.newest or MIDNIGHT) + offset
+        assert other.take(first, plays) == baseline.take(first, plays)
+    assert other.pack() == baseline.pack()
 
 
 def test_unpacking_at_midnight_loses_no_day() -> None:
     """What the level of the last hours was made of reaches one day further back than the season does."""
     dice = random.Random(3)
-    track = Baseline()
+    baseline = Baseline()
     hours = (HISTORY_DAYS + 1) * 24
-    track.fill({MIDNIGHT - hour * 60: float(dice.randrange(300, 900)) for hour in range(1, hours)})
-    track.take(MIDNIGHT - 300, [float(dice.randrange(5, 15)) for _ in range(310)])
-    other = Baseline.unpack(track.pack())
+    baseline.fill({MIDNIGHT - hour * 60: float(dice.randrange(300, 900)) for hour in range(1, hours)})
+    baseline.take(MIDNIGHT - 300, [float(dice.randrange(5, 15)) for _ in range(310)])
+    other = Baseline.unpack(baseline.pack())
     plays = [float(dice.randrange(5, 15)) for _ in range(300)]
-    assert other.take(MIDNIGHT + 10, plays) == track.take(MIDNIGHT + 10, plays)
+    assert other.take(MIDNIGHT + 10, plays) == baseline.take(MIDNIGHT + 10, plays)
 
 
 def test_only_changed_days_are_named() -> None:
     """The state file writes the days that changed since it last did."""
-    track, _ = ran([10.0] * 10)
-    assert len(track.changed_days) == 22
-    track.pack()
-    assert not track.changed_days
-    track.take(MIDNIGHT + 10, [10.0] * 5)
-    assert set(track.changed_days) == {DAY}
-    assert set(track.pack(track.changed_days).days) == {DAY}
+    baseline, _ = ran([10.0] * 10)
+    assert len(baseline.changed_days) == 22
+    baseline.pack()
+    assert not baseline.changed_days
+    baseline.take(MIDNIGHT + 10, [10.0] * 5)
+    assert set(baseline.changed_days) == {DAY}
+    assert set(baseline.pack(baseline.changed_days).days) == {DAY}
 
 
 @pytest.mark.parametrize("damage", ["recent", "noise", "day"])
 def test_damaged_bytes_are_refused(damage: str) -> None:
-    """Bytes of the wrong size are no track."""
+    """Bytes of the wrong size are no baseline."""
     packed = ran([10.0] * 10)[0].pack()
     broken = {
-        "recent": Packed(packed.newest, packed.recent[:-8], packed.noise, packed.days),
-        "noise": Packed(packed.newest, packed.recent, packed.noise[:-8], packed.days),
-        "day": Packed(packed.newest, packed.recent, packed.noise, {DAY: b"12"}),
+        "recent": Packed(packed.newest, packed.recent[:-8], packed.dispersion, packed.days),
+        "noise": Packed(packed.newest, packed.recent, packed.dispersion[:-8], packed.days),
+        "day": Packed(packed.newest, packed.recent, packed.dispersion, {DAY: b"12"}),
     }
     with pytest.raises(ValueError, match="not the bytes"):
         Baseline.unpack(broken[damage])
@@ -214,41 +228,41 @@ def test_damaged_bytes_are_refused(damage: str) -> None:
 
 def test_history_of_an_hour_under_way_is_left_out() -> None:
     """The API's row of the hour under way holds only a part of it."""
-    track = Baseline()
-    track.take(MIDNIGHT, [None] * 70)
-    track.fill({MIDNIGHT: 60.0, MIDNIGHT + 60: 10.0})
-    assert track.known_share == pytest.approx(12 / (HISTORY_DAYS * 288))
-    track.fill({MIDNIGHT + 60: 10.0})
-    assert track.known_share == pytest.approx(12 / (HISTORY_DAYS * 288))
+    baseline = Baseline()
+    baseline.take(MIDNIGHT, [None] * 70)
+    baseline.fill({MIDNIGHT: 60.0, MIDNIGHT + 60: 10.0})
+    assert baseline.known_share == pytest.approx(12 / (HISTORY_DAYS * 288))
+    baseline.fill({MIDNIGHT + 60: 10.0})
+    assert baseline.known_share == pytest.approx(12 / (HISTORY_DAYS * 288))
 
 
 def test_the_newest_minutes_are_shown() -> None:
     """A sparkline has the plays and what was forecast; where either is not known, none."""
     assert Baseline().recent(60) == []
-    track, looks = ran([10.0] * 98 + [None, 10.0])
-    assert track.recent(3) == [
-        (MIDNIGHT + 97, 10.0, looks[97].forecast),
+    baseline, observations = ran([10.0] * 98 + [None, 10.0])
+    assert baseline.recent(3) == [
+        (MIDNIGHT + 97, 10.0, observations[97].forecast),
         (MIDNIGHT + 98, None, None),
-        (MIDNIGHT + 99, 10.0, looks[99].forecast),
+        (MIDNIGHT + 99, 10.0, observations[99].forecast),
     ]
-    assert len(track.recent(1000)) == HELD
+    assert len(baseline.recent(1000)) == HELD
 
 
 def test_a_jump_costs_no_more_than_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """After ten years without data the next minute is taken, without a step for each minute between."""
-    track, _ = ran([10.0] * 200)
+    baseline, _ = ran([10.0] * 200)
     appended = []
     real = Baseline._append
 
-    def append(self: Baseline, plays: float | None) -> Look:
+    def append(self: Baseline, plays: float | None) -> Observation:
         appended.append(plays)
         return real(self, plays)
 
     monkeypatch.setattr(Baseline, "_append", append)
-    (look,) = track.take(MIDNIGHT + 3650 * DAY_MINUTES, [10.0])
-    assert (look.forecast, len(appended)) == (None, 1)
-    assert track.known_share == 0
-    assert track.pack().days == {}
+    (observation,) = baseline.take(MIDNIGHT + 3650 * DAY_MINUTES, [10.0])
+    assert (observation.forecast, len(appended)) == (None, 1)
+    assert baseline.known_share == 0
+    assert baseline.pack().days == {}
 
 
 def test_a_minute_costs_the_same_after_weeks() -> None:
@@ -256,9 +270,9 @@ def test_a_minute_costs_the_same_after_weeks() -> None:
     assert _lines(filled(days=7)) == pytest.approx(_lines(filled(days=28)), rel=0.15)
 
 
-def _lines(track: Baseline) -> int:
+def _lines(baseline: Baseline) -> int:
     """The lines of Python that a day of minutes takes."""
-    track.take(MIDNIGHT, [10.0] * 300)
+    baseline.take(MIDNIGHT, [10.0] * 300)
     count = 0
 
     def trace(frame: Any, event: str, argument: Any) -> Any:
@@ -269,7 +283,7 @@ def _lines(track: Baseline) -> int:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        track.take(MIDNIGHT + 300, [10.0] * 600)
+        baseline.take(MIDNIGHT + 300, [10.0] * 600)
     finally:
         sys.settrace(before)
     return count
@@ -277,14 +291,14 @@ def _lines(track: Baseline) -> int:
 
 @pytest.mark.unmeasured
 def test_memory_is_bounded() -> None:
-    """A track with all of its history takes less than 64 KiB, packed form included, and does not grow."""
-    track = filled(days=60)
+    """A baseline with all of its history takes less than 64 KiB, packed form included, and does not grow."""
+    baseline = filled(days=60)
     sizes = []
     for week in range(2):
-        track.take(MIDNIGHT + week * 7 * DAY_MINUTES, [float(minute % 50) for minute in range(7 * DAY_MINUTES)])
-        packed = track.pack()
-        sizes.append(_size(track) + _size(packed.recent) + _size(packed.noise) + _size(packed.days))
-    assert track.known_share == 1.0
+        baseline.take(MIDNIGHT + week * 7 * DAY_MINUTES, [float(minute % 50) for minute in range(7 * DAY_MINUTES)])
+        packed = baseline.pack()
+        sizes.append(_size(baseline) + _size(packed.recent) + _size(packed.dispersion) + _size(packed.days))
+    assert baseline.known_share == 1.0
     assert max(sizes) < 64 * 1024
     assert sizes[1] <= sizes[0] * 1.05
 
@@ -301,8 +315,8 @@ def _size(item: Any) -> int:
 
 
 def test_steps_are_those_of_the_clock() -> None:
-    """A track that begins within five minutes makes its first step of the minutes that it has."""
-    track = Baseline()
-    track.take(MIDNIGHT + 3, [10.0, 20.0])
-    steps = SeasonalProfile(track.pack().days)
+    """A baseline that begins within five minutes makes its first step of the minutes that it has."""
+    baseline = Baseline()
+    baseline.take(MIDNIGHT + 3, [10.0, 20.0])
+    steps = SeasonalProfile(baseline.pack().days)
     assert steps.half_hour(MIDNIGHT // STEP) == pytest.approx(15.0, rel=0.001)

@@ -1,54 +1,55 @@
-"""What is said about a drop, from the looks at minutes."""
+"""What the observations of minutes say about a drop."""
 
 import math
 from collections.abc import Sequence
 
 import pytest
 
-from exporter.drops.baseline import Baseline, Look
+from exporter.drops.baseline import Baseline
 from exporter.drops.detector import Alarm, Change, Together, broad, judge, judge_live
+from exporter.drops.observation import Observation
 from exporter.model import Minute
 from exporter.views import Verdict
 
 MIDNIGHT = 20_000 * 1440
 
 
-def look(
+def observation(
     *plays: float,
     forecast: float | None = 10.0,
     minute: Minute = MIDNIGHT,
-    noise: float = 1.0,
+    dispersion: float = 1.0,
     present: Sequence[int] = (5, 10, 30),
     sustained: Sequence[tuple[float, int, float]] = (),
     live: Sequence[tuple[float, int, float, int]] | None = None,
-) -> Look:
+) -> Observation:
     counts = plays or (50.0, 100.0, 300.0)
     (five, ten, half_hour) = zip(counts, present, strict=True)
     r5 = five[0] / five[1] if five[1] else 0.0
-    return Look(minute, r5, forecast, noise, (five, ten, half_hour), live, sustained)
+    return Observation(minute, r5, forecast, dispersion, (five, ten, half_hour), live, sustained)
 
 
 def test_as_expected_is_no_drop() -> None:
     """Plays down to nine tenths of the expectation are no evidence at all."""
-    assert judge(look(45.0, 90.0, 270.0)) == Verdict(MIDNIGHT, 0.0, 0.0, 10.0)
+    assert judge(observation(45.0, 90.0, 270.0)) == Verdict(MIDNIGHT, 0.0, 0.0, 10.0)
 
 
 def test_what_is_unknown_has_no_verdict() -> None:
     """Without a forecast there is no ratio, rather than a ratio of 0."""
-    assert judge(look(0.0, 0.0, 0.0, forecast=None)) is None
+    assert judge(observation(0.0, 0.0, 0.0, forecast=None)) is None
 
 
 def test_the_largest_ratio_with_evidence_counts() -> None:
     """Five minutes of nothing are a whole drop, though the longer windows hold plays of before."""
-    verdict = judge(look(0.0, 50.0, 250.0))
+    verdict = judge(observation(0.0, 50.0, 250.0))
     assert verdict is not None
     assert (verdict.ratio, verdict.expected) == (1.0, 10.0)
     assert verdict.evidence == pytest.approx(45.0)
 
 
 def test_without_evidence_there_is_no_drop() -> None:
-    """A media with a play now and then has none for five minutes by chance; how near it is to a drop is told."""
-    verdict = judge(look(0.0, 8.0, 30.0, forecast=1.0))
+    """A media with a play now and then has none for five minutes by chance; how near it is to a drop is shown."""
+    verdict = judge(observation(0.0, 8.0, 30.0, forecast=1.0))
     assert verdict is not None
     assert verdict.ratio == 0.0
     assert verdict.evidence == pytest.approx(4.5)
@@ -56,7 +57,7 @@ def test_without_evidence_there_is_no_drop() -> None:
 
 def test_a_quiet_media_drops_in_a_longer_window() -> None:
     """Half an hour of nothing is evidence where five minutes are not."""
-    verdict = judge(look(0.0, 0.0, 0.0, forecast=1.0))
+    verdict = judge(observation(0.0, 0.0, 0.0, forecast=1.0))
     assert verdict is not None
     assert verdict.ratio == 1.0
     assert verdict.evidence == pytest.approx(27.0)
@@ -64,7 +65,7 @@ def test_a_quiet_media_drops_in_a_longer_window() -> None:
 
 def test_noise_divides_the_evidence() -> None:
     """Plays that vary six times as much are a drop only with six times the evidence."""
-    quiet, noisy = judge(look(0.0, 50.0, 250.0)), judge(look(0.0, 50.0, 250.0, noise=6.0))
+    quiet, noisy = judge(observation(0.0, 50.0, 250.0)), judge(observation(0.0, 50.0, 250.0, dispersion=6.0))
     assert quiet is not None
     assert noisy is not None
     assert noisy.evidence == pytest.approx(quiet.evidence / 6)
@@ -73,10 +74,10 @@ def test_noise_divides_the_evidence() -> None:
 
 def test_missing_minutes_are_not_a_drop() -> None:
     """The expectation is of the minutes that arrived: half of them with half of the plays are as expected."""
-    verdict = judge(look(20.0, 50.0, 150.0, present=(2, 5, 15)))
+    verdict = judge(observation(20.0, 50.0, 150.0, present=(2, 5, 15)))
     assert verdict is not None
     assert verdict.ratio == 0.0
-    verdict = judge(look(0.0, 0.0, 0.0, present=(0, 0, 0)))
+    verdict = judge(observation(0.0, 0.0, 0.0, present=(0, 0, 0)))
     assert verdict is not None
     assert verdict.ratio == 0.0
 
@@ -95,7 +96,7 @@ def test_missing_minutes_are_not_a_drop() -> None:
 )
 def test_a_sustained_drop(sustained: tuple[float, int, float], factor: float, expected: float) -> None:
     """A quarter of an hour with few plays is set against what was before it, when the forecast has fallen already."""
-    verdict = judge(look(5.0, 10.0, 30.0, forecast=1.0, sustained=(sustained,)), factor)
+    verdict = judge(observation(5.0, 10.0, 30.0, forecast=1.0, sustained=(sustained,)), factor)
     assert verdict is not None
     assert verdict.ratio == pytest.approx(expected)
     if expected:
@@ -103,7 +104,7 @@ def test_a_sustained_drop(sustained: tuple[float, int, float], factor: float, ex
 
 
 def live(*windows: tuple[float, int, float, int]) -> Verdict:
-    verdict = judge_live(look(live=windows))
+    verdict = judge_live(observation(live=windows))
     assert verdict is not None
     return verdict
 
@@ -126,31 +127,31 @@ def test_a_small_event_drops_in_six_minutes() -> None:
 
 def test_an_event_needs_minutes_before() -> None:
     """A missing minute, or hardly a minute in the ten before, gives no verdict."""
-    assert judge_live(look()) is None
-    assert judge_live(look(live=((0.0, 3, 80.0, 4), (0.0, 0, 80.0, 10)))) is None
+    assert judge_live(observation()) is None
+    assert judge_live(observation(live=((0.0, 3, 80.0, 4), (0.0, 0, 80.0, 10)))) is None
     assert live((0.0, 3, 80.0, 4), (0.0, 6, 100.0, 5)).ratio == 1.0
 
 
 def test_a_broad_drop_is_of_more_than_half() -> None:
     """Media with more than half of the forecast plays must be down; one big media is not the merchant."""
-    low, fine = look(10.0, 20.0, 60.0), look()
-    unknown = look(0.0, 0.0, 0.0, forecast=None)
+    low, fine = observation(10.0, 20.0, 60.0), observation()
+    unknown = observation(0.0, 0.0, 0.0, forecast=None)
     assert broad([low, low, fine, unknown])
     assert not broad([low, fine])
-    assert not broad([low, look(100.0, 200.0, 600.0, forecast=20.0)])
+    assert not broad([low, observation(100.0, 200.0, 600.0, forecast=20.0)])
     assert not broad([])
 
 
 def test_a_holiday_moves_all() -> None:
     """Where the others have three quarters of their forecast, so is expected of this one; its own share is left out."""
     together = Together()
-    own = look(0.0, 0.0, 0.0, forecast=100.0)
+    own = observation(0.0, 0.0, 0.0, forecast=100.0)
     together.add(own)
     assert together.factor(own) == 1.0
     for _ in range(3):
-        together.add(look(37.5, 75.0, 225.0))
+        together.add(observation(37.5, 75.0, 225.0))
     assert together.factor(own) == 0.75
-    assert together.factor(look()) < 0.75
+    assert together.factor(observation()) < 0.75
 
 
 @pytest.mark.parametrize(("plays", "factor"), [(200.0, 1.0), (10.0, 0.6)])
@@ -158,8 +159,8 @@ def test_the_factor_is_held_within_limits(plays: float, factor: float) -> None:
     """More than forecast raises no expectation; a fall of all lowers it to six tenths at most."""
     together = Together()
     for _ in range(2):
-        together.add(look(plays, 100.0, 300.0))
-    assert together.factor(look(plays, 100.0, 300.0)) == factor
+        together.add(observation(plays, 100.0, 300.0))
+    assert together.factor(observation(plays, 100.0, 300.0)) == factor
 
 
 def test_an_outage_of_all_is_not_a_holiday() -> None:
@@ -167,32 +168,32 @@ def test_an_outage_of_all_is_not_a_holiday() -> None:
     together = Together()
     for minute, plays in ((0, 50.0), (10, 34.0), (20, 33.0)):
         for _ in range(3):
-            together.add(look(plays, 100.0, 300.0, minute=MIDNIGHT + minute))
-    assert together.factor(look(34.0, 0.0, 0.0, minute=MIDNIGHT + 10)) == 1.0
-    assert together.factor(look(33.0, 0.0, 0.0, minute=MIDNIGHT + 20)) == pytest.approx(0.66)
+            together.add(observation(plays, 100.0, 300.0, minute=MIDNIGHT + minute))
+    assert together.factor(observation(34.0, 0.0, 0.0, minute=MIDNIGHT + 10)) == 1.0
+    assert together.factor(observation(33.0, 0.0, 0.0, minute=MIDNIGHT + 20)) == pytest.approx(0.66)
 
 
 def test_what_is_not_known_of_the_others_changes_nothing() -> None:
     """A minute that no other media has, or that forecasts nothing, leaves the expectation as it is."""
     together = Together()
-    unknown = look(forecast=None)
+    unknown = observation(forecast=None)
     together.add(unknown)
     assert together.factor(unknown) == 1.0
-    nothing = look(0.0, 0.0, 0.0, forecast=0.0)
+    nothing = observation(0.0, 0.0, 0.0, forecast=0.0)
     together.add(nothing)
     assert together.factor(nothing) == 1.0
-    assert together.factor(look(minute=MIDNIGHT + 1)) == 1.0
+    assert together.factor(observation(minute=MIDNIGHT + 1)) == 1.0
 
 
 def test_old_minutes_are_forgotten() -> None:
     """However long it runs, the sums are of the last two hours; late minutes within them still count."""
     together = Together()
     for minute in range(1000):
-        together.add(look(minute=MIDNIGHT + minute))
+        together.add(observation(minute=MIDNIGHT + minute))
     assert len(together._sums) == 128
-    late = look(25.0, 50.0, 150.0, minute=MIDNIGHT + 950)
+    late = observation(25.0, 50.0, 150.0, minute=MIDNIGHT + 950)
     together.add(late)
-    assert together.factor(look(minute=MIDNIGHT + 950)) == 0.6
+    assert together.factor(observation(minute=MIDNIGHT + 950)) == 0.6
 
 
 def changes(ratios: Sequence[float | None], alarm: Alarm | None = None) -> list[Change]:
@@ -209,7 +210,7 @@ def test_an_alarm_begins_with_the_third_minute() -> None:
 
 
 def test_a_missing_minute_begins_the_wait_again() -> None:
-    """Whether it is told as missing or left out."""
+    """Whether it is given as missing or left out."""
     assert changes([0.5, 0.5, None, 0.5, 0.5]) == []
     alarm = Alarm(0.4)
     assert [alarm.step(minute, 0.5) for minute in (1, 2, 4, 5)] == [None] * 4
@@ -241,12 +242,12 @@ def day_and_night(minute: int) -> float:
 @pytest.mark.parametrize(("share", "delay"), [(0.0, 4), (0.2, 4), (0.5, 6)])
 def test_a_drop_is_found_in_minutes_and_night_is_none(share: float, delay: int) -> None:
     """A day and night without an alarm, then a drop: the alarm begins within minutes, and ends after it."""
-    track, alarm = Baseline(), Alarm(0.4)
-    track.fill({MIDNIGHT + hour * 60: day_and_night(hour * 60 + 30) * 60 for hour in range(-21 * 24, 0)})
+    baseline, alarm = Baseline(), Alarm(0.4)
+    baseline.fill({MIDNIGHT + hour * 60: day_and_night(hour * 60 + 30) * 60 for hour in range(-21 * 24, 0)})
     plays = [day_and_night(minute) for minute in range(2160)]
     plays[2000:2030] = [value * share for value in plays[2000:2030]]
     found = []
-    for each in track.take(MIDNIGHT, plays):
+    for each in baseline.take(MIDNIGHT, plays):
         verdict = judge(each)
         found.append(alarm.step(each.minute, verdict and verdict.ratio))
     begin, end = [change for change in found if change]

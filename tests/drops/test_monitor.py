@@ -1,5 +1,6 @@
 """The drop detector at work: fed by answers, judged in rounds, kept in the state file."""
 
+import shutil
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,8 @@ import pytest
 from exporter.api.answers import LiveEvent, Media
 from exporter.api.catalog import Catalog, Lookup
 from exporter.config.settings import Settings
-from exporter.drops.monitor import HOLD, LASTING, SAVE_EVERY, SETTLED_IN, STATE_BELIEVED, DropMonitor
+from exporter.drops.judging import HOLD, LASTING, SETTLED_IN, STATE_BELIEVED
+from exporter.drops.monitor import SAVE_EVERY, DropMonitor
 from exporter.drops.warmup import RETRY_EVERY, WarmupRequest
 from exporter.errors import StateWriteFailed
 from exporter.model import DAY_MINUTES, Group, Minute, MinuteRange, Rows, Stream, Target, end_of, minute_of
@@ -44,13 +46,13 @@ def rows_of(media_id: str, asked: MinuteRange, factor: float = 1.0) -> Rows:
 
 
 class World:
-    """A watch with its parts, and minutes that pass."""
+    """A monitor with its parts, and minutes that pass."""
 
     def __init__(self, state: State, **merchant: Any) -> None:
         self.state = state
         self.settings = settings_for(**merchant)
         self.catalog = Catalog(state, self.settings.merchants[0])
-        self.watch = DropMonitor(state, self.settings, self.settings.merchants[0], self.catalog)
+        self.monitor = DropMonitor(state, self.settings, self.settings.merchants[0], self.catalog)
         self.minute = START
         self.shown: dict[tuple[str, Minute], Mapping[str, float | None]] = {}
 
@@ -60,7 +62,7 @@ class World:
         return end_of(self.minute) + 120
 
     def know(self, *, live: str = "") -> None:
-        """Let the catalog tell which media are files."""
+        """Let the catalog know which media are files."""
         for media_id in MEDIA:
             event = "event" if media_id == live else ""
             known = Media(media_id, "", f"name of {media_id}", event, "live" if event else "file")
@@ -68,9 +70,9 @@ class World:
 
     def learn(self) -> None:
         """Answer all that is asked for of the past."""
-        while (history := self.watch.warmup.next(self.now, self.minute, ())) is not None:
-            self.watch.enter_history(history, past_of(history))
-            self.watch.warmup.done(history)
+        while (history := self.monitor.warmup.next(self.now, self.minute, ())) is not None:
+            self.monitor.enter_history(history, past_of(history))
+            self.monitor.warmup.done(history)
 
     def pass_minutes(self, count: int, factors: Mapping[str, float] | None = None, *, at_once: bool = False) -> None:
         """So many minutes with a round after each, or one round after all; a factor for each media's plays."""
@@ -83,12 +85,12 @@ class World:
                 for minute, values in rows_of(media_id, asked, factor).items():
                     self.shown.setdefault((media_id, minute), values)
                 rows = {minute: self.shown[media_id, minute] for minute in range(asked.first, asked.last + 1)}
-                self.watch.enter(stream_of(media_id), asked, rows, asked.last, self.now)
-            self.watch.judge(self.now)
+                self.monitor.enter(stream_of(media_id), asked, rows, asked.last, self.now)
+            self.monitor.judge(self.now)
 
     def ratio(self, media_id: str, later: float = 0.0) -> float | None:
         """What is shown, so many seconds after the newest minute has come."""
-        view = self.watch.drops(self.now + later).get(media_id)
+        view = self.monitor.drops(self.now + later).get(media_id)
         return None if view is None else view.ratio
 
 
@@ -109,12 +111,31 @@ def state(tmp_path: Path) -> Iterator[State]:
     opened.close()
 
 
-@pytest.fixture
-def world(state: State) -> World:
-    """One that knows the past, and for which some minutes have passed."""
-    made = World(state)
-    made.know()
+@pytest.fixture(scope="module")
+def learned_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state file that knows the past of all media. It is made once: that takes as long as many tests."""
+    path = tmp_path_factory.mktemp("learned") / "state.db"
+    opened = open_state(path, FakeClock(NOW).now)
+    made = World(opened)
     made.learn()
+    made.monitor.save(made.now)
+    opened.close()
+    return path
+
+
+@pytest.fixture
+def learned(learned_file: Path, tmp_path: Path) -> Iterator[State]:
+    """A copy of it for one test."""
+    opened = open_state(Path(shutil.copy(learned_file, tmp_path / "learned.db")), FakeClock(NOW).now)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def world(learned: State) -> World:
+    """One that knows the past, and for which some minutes have passed."""
+    made = World(learned)
+    made.know()
     made.pass_minutes(3)
     return made
 
@@ -124,7 +145,7 @@ def test_nothing_is_said_before_anything_is_known(state: State) -> None:
     world = World(state)
     world.know()
     world.pass_minutes(3)
-    assert world.watch.drops(world.now) == {}
+    assert world.monitor.drops(world.now) == {}
     world.learn()
     world.pass_minutes(1)
     assert {world.ratio(media_id) for media_id in ("", *MEDIA)} == {0.0}
@@ -133,7 +154,7 @@ def test_nothing_is_said_before_anything_is_known(state: State) -> None:
 def test_a_drop_is_shown_with_what_was_expected(world: World) -> None:
     """Six minutes without most plays of one media are a drop of it, and none of the others or of the merchant."""
     world.pass_minutes(6, {"a": 0.1, "": 0.8})
-    view = world.watch.drops(world.now)["a"]
+    view = world.monitor.drops(world.now)["a"]
     assert view.minute == world.minute
     assert view.ratio == pytest.approx(0.9, abs=0.15)
     assert view.evidence > 9
@@ -177,10 +198,10 @@ def test_minutes_taken_as_empty_are_not_judged(world: World) -> None:
     """Minutes that are counted as empty only because the API is late are not known, and no zeros."""
     asked = MinuteRange(world.minute - 30, world.minute + 10)
     rows = rows_of("a", MinuteRange(asked.first, world.minute))
-    world.watch.enter(stream_of("a"), asked, rows, world.minute, world.now + 600)
-    world.watch.judge(world.now + 600)
-    assert world.watch.drops(world.now + 600)["a"].minute == world.minute
-    hour = world.watch.hours()["a"]
+    world.monitor.enter(stream_of("a"), asked, rows, world.minute, world.now + 600)
+    world.monitor.judge(world.now + 600)
+    assert world.monitor.drops(world.now + 600)["a"].minute == world.minute
+    hour = world.monitor.hours()["a"]
     assert minute_of(hour.start) + len(hour.plays) - 1 == world.minute
 
 
@@ -188,8 +209,8 @@ def test_a_minute_without_a_row_is_zero(world: World) -> None:
     """Where a later row is there, a minute without one had no plays."""
     asked = MinuteRange(world.minute - 30, world.minute + 4)
     rows = rows_of("a", MinuteRange(asked.first, world.minute))
-    world.watch.enter(stream_of("a"), asked, rows, asked.last, world.now)
-    assert world.watch.hours()["a"].plays[-5:] == (PLAYS + world.minute % 3, 0.0, 0.0, 0.0, 0.0)
+    world.monitor.enter(stream_of("a"), asked, rows, asked.last, world.now)
+    assert world.monitor.hours()["a"].plays[-5:] == (PLAYS + world.minute % 3, 0.0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(("value", "held"), [(None, False), (1e9, True)])
@@ -203,30 +224,28 @@ def test_a_minute_whose_plays_are_not_known_is_missing(world: World, value: floa
     asked = MinuteRange(world.minute - 30, world.minute)
     rows = {minute: world.shown["a", minute] for minute in range(asked.first, asked.last)}
     waiting = frozenset({world.minute} if held else ())
-    world.watch.enter(stream_of("a"), asked, {**rows, world.minute: {"": value}}, world.minute, world.now, waiting)
-    world.watch.judge(world.now)
+    world.monitor.enter(stream_of("a"), asked, {**rows, world.minute: {"": value}}, world.minute, world.now, waiting)
+    world.monitor.judge(world.now)
     assert world.ratio("a") == before
-    assert world.watch.hours()["a"].plays[-2:] == (world.shown["a", world.minute - 1][""], None)
+    assert world.monitor.hours()["a"].plays[-2:] == (world.shown["a", world.minute - 1][""], None)
     # When its plays are known, they are taken.
     world.shown["a", world.minute] = {"": 5.0}
     world.pass_minutes(1, {"a": 0.1, "": 0.8})
-    assert world.watch.hours()["a"].plays[-2] == 5.0
+    assert world.monitor.hours()["a"].plays[-2] == 5.0
 
 
-def test_the_monitor_can_be_read_while_it_is_fed_and_judges(world: World) -> None:
-    """Scrapes and pages read on threads of their own: no error, and each sees all media."""
+def test_drops_can_be_read_while_they_are_judged(world: World) -> None:
+    """Scrapes read on threads of their own: each sees all media, or none before the first judgement."""
     world.pass_minutes(10)
     errors: list[Exception] = []
-    seen: set[tuple[str, ...]] = set()
+    sizes: set[int] = set()
     done = threading.Event()
 
     def read() -> None:
         try:
             while not done.is_set():
-                seen.add(tuple(sorted(world.watch.drops(world.now))))
-                seen.add(tuple(sorted(world.watch.hours())))
-                assert world.watch.noise() >= 1
-        except Exception as error:  # noqa: BLE001 - whatever it is
+                sizes.add(len(world.monitor.drops(world.now)))
+        except RuntimeError as error:
             errors.append(error)
 
     interval = sys.getswitchinterval()
@@ -235,56 +254,101 @@ def test_the_monitor_can_be_read_while_it_is_fed_and_judges(world: World) -> Non
         readers = [threading.Thread(target=read) for _ in range(3)]
         for reader in readers:
             reader.start()
-        for _ in range(200):
-            world.pass_minutes(1)
-            for _ in range(5):
-                world.watch.judge(world.now)
-    finally:
+        for _ in range(2000):
+            world.monitor.judge(world.now)
         done.set()
         for reader in readers:
             reader.join()
+    finally:
         sys.setswitchinterval(interval)
     assert errors == []
-    assert seen == {("", *MEDIA)}
+    assert sizes == {len(world.monitor.drops(world.now))}
 
 
-def test_readers_wait_for_no_lock(state: State, world: World) -> None:
-    """What a page or a scrape shows is there while polling holds the lock; after a start, too, before any answer."""
+def test_reading_does_not_wait_for_the_detector(learned: State) -> None:
+    """Pages and scrapes read while an answer is entered, before and after the baselines are unpacked."""
+    world = World(learned)
+    world.know()
+
+    def read() -> tuple[set[str], float, set[str]]:
+        return set(world.monitor.hours()), world.monitor.dispersion(), set(world.monitor.drops(world.now))
+
+    def read_elsewhere() -> tuple[set[str], float, set[str]]:
+        with ThreadPoolExecutor(1) as pool, world.monitor._mutex:
+            return pool.submit(read).result(timeout=30)
+
+    media, noise, drops = read_elsewhere()
+    assert (media, drops) == ({"", *MEDIA}, set())
+    assert noise == world.monitor._baseline("").dispersion
     world.pass_minutes(3)
-    world.watch.save(world.now)
-    restarted = World(state)
-    for monitor in (world.watch, restarted.watch):
-        with monitor._mutex, ThreadPoolExecutor(1) as reader:
-            hours = reader.submit(monitor.hours).result(timeout=60)
-            reader.submit(monitor.drops, world.now).result(timeout=60)
-        assert hours == world.watch.hours()
+    assert read_elsewhere() == (media, world.monitor._baseline("").dispersion, media)
+
+
+def test_hours_are_the_same_before_and_after_unpacking(learned: State) -> None:
+    """A page shows the same plays, whether a baseline has been needed yet or not."""
+    monitor = World(learned).monitor
+    before = monitor.hours()
+    after = {media_id: monitor._baseline(media_id).recent(60) for media_id in ("", *MEDIA)}
+    assert before.keys() == after.keys()
+    for media_id, hour in before.items():
+        assert minute_of(hour.start) == after[media_id][0][0]
+        assert list(zip(hour.plays, hour.expected, strict=True)) == [minute[1:] for minute in after[media_id]]
+
+
+def test_reading_while_answers_come_loses_no_media(learned: State) -> None:
+    """Threads read while others enter answers and judge: nobody fails, and each sees all media and whole hours."""
+    world = World(learned)
+    world.know()
+    world.pass_minutes(3)
+    done = threading.Event()
+    everything = {"", *MEDIA}
+
+    def read() -> None:
+        while not done.is_set():
+            hours = world.monitor.hours()
+            assert hours.keys() == everything
+            assert all(len(hour.plays) == len(hour.expected) == 60 for hour in hours.values())
+            assert set(world.monitor.drops(world.now)) == everything
+            assert world.monitor.dispersion() >= 1
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            readers = [pool.submit(read) for _ in range(3)]
+            try:
+                world.pass_minutes(60)
+            finally:
+                done.set()
+            for reader in readers:
+                reader.result()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_other_streams_are_no_matter(world: World) -> None:
     """Only plays as a whole are looked at."""
-    before = world.watch.hours()
+    before = world.monitor.hours()
     asked = MinuteRange(world.minute, world.minute + 5)
     for target, group in ((Target.PLAY_COUNT, Group.COUNTRY), (Target.PLAY_TIME, Group.ALL)):
-        world.watch.enter(Stream(MERCHANT, "a", target, group), asked, {}, asked.last, world.now)
-    assert world.watch.hours() == before
+        world.monitor.enter(Stream(MERCHANT, "a", target, group), asked, {}, asked.last, world.now)
+    assert world.monitor.hours() == before
 
 
-def test_a_media_can_be_left_out(state: State) -> None:
-    """With `drop: false` a media has no threshold and no ratio; its plays still tell of the others."""
-    world = World(state, media=[{"id": "a", "drop": False}, *({"id": media_id} for media_id in "bcd")])
+def test_a_media_can_be_left_out(learned: State) -> None:
+    """With `drop: false` a media has no threshold and no ratio; its plays still count for the others."""
+    world = World(learned, media=[{"id": "a", "drop": False}, *({"id": media_id} for media_id in "bcd")])
     world.know()
-    world.learn()
     world.pass_minutes(4)
-    assert world.watch.thresholds["a"] is None
+    assert world.monitor.thresholds["a"] is None
     assert world.ratio("a") is None
     assert world.ratio("b") == 0
-    assert "a" in world.watch.hours()
+    assert "a" in world.monitor.hours()
 
 
-def test_a_media_of_which_the_catalog_has_not_told_is_not_judged(state: State) -> None:
-    """It may be live, and its event's end no drop. Where the catalog cannot tell, the media is taken for a file."""
-    world = World(state)
-    world.learn()
+def test_a_media_that_the_catalog_does_not_know_is_not_judged(learned: State) -> None:
+    """It may be live, and its event's end no drop. Where the catalog does not know, the media is taken for a file."""
+    world = World(learned)
     world.pass_minutes(3)
     assert world.ratio("a") is None
     for media_id in MEDIA:
@@ -299,21 +363,20 @@ class TestLive:
     EVENT = Lookup("a", "event")
 
     @pytest.fixture
-    def world(self, state: State) -> World:
-        made = World(state)
+    def world(self, learned: State) -> World:
+        made = World(learned)
         made.know(live="a")
-        made.learn()
         made.pass_minutes(3)
         return made
 
-    def look(self, world: World, *, running: bool) -> None:
+    def report(self, world: World, *, running: bool) -> None:
         world.catalog.enter_live(self.EVENT, LiveEvent(running), world.now)
 
     def pass_looked_at(
         self, world: World, count: int, factors: Mapping[str, float] | None = None, *, running: bool = True
     ) -> None:
         for _ in range(count):
-            self.look(world, running=running)
+            self.report(world, running=running)
             world.pass_minutes(1, factors)
 
     def test_without_an_event_there_is_no_drop(self, world: World) -> None:
@@ -357,62 +420,66 @@ class TestLive:
         assert world.ratio("a") is None
 
 
-def test_it_goes_on_after_a_restart(world: World, state: State) -> None:
+def test_it_goes_on_after_a_restart(state: State) -> None:
     """What is in the state file is enough for the same verdicts; the past is not asked for again."""
-    world.watch.save(world.now)
+    world = World(state)
+    world.know()
+    world.learn()
+    world.pass_minutes(3)
+    world.monitor.save(world.now)
     restarted = World(state)
     restarted.know()
     restarted.minute, restarted.shown = world.minute, dict(world.shown)
-    assert restarted.watch.warmup.next(restarted.now, restarted.minute, ()) is None
-    assert restarted.watch.hours() == world.watch.hours()
+    assert restarted.monitor.warmup.next(restarted.now, restarted.minute, ()) is None
+    assert restarted.monitor.hours() == world.monitor.hours()
     for each in (world, restarted):
         each.pass_minutes(4, {"a": 0.1, "": 0.8})
-    assert {key: view.expected for key, view in restarted.watch.drops(world.now).items()} == {
-        key: pytest.approx(view.expected, rel=0.05) for key, view in world.watch.drops(world.now).items()
+    assert {key: view.expected for key, view in restarted.monitor.drops(world.now).items()} == {
+        key: pytest.approx(view.expected, rel=0.05) for key, view in world.monitor.drops(world.now).items()
     }
     assert (restarted.ratio("a") or 0) > 0.4
     assert (world.ratio("a") or 0) > 0.4
 
 
-def test_it_is_written_every_few_minutes(world: World, state: State) -> None:
+def test_it_is_written_every_few_minutes(world: World, learned: State) -> None:
     """Not after each round; a clock that was set back does not put it off."""
 
     def newest() -> int:
-        with state.read() as db:
+        with learned.read() as db:
             (minute,) = db.execute("SELECT newest FROM tracks WHERE media_id = 'a'").fetchone()
         return int(minute)
 
-    world.watch.save_now_and_then(world.now)
+    world.monitor.save_now_and_then(world.now)
     written = newest()
     world.pass_minutes(1)
-    world.watch.save_now_and_then(world.now)
+    world.monitor.save_now_and_then(world.now)
     assert newest() == written
-    world.watch.save_now_and_then(world.now - 61)
+    world.monitor.save_now_and_then(world.now - 61)
     assert newest() == world.minute
     world.pass_minutes(int(SAVE_EVERY // 60) + 1)
-    world.watch.save_now_and_then(world.now)
+    world.monitor.save_now_and_then(world.now)
     assert newest() == world.minute
 
 
-def test_what_could_not_be_written_is_written_later(world: World, state: State) -> None:
+def test_what_could_not_be_written_is_written_later(world: World, learned: State) -> None:
     """After a failure the next writing has all of it."""
-    with state.transaction() as db:
+    with learned.transaction() as db:
         db.execute("ALTER TABLE track_days RENAME TO elsewhere")
     with pytest.raises(StateWriteFailed):
-        world.watch.save(world.now)
-    with state.transaction() as db:
+        world.monitor.save(world.now)
+    with learned.transaction() as db:
         db.execute("ALTER TABLE elsewhere RENAME TO track_days")
-    world.watch.save(world.now)
-    assert World(state).watch.hours() == world.watch.hours()
+    world.monitor.save(world.now)
+    assert World(learned).monitor.hours() == world.monitor.hours()
 
 
-def test_old_days_are_deleted(world: World, state: State) -> None:
-    """The state file holds no more than the detector looks back on: at most 64 KiB a media with what is in memory."""
+def test_old_days_are_deleted(world: World, learned: State) -> None:
+    """The state file holds no more than the detector needs: at most 64 KiB a media with what is in memory."""
     for _ in range(3):
         world.minute += 10 * DAY_MINUTES
         world.pass_minutes(2)
-        world.watch.save(world.now)
-    with state.read() as db:
+        world.monitor.save(world.now)
+    with learned.read() as db:
         (oldest,) = db.execute("SELECT min(day) FROM track_days").fetchone()
         (size,) = db.execute("SELECT sum(length(steps)) FROM track_days WHERE media_id = 'a'").fetchone()
         (recent,) = db.execute("SELECT length(recent) + length(noise) FROM tracks WHERE media_id = 'a'").fetchone()
@@ -424,29 +491,29 @@ def test_a_long_gap_is_asked_for(world: World) -> None:
     """After hours without an answer, and no catch-up, the past is wanted again; after a short gap it is not."""
     world.minute += 20
     world.pass_minutes(1)
-    assert world.watch.warmup.next(world.now, world.minute, ()) is None
+    assert world.monitor.warmup.next(world.now, world.minute, ()) is None
     world.minute += 100
     world.pass_minutes(1)
-    history = world.watch.warmup.next(world.now, world.minute, ())
+    history = world.monitor.warmup.next(world.now, world.minute, ())
     assert history is not None
-    world.watch.enter_history(history, past_of(history))
-    world.watch.warmup.done(history)
-    plays = world.watch.hours()[history.media_id].plays
+    world.monitor.enter_history(history, past_of(history))
+    world.monitor.warmup.done(history)
+    plays = world.monitor.hours()[history.media_id].plays
     assert None not in plays
 
 
 def test_what_is_on_the_way_or_failed_is_not_asked_for(state: State) -> None:
     """Each request of the past is made once at a time, and again some time after it failed."""
     world = World(state)
-    first = world.watch.warmup.next(world.now, world.minute, ())
+    first = world.monitor.warmup.next(world.now, world.minute, ())
     assert first is not None
-    second = world.watch.warmup.next(world.now, world.minute, {first.stream})
+    second = world.monitor.warmup.next(world.now, world.minute, {first.stream})
     assert second is not None
     assert second.stream != first.stream
-    world.watch.warmup.failed(first, world.now)
-    assert world.watch.warmup.next(world.now, world.minute, ()) == second
-    assert world.watch.warmup.next(world.now + RETRY_EVERY, world.minute, ()) == first
-    world.watch.warmup.shorten(first, len(first.asked) // 2)
-    shorter = world.watch.warmup.next(world.now + RETRY_EVERY, world.minute, ())
+    world.monitor.warmup.failed(first, world.now)
+    assert world.monitor.warmup.next(world.now, world.minute, ()) == second
+    assert world.monitor.warmup.next(world.now + RETRY_EVERY, world.minute, ()) == first
+    world.monitor.warmup.shorten(first, len(first.asked) // 2)
+    shorter = world.monitor.warmup.next(world.now + RETRY_EVERY, world.minute, ())
     assert shorter is not None
     assert len(shorter.asked) == len(first.asked) // 2

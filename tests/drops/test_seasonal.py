@@ -75,7 +75,7 @@ def test_bytes_of_another_size_are_refused() -> None:
     """A damaged state file is noticed."""
     with pytest.raises(ValueError, match="not the bytes of a day's steps"):
         SeasonalProfile({DAY: b"ab"})
-    with pytest.raises(ValueError, match="not the bytes of a day's noise"):
+    with pytest.raises(ValueError, match="not the bytes of a day's dispersion"):
         Dispersion(bytes(8))
 
 

@@ -522,7 +522,10 @@ def test_a_defect_in_the_verdict_on_one_media_is_its_own(build: Callable[..., Wo
     for _ in range(3):
         world.round()
     verdict = Verdict(minute_of(world.clock.now()) - 3, 0.0, 0.0, 5.0)
-    world.monitor._verdict = lambda media_id, look, now: defect() if media_id == "a" else verdict  # type: ignore[method-assign]
+    judging = world.monitor._judging
+    judging._verdict = (  # type: ignore[method-assign]
+        lambda media_id, observation, now: defect() if media_id == "a" else verdict
+    )
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
             world.round()
