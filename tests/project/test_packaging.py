@@ -31,6 +31,7 @@ FOUNDATION = (
     "wording",
     "invisible",
     "redact",
+    "log_writer",
     "logs",
     "console",
     "signals",
