@@ -324,7 +324,7 @@ def fill(log: Any, first: int, last: int) -> None:
 
 
 def test_a_reader_that_hangs_blocks_nobody(pipe: Pipe) -> None:
-    """While nobody reads, lines are queued up to a limit, others are dropped and counted; then a notice reports them."""
+    """While nobody reads, lines are queued up to a limit, others are dropped and counted; a notice reports them."""
     without_others()
     logs.setup(stream=pipe.writer)
     before = logs.dropped()

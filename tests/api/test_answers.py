@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from exporter.api import answers
 from exporter.api.json_body import clean, error_text, excerpt
+from exporter.api.row_values import LARGEST
 from exporter.errors import MalformedAnswer
 from exporter.model import DAY_MINUTES, Group, Minute, Reading, Rows, Stream, Target, minute_of, start_of
 
@@ -215,7 +216,7 @@ def test_a_row_that_reads_in_two_ways_says_so() -> None:
     with pytest.raises(MalformedAnswer) as caught:
         answers.rows(body([row(value=25, count=10)]), PERCENTAGES, TOKYO)
     assert str(caught.value) == (
-        'row 1: reads in two ways: "value" may be a value of "percentage", or not, '
+        'row 1: ambiguous: "value" may be a value of "percentage", or not, '
         'in {"date": "2018/12/01 14:34", "value": 25, "count": 10}'
     )
 
@@ -240,8 +241,13 @@ def test_a_row_that_reads_in_two_ways_says_so() -> None:
         (PLAYS, '[{"date": "2018/12/01 14:34", "all": 1e400}]', {"": None}, "row 1: Infinity is too large"),
         (PLAYS, '[{"date": "2018/12/01 14:34", "all": NaN}]', {"": None}, "row 1: NaN is not a number"),
         (PLAYS, '[{"date": "2018/12/01 14:34", "all": -Infinity}]', {"": None}, "row 1: -Infinity is negative"),
-        (PLAYS, '[{"date": "2018/12/01 14:34", "all": 1, "all": 2}]', {"": None}, "row 1: a value that is given twice"),
-        (PLAYS, [row(all=10), row(all=12)], {"": None}, "row 2: 12 where a row before has 10"),
+        (
+            PLAYS,
+            '[{"date": "2018/12/01 14:34", "all": 1, "all": 2}]',
+            {"": None},
+            "row 1: duplicate key with different values",
+        ),
+        (PLAYS, [row(all=10), row(all=12)], {"": None}, "row 2: 12, but an earlier row has 10"),
         (PLAYS, [row(all=10), row(all="x")], {"": None}, 'row 2: "x" is not a number'),
         (PLAYS, [row(all="x"), row(all=10)], {"": None}, 'row 1: "x" is not a number'),
         (COUNTRIES, [row(jp=True, us=1)], {"jp": None, "us": 1}, "row 1: true is not a number"),
@@ -253,9 +259,9 @@ def test_a_row_that_reads_in_two_ways_says_so() -> None:
             COUNTRIES,
             [row(country=[{"value": "jp", "count": 2}, {"value": "jp", "count": 3}])],
             {"jp": None},
-            'row 1: "jp" is there twice',
+            'row 1: duplicate "jp"',
         ),
-        (COUNTRIES, [row(jp=1), row(jp=2, us=3)], {"jp": None, "us": 3}, "row 2: 2 where a row before has 1"),
+        (COUNTRIES, [row(jp=1), row(jp=2, us=3)], {"jp": None, "us": 3}, "row 2: 2, but an earlier row has 1"),
         (COUNTRIES, [row(all="N/A")], {"all": None}, 'row 1: "N/A" is not a number'),
         (COUNTRIES, [row(**{"": -1, "unknown": 4})], {"unknown": None}, "row 1: -1 is negative"),
     ],
@@ -292,11 +298,11 @@ def test_label_values_that_become_too_much_together_are_unknown() -> None:
         (7, "row 2: not an object, in 7"),
         (None, "row 2: not an object, in null"),
         ({"all": 2}, 'row 2: no date, in {"all": 2}'),
-        ({"date": "total", "all": 9}, 'row 2: a date that cannot be read, in {"date": "total", "all": 9}'),
-        ({"date": 20181201, "all": 2}, 'row 2: a date that cannot be read, in {"date": 20181201, "all": 2}'),
+        ({"date": "total", "all": 9}, 'row 2: unreadable date, in {"date": "total", "all": 9}'),
+        ({"date": 20181201, "all": 2}, 'row 2: unreadable date, in {"date": 20181201, "all": 2}'),
         (
             {"date": "2018/02/30 10:00", "all": 2},
-            'row 2: a date that does not exist, in {"date": "2018/02/30 10:00", "all": 2}',
+            'row 2: nonexistent date, in {"date": "2018/02/30 10:00", "all": 2}',
         ),
     ],
 )
@@ -364,7 +370,7 @@ def test_a_defect_in_one_label_value_is_its_own(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("answer", [[row(all={"count": 1})], [row(play_count=[1])]])
 def test_objects_in_the_place_of_all_numbers_are_another_form(answer: object) -> None:
     """Objects everywhere are no bad value, but a form that nobody knows."""
-    with pytest.raises(MalformedAnswer, match="row 1: an object or a list in the place of a number"):
+    with pytest.raises(MalformedAnswer, match="row 1: an object or a list instead of a number"):
         answers.rows(body(answer), PLAYS, TOKYO)
 
 
@@ -456,11 +462,11 @@ def test_other_answers_stay_strict(read: Callable[[bytes], object], answer: str)
         (PLAYS, {"errors": [{"code": 7, "detail": "no"}]}, "an error: 7: no"),
         (PLAYS, {"reason": "moved"}, "no list of rows: moved"),
         (PLAYS, [1], "row 1: not an object, in 1"),
-        (PLAYS, [{"date": 20181201, "all": 2}], 'row 1: a date that cannot be read, in {"date": 20181201, "all": 2}'),
+        (PLAYS, [{"date": 20181201, "all": 2}], 'row 1: unreadable date, in {"date": 20181201, "all": 2}'),
         (
             PLAYS,
             [{"date": "yesterday", "all": 2}],
-            'row 1: a date that cannot be read, in {"date": "yesterday", "all": 2}',
+            'row 1: unreadable date, in {"date": "yesterday", "all": 2}',
         ),
         (
             PLAYS,
@@ -470,12 +476,12 @@ def test_other_answers_stay_strict(read: Callable[[bytes], object], answer: str)
         (
             PLAYS,
             [{"date": "2018/02/30 10:00", "all": 2}],
-            'row 1: a date that does not exist, in {"date": "2018/02/30 10:00", "all": 2}',
+            'row 1: nonexistent date, in {"date": "2018/02/30 10:00", "all": 2}',
         ),
         (
             KEYS,
             [{"date": "2018/12/01 14:34", "all": 2}],
-            'row 1: a time within the day where whole days were asked for, in {"date": "2018/12/01 14:34", "all": 2}',
+            'row 1: a time within the day, but whole days were requested, in {"date": "2018/12/01 14:34", "all": 2}',
         ),
         (
             PLAYS,
@@ -634,7 +640,7 @@ def test_equal_rows_of_an_hour_that_is_there_twice() -> None:
     assert answers.rows(body([twice, twice]), PLAYS, NEW_YORK).rows == {first: {"": 5}, first + 60: {"": 5}}
     reading = answers.rows(body([twice, twice, {**twice, "all": 6}]), PLAYS, NEW_YORK)
     assert reading.rows == {first: {"": 5}, first + 60: {"": None}}
-    assert reading.problems[0].startswith("row 3: 6 where a row before has 5, in ")
+    assert reading.problems[0].startswith("row 3: 6, but an earlier row has 5, in ")
 
 
 def test_midnights_that_do_not_exist() -> None:
@@ -764,7 +770,7 @@ def test_what_is_no_token(answer: object) -> None:
     """A token that a header cannot carry is refused, and the message holds nothing of the answer."""
     with pytest.raises(MalformedAnswer) as caught:
         answers.token(body(answer))
-    assert str(caught.value) == "no token that an HTTP header can carry"
+    assert str(caught.value) == "no token that is valid in an HTTP header"
 
 
 # ---- errors ----
@@ -880,7 +886,7 @@ def assert_well_formed(found: Rows, stream: Stream) -> None:
             if value is not None:
                 assert type(value) is float
                 assert math.isfinite(value)
-                assert 0 <= value <= answers.LARGEST
+                assert 0 <= value <= LARGEST
             assert len(label.encode()) <= 4 * answers.LONGEST_LABEL
             assert (label == "") == (stream.group is Group.ALL)
 
