@@ -1,5 +1,5 @@
-"""The newest requests to the API, for people to look at. Failures are kept longer, so that one is still there to read
-after the many good requests that came since.
+"""The newest requests to the API, for the status page. Failures are kept longer, so that many successful requests do not
+push them out.
 """
 
 import threading
@@ -8,23 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-# Of each, so many are kept: requests of any kind, and failures.
+# Number of requests kept, and of failures.
 KEPT = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request to the API that has ended, whichever way.
+    """A request to the API that has ended.
 
     Attributes:
         at: When it ended (Unix seconds).
-        merchant_id: Whose it was.
-        endpoint: Which part of the API was asked.
-        code: The HTTP status of the answer, or `error` without a whole one.
-        seconds: How long it took.
-        asked: What was asked for: a stream, a media, a live event; "" for a token.
-        media_id: The media that it was about, or "".
-        error: Why there is no answer that can be used, without secrets; else "".
+        merchant_id: The merchant.
+        endpoint: The endpoint of the API.
+        code: The HTTP status, or `error` without a complete answer.
+        seconds: Its duration.
+        asked: The stream, media or live event that was requested; "" for a token.
+        media_id: The media, or "".
+        error: Why there is no usable answer, redacted; "" on success.
     """
 
     at: float
@@ -39,11 +39,11 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class RequestsView:
-    """What the log holds at a moment.
+    """The content of the log at one time.
 
     Attributes:
-        newest: The newest requests and the newest failures, the newest first.
-        of_media: By merchant and media id, the newest failure of a request about the media.
+        newest: The newest requests and the newest failures, newest first.
+        of_media: The newest failed request about each media, by merchant and media id.
     """
 
     newest: tuple[Exchange, ...] = ()
@@ -51,19 +51,19 @@ class RequestsView:
 
 
 class RequestLog:
-    """Remembers requests. Safe for use by several threads."""
+    """Keeps the newest requests. Thread-safe."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._count = 0
-        # Numbered, so that what is in both is shown once and in order, however the clock was set.
+        # Numbered, so that a request in both is listed once, and the order does not depend on the clock.
         self._newest = deque[tuple[int, Exchange]](maxlen=KEPT)
         self._failures = deque[tuple[int, Exchange]](maxlen=KEPT)
-        # As many at most as there are media.
+        # At most one entry per media.
         self._of_media: dict[tuple[str, str], Exchange] = {}
 
     def note(self, exchange: Exchange) -> None:
-        """Remember a request that has ended."""
+        """Add a request that has ended."""
         with self._mutex:
             self._count += 1
             self._newest.append((self._count, exchange))
@@ -73,7 +73,7 @@ class RequestLog:
                     self._of_media[exchange.merchant_id, exchange.media_id] = exchange
 
     def view(self) -> RequestsView:
-        """What is remembered now."""
+        """The current content."""
         with self._mutex:
             kept = {**dict(self._failures), **dict(self._newest)}
             of_media = MappingProxyType(dict(self._of_media))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from exporter.api import answers
+from exporter.api import answers, row_values
 from exporter.api.json_body import clean, error_text, excerpt
 from exporter.api.row_values import LARGEST
 from exporter.errors import MalformedAnswer
@@ -196,10 +196,10 @@ PLAYERS = Stream("m", "", Target.PLAY_COUNT, Group.PLAYER)
         (PLAYS, {"values": {"all": 3}}, None),
     ],
 )
-def test_names_tell_what_is_a_label_value_and_what_a_count(
+def test_names_say_what_is_a_label_value_and_what_a_count(
     stream: Stream, members: dict[str, object], expected: Mapping[str, float] | None
 ) -> None:
-    """A number is read as what its name says; where that leaves two readings, the whole answer is refused."""
+    """A number is parsed as what its name says; if that is ambiguous, the whole answer is rejected."""
     answer = body([row(**{"4712" if stream is PLAYERS else "50": 1}), {"date": "2018/12/01 14:35", **members}])
     if stream is PLAYS:
         answer = body([row(**members)])
@@ -211,7 +211,7 @@ def test_names_tell_what_is_a_label_value_and_what_a_count(
     assert str(caught.value).isprintable()
 
 
-def test_a_row_that_reads_in_two_ways_says_so() -> None:
+def test_the_error_names_the_ambiguous_member() -> None:
     """The line names the row, the member and what it may be."""
     with pytest.raises(MalformedAnswer) as caught:
         answers.rows(body([row(value=25, count=10)]), PERCENTAGES, TOKYO)
@@ -353,15 +353,15 @@ def test_of_a_large_value_no_more_is_written_than_is_looked_at() -> None:
 
 
 def test_a_defect_in_one_label_value_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A value at which the reading fails in a way that nobody foresaw is unknown; the others are read."""
-    number = answers._number
+    """A value that raises an unexpected exception is unknown; the others are used."""
+    number = row_values._number
 
     def read(written: object) -> float:
         if written == 7:
             raise OverflowError
         return number(written)
 
-    monkeypatch.setattr(answers, "_number", read)
+    monkeypatch.setattr(row_values, "_number", read)
     reading = answers.rows(body([row(jp=7, us=2)]), COUNTRIES, TOKYO)
     assert reading.rows == {AT: {"jp": None, "us": 2}}
     assert reading.problems[0].startswith("row 1: unexpected OverflowError, in {")
@@ -501,7 +501,7 @@ def test_other_answers_stay_strict(read: Callable[[bytes], object], answer: str)
     ],
 )
 def test_what_does_not_read_as_rows(stream: Stream, answer: object, message: str | None) -> None:
-    """An answer that reads in two ways, or in none, is refused whole, and the message names the row."""
+    """An ambiguous or unreadable answer is rejected whole, and the message names the row."""
     with pytest.raises(MalformedAnswer) as caught:
         answers.rows(body(answer), stream, TOKYO)
     assert message in (None, str(caught.value))
@@ -745,7 +745,7 @@ def test_a_live_event_without_a_state() -> None:
     ],
 )
 def test_tokens(answer: dict[str, Any], expiry: float | None) -> None:
-    """A token's expiry is read in every plausible form; one that cannot be read is unknown, and no fault."""
+    """A token's expiry is read in every plausible form; one that cannot be parsed is unknown, which is no error."""
     assert answers.token(body({"token": "abc.def-1", **answer})) == ("abc.def-1", expiry)
 
 
@@ -767,7 +767,7 @@ def test_tokens(answer: dict[str, Any], expiry: float | None) -> None:
     ],
 )
 def test_what_is_no_token(answer: object) -> None:
-    """A token that a header cannot carry is refused, and the message holds nothing of the answer."""
+    """A token that is invalid in a header is rejected, and the message contains nothing of the answer."""
     with pytest.raises(MalformedAnswer) as caught:
         answers.token(body(answer))
     assert str(caught.value) == "no token that is valid in an HTTP header"
@@ -804,7 +804,7 @@ def test_error_text(answer: object, text: str) -> None:
 
 
 def test_a_value_too_deep_to_write() -> None:
-    """What Python cannot write again is told without its text."""
+    """A value that Python cannot encode again is shown without its text."""
     value: list[Any] = []
     for _ in range(100_000):
         value = [value]
@@ -897,7 +897,7 @@ def assert_well_formed(found: Rows, stream: Stream) -> None:
 @example(body=b'{"a":' * 50_000, stream=PLAYS, zone=TOKYO)
 @example(body=b"[" * 900 + b"]" * 900, stream=PLAYS, zone=TOKYO)
 def test_any_body_gives_rows_or_the_error(body: bytes, stream: Stream, zone: ZoneInfo) -> None:
-    """Whatever the API answers: well-formed rows, or `MalformedAnswer` with one short printable line."""
+    """Any answer gives well-formed rows, or `MalformedAnswer` with one short printable line."""
     found, problem = attempt(lambda: answers.rows(body, stream, zone))
     assert problem.isprintable()
     assert len(problem) < 500
