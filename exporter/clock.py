@@ -53,8 +53,8 @@ class ApiClock:
 
     If the machine's clock were hours ahead, minutes in the future would be counted as empty. So the `Date` header of
     each answer is compared with this clock, and corrects it if they differ. After the first answer the time advances
-    with the monotonic clock, so that setting the wall clock has no effect. Before it, and if the API sends no Date, this
-    is the machine's wall clock.
+    with the monotonic clock, so that setting the wall clock has no effect. Before it, and if the API sends no Date,
+    this is the machine's wall clock.
 
     Attributes:
         on_correction: Called if the first Date shows that the time was wrong, with the seconds to add and the correct

@@ -58,16 +58,15 @@ class Signals:
 
     @contextlib.contextmanager
     def ending_at_once(self, before: Callable[[], object]) -> Iterator[None]:
-        """Let SIGTERM or SIGINT end the process with 0 at once meanwhile, even if the main thread is blocked, for example by
-        a disk.
+        """Let SIGTERM or SIGINT end the process with 0 at once meanwhile, even if a disk blocks the main thread.
 
         Args:
             before: Called before the process ends.
         """
-        left = threading.Event()
+        finished = threading.Event()
 
         def watch() -> None:
-            while not left.is_set():
+            while not finished.is_set():
                 if self.wait(0.05) in STOP_SIGNALS:
                     try:
                         before()
@@ -79,7 +78,7 @@ class Signals:
         try:
             yield
         finally:
-            left.set()
+            finished.set()
             watching.join()
 
     def end_within(self, seconds: float, too_late: Callable[[], object]) -> None:

@@ -18,7 +18,7 @@ from exporter.api.row_list import find_rows
 from exporter.api.row_values import LARGEST, Row, UnusableError, read_row
 from exporter.errors import MalformedAnswer
 from exporter.model import Group, Minute, Reading, Stream
-from exporter.redact import CUT
+from exporter.text_layers import CUT
 
 __all__ = ["LiveEvent", "Media", "error_text", "live_event", "media", "rows", "token"]
 

@@ -1,5 +1,6 @@
-"""The newest requests to the API, for the status page. Failures are kept longer, so that many successful requests do not
-push them out.
+"""The newest requests to the API, for the status page.
+
+Failures are kept longer, so that successful requests do not push them out.
 """
 
 import threading

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from exporter.api.answers import LiveEvent, Media
-from exporter.api.catalog import LIVE_STALE_AFTER, LIVE_EVERY, MEDIA_EVERY, RETRY_EVERY, RUNNING_EVERY, Catalog, Lookup
+from exporter.api.catalog import LIVE_EVERY, LIVE_STALE_AFTER, MEDIA_EVERY, RETRY_EVERY, RUNNING_EVERY, Catalog, Lookup
 from exporter.config.settings import MerchantSettings
 from exporter.storage.state import State, open_state
 from exporter.views import MediaView

@@ -30,6 +30,7 @@ FOUNDATION = (
     "localtime",
     "wording",
     "invisible",
+    "text_layers",
     "redact",
     "log_writer",
     "logs",
