@@ -1,19 +1,19 @@
-"""Time as an argument: the system's, or a test's; and the API's, where this machine's clock is wrong."""
+"""Clocks, passed as arguments: the system's, a test's, and the API's in case this machine's clock is wrong."""
 
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-# By so many seconds the clocks may differ before the API's counts: its Date has whole seconds, and answers take time.
+# Seconds. If the clocks differ by more, the API's is used. Its Date has whole seconds, and answers take time.
 CLOCKS_AGREE = 30.0
 
 
 class Clock(Protocol):
-    """What the parts with side effects ask for the time."""
+    """The source of time for all code with side effects."""
 
     def now(self) -> float:
-        """Unix seconds; they jump when somebody sets the clock."""
+        """Unix seconds; they jump when the clock is set."""
         ...
 
     def monotonic(self) -> float:
@@ -21,7 +21,7 @@ class Clock(Protocol):
         ...
 
     def sleep(self, seconds: float) -> None:
-        """Wait; less long when the process is to end."""
+        """Wait; return early when the process is shutting down."""
         ...
 
 
@@ -40,7 +40,7 @@ class SystemClock:
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Wait until the time is over or `stop` is called."""
+        """Wait for some seconds, or until `stop` is called."""
         self._stopped.wait(max(0.0, seconds))
 
     def stop(self) -> None:
@@ -49,24 +49,24 @@ class SystemClock:
 
 
 class ApiClock:
-    """A clock that shows the API's time, for all that is about minutes of the API. Safe for use by several threads.
+    """The API's time, which dates the API's minutes. Thread-safe.
 
-    The API's rows are dated by the API's clock. A machine whose clock is hours ahead would take minutes as empty that
-    have not been yet. So the `Date` header of each answer is compared with this clock, and counts where they differ.
-    After the first answer the time goes on by the monotonic clock: a wall clock that is set then moves nothing. Until
-    then, and where the API sends no Date, it is the machine's wall clock.
+    If the machine's clock were hours ahead, minutes in the future would be counted as empty. So the `Date` header of
+    each answer is compared with this clock, and corrects it if they differ. After the first answer the time advances
+    with the monotonic clock, so that setting the wall clock has no effect. Before it, and if the API sends no Date,
+    this is the machine's wall clock.
 
     Attributes:
-        on_correction: Called when the first Date shows that the time until then was wrong, with the seconds to add and
-            the time as it is.
+        on_correction: Called if the first Date shows that the time was wrong, with the seconds to add and the correct
+            time.
     """
 
     def __init__(self, clock: Clock) -> None:
-        """Show the time of the machine's clock, until the API's is known."""
+        """Create a clock that shows the machine's time until the API's is known."""
         self.on_correction: Callable[[float, float], None] = _ignore
         self._clock = clock
         self._mutex = threading.Lock()
-        # The API's time less the monotonic time, once it is known. One reference: it is read without the lock.
+        # The API's time minus the monotonic time; None until it is known. Read without the lock, which is atomic.
         self._ahead: float | None = None
 
     def now(self) -> float:
@@ -79,20 +79,20 @@ class ApiClock:
         return self._clock.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Wait; less long when the process is to end."""
+        """Wait; return early when the process is shutting down."""
         self._clock.sleep(seconds)
 
     @property
     def offset(self) -> float:
-        """Seconds by which the machine's clock is ahead of the API's; 0 where they agree, or nothing is known."""
+        """Seconds that the machine's clock is ahead of the API's; 0 if they agree or the API's is unknown."""
         offset = 0.0 if self._ahead is None else self._clock.now() - self.now()
         return offset if abs(offset) > CLOCKS_AGREE else 0.0
 
     def answered(self, date: float, seconds: float) -> None:
-        """Compare with the `Date` of an answer that has just come.
+        """Compare with the `Date` of an answer that has just arrived.
 
         Args:
-            date: The API's time when it answered (Unix seconds, whole ones).
+            date: The API's time of the answer (whole Unix seconds).
             seconds: How long ago the request was sent.
         """
         with self._mutex:
@@ -110,4 +110,4 @@ class ApiClock:
 
 
 def _ignore(*_: float) -> None:
-    """Nobody depends on the time yet."""
+    """Do nothing, by default."""

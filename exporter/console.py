@@ -1,4 +1,4 @@
-"""Standard output and standard error, which can be closed, full, gone, or unable to show a character."""
+"""Standard output and standard error, which can be closed, full, gone, or unable to encode a character."""
 
 import contextlib
 import errno
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from exporter import logs
 
-_OF_OUTPUT = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+_OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 
 def prepare() -> None:
-    """Make the standard streams safe to use; comes before anything else is opened."""
+    """Make the standard streams safe to use. Call it before any other file is opened."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
-        # Python leaves out what was closed. The next file that is opened would get its number, and what is written
-        # to standard error would end up in the state file.
+        # For a closed stream Python has None. The next opened file would get its descriptor, and output to standard
+        # error could end up in the state file.
         if getattr(sys, name) is None:
             if _closed(descriptor):
                 null = os.open(os.devnull, os.O_RDWR)
@@ -30,14 +30,14 @@ def prepare() -> None:
 
 
 def say(text: str) -> None:
-    """Write a line to standard error, after what is logged. Where that takes none, nobody reads it."""
+    """Write a line to standard error after the log lines; skip it if standard error is blocked."""
     if logs.flush():
         with contextlib.suppress(OSError, ValueError):
             print(text, file=sys.stderr, flush=True)
 
 
 def finish() -> bool:
-    """Write what waits for standard output; whether that could be. Says why where it could not."""
+    """Flush standard output and return whether that succeeded; report the error if not."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -46,14 +46,14 @@ def finish() -> bool:
 
 
 def failed(error: OSError) -> bool:
-    """Whether an error that nothing else has caught is the output's; if so, says so and gives the output up."""
-    # Those of files and of connections are caught where these are used.
-    if error.filename is not None or error.errno not in _OF_OUTPUT:
+    """Whether an uncaught error is an error of the output; if so, report it and close the output."""
+    # Errors of files and connections are caught elsewhere.
+    if error.filename is not None or error.errno not in _OUTPUT_ERRORS:
         return False
-    # Who closes a pipe early has read what was wanted.
+    # A reader that closes the pipe early, such as `head`, is no error.
     if error.errno != errno.EPIPE:
         say(f"smartstream-exporter: cannot write the output: {error.strerror}")
-    # Python would try again on its way out, and complain.
+    # Otherwise Python would flush again at exit and print a traceback.
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())

@@ -1,31 +1,31 @@
 """Every error that the exporter raises on purpose.
 
     ExporterError
-    ├── ConfigError            the configuration cannot be used
+    ├── ConfigError            the configuration is invalid
     ├── StateError             the state file cannot be used
-    │   ├── StateLocked        another process holds it
-    │   ├── NotAStateFile      it is something else, and is left as it is
+    │   ├── StateLocked        another process has locked it
+    │   ├── NotAStateFile      the file is something else; it is not changed
     │   ├── StateTooNew        a newer release wrote it
-    │   ├── StateDamaged       it is not whole
+    │   ├── StateDamaged       it is damaged
     │   └── StateWriteFailed   a transaction failed (full disk, read-only file system)
-    ├── InputError             what a command was given cannot be used
+    ├── InputError             a command's flag or input file is invalid
     ├── HistoryError           the history could not be fetched
-    ├── BudgetSpent            the request may not leave yet
-    └── ApiError               a request did not bring an answer that can be used
-        ├── NoAnswer           DNS, connection, timeout, cut body
-        ├── MalformedAnswer    an answer that does not read as what was asked for
-        │   ├── TooLarge       it is larger than an answer to that can be
-        │   └── Unhandled      reading it failed in a way that nobody foresaw
-        ├── SignInFailed       no token, whatever the reason
-        └── RefusedError       a status other than 2xx
+    ├── BudgetSpent            no request may be sent yet
+    └── ApiError               a request brought no usable answer
+        ├── NoAnswer           DNS, connection, timeout, truncated body
+        ├── MalformedAnswer    the answer has an unexpected form
+        │   ├── TooLarge       it exceeds the size limit
+        │   └── Unhandled      unexpected exception while it was read
+        ├── SignInFailed       no token
+        └── RefusedError       an HTTP status other than 2xx
             ├── BadRequest     400
             ├── Unauthorized   401
             ├── NotFound       404
             ├── RateLimited    429
             └── ServerError    5xx
 
-A library's errors are mapped to these once, at the boundary where the library is called. A message says
-where, what, and how to mend it; none ever holds a secret.
+Errors of libraries are mapped to these once, where the library is called. A message says where, what, and how
+to fix it. No message contains a secret.
 """
 
 import traceback
@@ -35,14 +35,14 @@ from typing import Self
 
 
 class ExporterError(Exception):
-    """The root of the tree."""
+    """The base class."""
 
 
 class ConfigError(ExporterError):
-    """The configuration cannot be used.
+    """The configuration is invalid.
 
     Attributes:
-        errors: One line for each error: `place: what is wrong; how to fix it`.
+        errors: One line per error: `path: what is wrong; how to fix it`.
     """
 
     def __init__(self, errors: Sequence[str]) -> None:
@@ -55,15 +55,15 @@ class StateError(ExporterError):
 
 
 class StateLocked(StateError):
-    """Another process holds the state file."""
+    """Another process has locked the state file."""
 
 
 class NotAStateFile(StateError):
-    """Something else is where the state file should be; it is left as it is."""
+    """The file at the state file's path is something else; it is not changed."""
 
 
 class StateDamaged(StateError):
-    """The state file is not whole."""
+    """The state file is damaged."""
 
 
 class StateTooNew(StateError):
@@ -71,22 +71,22 @@ class StateTooNew(StateError):
 
 
 class StateWriteFailed(StateError):
-    """A transaction failed and was rolled back: nothing of it is in the file."""
+    """A transaction failed and was rolled back; the file is unchanged."""
 
 
 class InputError(ExporterError):
-    """What a command was given cannot be used: a flag's value, or a file."""
+    """A flag's value or an input file of a command is invalid."""
 
 
 class HistoryError(ExporterError):
-    """The history could not be fetched: the API failed for too long, or does not let the account in."""
+    """The history could not be fetched: the API failed for too long, or rejects the account."""
 
 
 class BudgetSpent(ExporterError):
-    """The request may not leave yet.
+    """The request may not be sent yet.
 
     Attributes:
-        wait: Seconds until it may.
+        wait: Seconds until it may be sent.
     """
 
     def __init__(self, wait: float) -> None:
@@ -95,42 +95,39 @@ class BudgetSpent(ExporterError):
 
 
 class ApiError(ExporterError):
-    """A request did not bring an answer that can be used.
+    """A request brought no usable answer.
 
     Attributes:
-        code: The label value of `smartstream_api_requests_total`: the HTTP status, or `error` when no
-            answer came.
+        code: The label value of `smartstream_api_requests_total`: the HTTP status, or `error` without
+            an answer.
     """
 
     code = "error"
 
 
 class NoAnswer(ApiError):
-    """No whole answer came: DNS, connection, timeout, cut body."""
+    """No complete answer: DNS, connection, timeout, truncated body."""
 
 
 class MalformedAnswer(ApiError):
-    """The answer does not read as what was asked for; nothing of it is used."""
+    """The answer has an unexpected form; none of it is used."""
 
     code = "200"
 
 
 class TooLarge(MalformedAnswer):
-    """The answer is larger than an answer to what was asked can be; it is not read."""
+    """The answer exceeds the size limit for what was asked; it is not read."""
 
 
 class Unhandled(MalformedAnswer):
-    """What was asked for failed in a way that nobody foresaw: a defect of the exporter, or no memory left.
-
-    Its cause is the error.
-    """
+    """An unexpected exception: a bug in the exporter, or out of memory. `__cause__` is the exception."""
 
     @classmethod
     def by(cls, error: Exception, what: str = "") -> Self:
-        """Make one.
+        """Wrap an unexpected exception.
 
         Args:
-            error: What happened. Its text may quote what is secret, so only its kind is told, and where it was raised.
+            error: The exception. Its text may quote a secret, so the message has only its type and where it was raised.
             what: What failed, for the message.
         """
         frames = traceback.extract_tb(error.__traceback__)
@@ -141,12 +138,12 @@ class Unhandled(MalformedAnswer):
 
 
 class SignInFailed(ApiError):
-    """No token: the request for one failed, or a new one may not leave yet after that. Nothing else can be asked for.
+    """No token: the sign-in failed, or its backoff has not ended. Without a token no other request is possible.
 
     Attributes:
-        refused: Whether the API refuses the account, as opposed to an API that fails.
-        retry_after: As of a `RefusedError`.
-        wait: Seconds until the next request for a token may leave.
+        refused: Whether the API rejected the account, rather than failed.
+        retry_after: As in `RefusedError`.
+        wait: Seconds until the next sign-in may be sent.
     """
 
     def __init__(
@@ -160,10 +157,10 @@ class SignInFailed(ApiError):
 
 
 class RefusedError(ApiError):
-    """The API answered with a status other than 2xx.
+    """The API answered with an HTTP status other than 2xx.
 
     Attributes:
-        retry_after: Seconds to wait as a 429 or a 5xx says, or None where it does not.
+        retry_after: Seconds from the `Retry-After` header of a 429 or 5xx, or None without one.
     """
 
     def __init__(self, message: str, *, status: int, retry_after: float | None = None) -> None:
@@ -173,11 +170,11 @@ class RefusedError(ApiError):
 
 
 class BadRequest(RefusedError):
-    """400: the API cannot do what was asked."""
+    """400: the API does not accept the request."""
 
 
 class Unauthorized(RefusedError):
-    """401: the token is not accepted, or not for this."""
+    """401: the API does not accept the token, or not for this request."""
 
 
 class NotFound(RefusedError):
@@ -192,4 +189,4 @@ class RateLimited(RefusedError):
 
 
 class ServerError(RefusedError):
-    """5xx: a fault on the other side."""
+    """5xx: the API failed."""

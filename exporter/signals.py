@@ -15,17 +15,17 @@ STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class Signals:
-    """Some signals, caught and waited for in turn; a context manager for the main thread.
+    """Catches signals and returns them in order; a context manager for the main thread.
 
-    The C library's wait for a signal does not survive a process that is stopped and continued. So the interpreter's
-    handler writes the number of each signal into a pipe, whichever thread it interrupts, and that is waited for.
+    `sigtimedwait` fails when the process is stopped and continued. So the interpreter writes the number of each signal
+    into a pipe, whichever thread it interrupts, and `wait` reads the pipe.
     """
 
     def __init__(self, numbers: Iterable[signal.Signals]) -> None:
-        """Get ready to catch these signals from the start of the context on."""
+        """Prepare to catch these signals in the context."""
         self._numbers = frozenset(numbers)
         self._stack = contextlib.ExitStack()
-        # A pipe takes 65,536 signals before one is lost.
+        # A pipe holds 65,536 signals before one is lost.
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._received: deque[signal.Signals] = deque()
@@ -39,35 +39,34 @@ class Signals:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # What ends the process still listens, should the interpreter hang on its way out.
+        # The thread of `end_within` still needs the pipe, in case the interpreter hangs at exit.
         if not self._ending:
             self._stack.close()
             os.close(self._reader)
             os.close(self._writer)
 
     def wait(self, seconds: float) -> signal.Signals | None:
-        """The next signal, or None where none comes within so many seconds."""
+        """The next signal, or None if none arrives within some seconds."""
         deadline = time.monotonic() + seconds
         while not self._received and (left := deadline - time.monotonic()) > 0:
             if select.select([self._reader], [], [], left)[0]:
                 for number in os.read(self._reader, 4096):
-                    # Other signals that Python handles are written there, too. One that waits already is one.
+                    # Other signals that Python handles are written there too. A pending signal is kept once.
                     if number in self._numbers and number not in self._received:
                         self._received.append(signal.Signals(number))
         return self._received.popleft() if self._received else None
 
     @contextlib.contextmanager
     def ending_at_once(self, before: Callable[[], object]) -> Iterator[None]:
-        """Meanwhile SIGTERM or SIGINT ends the process with 0 at once, even where the main thread hangs, on a disk for
-        example.
+        """Let SIGTERM or SIGINT end the process with 0 at once meanwhile, even if a disk blocks the main thread.
 
         Args:
-            before: Called before that.
+            before: Called before the process ends.
         """
-        over = threading.Event()
+        finished = threading.Event()
 
         def watch() -> None:
-            while not over.is_set():
+            while not finished.is_set():
                 if self.wait(0.05) in STOP_SIGNALS:
                     try:
                         before()
@@ -79,17 +78,17 @@ class Signals:
         try:
             yield
         finally:
-            over.set()
+            finished.set()
             watching.join()
 
     def end_within(self, seconds: float, too_late: Callable[[], object]) -> None:
-        """Make sure that the process ends, now that it has been told to, whatever its other threads wait for.
+        """Make sure that the process ends after a stop signal, even if other threads are blocked.
 
-        A further SIGTERM or SIGINT ends it at once, with 128 and the signal's number.
+        Another SIGTERM or SIGINT ends it at once with 128 plus the signal's number.
 
         Args:
-            seconds: How long it may take.
-            too_late: Called when that was not enough; the process then ends with 0.
+            seconds: The time allowed for the shutdown.
+            too_late: Called when the time is up; the process then ends with 0.
         """
 
         def watch() -> None:
@@ -118,7 +117,7 @@ def _caught(_number: int, _frame: FrameType | None) -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    # What is being cleaned up can hang, too.
+    # The cleanup can block too, so the next signal ends the process.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Durations as Prometheus writes them, and times as people, files and HTTP write them. Pure."""
+"""Durations in Prometheus' format, and times in RFC 3339, Unix seconds and HTTP's format. Pure."""
 
 import re
 from datetime import UTC, datetime
@@ -9,11 +9,11 @@ _MINUTE = 60 * _SECOND
 _HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
 
-# Unit -> milliseconds, the largest first: the order in which they are written, each at most once.
+# Unit -> milliseconds. A duration has each unit at most once, largest first.
 _UNITS = {"y": 365 * _DAY, "w": 7 * _DAY, "d": _DAY, "h": _HOUR, "m": _MINUTE, "s": _SECOND, "ms": 1}
-_WRITTEN = ("d", "h", "m", "s", "ms")
+_OUTPUT_UNITS = ("d", "h", "m", "s", "ms")
 
-# Nine digits are more than any setting takes, and keep the arithmetic within a float.
+# Nine digits are more than any setting allows, and fit into a float.
 _PATTERN = re.compile("".join(f"(?:([0-9]{{1,9}}){unit})?" for unit in _UNITS))
 
 
@@ -31,17 +31,17 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest text that reads as a duration of that many seconds, to the millisecond."""
+    """Seconds as a duration such as `1h30m`, to the millisecond."""
     rest = round(seconds * 1000)
     text = ""
-    for unit in _WRITTEN:
+    for unit in _OUTPUT_UNITS:
         count, rest = divmod(rest, _UNITS[unit])
         text += f"{count}{unit}" if count else ""
     return text or "0s"
 
 
 def round_duration(seconds: float) -> float:
-    """A duration to the second, a long one to the minute."""
+    """A duration rounded to seconds, or to minutes from ten minutes on."""
     step = 1 if seconds < 600 else 60
     return round(seconds / step) * step
 
@@ -56,7 +56,7 @@ def parse_instant(text: str) -> float:
     """The Unix seconds of a time such as `2026-01-31T18:00:00+09:00`, `2026-01-31` (its start in UTC), `1769850000`.
 
     Raises:
-        ValueError: The text is not a time; the message says how to write one.
+        ValueError: The text is not a time; the message gives valid examples.
     """
     if _UNIX.fullmatch(text):
         return float(text)
@@ -64,16 +64,16 @@ def parse_instant(text: str) -> float:
     if found is None:
         raise ValueError(f"{text!r} is not a time; write 2026-01-31T18:00:00Z, 2026-01-31 or Unix seconds")
     if len(text) > len("2026-01-31") and found["zone"] is None:
-        raise ValueError(f"{text!r} names no zone; add Z for UTC, or an offset such as +09:00")
+        raise ValueError(f"{text!r} has no time zone; add Z for UTC, or an offset such as +09:00")
     try:
         moment = datetime.fromisoformat(text.upper())
     except ValueError:
-        raise ValueError(f"{text!r} does not exist in the calendar") from None
+        raise ValueError(f"{text!r} is not a valid date or time") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def parse_http_date(text: str) -> float | None:
-    """The Unix seconds of an HTTP date such as `Fri, 27 Nov 2026 18:44:07 GMT`, None where the text is none."""
+    """The Unix seconds of an HTTP date such as `Fri, 27 Nov 2026 18:44:07 GMT`; None if the text is invalid."""
     try:
         moment = parsedate_to_datetime(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,4 +1,4 @@
-"""The output of commands, where it is closed early, full, or cannot show a character."""
+"""The output of commands when it is closed early, full, or cannot encode a character."""
 
 import os
 import subprocess
@@ -128,13 +128,13 @@ def into(output: str, *arguments: str, unbuffered: str) -> tuple[int, str]:
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_output_that_nobody_takes_is_no_traceback(output: str, unbuffered: str, config: Path) -> None:
     """A pipe closed early is quiet, a full disk is one line; both end with 1. A closed output is none."""
-    code, told = into(output, "check-config", str(config), unbuffered=unbuffered)
+    code, shown = into(output, "check-config", str(config), unbuffered=unbuffered)
     assert code == (0 if output == "closed" else 1)
     full = "smartstream-exporter: cannot write the output: No space left on device\n"
-    assert told == (full if output == "full disk" else "")
+    assert shown == (full if output == "full disk" else "")
 
 
 def test_help_that_nobody_takes_is_no_traceback() -> None:
     """`--help | head -0` is quiet."""
-    _, told = into("closed pipe", "--help", unbuffered="")
-    assert told == ""
+    _, shown = into("closed pipe", "--help", unbuffered="")
+    assert shown == ""

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import structlog
 
-from exporter import logs
+from exporter import log_writer, logs
+from exporter.log_writer import LogWriter
 from tests.support.processes import PATIENCE
 
 SECRET = 'pä"ss\\w ord'
@@ -122,7 +123,7 @@ def test_what_peers_of_the_http_server_do_is_no_news(level: str) -> None:
 @pytest.mark.parametrize("log_format", ["logfmt", "json"])
 @pytest.mark.parametrize("log", [structlog.get_logger("server"), logging.getLogger("library")])
 def test_an_exception_is_one_line(log: Any, log_format: str) -> None:
-    """An exception is told by type, text and place, on the line of its event; its traceback is left out."""
+    """An exception is logged by type, text and location, on the line of its event, without its traceback."""
     stream = start(log_format=log_format)
     try:
         fail()
@@ -244,7 +245,7 @@ def test_a_log_that_cannot_be_written_fails_nothing(capsys: pytest.CaptureFixtur
     structlog.get_logger("poll").info("hello", key="sesame")
     assert logs.flush(PATIENCE)
     assert capsys.readouterr() == ("", "")
-    assert logs.problem() == "the log cannot be written (it is closed); check where it goes"
+    assert logs.problem() == "cannot write the log: it is closed; check the log's destination"
 
 
 def test_an_unknown_level_is_a_mistake() -> None:
@@ -283,7 +284,7 @@ def test_what_nothing_catches_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None
     assert all("ValueError: " in line and "<secret>" in line and "hunter2" not in line for line in lines)
 
 
-# ---- a log that takes no lines ----
+# ---- a log that blocks or fails ----
 
 
 @dataclass
@@ -323,7 +324,7 @@ def fill(log: Any, first: int, last: int) -> None:
 
 
 def test_a_reader_that_hangs_blocks_nobody(pipe: Pipe) -> None:
-    """While nobody reads, lines wait up to a bound, others are dropped and counted; then one line tells how many."""
+    """While nobody reads, lines are queued up to a limit, others are dropped and counted; a notice reports them."""
     without_others()
     logs.setup(stream=pipe.writer)
     before = logs.dropped()
@@ -332,14 +333,14 @@ def test_a_reader_that_hangs_blocks_nobody(pipe: Pipe) -> None:
     lost = logs.dropped() - before
     assert 1500 < lost < 2500
     assert not logs.flush(0.01)
-    numbers, told = [], ""
-    while not told:
+    numbers, notice = [], ""
+    while not notice:
         line = pipe.reader.readline()
         if found := re.search('msg="line ([0-9]+)"', line):
             numbers.append(int(found[1]))
         else:
-            told = line
-    assert f'level=warn msg="the log did not take {lost} lines; they are lost" component=logs' in told
+            notice = line
+    assert f'level=warn msg="dropped {lost} log lines that could not be written" component=logs' in notice
     assert numbers == list(range(3000 - lost))
     log.info("on")
     assert "msg=on" in pipe.reader.readline()
@@ -348,8 +349,8 @@ def test_a_reader_that_hangs_blocks_nobody(pipe: Pipe) -> None:
     assert logs.dropped() - before == lost
 
 
-def test_a_log_that_takes_no_line_for_long_has_a_problem() -> None:
-    """After ten seconds with the same line there is a problem, and it ends with the line."""
+def test_a_blocked_log_is_a_problem() -> None:
+    """A write that takes longer than ten seconds is a problem until it ends."""
     now = [100.0]
     go_on = threading.Event()
 
@@ -360,13 +361,13 @@ def test_a_log_that_takes_no_line_for_long_has_a_problem() -> None:
             return super().write(text)
 
     began = threading.Event()
-    writer = logs.Writer(Hung(), str, clock=lambda: now[0])
+    writer = LogWriter(Hung(), str, clock=lambda: now[0])
     writer.put("a")
     assert began.wait(PATIENCE)
     now[0] += 9
     assert writer.problem() is None
     now[0] += 61
-    assert writer.problem() == "the log has not taken a line for 70 s; check what reads it"
+    assert writer.problem() == "the log has been blocked for 70 s; check the process that reads it"
     go_on.set()
     assert writer.flush(PATIENCE)
     assert writer.problem() is None
@@ -374,7 +375,7 @@ def test_a_log_that_takes_no_line_for_long_has_a_problem() -> None:
 
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EBADF, errno.EIO], ids=errno.errorcode.get)
 def test_a_line_that_cannot_be_written_is_counted(number: int) -> None:
-    """A write that fails raises nowhere and is not tried for ever; once the log works, a line tells of it."""
+    """A failed write raises nowhere and is not retried; once the log works again, a notice reports the lost lines."""
     fails = [True]
     tries: list[str] = []
 
@@ -386,12 +387,12 @@ def test_a_line_that_cannot_be_written_is_counted(number: int) -> None:
             return super().write(text)
 
     stream = Broken()
-    writer = logs.Writer(stream, "{} lost".format)
+    writer = LogWriter(stream, "{} lost".format)
     for text in "ab":
         writer.put(text)
         assert writer.flush(PATIENCE)
     assert writer.dropped == 2
-    assert writer.problem() == f"the log cannot be written ({os.strerror(number)}); check where it goes"
+    assert writer.problem() == f"cannot write the log: {os.strerror(number)}; check the log's destination"
     assert [text for text in tries if "lost" not in text] == ["a\n", "b\n"]
     fails[0] = False
     writer.put("c")
@@ -401,23 +402,23 @@ def test_a_line_that_cannot_be_written_is_counted(number: int) -> None:
     assert writer.problem() is None
 
 
-def test_what_was_dropped_is_told_without_another_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log that works again says how many lines it lost, even where nothing else is logged."""
-    monkeypatch.setattr(logs, "RETRY", 0.05)
+def test_dropped_lines_are_reported_without_another_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that works again reports the dropped lines, even if nothing else is logged."""
+    monkeypatch.setattr(log_writer, "RETRY_EVERY", 0.05)
     failures = [OSError(errno.ENOSPC, "full")] * 3
 
     class Full(io.StringIO):
         def write(self, text: str) -> int:
             if failures:
                 raise failures.pop()
-            told.set()
+            reported.set()
             return super().write(text)
 
-    told = threading.Event()
+    reported = threading.Event()
     stream = Full()
-    writer = logs.Writer(stream, "{} lost".format)
+    writer = LogWriter(stream, "{} lost".format)
     writer.put("a")
-    assert told.wait(PATIENCE)
+    assert reported.wait(PATIENCE)
     assert writer.flush(PATIENCE)
     assert stream.getvalue() == "1 lost\n"
 
@@ -441,7 +442,7 @@ def test_a_line_that_was_written_in_part_does_not_spoil_the_next(monkeypatch: py
             return -1
 
     monkeypatch.setattr(os, "write", write)
-    writer = logs.Writer(Stream(), "{} lost".format)
+    writer = LogWriter(Stream(), "{} lost".format)
     writer.put("abcdef")
     assert writer.flush(PATIENCE)
     writer.put("next")
@@ -458,7 +459,7 @@ def test_what_the_encoding_lacks_is_escaped(pipe: Pipe) -> None:
 
 
 def test_a_value_that_cannot_be_shown_is_a_line_dropped() -> None:
-    """What raises when it is written as text is counted, and the next line tells of it."""
+    """A value that raises when it is rendered is counted as a dropped line, and a notice reports it."""
 
     class Odd:
         def __str__(self) -> str:
@@ -472,7 +473,7 @@ def test_a_value_that_cannot_be_shown_is_a_line_dropped() -> None:
     log = structlog.get_logger("poll")
     log.info("a", value=Odd())
     log.info("b")
-    assert [line.split("msg=")[1][:10] for line in lines_of(stream)] == ['"the log d', "b componen"]
+    assert [line.split("msg=")[1][:10] for line in lines_of(stream)] == ['"dropped 1', "b componen"]
     assert logs.dropped() == before + 1
 
 

@@ -19,7 +19,7 @@ def _undo() -> None:
 
 
 def test_signals_come_one_by_one() -> None:
-    """Each signal is told once, in order; without one, the wait ends in time with None."""
+    """Each signal is returned once, in order; without one, the wait ends in time with None."""
     with Signals([signal.SIGUSR1, signal.SIGUSR2]) as signals:
         assert signals.wait(0.01) is None
         for number in (signal.SIGUSR1, signal.SIGUSR2):
@@ -30,7 +30,7 @@ def test_signals_come_one_by_one() -> None:
 
 
 def test_a_signal_ends_the_wait_at_once() -> None:
-    """Whichever thread it interrupts, the wait does not go on until its time is over."""
+    """Whichever thread it interrupts, the wait does not last until its timeout."""
     with Signals([signal.SIGUSR1]) as signals:
         thread = threading.Thread(target=lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1))
         threading.Timer(0.1, thread.start).start()
@@ -41,7 +41,7 @@ def test_a_signal_ends_the_wait_at_once() -> None:
 
 
 def test_other_signals_are_left_alone() -> None:
-    """What is not waited for, but handled by somebody else, is not told."""
+    """A signal that another handler catches is not returned."""
     before = signal.signal(signal.SIGUSR2, lambda *_: None)
     try:
         with Signals([signal.SIGUSR1]) as signals:
@@ -69,7 +69,7 @@ except KeyboardInterrupt:
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_second_signal_ends_a_command_that_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
-    """The first interrupts it; should its cleaning up hang, the second ends it."""
+    """The first interrupts it; if its cleanup blocks, the second ends it."""
     with Program(python("-c", CLEANS_UP), tmp_path, {"PYTHONPATH": str(Path.cwd())}) as program:
         program.line("ready")
         program.send(number)

@@ -1,8 +1,7 @@
-"""The budget: how many requests may leave in any 60 seconds, kept across restarts.
+"""The request budget: how many requests may be sent in any 60 seconds, kept across restarts.
 
-A request's time is in the state file before the request leaves, so not even a kill makes room for one too many. How
-long ago it was is told by the monotonic clock as long as the machine has not been booted since: the wall clock may have
-been set meanwhile.
+A request's time is in the state file before the request is sent, so that even a killed process cannot exceed the limit.
+Its age is measured by the monotonic clock until the machine is rebooted, because the wall clock can be set meanwhile.
 """
 
 import threading
@@ -15,27 +14,27 @@ from pathlib import Path
 from exporter.errors import BudgetSpent
 from exporter.storage.state import State
 
-# The API counts a minute; a little more, so that two clocks need not agree to the last millisecond.
+# Seconds. Slightly more than the API's minute, because the clocks differ by milliseconds.
 WINDOW = 60.1
 
-# A request that was under way when the process ended may have left this much later than the state file says, or as
-# much later as its timeout allowed.
+# Seconds. A request in flight when the process ended may have been sent this much later than the state file says, or
+# later by its timeout if that is longer.
 RESTART_MARGIN = 10.0
 
-# Of a longer Retry-After no more than this is believed.
+# Seconds. A longer Retry-After is shortened to this.
 LONGEST_WAIT = 3600.0
 
-# What names a boot of Linux; a container sees its machine's.
+# Linux's id of the current boot. A container has that of its host.
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(slots=True)
 class Slot:
-    """One request's place in the budget.
+    """One request in the budget.
 
     Attributes:
-        at: Until when (monotonic seconds) the request may have left.
-        running: Whether that is not known yet, because the request has not ended.
+        at: The latest time at which the request was sent (monotonic seconds).
+        running: Whether the request is in flight, so that `at` is not known yet.
     """
 
     at: float
@@ -43,16 +42,16 @@ class Slot:
     _monotonic: Callable[[], float]
 
     def done(self) -> None:
-        """Say that the request has ended, so it left by now: from here its minute is counted."""
+        """End the request: it was sent by now at the latest, so its minute is counted from here."""
         if self.running:
             self.running = False
             self.at = max(self.at, self._monotonic())
 
 
 class RequestBudget:
-    """The budget of one merchant.
+    """The budget of one merchant. Thread-safe.
 
-    The number allowed is halved by each refusal and grows back by one a minute. Safe for use by several threads.
+    Each 429 halves the allowed rate, which then grows by one request a minute until it reaches the limit.
     """
 
     def __init__(
@@ -65,16 +64,16 @@ class RequestBudget:
         timeout: float = 0.0,
         boot: str | None = None,
     ) -> None:
-        """Take up the budget from the state file.
+        """Restore the budget from the state file.
 
         Args:
             state: The state file.
-            merchant_id: Whose budget it is.
-            limit: Requests that may leave in any 60 seconds.
-            clock: Unix seconds, for what is kept in the file.
-            monotonic: Seconds since the machine was booted, which never go back.
-            timeout: Seconds after which no request is on its way any more.
-            boot: What names this boot, other than the machine's own name for it; "" where nothing does.
+            merchant_id: The merchant.
+            limit: Requests allowed in any 60 seconds.
+            clock: Returns Unix seconds, for the state file.
+            monotonic: Returns seconds since the boot, which never go back.
+            timeout: Seconds after which a request is no longer in flight.
+            boot: The id of this boot, by default Linux's; "" if it is unknown.
         """
         self._state = state
         self._merchant_id = merchant_id
@@ -88,32 +87,32 @@ class RequestBudget:
         self._allowed = float(limit)
         self._since = monotonic()
         self._blocked_until = self._since
-        # Whether the state file has a hold, which may be over.
+        # Whether the state file has a hold, even one that has ended.
         self._hold_kept = False
         self._load()
 
     @property
     def allowed(self) -> float:
-        """Requests a minute that may leave now."""
+        """Requests per minute that are allowed now."""
         with self._mutex:
             return self._grown(self._monotonic())
 
     @property
     def held(self) -> bool:
-        """Whether the API has asked to be left alone, and that goes on."""
+        """Whether all requests are held at the API's request."""
         return self._monotonic() < self._blocked_until
 
     def wait(self) -> float:
-        """Seconds until a request may leave, 0 if one may."""
+        """Seconds until the next request may be sent; 0 if it may be now."""
         with self._mutex:
             return max(0.0, self._wait(self._monotonic()))
 
     def take(self) -> Slot:
-        """Take the place of one request that leaves now.
+        """Take a slot for a request that is sent now.
 
         Raises:
-            BudgetSpent: It may not leave yet.
-            StateWriteFailed: Its time could not be written, so it must not leave.
+            BudgetSpent: It may not be sent yet.
+            StateWriteFailed: Its time could not be written, so it must not be sent.
         """
         with self._mutex:
             now = self._monotonic()
@@ -125,14 +124,14 @@ class RequestBudget:
                     "INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES (?, ?, ?, ?)",
                     (self._merchant_id, self._clock(), self._boot, now),
                 )
-                # Only the newest matter, whatever the clock says of their age.
+                # Only the newest ones matter, whatever their age by the clock.
                 db.execute(
                     "DELETE FROM sends WHERE merchant_id = ? AND send_id <= "
                     "(SELECT send_id FROM sends WHERE merchant_id = ? ORDER BY send_id DESC LIMIT 1 OFFSET ?)",
                     (self._merchant_id, self._merchant_id, self._limit),
                 )
                 if self._hold_kept:
-                    # It is over. After a boot with a clock that was set back, nobody could tell.
+                    # It has ended. After a reboot with the clock set back, that could not be known.
                     db.execute("UPDATE budgets SET held_for = 0 WHERE merchant_id = ?", (self._merchant_id,))
             self._hold_kept = False
             slot = Slot(now, running=True, _monotonic=self._monotonic)
@@ -140,10 +139,10 @@ class RequestBudget:
             return slot
 
     def refused(self, retry_after: float | None) -> None:
-        """Hold all requests after a 429, and go on with half the budget.
+        """Hold all requests after a 429, then continue at half the rate.
 
         Args:
-            retry_after: Seconds to wait as the API says. Else the rest of the window is waited for.
+            retry_after: Seconds from the API's Retry-After; None to wait for the rest of the window.
         """
         with self._mutex:
             now = self._monotonic()
@@ -157,7 +156,7 @@ class RequestBudget:
             self._save(now)
 
     def hold(self, seconds: float) -> None:
-        """Hold all requests for so long, with the budget as it is: the API is overloaded, not asked for too much."""
+        """Hold all requests for some seconds at an unchanged rate: the API is overloaded, the budget not exceeded."""
         with self._mutex:
             now = self._monotonic()
             self._block(now, seconds)
@@ -195,7 +194,7 @@ class RequestBudget:
         return max(blocked, window[-allowed] + WINDOW - now)
 
     def _window(self, now: float) -> list[float]:
-        """When the requests left that still count, oldest first; those that still run count from now."""
+        """The times of the requests in the window, oldest first; those in flight count as sent now."""
         while self._sends and not self._sends[0].running and self._sends[0].at + WINDOW <= now:
             self._sends.popleft()
         return sorted(now if slot.running else slot.at for slot in self._sends)
@@ -221,16 +220,16 @@ class RequestBudget:
             self._blocked_until = now + min(held_for, LONGEST_WAIT) - age
             self._hold_kept = held_for > 0
         if self._state.sends_lost(self._merchant_id):
-            # As if the whole budget had been spent just before.
+            # Unknown requests count as a budget that was spent just now.
             self._block(now, WINDOW + self._margin)
             self._save(now)
 
     def _age(self, at: float, boot: str, ticks: float) -> float:
-        """Seconds, 0 or more, since something was written, when the clocks showed this."""
+        """Seconds, 0 or more, since the clocks showed these times."""
         passed = self._monotonic() - ticks
         if boot and boot == self._boot and passed >= 0:
             return passed
-        # A clock that went back leaves times in the future: they are taken as now.
+        # If the clock was set back, the time is in the future and is treated as now.
         return max(0.0, self._clock() - at)
 
 

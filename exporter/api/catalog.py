@@ -1,4 +1,4 @@
-"""What is known of the media beside their numbers: names from the catalog, and whether live events run."""
+"""Metadata of the media: names from the API's catalog, and whether their live events are running."""
 
 import threading
 from collections.abc import Container, Mapping
@@ -11,37 +11,37 @@ from exporter.model import LiveState
 from exporter.storage.state import State
 from exporter.views import MediaView
 
-# Names change rarely; the state of a live event is worth a request every few minutes. While it runs, it is looked at
-# in every round: its end would else be taken for a drop of the plays.
+# Seconds. Names change rarely, the state of a live event more often. A running one is requested in every round,
+# because its end would otherwise look like a drop in plays.
 MEDIA_EVERY = 6 * 3600.0
 LIVE_EVERY = 180.0
 RUNNING_EVERY = 50.0
 
-# A live event's state that is older tells nothing.
-LIVE_BELIEVED = 5 * LIVE_EVERY
+# Seconds after which a live event's state is stale.
+LIVE_STALE_AFTER = 5 * LIVE_EVERY
 
 RETRY_EVERY = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """One request of the catalog.
+    """One request to the catalog.
 
     Attributes:
-        media_id: The media that it is about.
-        live_event_id: The live event whose state is asked for, or "" where the media itself is.
+        media_id: The media.
+        live_event_id: The live event whose state is requested, or "" for the media itself.
     """
 
     media_id: str
     live_event_id: str = ""
 
     def __str__(self) -> str:
-        """The request in a log line."""
+        """The request, as shown in log lines."""
         return f"live event {self.live_event_id}" if self.live_event_id else f"media {self.media_id}"
 
 
 class Catalog:
-    """The catalog of one merchant's media, kept in the state file. Safe for use by several threads."""
+    """The catalog of one merchant's media, stored in the state file. Thread-safe."""
 
     def __init__(self, state: State, merchant: MerchantSettings) -> None:
         self._state = state
@@ -57,30 +57,30 @@ class Catalog:
     def next_lookup(
         self, now: float, under_way: Container[object] = (), *, running_only: bool = False
     ) -> Lookup | None:
-        """The lookup that has been due for longest at a moment (Unix seconds), if any is that is not under way.
+        """The lookup that has been due the longest, or None.
 
         Args:
-            now: The moment.
-            under_way: Lookups not to be made again.
-            running_only: Whether only live events that ran a short while ago are meant.
+            now: Unix seconds.
+            under_way: Lookups in flight, which are skipped.
+            running_only: Whether to consider only live events that are running.
         """
         with self._mutex:
-            # One that is far ahead was entered before the clock was set back.
+            # A time far in the future was stored before the clock was set back.
             due = (
                 (at, lookup)
                 for lookup, at in self._due.items()
                 if not now < at <= now + MEDIA_EVERY
                 and lookup not in under_way
-                and (not running_only or self._runs(lookup, now))
+                and (not running_only or self._running(lookup, now))
             )
             _, lookup = min(due, key=lambda entry: entry[0], default=(now, None))
             return lookup
 
     def enter_media(self, lookup: Lookup, media: Media, now: float) -> None:
-        """Remember what the catalog says of a media.
+        """Store the catalog's entry of a media.
 
         Raises:
-            StateWriteFailed: It could not be written.
+            StateWriteFailed: It could not be stored.
         """
         with self._state.transaction() as db:
             db.execute(
@@ -98,12 +98,12 @@ class Catalog:
                 ),
             )
         with self._mutex:
-            self._know(lookup.media_id, media, now)
+            self._remember(lookup.media_id, media, now)
 
     def enter_live(self, lookup: Lookup, event: LiveEvent, now: float) -> None:
-        """Remember whether a live event runs."""
+        """Store whether a live event is running; in memory only."""
         with self._mutex:
-            # The media can have been given another live event meanwhile.
+            # The media may have another live event by now.
             if lookup not in self._due:
                 return
             before = self._events.get(lookup.media_id)
@@ -114,7 +114,7 @@ class Catalog:
             self._due[lookup] = now + (RUNNING_EVERY if event.running else LIVE_EVERY)
 
     def is_live(self, media_id: str) -> bool | None:
-        """Whether a media shows live events, None while nobody has told. Where nobody tells, it is taken for a file."""
+        """Whether a media is live; None until its first lookup ends. If that fails, the media counts as a file."""
         with self._mutex:
             media = self._media.get(media_id)
             if media is None:
@@ -122,20 +122,20 @@ class Catalog:
             return bool(media.live_event_id) or "live" in media.encode_type.lower()
 
     def live_state(self, media_id: str) -> LiveState | None:
-        """What was seen last of the live event of a media."""
+        """The last known state of a media's live event."""
         with self._mutex:
             return self._events.get(media_id)
 
     def failed(self, lookup: Lookup, now: float) -> None:
-        """Ask again, but not soon."""
+        """Retry a failed lookup later."""
         with self._mutex:
             if lookup in self._due:
-                self._due[lookup] = now + (RUNNING_EVERY if self._runs(lookup, now) else RETRY_EVERY)
+                self._due[lookup] = now + (RUNNING_EVERY if self._running(lookup, now) else RETRY_EVERY)
             if not lookup.live_event_id:
                 self._failed.add(lookup.media_id)
 
     def views(self, now: float) -> Mapping[str, MediaView]:
-        """All media of the configuration as they are to be shown at a moment (Unix seconds)."""
+        """All configured media as they are exposed at a time (Unix seconds)."""
         with self._mutex:
             return MappingProxyType({media_id: self._view(media_id, now) for media_id in self._settings})
 
@@ -147,15 +147,15 @@ class Catalog:
             name = settings.name or media.name
             view = replace(view, name=name, ref_id=media.ref_id, encode_type=media.encode_type)
         event = self._events.get(media_id)
-        believed = event is not None and 0 <= now - event.at <= LIVE_BELIEVED
-        return replace(view, live_event_running=event.running if event and believed else None)
+        fresh = event is not None and 0 <= now - event.at <= LIVE_STALE_AFTER
+        return replace(view, live_event_running=event.running if event and fresh else None)
 
-    def _runs(self, lookup: Lookup, now: float) -> bool:
-        """Whether a lookup is that of an event which ran a short while ago."""
+    def _running(self, lookup: Lookup, now: float) -> bool:
+        """Whether a lookup is of a live event that was running recently."""
         event = self._events.get(lookup.media_id) if lookup.live_event_id else None
-        return event is not None and event.running and 0 <= now - event.at <= LIVE_BELIEVED
+        return event is not None and event.running and 0 <= now - event.at <= LIVE_STALE_AFTER
 
-    def _know(self, media_id: str, media: Media, now: float) -> None:
+    def _remember(self, media_id: str, media: Media, now: float) -> None:
         self._media[media_id] = media
         for lookup in [known for known in self._due if known.media_id == media_id]:
             if lookup.live_event_id not in ("", media.live_event_id):
@@ -181,4 +181,4 @@ class Catalog:
                     live_event_id=live_event_id,
                     encode_type=encode_type,
                 )
-                self._know(media_id, media, fetched_at)
+                self._remember(media_id, media, fetched_at)

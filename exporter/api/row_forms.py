@@ -1,7 +1,7 @@
-"""The forms in which a row can give its label values and their numbers. Pure.
+"""The forms in which a row can hold its label values and their counts. Pure.
 
-What a member of a row is, its name must tell: a number alone could be a count, a label value (a percentage, the id of a
-player) or an id that is neither. A row that reads in two ways is refused, never guessed.
+A member's name must say what it is: a number alone could be a count, a label value (a percentage, the id of a player)
+or another id. An ambiguous row is rejected, never guessed.
 """
 
 import re
@@ -12,7 +12,7 @@ from exporter.api.json_body import excerpt
 from exporter.errors import MalformedAnswer
 from exporter.model import Group, Stream, Target
 
-# A number in a group's row that is the sum of the others.
+# The key of a row's total.
 TOTAL = "all"
 
 # A label value as the API writes it, None for null.
@@ -21,37 +21,37 @@ Part = tuple[Label, Any]
 
 NUMBER = re.compile(r"-?\d{1,30}(?:\.\d{1,30})?(?:[eE][+-]?\d{1,3})?", re.ASCII)
 
-# Names are compared without their case and without what joins their words.
-_JOINTS = re.compile(r"[\s_-]+")
+# Names are compared without case and without separators.
+_SEPARATORS = re.compile(r"[\s_-]+")
 
-# A member of such a name holds a count, and is no label value.
+# Names of members that hold a count.
 _COUNTS = frozenset(
     {TOTAL, "count", "counts", "cnt", "total", "totals", "number", "num", "amount", "sum", "plays", "views"}
     | {"viewcount", "usercount", "totalcount", "totalplays", "totalviews"}
     | {target.replace("_", "") for target in Target}
 )
-# Such a name is that of a count beside a label value, and of a label value beside a count.
+# A count beside a label value, or a label value beside a count.
 _VALUE = "value"
-# A member of such a name holds a label value.
+# Names of members that hold a label value.
 _LABELS = frozenset({"name", "label", "key", "code", "id", "title", "type", "group"})
-# A member of such a name says something else of the row.
+# Names of members that hold something else about the row.
 _ABOUT = frozenset(
     {"target", "interval", "unit", "status", "from", "to", "time", "timestamp"}
     | set(Group)
     | {what + label for what in (*Group, "media", "merchant", "ref", "event") for label in _LABELS}
 )
-# The countries of Indonesia and Tonga.
+# Country codes that look like such names: Indonesia and Tonga.
 _COUNTRIES = frozenset({"id", "to"})
 
 
 def single(members: Mapping[str, Any]) -> list[Part]:
-    """The number of a row that has no label values; none where it is null.
+    """The number of a row without label values; an empty list if it is null.
 
     Args:
         members: The row without its date.
 
     Raises:
-        MalformedAnswer: It cannot be told which member it is.
+        MalformedAnswer: It is ambiguous which member it is.
     """
     if members.get(TOTAL) is not None:
         return [("", members[TOTAL])]
@@ -59,19 +59,19 @@ def single(members: Mapping[str, Any]) -> list[Part]:
     if len(named) > 1:
         raise MalformedAnswer(f"several values and no {excerpt(TOTAL)}")
     if named and _plain(named[0]) in _LABELS | _ABOUT - {TOTAL}:
-        raise MalformedAnswer(f"no {excerpt(TOTAL)}, and {excerpt(named[0])} is no count")
+        raise MalformedAnswer(f"no {excerpt(TOTAL)}, and {excerpt(named[0])} is not a count")
     return [("", members[key]) for key in named]
 
 
 def parts(members: Mapping[str, Any], stream: Stream) -> list[Part]:
-    """The label values of a row and what is written for them.
+    """The label values of a row and their raw counts.
 
     Args:
         members: The row without its date.
-        stream: What was asked for, with a group.
+        stream: What was requested, with a group.
 
     Raises:
-        MalformedAnswer: The row reads in two ways, or in none.
+        MalformedAnswer: The row is ambiguous, or has none of the known forms.
     """
     group = str(stream.group)
     nested = [key for key, value in members.items() if isinstance(value, dict | list)]
@@ -89,26 +89,26 @@ def parts(members: Mapping[str, Any], stream: Stream) -> list[Part]:
     for key, value in members.items():
         about = key == TOTAL or (name == group and (_is_count(key) or _is_about(key, group)))
         if key != name and value is not None and not about:
-            raise MalformedAnswer("values both in and beside an object or list")
+            raise MalformedAnswer("values both inside and beside an object or list")
     total: list[Part] = [(TOTAL, members.get(TOTAL))]
     if isinstance(inner, list):
         return total + [_pair(pair, group) for pair in inner]
-    written = [value for value in inner.values() if value is not None]
-    if written and all(isinstance(value, dict | list) for value in written):
-        raise MalformedAnswer("objects or lists in place of numbers")
+    values = [value for value in inner.values() if value is not None]
+    if values and all(isinstance(value, dict | list) for value in values):
+        raise MalformedAnswer("objects or lists instead of numbers")
     return total + _flat(inner, group)
 
 
 def _flat(members: Mapping[str, Any], group: str) -> list[Part]:
-    """Members that are label values each."""
+    """Members whose names are label values."""
     for key, value in members.items():
         if value is not None and key != TOTAL and (key == group or _is_count(key) or _is_about(key, group)):
-            raise MalformedAnswer(f"reads in two ways: {excerpt(key)} may be a value of {excerpt(group)}, or not")
+            raise MalformedAnswer(f"ambiguous: {excerpt(key)} may be a value of {excerpt(group)}, or not")
     return list(members.items())
 
 
 def _pair(pair: object, group: str) -> Part:
-    """A label value and its count, or an object whose only member is both."""
+    """A label value and its count: two members, or one member that is both."""
     if not isinstance(pair, dict) or not 1 <= len(pair) <= 2:
         raise MalformedAnswer("not pairs of a value and its count")
     if len(pair) == 1:
@@ -117,17 +117,17 @@ def _pair(pair: object, group: str) -> Part:
         return _named_pair(pair, group)
     counts = [key for key in pair if _is_count(key)]
     if not counts:
-        counts = [key for key in pair if _plain(key) == _VALUE and _tells_label(pair, key)]
+        counts = [key for key in pair if _plain(key) == _VALUE and _has_label_beside(pair, key)]
     if len(counts) != 1:
-        raise MalformedAnswer("pairs in which the count cannot be told")
+        raise MalformedAnswer("pairs whose count is ambiguous")
     ((name, label),) = ((key, value) for key, value in pair.items() if key != counts[0])
     if _plain(name) in _ABOUT and not _plain(name).startswith(group):
-        raise MalformedAnswer(f"pairs in which {excerpt(name)} is no value of {excerpt(group)}")
+        raise MalformedAnswer(f"pairs in which {excerpt(name)} is not a value of {excerpt(group)}")
     return _label(label), pair[counts[0]]
 
 
-def _tells_label(pair: Mapping[str, Any], count: str) -> bool:
-    """Whether what is not the count can only be the label value."""
+def _has_label_beside(pair: Mapping[str, Any], count: str) -> bool:
+    """Whether the member beside the count can only be the label value."""
     return all(key == count or _plain(key) in _LABELS or _is_text(label) for key, label in pair.items())
 
 
@@ -139,7 +139,7 @@ def _named_pair(members: Mapping[str, Any], group: str) -> Part:
         known = _is_count(count) or _plain(count) == _VALUE
         if known or (_is_text(members[group]) and not _is_about(count, group)):
             return _label(members[group]), members[count]
-    raise MalformedAnswer(f"reads in two ways: it has {excerpt(group)}, but not beside one count only")
+    raise MalformedAnswer(f"ambiguous: {excerpt(group)} without exactly one count beside it")
 
 
 def _label(label: object) -> Label:
@@ -167,4 +167,4 @@ def _is_about(name: str, group: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    return _JOINTS.sub("", name).lower()
+    return _SEPARATORS.sub("", name).lower()

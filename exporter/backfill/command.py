@@ -65,7 +65,7 @@ def run(settings: Settings, order: Order, clock: Clock) -> None:
     partial = order.output.with_name(f"{order.output.name}.partial")
     with open_checkpoint(partial, _key(settings, streams, minutes)) as work:
         try:
-            with logs.around_writes(lambda: tqdm.external_write_mode(file=sys.stderr)):
+            with logs.writing_in(lambda: tqdm.external_write_mode(file=sys.stderr)):
                 _fetch(settings, streams, minutes, work, clock)
                 _write(order, streams, minutes, work)
         except HistoryError as error:

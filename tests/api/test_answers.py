@@ -10,8 +10,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from exporter.api import answers
+from exporter.api import answers, row_values
 from exporter.api.json_body import clean, error_text, excerpt
+from exporter.api.row_values import LARGEST
 from exporter.errors import MalformedAnswer
 from exporter.model import DAY_MINUTES, Group, Minute, Reading, Rows, Stream, Target, minute_of, start_of
 
@@ -195,10 +196,10 @@ PLAYERS = Stream("m", "", Target.PLAY_COUNT, Group.PLAYER)
         (PLAYS, {"values": {"all": 3}}, None),
     ],
 )
-def test_names_tell_what_is_a_label_value_and_what_a_count(
+def test_names_say_what_is_a_label_value_and_what_a_count(
     stream: Stream, members: dict[str, object], expected: Mapping[str, float] | None
 ) -> None:
-    """A number is read as what its name says; where that leaves two readings, the whole answer is refused."""
+    """A number is parsed as what its name says; if that is ambiguous, the whole answer is rejected."""
     answer = body([row(**{"4712" if stream is PLAYERS else "50": 1}), {"date": "2018/12/01 14:35", **members}])
     if stream is PLAYS:
         answer = body([row(**members)])
@@ -210,12 +211,12 @@ def test_names_tell_what_is_a_label_value_and_what_a_count(
     assert str(caught.value).isprintable()
 
 
-def test_a_row_that_reads_in_two_ways_says_so() -> None:
+def test_the_error_names_the_ambiguous_member() -> None:
     """The line names the row, the member and what it may be."""
     with pytest.raises(MalformedAnswer) as caught:
         answers.rows(body([row(value=25, count=10)]), PERCENTAGES, TOKYO)
     assert str(caught.value) == (
-        'row 1: reads in two ways: "value" may be a value of "percentage", or not, '
+        'row 1: ambiguous: "value" may be a value of "percentage", or not, '
         'in {"date": "2018/12/01 14:34", "value": 25, "count": 10}'
     )
 
@@ -240,8 +241,13 @@ def test_a_row_that_reads_in_two_ways_says_so() -> None:
         (PLAYS, '[{"date": "2018/12/01 14:34", "all": 1e400}]', {"": None}, "row 1: Infinity is too large"),
         (PLAYS, '[{"date": "2018/12/01 14:34", "all": NaN}]', {"": None}, "row 1: NaN is not a number"),
         (PLAYS, '[{"date": "2018/12/01 14:34", "all": -Infinity}]', {"": None}, "row 1: -Infinity is negative"),
-        (PLAYS, '[{"date": "2018/12/01 14:34", "all": 1, "all": 2}]', {"": None}, "row 1: a value that is given twice"),
-        (PLAYS, [row(all=10), row(all=12)], {"": None}, "row 2: 12 where a row before has 10"),
+        (
+            PLAYS,
+            '[{"date": "2018/12/01 14:34", "all": 1, "all": 2}]',
+            {"": None},
+            "row 1: duplicate key with different values",
+        ),
+        (PLAYS, [row(all=10), row(all=12)], {"": None}, "row 2: 12, but an earlier row has 10"),
         (PLAYS, [row(all=10), row(all="x")], {"": None}, 'row 2: "x" is not a number'),
         (PLAYS, [row(all="x"), row(all=10)], {"": None}, 'row 1: "x" is not a number'),
         (COUNTRIES, [row(jp=True, us=1)], {"jp": None, "us": 1}, "row 1: true is not a number"),
@@ -253,9 +259,9 @@ def test_a_row_that_reads_in_two_ways_says_so() -> None:
             COUNTRIES,
             [row(country=[{"value": "jp", "count": 2}, {"value": "jp", "count": 3}])],
             {"jp": None},
-            'row 1: "jp" is there twice',
+            'row 1: duplicate "jp"',
         ),
-        (COUNTRIES, [row(jp=1), row(jp=2, us=3)], {"jp": None, "us": 3}, "row 2: 2 where a row before has 1"),
+        (COUNTRIES, [row(jp=1), row(jp=2, us=3)], {"jp": None, "us": 3}, "row 2: 2, but an earlier row has 1"),
         (COUNTRIES, [row(all="N/A")], {"all": None}, 'row 1: "N/A" is not a number'),
         (COUNTRIES, [row(**{"": -1, "unknown": 4})], {"unknown": None}, "row 1: -1 is negative"),
     ],
@@ -292,11 +298,11 @@ def test_label_values_that_become_too_much_together_are_unknown() -> None:
         (7, "row 2: not an object, in 7"),
         (None, "row 2: not an object, in null"),
         ({"all": 2}, 'row 2: no date, in {"all": 2}'),
-        ({"date": "total", "all": 9}, 'row 2: a date that cannot be read, in {"date": "total", "all": 9}'),
-        ({"date": 20181201, "all": 2}, 'row 2: a date that cannot be read, in {"date": 20181201, "all": 2}'),
+        ({"date": "total", "all": 9}, 'row 2: unreadable date, in {"date": "total", "all": 9}'),
+        ({"date": 20181201, "all": 2}, 'row 2: unreadable date, in {"date": 20181201, "all": 2}'),
         (
             {"date": "2018/02/30 10:00", "all": 2},
-            'row 2: a date that does not exist, in {"date": "2018/02/30 10:00", "all": 2}',
+            'row 2: nonexistent date, in {"date": "2018/02/30 10:00", "all": 2}',
         ),
     ],
 )
@@ -347,15 +353,15 @@ def test_of_a_large_value_no_more_is_written_than_is_looked_at() -> None:
 
 
 def test_a_defect_in_one_label_value_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A value at which the reading fails in a way that nobody foresaw is unknown; the others are read."""
-    number = answers._number
+    """A value that raises an unexpected exception is unknown; the others are used."""
+    number = row_values._number
 
     def read(written: object) -> float:
         if written == 7:
             raise OverflowError
         return number(written)
 
-    monkeypatch.setattr(answers, "_number", read)
+    monkeypatch.setattr(row_values, "_number", read)
     reading = answers.rows(body([row(jp=7, us=2)]), COUNTRIES, TOKYO)
     assert reading.rows == {AT: {"jp": None, "us": 2}}
     assert reading.problems[0].startswith("row 1: unexpected OverflowError, in {")
@@ -364,7 +370,7 @@ def test_a_defect_in_one_label_value_is_its_own(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("answer", [[row(all={"count": 1})], [row(play_count=[1])]])
 def test_objects_in_the_place_of_all_numbers_are_another_form(answer: object) -> None:
     """Objects everywhere are no bad value, but a form that nobody knows."""
-    with pytest.raises(MalformedAnswer, match="row 1: an object or a list in the place of a number"):
+    with pytest.raises(MalformedAnswer, match="row 1: an object or a list instead of a number"):
         answers.rows(body(answer), PLAYS, TOKYO)
 
 
@@ -456,11 +462,11 @@ def test_other_answers_stay_strict(read: Callable[[bytes], object], answer: str)
         (PLAYS, {"errors": [{"code": 7, "detail": "no"}]}, "an error: 7: no"),
         (PLAYS, {"reason": "moved"}, "no list of rows: moved"),
         (PLAYS, [1], "row 1: not an object, in 1"),
-        (PLAYS, [{"date": 20181201, "all": 2}], 'row 1: a date that cannot be read, in {"date": 20181201, "all": 2}'),
+        (PLAYS, [{"date": 20181201, "all": 2}], 'row 1: unreadable date, in {"date": 20181201, "all": 2}'),
         (
             PLAYS,
             [{"date": "yesterday", "all": 2}],
-            'row 1: a date that cannot be read, in {"date": "yesterday", "all": 2}',
+            'row 1: unreadable date, in {"date": "yesterday", "all": 2}',
         ),
         (
             PLAYS,
@@ -470,12 +476,12 @@ def test_other_answers_stay_strict(read: Callable[[bytes], object], answer: str)
         (
             PLAYS,
             [{"date": "2018/02/30 10:00", "all": 2}],
-            'row 1: a date that does not exist, in {"date": "2018/02/30 10:00", "all": 2}',
+            'row 1: nonexistent date, in {"date": "2018/02/30 10:00", "all": 2}',
         ),
         (
             KEYS,
             [{"date": "2018/12/01 14:34", "all": 2}],
-            'row 1: a time within the day where whole days were asked for, in {"date": "2018/12/01 14:34", "all": 2}',
+            'row 1: a time within the day, but whole days were requested, in {"date": "2018/12/01 14:34", "all": 2}',
         ),
         (
             PLAYS,
@@ -495,7 +501,7 @@ def test_other_answers_stay_strict(read: Callable[[bytes], object], answer: str)
     ],
 )
 def test_what_does_not_read_as_rows(stream: Stream, answer: object, message: str | None) -> None:
-    """An answer that reads in two ways, or in none, is refused whole, and the message names the row."""
+    """An ambiguous or unreadable answer is rejected whole, and the message names the row."""
     with pytest.raises(MalformedAnswer) as caught:
         answers.rows(body(answer), stream, TOKYO)
     assert message in (None, str(caught.value))
@@ -634,7 +640,7 @@ def test_equal_rows_of_an_hour_that_is_there_twice() -> None:
     assert answers.rows(body([twice, twice]), PLAYS, NEW_YORK).rows == {first: {"": 5}, first + 60: {"": 5}}
     reading = answers.rows(body([twice, twice, {**twice, "all": 6}]), PLAYS, NEW_YORK)
     assert reading.rows == {first: {"": 5}, first + 60: {"": None}}
-    assert reading.problems[0].startswith("row 3: 6 where a row before has 5, in ")
+    assert reading.problems[0].startswith("row 3: 6, but an earlier row has 5, in ")
 
 
 def test_midnights_that_do_not_exist() -> None:
@@ -739,7 +745,7 @@ def test_a_live_event_without_a_state() -> None:
     ],
 )
 def test_tokens(answer: dict[str, Any], expiry: float | None) -> None:
-    """A token's expiry is read in every plausible form; one that cannot be read is unknown, and no fault."""
+    """A token's expiry is read in every plausible form; one that cannot be parsed is unknown, which is no error."""
     assert answers.token(body({"token": "abc.def-1", **answer})) == ("abc.def-1", expiry)
 
 
@@ -761,10 +767,10 @@ def test_tokens(answer: dict[str, Any], expiry: float | None) -> None:
     ],
 )
 def test_what_is_no_token(answer: object) -> None:
-    """A token that a header cannot carry is refused, and the message holds nothing of the answer."""
+    """A token that is invalid in a header is rejected, and the message contains nothing of the answer."""
     with pytest.raises(MalformedAnswer) as caught:
         answers.token(body(answer))
-    assert str(caught.value) == "no token that an HTTP header can carry"
+    assert str(caught.value) == "no token that is valid in an HTTP header"
 
 
 # ---- errors ----
@@ -798,7 +804,7 @@ def test_error_text(answer: object, text: str) -> None:
 
 
 def test_a_value_too_deep_to_write() -> None:
-    """What Python cannot write again is told without its text."""
+    """A value that Python cannot encode again is shown without its text."""
     value: list[Any] = []
     for _ in range(100_000):
         value = [value]
@@ -880,7 +886,7 @@ def assert_well_formed(found: Rows, stream: Stream) -> None:
             if value is not None:
                 assert type(value) is float
                 assert math.isfinite(value)
-                assert 0 <= value <= answers.LARGEST
+                assert 0 <= value <= LARGEST
             assert len(label.encode()) <= 4 * answers.LONGEST_LABEL
             assert (label == "") == (stream.group is Group.ALL)
 
@@ -891,7 +897,7 @@ def assert_well_formed(found: Rows, stream: Stream) -> None:
 @example(body=b'{"a":' * 50_000, stream=PLAYS, zone=TOKYO)
 @example(body=b"[" * 900 + b"]" * 900, stream=PLAYS, zone=TOKYO)
 def test_any_body_gives_rows_or_the_error(body: bytes, stream: Stream, zone: ZoneInfo) -> None:
-    """Whatever the API answers: well-formed rows, or `MalformedAnswer` with one short printable line."""
+    """Any answer gives well-formed rows, or `MalformedAnswer` with one short printable line."""
     found, problem = attempt(lambda: answers.rows(body, stream, zone))
     assert problem.isprintable()
     assert len(problem) < 500

@@ -1,4 +1,4 @@
-"""The budget, alone."""
+"""The request budget."""
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +10,7 @@ from exporter.storage.state import State, open_state
 from tests.support.fakes import FakeClock
 
 
-def limiter(state: State, clock: FakeClock, limit: int = 5, boot: str = "this boot") -> RequestBudget:
+def new_budget(state: State, clock: FakeClock, limit: int = 5, boot: str = "this boot") -> RequestBudget:
     return RequestBudget(state, "m", limit, clock.now, clock.monotonic, boot=boot)
 
 
@@ -27,7 +27,7 @@ def wait_of(budget: RequestBudget) -> float:
 
 def test_no_more_than_the_limit_leaves_in_a_window(state: State, clock: FakeClock) -> None:
     """The request over the limit may leave when the oldest is out of the window."""
-    budget = limiter(state, clock)
+    budget = new_budget(state, clock)
     spend(budget, 2)
     clock.advance(10)
     spend(budget, 3)
@@ -39,7 +39,7 @@ def test_no_more_than_the_limit_leaves_in_a_window(state: State, clock: FakeCloc
 
 def test_a_request_counts_from_when_it_has_surely_left(state: State, clock: FakeClock) -> None:
     """One that was slow to leave makes room as late as it may have left."""
-    budget = limiter(state, clock, limit=1)
+    budget = new_budget(state, clock, limit=1)
     slot = budget.take()
     clock.advance(8)
     assert wait_of(budget) == pytest.approx(WINDOW)
@@ -50,16 +50,16 @@ def test_a_request_counts_from_when_it_has_surely_left(state: State, clock: Fake
 
 def test_a_restart_does_not_make_room(state: State, clock: FakeClock) -> None:
     """The times are in the file before the requests leave, so a new process knows them."""
-    limiter(state, clock, limit=2).take()
+    new_budget(state, clock, limit=2).take()
     clock.advance(20)
-    again = limiter(state, clock, limit=2)
+    again = new_budget(state, clock, limit=2)
     again.take()
     assert WINDOW - 20 <= wait_of(again) <= WINDOW - 20 + RESTART_MARGIN
 
 
 def test_a_restart_believes_in_slow_requests(state: State, clock: FakeClock) -> None:
     """With a long timeout, a request that was under way at the end may have left as late as that."""
-    spend(limiter(state, clock, limit=1))
+    spend(new_budget(state, clock, limit=1))
     clock.advance(20)
     again = RequestBudget(state, "m", 1, clock.now, clock.monotonic, timeout=45.0)
     assert wait_of(again) == pytest.approx(WINDOW)
@@ -69,41 +69,41 @@ def test_a_restart_believes_in_slow_requests(state: State, clock: FakeClock) -> 
 
 def test_each_merchant_has_its_own(state: State, clock: FakeClock) -> None:
     """One merchant's requests take nothing from another's budget."""
-    spend(limiter(state, clock, limit=1))
+    spend(new_budget(state, clock, limit=1))
     spend(RequestBudget(state, "other", 1, clock.now, clock.monotonic))
 
 
 @pytest.mark.parametrize("step", [-3600, 3600])
 def test_a_clock_that_was_set_does_not_make_room(state: State, clock: FakeClock, step: float) -> None:
     """Only time that really passed counts, also after a restart."""
-    budget = limiter(state, clock, limit=1)
+    budget = new_budget(state, clock, limit=1)
     spend(budget)
     clock.wall += step
     assert wait_of(budget) == pytest.approx(WINDOW)
-    assert wait_of(limiter(state, clock, limit=1)) == pytest.approx(WINDOW)
+    assert wait_of(new_budget(state, clock, limit=1)) == pytest.approx(WINDOW)
     clock.advance(30)
-    assert wait_of(limiter(state, clock, limit=1)) == pytest.approx(WINDOW + RESTART_MARGIN - 30)
+    assert wait_of(new_budget(state, clock, limit=1)) == pytest.approx(WINDOW + RESTART_MARGIN - 30)
 
 
 @pytest.mark.parametrize("boots", [("one", "another"), ("", "")])
 def test_after_a_boot_the_wall_clock_is_believed(state: State, clock: FakeClock, boots: tuple[str, str]) -> None:
     """The monotonic clock began anew, or nothing tells whether it did; a step back is taken as no time."""
-    spend(limiter(state, clock, 1, boots[0]))
+    spend(new_budget(state, clock, 1, boots[0]))
     clock.ticks = 7.0
     clock.wall += 30
-    assert wait_of(limiter(state, clock, 1, boots[1])) == pytest.approx(WINDOW + RESTART_MARGIN - 30)
+    assert wait_of(new_budget(state, clock, 1, boots[1])) == pytest.approx(WINDOW + RESTART_MARGIN - 30)
     clock.ticks = 5000.0
-    assert wait_of(limiter(state, clock, 1, boots[1])) == pytest.approx(WINDOW + RESTART_MARGIN - 30)
+    assert wait_of(new_budget(state, clock, 1, boots[1])) == pytest.approx(WINDOW + RESTART_MARGIN - 30)
     clock.wall -= 3600
-    assert wait_of(limiter(state, clock, 1, boots[1])) == pytest.approx(WINDOW)
+    assert wait_of(new_budget(state, clock, 1, boots[1])) == pytest.approx(WINDOW)
 
 
 def test_ticks_that_are_ahead_are_not_believed(state: State, clock: FakeClock) -> None:
     """A file that came from elsewhere, or a name of the boot that is not one: the wall clock counts."""
-    spend(limiter(state, clock, 1, "one"))
+    spend(new_budget(state, clock, 1, "one"))
     clock.ticks -= 500
     clock.wall += 40
-    assert wait_of(limiter(state, clock, 1, "one")) == pytest.approx(WINDOW + RESTART_MARGIN - 40)
+    assert wait_of(new_budget(state, clock, 1, "one")) == pytest.approx(WINDOW + RESTART_MARGIN - 40)
 
 
 def test_this_machine_names_its_boot() -> None:
@@ -113,7 +113,7 @@ def test_this_machine_names_its_boot() -> None:
 
 def test_a_refusal_halves_the_budget_and_time_wins_it_back(state: State, clock: FakeClock) -> None:
     """After a 429 half the requests leave, one more with each minute, up to the limit."""
-    budget = limiter(state, clock, limit=8)
+    budget = new_budget(state, clock, limit=8)
     spend(budget)
     budget.refused(retry_after=30)
     assert wait_of(budget) == pytest.approx(30)
@@ -127,7 +127,7 @@ def test_a_refusal_halves_the_budget_and_time_wins_it_back(state: State, clock: 
 
 def test_without_retry_after_the_rest_of_the_window_is_waited_for(state: State, clock: FakeClock) -> None:
     """The wait ends when the oldest request has left the window."""
-    budget = limiter(state, clock)
+    budget = new_budget(state, clock)
     spend(budget)
     clock.advance(20)
     spend(budget)
@@ -137,7 +137,7 @@ def test_without_retry_after_the_rest_of_the_window_is_waited_for(state: State, 
 
 def test_refusals_of_one_burst_count_once(state: State, clock: FakeClock) -> None:
     """Requests that were under way together are refused together; the budget is halved once."""
-    budget = limiter(state, clock, limit=8)
+    budget = new_budget(state, clock, limit=8)
     spend(budget, 4)
     for _ in range(4):
         budget.refused(retry_after=5)
@@ -146,7 +146,7 @@ def test_refusals_of_one_burst_count_once(state: State, clock: FakeClock) -> Non
 
 def test_a_storm_of_refusals_ends_in_a_trickle(state: State, clock: FakeClock) -> None:
     """An API that refuses everything, without a wait, is asked at most once a minute."""
-    budget = limiter(state, clock, limit=45)
+    budget = new_budget(state, clock, limit=45)
     sent = []
     while clock.ticks < 1000 + 3600:
         try:
@@ -163,9 +163,9 @@ def test_a_storm_of_refusals_ends_in_a_trickle(state: State, clock: FakeClock) -
 
 def test_what_was_refused_is_remembered(state: State, clock: FakeClock) -> None:
     """A restart neither forgets the wait nor the halved budget."""
-    limiter(state, clock, limit=8).refused(retry_after=300)
+    new_budget(state, clock, limit=8).refused(retry_after=300)
     clock.advance(100)
-    again = limiter(state, clock, limit=8)
+    again = new_budget(state, clock, limit=8)
     assert wait_of(again) == pytest.approx(200)
     clock.advance(200)
     assert again.allowed == pytest.approx(4)
@@ -173,12 +173,12 @@ def test_what_was_refused_is_remembered(state: State, clock: FakeClock) -> None:
 
 def test_a_hold_leaves_the_budget_as_it_is(state: State, clock: FakeClock) -> None:
     """An API that is overloaded is left alone for as long as it asks, also after a restart; then all may be sent."""
-    budget = limiter(state, clock, limit=8)
+    budget = new_budget(state, clock, limit=8)
     budget.hold(300)
     budget.hold(20)
     assert wait_of(budget) == pytest.approx(300)
     clock.advance(100)
-    again = limiter(state, clock, limit=8)
+    again = new_budget(state, clock, limit=8)
     assert wait_of(again) == pytest.approx(200)
     clock.advance(200)
     assert (budget.allowed, again.allowed) == (8, 8)
@@ -189,11 +189,11 @@ def test_a_hold_leaves_the_budget_as_it_is(state: State, clock: FakeClock) -> No
 def test_an_hour_is_the_longest_wait(state: State, clock: FakeClock, seconds: float) -> None:
     """Whatever the API asks for, and whatever the state file says after the clock was set, is waited for an hour."""
     for ask in (RequestBudget.hold, RequestBudget.refused):
-        budget = limiter(state, clock)
+        budget = new_budget(state, clock)
         ask(budget, seconds)
         assert wait_of(budget) == pytest.approx(3600)
         clock.wall -= 86400
-        assert wait_of(limiter(state, clock)) == pytest.approx(3600)
+        assert wait_of(new_budget(state, clock)) == pytest.approx(3600)
         clock.wall += 86400
         clock.advance(3600)
         spend(budget)
@@ -204,30 +204,30 @@ def test_an_hour_is_the_longest_wait(state: State, clock: FakeClock, seconds: fl
 @pytest.mark.parametrize("back", [0.0, 3 * 86400.0])
 def test_a_hold_that_is_over_stays_over(state: State, clock: FakeClock, boots: tuple[str, str], back: float) -> None:
     """A restart with a clock that was set back by days does not believe in a 429 of long ago."""
-    budget = limiter(state, clock, 8, boots[0])
+    budget = new_budget(state, clock, 8, boots[0])
     spend(budget)
     budget.refused(retry_after=300)
     clock.advance(3600)
     spend(budget)
     clock.wall -= back
-    assert limiter(state, clock, 8, boots[1]).wait() <= 0
+    assert new_budget(state, clock, 8, boots[1]).wait() <= 0
 
 
 def test_a_hold_after_a_boot_with_a_clock_set_back_is_as_long_as_it_was(state: State, clock: FakeClock) -> None:
     """How much of it is over nobody knows then: it is waited for as long as the API asked, and not for an hour."""
-    limiter(state, clock, 8, "one").refused(retry_after=120)
+    new_budget(state, clock, 8, "one").refused(retry_after=120)
     clock.wall -= 3 * 86400
-    assert wait_of(limiter(state, clock, 8, "another")) == pytest.approx(120)
+    assert wait_of(new_budget(state, clock, 8, "another")) == pytest.approx(120)
     clock.wall += 3 * 86400 + 90
-    assert wait_of(limiter(state, clock, 8, "another")) == pytest.approx(30)
+    assert wait_of(new_budget(state, clock, 8, "another")) == pytest.approx(30)
 
 
 def test_a_hold_in_the_file_is_no_longer_than_the_longest(state: State, clock: FakeClock) -> None:
     """Whatever is in the file."""
-    limiter(state, clock).hold(60)
+    new_budget(state, clock).hold(60)
     with state.transaction() as db:
         db.execute("UPDATE budgets SET held_for = 1e9, grows_in = 1e9")
-    assert wait_of(limiter(state, clock)) == pytest.approx(LONGEST_WAIT)
+    assert wait_of(new_budget(state, clock)) == pytest.approx(LONGEST_WAIT)
 
 
 @settings(deadline=None, max_examples=30)
@@ -243,14 +243,14 @@ def test_never_more_than_the_limit_in_any_60_seconds(
 ) -> None:
     """Whatever the pace, the restarts, the clock and the refusals: at most the limit leaves in any 60 seconds."""
     clock, sent, limit = FakeClock(), [], 3
-    state = open_state(tmp_path_factory.mktemp("limiter") / "state.db", clock.now)
-    budget = limiter(state, clock, limit)
+    state = open_state(tmp_path_factory.mktemp("budget") / "state.db", clock.now)
+    budget = new_budget(state, clock, limit)
     for pause, latency, event in steps:
         clock.advance(pause)
         if event == "set":
             clock.wall += 1000 * (latency - 4)
         if event in ("restart", "set"):
-            budget = limiter(state, clock, limit)
+            budget = new_budget(state, clock, limit)
         try:
             slot = budget.take()
         except BudgetSpent:

@@ -1,4 +1,4 @@
-"""What is known of the media: when the catalog is asked, what is believed, and for how long."""
+"""The catalog: when lookups are due, and how long their results are used."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from exporter.api.answers import LiveEvent, Media
-from exporter.api.catalog import LIVE_BELIEVED, LIVE_EVERY, MEDIA_EVERY, RETRY_EVERY, RUNNING_EVERY, Catalog, Lookup
+from exporter.api.catalog import LIVE_EVERY, LIVE_STALE_AFTER, MEDIA_EVERY, RETRY_EVERY, RUNNING_EVERY, Catalog, Lookup
 from exporter.config.settings import MerchantSettings
 from exporter.storage.state import State, open_state
 from exporter.views import MediaView
@@ -131,17 +131,17 @@ def test_a_live_event_is_asked_for_every_few_minutes(build: Build) -> None:
         assert catalog.next_lookup(at + pause - 1) is None
 
 
-def test_what_a_live_event_did_long_ago_is_not_believed(build: Build) -> None:
-    """Where no answer comes, the gauge goes away instead of telling what was; with one it is back."""
+def test_a_stale_live_event_is_not_exposed(build: Build) -> None:
+    """Without answers the gauge disappears instead of showing a stale value; the next answer brings it back."""
     catalog = build({"id": "a"})
     catalog.enter_media(A, known(event="e"), NOW)
     event = Lookup("a", "e")
     catalog.enter_live(event, LiveEvent(True), NOW)
     catalog.failed(event, NOW + LIVE_EVERY)
-    assert catalog.views(NOW + LIVE_BELIEVED)["a"].live_event_running is True
-    assert catalog.views(NOW + LIVE_BELIEVED + 1)["a"].live_event_running is None
-    catalog.enter_live(event, LiveEvent(True), NOW + LIVE_BELIEVED + 2)
-    assert catalog.views(NOW + LIVE_BELIEVED + 2)["a"].live_event_running is True
+    assert catalog.views(NOW + LIVE_STALE_AFTER)["a"].live_event_running is True
+    assert catalog.views(NOW + LIVE_STALE_AFTER + 1)["a"].live_event_running is None
+    catalog.enter_live(event, LiveEvent(True), NOW + LIVE_STALE_AFTER + 2)
+    assert catalog.views(NOW + LIVE_STALE_AFTER + 2)["a"].live_event_running is True
 
 
 @pytest.mark.parametrize("after", ["", "f"])
@@ -195,7 +195,7 @@ def test_a_restart_takes_only_what_is_configured(build: Build, state: State) -> 
 
 
 def test_a_clock_that_was_set_back_holds_nothing_up(build: Build) -> None:
-    """What was entered years ahead is asked for again now, and what it said of a live event is not believed."""
+    """What was entered years ahead is asked for again now, and the state of a live event is not used."""
     catalog = build({"id": "a"})
     ahead = NOW + 10 * 365 * 86400
     catalog.enter_media(A, known(event="e"), ahead)

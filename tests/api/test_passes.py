@@ -1,4 +1,4 @@
-"""Rows of a local time that is there twice, from an API that knows no other time."""
+"""Rows of repeated local times, from an API that knows no other time."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -101,8 +101,10 @@ class LocalApi(Client):
         first, last = query["from"], query["to"]
         assert first <= last
         for end in (first, last):
-            told = datetime.strptime(end, "%Y%m%d%H%M%S").replace(tzinfo=self.zone)
-            assert told.astimezone(UTC).astimezone(self.zone).replace(tzinfo=None) == told.replace(tzinfo=None)
+            local_end = datetime.strptime(end, "%Y%m%d%H%M%S").replace(tzinfo=self.zone)
+            assert local_end.astimezone(UTC).astimezone(self.zone).replace(tzinfo=None) == local_end.replace(
+                tzinfo=None
+            )
         hourly, form = query["interval"] == "hour", FORMS[query["interval"]]
         shown: list[tuple[tuple[str, object], Mapping[str, int]]] = []
         for minute in sorted(self.truth):
@@ -164,7 +166,7 @@ def test_minutes_come_back_as_what_they_were(data: st.DataObject, change: tuple[
 def test_sums_are_right_where_minutes_have_no_row(
     data: st.DataObject, change: tuple[str, Minute, int], long: bool
 ) -> None:
-    """Rows that do not tell their pass are taken for the first: each play is there once, in whatever parts one asks."""
+    """Rows of an unknown pass are assigned to the first: each play counts once, however the range is split."""
     name, at, length = change
     zone, repeat = ZoneInfo(name), MinuteRange(at - length, at + length - 1)
     order = data.draw(st.sampled_from([oldest_first, newest_first, by_text, by_label]))
@@ -195,16 +197,16 @@ def without(rows: Rows | Truth, left_out: MinuteRange) -> Rows:
 
 
 def test_the_second_pass_begins_where_times_go_back() -> None:
-    """Two sparse passes are told from each other by one step back, and by a minute that is there twice."""
+    """Two sparse passes are distinguished by one step back, or by a repeated minute."""
     at = REPEATS[0][1]
     rows = [
         {"date": "2026/11/01 01:40", "all": 1},
         {"date": "2026/11/01 01:10", "all": 2},
         {"date": "2026/11/01 01:50", "all": 3},
     ]
-    told = json.dumps(rows).encode()
+    answer = json.dumps(rows).encode()
     expected = {at - 20: {"": 1}, at + 10: {"": 2}, at + 50: {"": 3}}
-    assert answers.rows(told, PLAYS, ZoneInfo("America/New_York")).rows == expected
+    assert answers.rows(answer, PLAYS, ZoneInfo("America/New_York")).rows == expected
 
 
 @pytest.mark.parametrize(("name", "at"), CHANGES)
@@ -255,7 +257,7 @@ def test_the_counter_is_right_after_the_clocks_were_set_back(
 ) -> None:
     """Asked each minute or seldom, with a row in each minute or in few, the counter is the sum of all plays.
 
-    So it is for what begins in the second pass or ends in the first, though no row tells which of them it is of.
+    So it is for plays that begin in the second pass or end in the first, though no row says which pass it is.
     """
     name, at, length = repeat
     minutes = {

@@ -6,7 +6,7 @@ def good(number: int) -> Exchange:
 
 
 def bad(number: int, media_id: str = "m1") -> Exchange:
-    return Exchange(float(number), "acme", "aggregations", "500", 0.1, media_id=media_id, error=f"fault {number}")
+    return Exchange(float(number), "acme", "aggregations", "500", 0.1, media_id=media_id, error=f"error {number}")
 
 
 def test_the_newest_come_first() -> None:
@@ -30,7 +30,7 @@ def test_failures_are_kept_longer() -> None:
 
 
 def test_each_media_keeps_its_last_failure() -> None:
-    """However many failures of others come after it; a failure that is about no media is nobody's."""
+    """However many failures of others come after it; a failure without a media belongs to none."""
     log = RequestLog()
     for exchange in (bad(1, "m1"), bad(2, "m2"), bad(3, "m2"), bad(4, ""), good(5)):
         log.note(exchange)
@@ -38,9 +38,9 @@ def test_each_media_keeps_its_last_failure() -> None:
         log.note(bad(number, "m3"))
     of_media = log.view().of_media
     assert {media_id: each.error for (_, media_id), each in of_media.items()} == {
-        "m1": "fault 1",
-        "m2": "fault 3",
-        "m3": f"fault {99 + 2 * KEPT}",
+        "m1": "error 1",
+        "m2": "error 3",
+        "m3": f"error {99 + 2 * KEPT}",
     }
 
 

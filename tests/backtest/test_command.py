@@ -385,7 +385,7 @@ def test_a_merchant_can_be_left_out() -> None:
         ("minute,media_id,plays\n60,a,1\n120,a\n", ":3: 2 columns where there are 3"),
         ("minute,media_id,plays\n60,a,1,2\n", ":2: 4 columns where there are 3"),
         ("minute,media_id,plays\n60,a,1\n\nyesterday,a,1\n", ":4: 'yesterday' is not a time; write "),
-        ("minute,media_id,plays\n2026-01-01T00:00:00,a,1\n", ":2: '2026-01-01T00:00:00' names no zone; add Z"),
+        ("minute,media_id,plays\n2026-01-01T00:00:00,a,1\n", ":2: '2026-01-01T00:00:00' has no time zone; add Z"),
         ("minute,media_id,plays\n60,,1\n", ":2: no media_id"),
         ("minute,media_id,plays\n60,a\x1b,1\n", ":2: media_id 'a\\x1b' cannot be read"),
         ("minute,media_id,plays\n60,a,-1\n", ":2: plays '-1' is not a number of plays"),
