@@ -1,6 +1,6 @@
-"""The words of the API and of the exporter as types: targets, groups, streams, minutes.
+"""The types that all parts share: targets, groups, streams, minutes.
 
-Times are UTC. A minute is an int, Unix time // 60, and named by its start. Instants are floats, Unix seconds.
+Times are UTC. A minute is an int, Unix time // 60, and is named by its start. Instants are floats, Unix seconds.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ DAY_MINUTES = 24 * 60
 
 
 class Target(StrEnum):
-    """What the API counts; the value is the API's own word for it."""
+    """What the API counts; the value is the name in the API."""
 
     PLAY_COUNT = "play_count"
     PLAY_TIME = "play_time"
@@ -26,17 +26,17 @@ class Target(StrEnum):
 
     @property
     def summable(self) -> bool:
-        """Whether values of different minutes add up, so that a counter of them means something."""
+        """Whether values of different minutes can be added, so that a counter makes sense."""
         return self not in (Target.DEVICE_COUNT, Target.SESSION_COUNT, Target.AVERAGE_PLAY_TIME)
 
     @property
     def by_day(self) -> bool:
-        """Whether the API has days of it, but no minutes."""
+        """Whether the API returns it by day only, not by minute."""
         return self is Target.KEY_DELIVERY_COUNT
 
 
 class Group(StrEnum):
-    """How the API splits a target; the value is the API's own word and the label's name."""
+    """How the API splits a target; the value is the name in the API and the label name."""
 
     ALL = "all"
     COUNTRY = "country"
@@ -49,7 +49,7 @@ class Group(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What one request refreshes.
+    """The values that one request refreshes.
 
     Attributes:
         merchant_id: The merchant.
@@ -82,43 +82,43 @@ class MinuteRange:
         return max(0, self.last - self.first + 1)
 
 
-# What one answer says: start of the row's minute or day -> label value -> value. The label value of a stream
-# whose group is `all` is "". Values are finite and not negative. None is a value that the API shows but that cannot
-# be used, so it is not known yet.
+# The values of one answer: start of the bucket (minute or day) -> label value -> value. The label value of a stream
+# whose group is `all` is "". Values are finite and not negative. None is a value that the API returned but that cannot
+# be used, so it is still unknown.
 Rows = Mapping[Minute, Mapping[str, float | None]]
 
 
 def total_of(values: Mapping[str, float | None]) -> float | None:
-    """The sum of a row over its label values, 0 where there are none; None where one of them is not known."""
+    """The sum of a row over its label values, 0 if there are none; None if one of them is unknown."""
     known = [value for value in values.values() if value is not None]
     return sum(known) if len(known) == len(values) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One answer as it was read.
+    """One parsed answer.
 
     Attributes:
-        rows: What it says.
-        problems: What in it could not be used, one line each.
+        rows: Its values.
+        problems: What could not be used, one line each.
     """
 
     rows: Rows
     problems: tuple[str, ...] = ()
 
 
-# The series that counts the label values beyond `max_label_values`.
+# The label value of the series that counts all label values beyond `max_label_values`.
 OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class LiveState:
-    """What is known of a live event.
+    """The newest known state of a live event.
 
     Attributes:
-        running: Whether it ran when it was looked at.
-        since: Since when it has run (Unix seconds) as far as is known, where it runs.
-        at: When it was looked at (Unix seconds).
+        running: Whether it was running.
+        since: The earliest known time at which it was running (Unix seconds); only valid if `running`.
+        at: When the state was fetched (Unix seconds).
     """
 
     running: bool

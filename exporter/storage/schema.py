@@ -30,6 +30,9 @@ READ_ERRORS = (sqlite3.Error, UnicodeDecodeError, MemoryError)
 # Where a minute can be: to the year 2350.
 _MINUTES = "BETWEEN -1000000 AND 200000000"
 
+# SQLite keeps the text of each statement, comments inside it included, and `check` compares it. So any change inside a
+# statement, even in a comment, makes existing files look damaged: change it only with a new SCHEMA_VERSION and a
+# migration. In the comments, a "slot" is a bucket: a minute or a day.
 _SCHEMA = f"""
 CREATE TABLE merchants (
     merchant_id TEXT PRIMARY KEY,
