@@ -59,7 +59,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Watched:
+class Scanned:
     """One series under the rules: the alarms of each and where they began."""
 
     series: Series
@@ -134,9 +134,9 @@ DETECTOR, DETECTOR_CRITICAL = "warning", "critical"
 RULES = (HOUR_AGO, DAYS_AGO, DETECTOR, DETECTOR_CRITICAL)
 
 
-def watch(series: Series, kind: str, threshold: float = WARNING) -> Watched:
+def scan(series: Series, kind: str, threshold: float = WARNING) -> Scanned:
     """The detector's alarms, and those of the naive rules."""
-    watched = Watched(
+    scanned = Scanned(
         series,
         kind,
         {
@@ -148,23 +148,23 @@ def watch(series: Series, kind: str, threshold: float = WARNING) -> Watched:
     )
     naive = _Naive(series)
     for at in range(len(series.plays)):
-        watched.step(HOUR_AGO, series.first + at, naive.hour_ago(at))
-        watched.step(DAYS_AGO, series.first + at, naive.days_ago(at))
-    return watched
+        scanned.step(HOUR_AGO, series.first + at, naive.hour_ago(at))
+        scanned.step(DAYS_AGO, series.first + at, naive.days_ago(at))
+    return scanned
 
 
 def judge_merchant(merchant: Merchant) -> list[Outcome]:
     """All series of a merchant, each asked for as often as its plays are worth."""
     first = merchant.whole.first
-    watched = [watch(each, "live" if each.live else "media") for each in merchant.series]
-    whole = watch(merchant.whole, "merchant", WHOLE)
+    scanned = [scan(each, "live" if each.live else "media") for each in merchant.series]
+    whole = scan(merchant.whole, "merchant", WHOLE)
     tracks = [_track(each) for each in merchant.series]
     track = _track(merchant.whole)
     together = Together()
     observations: dict[int, Observation] = {}
     for at in range(len(merchant.whole.plays)):
         minute = first + at
-        for number, each in enumerate(watched):
+        for number, each in enumerate(scanned):
             every = 1 + number % 4
             if minute % every:
                 continue
@@ -185,7 +185,7 @@ def judge_merchant(merchant: Merchant) -> list[Outcome]:
             _both(whole, minute, ratio)
     outages = merchant.whole.drops
     outcomes = [
-        outcome for each in watched for outcome in each.outcomes(each.series.drops, () if each.series.live else outages)
+        outcome for each in scanned for outcome in each.outcomes(each.series.drops, () if each.series.live else outages)
     ]
     return outcomes + whole.outcomes(outages)
 
@@ -196,32 +196,32 @@ def _track(series: Series) -> Baseline:
     return track
 
 
-def _both(watched: Watched, minute: Minute, ratio: float | None) -> None:
-    watched.step(DETECTOR, minute, ratio)
-    watched.step(DETECTOR_CRITICAL, minute, ratio)
+def _both(scanned: Scanned, minute: Minute, ratio: float | None) -> None:
+    scanned.step(DETECTOR, minute, ratio)
+    scanned.step(DETECTOR_CRITICAL, minute, ratio)
 
 
-def _live_step(watched: Watched, observations: Iterable[Observation]) -> None:
+def _live_step(scanned: Scanned, observations: Iterable[Observation]) -> None:
     for observation in observations:
         ratio: float | None = 0.0
         # The state of the event is fetched now and then: its end is noticed late.
         seen = observation.minute - observation.minute % LIVE_STATE
         if any(
-            begin + LIVE_AFTER <= observation.minute and begin <= seen < end for begin, end in watched.series.events
+            begin + LIVE_AFTER <= observation.minute and begin <= seen < end for begin, end in scanned.series.events
         ):
             verdict = judge_live(observation)
             ratio = verdict and verdict.ratio
-        _both(watched, observation.minute, ratio)
+        _both(scanned, observation.minute, ratio)
 
 
 def judge_real(series: Series, kind: str) -> list[Outcome]:
     """A real series, which has no others beside it."""
-    watched = watch(series, kind)
+    scanned = scan(series, kind)
     track = _track(series)
     for observation in track.take(series.first, series.plays):
         verdict = judge(observation)
-        _both(watched, observation.minute, verdict and verdict.ratio)
-    return watched.outcomes(series.drops)
+        _both(scanned, observation.minute, verdict and verdict.ratio)
+    return scanned.outcomes(series.drops)
 
 
 def _simulated(seed: int, size: tuple[int, int, int]) -> list[Outcome]:

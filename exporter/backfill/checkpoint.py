@@ -131,7 +131,9 @@ def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise InputError(f"{path}: cannot be used as work file ({error}); check the disk and the folder") from error
+        raise InputError(
+            f"{path}: cannot be used as the checkpoint file ({error}); check the disk and the folder"
+        ) from error
 
 
 def _pack(values: Sequence[float]) -> bytes:

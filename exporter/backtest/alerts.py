@@ -104,14 +104,14 @@ def _add(sums: dict[Minute, float], minute: Minute, value: float) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class Scanned:
     """One media after the first step.
 
     Attributes:
-        media_id: Which one.
-        suspects: The observations that show a drop above the threshold by themselves, oldest first.
-        plain: For a picture, what each minute of the recording showed: `r5` and the forecast, not a number where that
-            is not known. Else empty.
+        media_id: The media.
+        suspects: The observations with a drop above the threshold, oldest first.
+        plain: For a picture, `r5` and the forecast of each minute of the recording, not a number where unknown; else
+            empty.
     """
 
     media_id: str
@@ -119,14 +119,14 @@ class Watched:
     plain: tuple[Sequence[float], Sequence[float]] = ((), ())
 
 
-def watch(recording: Recording, threshold: float | None, sums: Sums, *, plain: bool = False) -> Watched:
+def scan(recording: Recording, threshold: float | None, sums: Sums, *, plain: bool = False) -> Scanned:
     """The first step for one media.
 
     Args:
         recording: Its plays.
-        threshold: Which ratio a drop must exceed to be worth keeping, or None to keep none.
-        sums: To these it is added.
-        plain: Whether every minute is to be drawn.
+        threshold: Keep observations with a larger drop ratio; None keeps none.
+        sums: The media is added to these.
+        plain: Whether every minute is needed for a picture.
     """
     suspects: list[Observation] = []
     r5s, forecasts = array("d"), array("d")
@@ -138,7 +138,7 @@ def watch(recording: Recording, threshold: float | None, sums: Sums, *, plain: b
             if plain and observation.live is not None:
                 r5s.append(observation.r5)
                 forecasts.append(float("nan") if observation.forecast is None else observation.forecast)
-    return Watched(recording.media_id, suspects, (r5s, forecasts))
+    return Scanned(recording.media_id, suspects, (r5s, forecasts))
 
 
 def _observations(recording: Recording) -> Iterator[list[Observation]]:
@@ -184,7 +184,7 @@ def whole_merchant(recordings: Iterable[Recording]) -> Recording:
 
 
 def factors(sums: Sums, minutes: Sequence[Minute], observations: Iterable[Observation]) -> Iterator[float]:
-    """By how much less is expected at each observation of one media, since the others have less.
+    """The factor on the forecast at each observation of one media, because the other media have less, too.
 
     Args:
         sums: Of all media.
@@ -202,20 +202,20 @@ def factors(sums: Sums, minutes: Sequence[Minute], observations: Iterable[Observ
         yield together.factor(observation)
 
 
-def verdicts(watched: Watched, sums: Sums, minutes: Sequence[Minute]) -> Iterator[Verdict]:
-    """What is said of the suspects of a media, or of the whole merchant; arguments as for `factors`."""
-    if not watched.media_id:
-        judged = (judge(observation) for observation in watched.suspects if sums.broad(observation.minute))
+def verdicts(scanned: Scanned, sums: Sums, minutes: Sequence[Minute]) -> Iterator[Verdict]:
+    """The verdicts on the suspects of a media or the whole merchant; arguments as for `factors`."""
+    if not scanned.media_id:
+        judged = (judge(observation) for observation in scanned.suspects if sums.broad(observation.minute))
     else:
-        pairs = zip(watched.suspects, factors(sums, minutes, watched.suspects), strict=True)
+        pairs = zip(scanned.suspects, factors(sums, minutes, scanned.suspects), strict=True)
         judged = (judge(observation, factor) for observation, factor in pairs)
     yield from (verdict for verdict in judged if verdict is not None)
 
 
-def expected(recording: Recording, watched: Watched, sums: Sums, minutes: Sequence[Minute]) -> Sequence[float]:
+def expected(recording: Recording, scanned: Scanned, sums: Sums, minutes: Sequence[Minute]) -> Sequence[float]:
     """The plays expected in each minute of a recording, not a number where nothing was; arguments as for `factors`."""
-    r5s, forecasts = watched.plain
-    if not watched.media_id:
+    r5s, forecasts = scanned.plain
+    if not scanned.media_id:
         return forecasts
     observations = [
         Observation(minute, r5, forecast, 1.0, _NO_WINDOWS, None)

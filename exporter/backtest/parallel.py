@@ -9,12 +9,12 @@ from multiprocessing import get_context
 
 from exporter.backtest.alerts import (
     Alert,
+    Scanned,
     Sums,
-    Watched,
     expected,
     fired_alerts,
+    scan,
     verdicts,
-    watch,
     whole_merchant,
 )
 from exporter.backtest.plays_csv import Recording
@@ -63,16 +63,16 @@ def backtest(
     every = [whole_merchant(recordings), *recordings]
     limits = {recording.media_id: _by_severity(recording.media_id, thresholds) for recording in every}
     least = {media_id: min(limit.values(), default=None) for media_id, limit in limits.items()}
-    watched, sums = _watch(every, least, processes, progress, plain=plain)
+    scanned, sums = _scan(every, least, processes, progress, plain=plain)
     minutes = sorted(sums.forecast)
     last = max(recording.minutes[-1] for recording in recordings)
     found: list[Alert] = []
     for recording in every:
-        drops = list(verdicts(watched[recording.media_id], sums, minutes))
+        drops = list(verdicts(scanned[recording.media_id], sums, minutes))
         found += fired_alerts(recording, drops, limits[recording.media_id], last)
     found.sort(key=lambda each: (each.start, each.media_id, each.severity))
     known = {
-        recording.media_id: expected(recording, watched[recording.media_id], sums, minutes)
+        recording.media_id: expected(recording, scanned[recording.media_id], sums, minutes)
         for recording in every
         if plain
     }
@@ -86,46 +86,46 @@ def _by_severity(media_id: str, thresholds: Mapping[str, Thresholds | None]) -> 
     return {"warning": mine.warning, "critical": mine.critical} if media_id else {"merchant": MERCHANT_THRESHOLD}
 
 
-def _watch(
+def _scan(
     recordings: Sequence[Recording],
     least: Mapping[str, float | None],
     processes: int,
     progress: Callable[[int], object],
     *,
     plain: bool,
-) -> tuple[dict[str, Watched], Sums]:
+) -> tuple[dict[str, Scanned], Sums]:
     """The first step for all, here or in other processes."""
     parts = [recordings[start::_PARTS] for start in range(min(_PARTS, len(recordings)))]
     if processes < 2 or sum(map(_size, parts)) < WORTH_SHARING:
         results = {}
         for place, part in enumerate(parts):
-            results[place] = _watch_some(part, least, plain=plain)
+            results[place] = _scan_some(part, least, plain=plain)
             progress(_size(part))
     else:
-        results = _watch_apart(parts, least, processes, progress, plain=plain)
-    watched: dict[str, Watched] = {}
+        results = _scan_apart(parts, least, processes, progress, plain=plain)
+    scanned: dict[str, Scanned] = {}
     sums = Sums()
     # In this order, whichever was done first.
     for place in range(len(parts)):
         some, added = results[place]
-        watched |= some
+        scanned |= some
         sums.merge(added)
-    return watched, sums
+    return scanned, sums
 
 
-def _watch_apart(
+def _scan_apart(
     parts: Sequence[Sequence[Recording]],
     least: Mapping[str, float | None],
     processes: int,
     progress: Callable[[int], object],
     *,
     plain: bool,
-) -> dict[int, tuple[dict[str, Watched], Sums]]:
+) -> dict[int, tuple[dict[str, Scanned], Sums]]:
     """The first step in other processes; the result of each part, by its place."""
     results = {}
     # Not forked: a process with threads, such as the progress bar's, cannot be copied safely.
     with ProcessPoolExecutor(processes, get_context("spawn"), _end_quietly) as pool:
-        work = {pool.submit(_watch_some, part, least, plain=plain): place for place, part in enumerate(parts)}
+        work = {pool.submit(_scan_some, part, least, plain=plain): place for place, part in enumerate(parts)}
         try:
             for done in as_completed(work):
                 results[work[done]] = done.result()
@@ -143,18 +143,18 @@ def _size(recordings: Sequence[Recording]) -> int:
     return sum(len(recording.minutes) for recording in recordings if recording.media_id)
 
 
-def _watch_some(
+def _scan_some(
     recordings: Sequence[Recording], least: Mapping[str, float | None], *, plain: bool
-) -> tuple[dict[str, Watched], Sums]:
+) -> tuple[dict[str, Scanned], Sums]:
     sums = Sums()
-    watched = {}
+    scanned = {}
     for recording in recordings:
         # The whole merchant is none of its own media.
         mine = sums if recording.media_id else Sums()
-        watched[recording.media_id] = watch(recording, least[recording.media_id], mine, plain=plain)
-    return watched, sums
+        scanned[recording.media_id] = scan(recording, least[recording.media_id], mine, plain=plain)
+    return scanned, sums
 
 
 def _end_quietly() -> None:
-    # An interrupt goes to all processes of the terminal. What is to be said of it, the first one says.
+    # An interrupt goes to all processes of the terminal. The first one reports it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

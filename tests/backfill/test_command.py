@@ -432,20 +432,20 @@ def test_a_file_that_is_there_is_not_replaced(api: Api) -> None:
 
 
 def test_work_of_other_arguments_is_not_mixed_in(api: Api) -> None:
-    """A work file of other times, or what is no work file, is refused in one line."""
+    """A checkpoint of another period, or another file, is refused in one line."""
     api.app.faults.set(token_refused=True)
     with pytest.raises(HistoryError):
         api.run(api.settings())
     with pytest.raises(InputError, match=r"past\.om\.partial: started with another period"):
         api.run(api.settings(), hours=4)
     (api.folder / "past.om.partial").write_text("no database at all, " * 100)
-    with pytest.raises(InputError, match=r"past\.om\.partial: cannot be used as work file"):
+    with pytest.raises(InputError, match=r"past\.om\.partial: cannot be used as the checkpoint file"):
         api.run(api.settings())
 
 
 def test_a_folder_that_is_not_there_is_told(api: Api) -> None:
     """The file cannot be made: one line, before anything is asked for."""
-    with pytest.raises(InputError, match=r"nowhere/past\.om\.partial: cannot be used as work file"):
+    with pytest.raises(InputError, match=r"nowhere/past\.om\.partial: cannot be used as the checkpoint file"):
         command.run(api.settings(), Order(NOON, NOON + HOUR, api.folder / "nowhere" / "past.om", {}), api.clock)
     assert api.app.journal.newest() == ()
 
@@ -502,7 +502,7 @@ def test_labels_of_the_series_are_their_own(api: Api) -> None:
 
 
 def test_the_work_file_is_a_database_meanwhile(api: Api) -> None:
-    """Each answer is in the work file when the next request leaves."""
+    """Each answer is in the checkpoint when the next request leaves."""
     seen = []
 
     def look() -> None:

@@ -270,7 +270,7 @@ def fail(*_: object, **__: object) -> None:
 def test_a_process_that_fails_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes wrong in one of them is raised, and what has not begun is not waited for."""
     monkeypatch.setattr(parallel, "WORTH_SHARING", 0)
-    monkeypatch.setattr(parallel, "_watch_some", fail)
+    monkeypatch.setattr(parallel, "_scan_some", fail)
     with pytest.raises(MemoryError, match="for a reason"):
         rehearsed(noisy(1), processes=2)
 
@@ -283,7 +283,7 @@ def end(*_: object, **__: object) -> None:
 def test_a_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that ends without a word is told in a line, and not waited for."""
     monkeypatch.setattr(parallel, "WORTH_SHARING", 0)
-    monkeypatch.setattr(parallel, "_watch_some", end)
+    monkeypatch.setattr(parallel, "_scan_some", end)
     with pytest.raises(InputError, match="one of the processes was killed"):
         rehearsed(noisy(1), processes=2)
 

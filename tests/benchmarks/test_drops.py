@@ -82,12 +82,12 @@ def test_an_alarm_is_right_false_or_an_echo() -> None:
         drops=[Drop(1100, 15, 1.0, 9.0)],
         events=[],
     )
-    watched = drops.Watched(series, "media", {"rule": Alarm(0.4)})
+    scanned = drops.Scanned(series, "media", {"rule": Alarm(0.4)})
     for minute in range(1000, 2000):
         firing = 1104 <= minute < 1110 or 1123 <= minute < 1130 or 1620 <= minute < 1630 or 1800 <= minute < 1810
-        watched.step("rule", minute, float(firing))
-    (outcome,) = watched.outcomes(series.drops)
+        scanned.step("rule", minute, float(firing))
+    (outcome,) = scanned.outcomes(series.drops)
     assert [delay for _, delay in outcome.drops] == [6]
     assert (outcome.false, outcome.missing) == ((1622, 1802), 1)
-    (outcome,) = watched.outcomes(series.drops, [Drop(1600, 30, 0.8, 0.0)])
+    (outcome,) = scanned.outcomes(series.drops, [Drop(1600, 30, 0.8, 0.0)])
     assert outcome.false == (1802,)
