@@ -1,4 +1,4 @@
-"""What can still be read of a damaged state file is carried into a new one.
+"""Recovery: copies what can still be read of a damaged state file into a new one.
 
 The damaged file stays as it is: all is done to a copy. Where its header or the pages that say which table begins where
 are damaged, they are made good: they are the same in each state file. Then each table is read from its start; where
@@ -34,12 +34,12 @@ from exporter.model import Group, Target, minute_of
 from exporter.storage.schema import PAGE, READ_ERRORS, empty_file, schema_of, schema_pages
 from exporter.storage.state_file import MODE, remove
 
-# A row and the same row that was read on another way.
+# A row, read from the table and from the index.
 _KNOWN_ALREADY = ("SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_ROWID", "SQLITE_CONSTRAINT_UNIQUE")
 
 _BY_DAY = frozenset(str(target) for target in Target if target.by_day)
 
-# Of counters that begin again the order is not known.
+# The order of counters that restart is unknown.
 _LAST_PLACE = 10**6
 
 _Row = tuple[object, ...]
@@ -123,7 +123,7 @@ class _Read:
 
 
 def salvage(damaged: Path, new: sqlite3.Connection, now: float) -> str:
-    """Carry over what can be read, in one transaction; but for the times of requests, which the caller makes up for.
+    """Copy what can be read, in one transaction, except the times of requests: the caller compensates for these.
 
     Args:
         damaged: The file. It is not changed, and no process may have it open.
@@ -152,7 +152,7 @@ def salvage(damaged: Path, new: sqlite3.Connection, now: float) -> str:
         remove(work)
 
 
-# ---- the copy, made good ----
+# ---- repairing the copy ----
 
 
 def _copy(damaged: Path, work: Path) -> None:
@@ -165,7 +165,7 @@ def _copy(damaged: Path, work: Path) -> None:
 
 def _mend(work: Path) -> None:
     _mend_header(work, journal=2)
-    # What the WAL has is newer than the file. SQLite leaves out what of it is damaged.
+    # The WAL is newer than the file. SQLite ignores its damaged frames.
     with contextlib.suppress(*READ_ERRORS), _reading(work) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for suffix in ("-wal", "-shm"):
@@ -186,7 +186,7 @@ def _mend(work: Path) -> None:
 
 
 def _mend_header(work: Path, journal: int) -> None:
-    """Make the file's first bytes say what they must.
+    """Repair the header of the file.
 
     Args:
         work: The file.
@@ -198,7 +198,7 @@ def _mend_header(work: Path, journal: int) -> None:
         head = bytearray(file.read(100))
         head[:24] = empty_file()[:24]
         head[18:20] = bytes([journal, journal])
-        # The number of pages counts where these two agree. Pages that are free matter to who writes alone.
+        # The number of pages is valid if these two agree. Free pages only matter for writing.
         head[24:28] = head[92:96]
         head[28:32] = pages.to_bytes(4, "big")
         head[32:40] = bytes(8)
@@ -210,9 +210,9 @@ def _mend_header(work: Path, journal: int) -> None:
 @contextlib.contextmanager
 def _reading(work: Path) -> Iterator[sqlite3.Connection]:
     with contextlib.closing(sqlite3.connect(work, isolation_level=None)) as db:
-        # What is not UTF-8 becomes NULL, which no column of texts takes.
+        # Text that is not UTF-8 becomes NULL, which no text column accepts.
         db.text_factory = _text
-        # A view or a trigger is none of ours.
+        # The exporter creates no views and no triggers.
         db.execute("PRAGMA trusted_schema = OFF")
         yield db
 
@@ -252,7 +252,7 @@ def _carry(source: sqlite3.Connection, new: sqlite3.Connection, minute: int) -> 
     series = _read(source, new, _SERIES, ids, of_known)
     if strangers:
         lost["", "counters of unknown streams (they restart at 0)"] = len(strangers)
-    # Each stream without a group has the one series.
+    # Each stream without a group has exactly one series.
     missing = new.execute(
         "INSERT INTO series (stream_id, place, label) SELECT stream_id, 0, '' FROM streams WHERE grouping = ? "
         "AND stream_id NOT IN (SELECT stream_id FROM series WHERE label = '') RETURNING stream_id",
@@ -263,7 +263,7 @@ def _carry(source: sqlite3.Connection, new: sqlite3.Connection, minute: int) -> 
 
     still = keys.keys() - from_now
     slots = _read(source, new, _SLOTS, ((stream_id,) for stream_id in still), lambda row: row[0] in still)
-    # Where the counter of a value is lost, it begins at 0. Else the label of the value is damaged.
+    # If the counter of a value is lost, it restarts at 0. Otherwise the label of the value is damaged.
     new.executemany(
         "INSERT INTO series (stream_id, place, label) SELECT DISTINCT stream_id, ?1, label FROM slots "
         "WHERE stream_id = ?2 AND label NOT IN (SELECT label FROM series WHERE stream_id = ?2)",
@@ -307,7 +307,7 @@ def _read(
     parts: Iterable[_Row],
     wanted: Callable[[_Row], bool] | None = None,
 ) -> _Read:
-    """Carry over the rows of a table.
+    """Copy the rows of a table.
 
     Args:
         source: The damaged file.
@@ -343,7 +343,7 @@ def _read(
 
 
 def _keep(new: sqlite3.Connection, insert: str, row: _Row) -> bool:
-    """Write a row; False where its values cannot be.
+    """Write a row; False if its values are refused.
 
     Raises:
         StateError: The new file does not take it: no error of SQLite's, as those are taken for the damaged file's.
@@ -358,7 +358,7 @@ def _keep(new: sqlite3.Connection, insert: str, row: _Row) -> bool:
 
 
 def _index(source: sqlite3.Connection) -> list[tuple[object, _Row]]:
-    """The ids and keys of the streams, as the index has them beside the table."""
+    """The ids and keys of the streams, from the index."""
     found: dict[object, _Row] = {}
     for direction in ("ASC", "DESC"):
         order = ", ".join(f"{column} {direction}" for column in _STREAMS.columns[: _STREAMS.part])
@@ -372,7 +372,7 @@ def _index(source: sqlite3.Connection) -> list[tuple[object, _Row]]:
 
 
 def _go_on_from(minute: int, index: Iterable[tuple[object, _Row]], new: sqlite3.Connection) -> set[object]:
-    """Let the streams whose row is lost, and whose id is in the index, go on from a minute."""
+    """Continue the streams whose row is lost, and whose id is in the index, from a minute."""
     insert = (
         "INSERT INTO streams (stream_id, merchant_id, media_id, target, grouping, start, through, seen, kept_from) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -387,7 +387,7 @@ def _go_on_from(minute: int, index: Iterable[tuple[object, _Row]], new: sqlite3.
 def _revise_no_more(new: sqlite3.Connection, stream_id: object, *, by_day: bool) -> None:
     new.execute("DELETE FROM slots WHERE stream_id = ?", (stream_id,))
     if by_day:
-        # The next answer says where counting starts.
+        # The next answer sets where counting starts.
         new.execute("UPDATE streams SET answered = 0 WHERE stream_id = ?", (stream_id,))
     else:
         new.execute("UPDATE streams SET kept_from = max(kept_from, through + 1) WHERE stream_id = ?", (stream_id,))

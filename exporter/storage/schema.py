@@ -1,4 +1,4 @@
-"""The layout of the state file: its tables, and whether an open file has them, whole.
+"""The layout of the state file: its tables, and a check for damage.
 
 The tables stand here together, so that a migration has one place. What the readers rely on is said by the tables
 themselves (STRICT, CHECK): a cell that damage has changed to something else is found when the file is opened, and no
@@ -18,16 +18,16 @@ SCHEMA_VERSION = 1
 
 PAGE = 4096
 
-# Characters of an error's text that are repeated.
+# Characters of an error's text that are shown.
 LONGEST_REASON = 200
 
 # STRICT tables.
 SQLITE_NEEDED = (3, 37)
 
-# What can be raised where SQLite reads: its messages repeat what is damaged, and a damaged size may be too much memory.
+# Errors while SQLite reads: its messages quote damaged text, and a damaged size can exceed the memory.
 READ_ERRORS = (sqlite3.Error, UnicodeDecodeError, MemoryError)
 
-# Where a minute can be: to the year 2350.
+# Valid minutes: up to the year 2350.
 _MINUTES = "BETWEEN -1000000 AND 200000000"
 
 # SQLite keeps the text of each statement, comments inside it included, and `check` compares it. So any change inside a
@@ -147,7 +147,7 @@ CREATE TABLE budgets (
 CREATE INDEX sends_by_merchant ON sends (merchant_id);
 """
 
-# Columns whose texts damage can have made unreadable; those of `slots` are compared with those of `series`.
+# Columns with text that damage can make unreadable; those of `slots` are compared with those of `series`.
 _TEXTS = {
     "merchants": "merchant_id",
     "streams": "merchant_id, media_id, target, grouping",
@@ -160,7 +160,7 @@ _TEXTS = {
     "budgets": "merchant_id, boot",
 }
 
-# Rows that no stream has, and rows that its readers expect beside others.
+# Rows without a stream, and rows that readers expect beside others.
 _BROKEN = {
     "counters of no stream": "SELECT 1 FROM series WHERE stream_id NOT IN (SELECT stream_id FROM streams)",
     "values of no counter": "SELECT 1 FROM slots WHERE NOT EXISTS (SELECT 1 FROM series "
@@ -172,7 +172,7 @@ _BROKEN = {
 
 
 def create(db: sqlite3.Connection) -> None:
-    """Make the tables of a new file; a kill meanwhile leaves an empty one, and never a database without its name.
+    """Create the tables of a new file. A kill leaves an empty file, never a database without its application id.
 
     The journal must be SQLite's first one, not the WAL: so the header, which identifies the file, is in the file
     itself and not beside it.
@@ -188,7 +188,7 @@ def create(db: sqlite3.Connection) -> None:
 
 
 def check(db: sqlite3.Connection, name: str) -> None:
-    """Look for damage.
+    """Check for damage.
 
     Args:
         db: The open file.
@@ -211,7 +211,7 @@ def check(db: sqlite3.Connection, name: str) -> None:
     if found != ["ok"]:
         raise StateDamaged(" ".join("; ".join(found).split()))
     for table, columns in _TEXTS.items():
-        # SQLite does not look whether a text is UTF-8; what reads it here does.
+        # SQLite does not check that text is UTF-8; reading it here does.
         for _ in db.execute(f"SELECT {columns} FROM {table}"):  # noqa: S608 - constants
             pass
     for what, statement in _BROKEN.items():
@@ -234,7 +234,7 @@ def empty_file() -> bytes:
 
 @cache
 def schema_pages() -> tuple[int, ...]:
-    """The pages, from 1, in which a state file says which table begins where: the same in each."""
+    """The pages, from 1, with the schema: the same in each state file."""
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         create(db)
         roots = {root for (root,) in db.execute("SELECT rootpage FROM sqlite_schema")}
@@ -242,7 +242,7 @@ def schema_pages() -> tuple[int, ...]:
 
 
 def reason_of(error: BaseException) -> str:
-    """An error's text as a part of a line: SQLite's may repeat a whole statement."""
+    """An error's text, shortened: that of SQLite can quote a whole statement."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + "..."
 

@@ -21,18 +21,18 @@ from exporter.storage.state_file import Place, StateFile
 
 log = structlog.get_logger("state")
 
-# A disk that hangs lets a write wait. After so many seconds that is said.
+# A write that waits longer for a hanging disk is reported (seconds).
 LONGEST_WRITE = 60.0
 
-# So long the heartbeat waits for a write to end.
+# Seconds for which the heartbeat waits for a write to end.
 PROBE_WAIT = 1.0
 
-# A problem that is back within so many seconds goes on: on a full disk, small writes may succeed now and then.
+# A problem that is back within so many seconds has not ended: on a full disk, small writes succeed now and then.
 SAME_PROBLEM = 60.0
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
-# What the computer has to do with, and not what is in the file.
+# Errors of the environment, not of the content of the file.
 _ENVIRONMENT = (
     *_BUSY,
     sqlite3.SQLITE_PERM,
@@ -69,7 +69,7 @@ _EMPTIED = "something has emptied it"
 
 
 class State:
-    """An open state file. Safe for use by several threads.
+    """An open state file. Thread-safe.
 
     Attributes:
         path: Where it is.
@@ -86,7 +86,7 @@ class State:
         *,
         salvaged: bool = False,
     ) -> None:
-        """Take over what `open_state` has opened.
+        """Use what `open_state` has opened.
 
         Args:
             file: The file, locked.
@@ -105,18 +105,18 @@ class State:
         self._sends_lost_of: set[str] = set()
         self._mutex = threading.RLock()
         self._users = 0
-        # Both are read without the mutex: it may be held by a write that hangs.
+        # Both are read without the mutex: a hanging write may hold it.
         self._busy_since: float | None = None
         self._problem: StateProblem | None = None
         self._resolved: tuple[float, float] | None = None
         self._siblings = self._identities()
-        # Only where a file could be put in its place, and not be opened, there is no connection.
+        # There is no connection only if a new file was put in place and could not be opened.
         self._connected = True
         self._closed = False
 
     @property
     def problem(self) -> StateProblem | None:
-        """What keeps the file from being written now, or None."""
+        """Why the file cannot be written now, or None."""
         busy_since = self._busy_since
         if busy_since is not None and (seconds := self._monotonic() - busy_since) > LONGEST_WRITE:
             return StateProblem(
@@ -126,7 +126,7 @@ class State:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Write in one transaction: all of the block is in the file after it, or nothing.
+        """Write in one transaction: afterwards the file has all of the block, or nothing.
 
         Raises:
             StateWriteFailed: The file did not take it; nothing of the block is in the file.
@@ -140,7 +140,7 @@ class State:
             except schema.READ_ERRORS as error:
                 raise self._failed(error) from error
             finally:
-                # A full disk can end a transaction by itself, and rolling back then is an error of its own.
+                # A full disk can end a transaction by itself, and rolling back then fails.
                 with contextlib.suppress(sqlite3.Error):
                     if self._db.in_transaction:
                         self._db.execute("ROLLBACK")
@@ -162,7 +162,7 @@ class State:
                 raise StateError(str(self._failed(error, reading=True))) from error
 
     def probe(self) -> None:
-        """Look whether the file is still where it was, and where it could not be written, whether it can be again.
+        """Check whether the file is still in its place, and whether it can be written again.
 
         For the heartbeat: while nothing can be written no requests leave, so nothing else would write. It does not wait
         for a write that hangs, and what it finds is in `problem`.
@@ -173,7 +173,7 @@ class State:
             with contextlib.suppress(StateWriteFailed):
                 if self._problem is not None or self._is_elsewhere():
                     with self.transaction() as db:
-                        # It is there already, and written all the same.
+                        # The row exists already and is written all the same.
                         db.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
         finally:
             self._mutex.release()
@@ -187,7 +187,7 @@ class State:
             return True
 
     def close(self) -> None:
-        """Close the file and let other processes have it."""
+        """Close and unlock the file."""
         with self._alone():
             if self._closed:
                 return
@@ -211,10 +211,10 @@ class State:
                     self._busy_since = None
 
     def _failed(self, error: Exception, *, reading: bool = False) -> StateWriteFailed:
-        """The error to raise; it is what keeps the file from being written from now on."""
+        """The error to raise; it becomes the problem of the file."""
         code = getattr(error, "sqlite_errorcode", None)
         if self.damaged and self._problem is not None:
-            # Whatever else fails, this comes first, and goes on though other writes succeed.
+            # This comes before any other error, and stays even if other writes succeed.
             message = self._problem.message
         elif _is_damage(error):
             self.damaged = True
@@ -244,16 +244,16 @@ class State:
         self._problem = StateProblem(message, since)
         return StateWriteFailed(message)
 
-    # ---- the file, which others may delete or replace ----
+    # ---- the file, which other programs may delete or replace ----
 
     def _find_file(self) -> None:
-        """Make sure that what is written is found at the file's name after a restart.
+        """Make sure that a restart finds what is written at the file's name.
 
         Raises:
             StateWriteFailed: It would not be.
         """
         if self._closed:
-            # Nothing may open it again: another process may have it.
+            # Do not open it again: another process may use it.
             raise StateWriteFailed(f"{self.path}: the state file is closed")
         try:
             place = self._file.place()
@@ -284,8 +284,8 @@ class State:
         if not self._connected:
             self._connect()
         elif self._identities() != self._siblings:
-            # Others who open the database would begin a WAL of their own. What is in the one that only this process
-            # still has goes into the database, and a new one is begun.
+            # Other programs that open the database would start their own WAL. The content of the one that only this
+            # process still has goes into the database, and a new one is started.
             (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if busy:
                 raise StateError(
@@ -297,7 +297,7 @@ class State:
             log.warning(f"{self.path}: a file that SQLite has beside it was deleted; it is recreated, nothing is lost")
 
     def _write_anew(self) -> None:
-        """Put all that is in the deleted file, which is still open, at its name again."""
+        """Write the content of the deleted file, which is still open, to its name again."""
         new = state_file.make_beside(self._file)
         try:
             with contextlib.closing(sqlite3.connect(new.real, isolation_level=None)) as target:
@@ -339,7 +339,7 @@ class State:
 
 
 def open_state(path: Path, now: Callable[[], float], monotonic: Callable[[], float] = time.monotonic) -> State:
-    """Open the state file, or make it.
+    """Open the state file, or create it.
 
     A file that is damaged is kept as `<path>.corrupt-<Unix time>`, and a new one begun with what can be read of it.
 
@@ -386,7 +386,7 @@ def open_state(path: Path, now: Callable[[], float], monotonic: Callable[[], flo
 
 def _cannot_use(path: Path, error: BaseException) -> str:
     with contextlib.suppress(OSError):
-        # SQLite calls that a disk I/O error.
+        # SQLite reports this as a disk I/O error.
         if shutil.disk_usage(path.parent).free < FULL:
             return f"{path}: cannot use the state file, the disk is full; free some space"
     return (
@@ -398,7 +398,7 @@ def _cannot_use(path: Path, error: BaseException) -> str:
 def _open(file: StateFile) -> sqlite3.Connection:
     new = file.new
     if new and state_file.wal_is_left(file):
-        # SQLite leaves nothing beside a file that it has not begun.
+        # SQLite leaves no file beside an empty database.
         raise StateDamaged(_EMPTIED)
     if not new and not state_file.header_is_whole(file):
         raise StateDamaged("its header is not as it was made")
@@ -414,7 +414,7 @@ def _open(file: StateFile) -> sqlite3.Connection:
 def _connect(file: StateFile, *, new: bool = False) -> sqlite3.Connection:
     db = sqlite3.connect(file.real, isolation_level=None, check_same_thread=False, timeout=5)
     try:
-        # A counter that falls after a power cut would be read as a restart, and all of it counted again.
+        # Prometheus would take a counter that falls after a power cut for a reset, and count all of it again.
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA cache_size = -16384")
         if new:
@@ -454,12 +454,12 @@ def _save_what_can_be_read(damaged: StateFile, reason: str, now: Callable[[], fl
 
 
 def _is_damage(error: BaseException, *, at_start: bool = False) -> bool:
-    """Whether an error is about what is in the file, and not about the disk, the rights or other programs."""
+    """Whether an error is about the content of the file, not about the disk, permissions or other programs."""
     if isinstance(error, StateDamaged):
         return True
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
-        # Texts that cannot be decoded; and where all of it is read, sizes that no memory has.
+        # Text that cannot be decoded, and sizes larger than the memory.
         return isinstance(error, sqlite3.OperationalError | UnicodeDecodeError) or (
             at_start and isinstance(error, MemoryError)
         )

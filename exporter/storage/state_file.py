@@ -1,4 +1,4 @@
-"""The state file as a file: recognised before it is touched, locked for one process, and found again at its place.
+"""The state file as a file: recognised before it is touched, locked by one process, and checked to be in its place.
 
 What is locked is the database itself, whatever name leads to it. SQLite's own locks cannot do that, as they would keep
 `plan` and the operator's sqlite3 from reading. So one byte that SQLite never locks is locked by an *open file
@@ -24,7 +24,7 @@ from exporter.storage.schema import APPLICATION_ID, empty_file
 # Only for the owner: the state file names media and live events.
 MODE = 0o600
 
-# Beside the database, SQLite's own.
+# The files of SQLite beside the database.
 SIBLINGS = ("-wal", "-shm", "-journal")
 
 # SQLite locks this byte and the ones after it (PENDING_BYTE; SHARED_FIRST and SHARED_SIZE are of those).
@@ -35,18 +35,18 @@ _OURS = _PENDING - 1
 _MAGIC = b"SQLite format 3\x00"
 _ID_AT = 68
 
-# Somebody may replace the file just while it is opened, but not each time.
+# Another program may replace the file while it is opened, but not every time.
 _TRIES = 5
 
 # Device and inode.
 Identity = tuple[int, int]
 
-# What fcntl says where another holds the lock.
+# Errors of fcntl if another process holds the lock.
 _HELD = (errno.EAGAIN, errno.EACCES)
 
 
 class Place(Enum):
-    """What is where the file was opened."""
+    """What is at the path at which the file was opened."""
 
     HERE = auto()
     GONE = auto()
@@ -71,21 +71,21 @@ class StateFile:
 
     @cached_property
     def wal_and_shm(self) -> tuple[str, str]:
-        """The names of what SQLite has beside it while it is open."""
+        """The names of the files that SQLite has beside it while it is open."""
         return f"{self.real}-wal", f"{self.real}-shm"
 
     @property
     def new(self) -> bool:
-        """Whether nothing is in it."""
+        """Whether it is empty."""
         return os.fstat(self.descriptor).st_size == 0
 
     @property
     def names(self) -> int:
-        """How many names it has: hard links."""
+        """Number of hard links."""
         return os.fstat(self.descriptor).st_nlink
 
     def place(self) -> Place:
-        """Whether the file is still what its name leads to.
+        """Whether the path still leads to this file.
 
         Raises:
             OSError: This cannot be determined.
@@ -115,7 +115,7 @@ class StateFile:
 
 
 def take(path: Path) -> StateFile:
-    """Recognise the state file and lock it, or make an empty one. What is not a state file is left as it is.
+    """Recognise the state file and lock it, or create an empty one. Any other file is left as it is.
 
     Raises:
         NotAStateFile: Something else is there.
@@ -128,7 +128,7 @@ def take(path: Path) -> StateFile:
             try:
                 _recognise(path, file.descriptor)
                 _lock_whole(file)
-                # What was there a moment ago may not be what is there now.
+                # Another program may have replaced it meanwhile.
                 if file.place() is Place.HERE:
                     _tighten(file.descriptor)
                     return file
@@ -145,7 +145,7 @@ def take(path: Path) -> StateFile:
 
 
 def make_beside(file: StateFile) -> StateFile:
-    """Make an empty file beside another, locked, to take its place later; one that is left from a kill goes.
+    """Create an empty locked file beside another, to replace it later; one left by a kill is removed.
 
     Raises:
         OSError: It cannot be made.
@@ -165,7 +165,7 @@ def make_beside(file: StateFile) -> StateFile:
 
 
 def put(made: StateFile) -> StateFile:
-    """Give a file that `make_beside` made the name that it is for, where no other has it now.
+    """Rename a file of `make_beside` to its final name, unless another file has that name now.
 
     Raises:
         OSError: That cannot be done: FileExistsError where another has it.
@@ -174,20 +174,20 @@ def put(made: StateFile) -> StateFile:
     os.fsync(made.descriptor)
     if target.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-    # A WAL of before would be taken for this file's.
+    # An old WAL would be taken for that of this file.
     _remove_siblings(target)
     _move(made.real, target)
     return StateFile(made.path, target, made.descriptor, made.identity)
 
 
 def put_in_place_of(made: StateFile, file: StateFile, aside: Path) -> StateFile:
-    """Let a new file take the place of one, which is kept under another name with its WAL.
+    """Replace a file by a new one, and keep it under another name with its WAL.
 
     Raises:
         OSError: That cannot be done.
     """
     os.fsync(made.descriptor)
-    # The name leads to the one or the other whenever the process is killed.
+    # Whenever the process is killed, the name leads to one of the two.
     try:
         os.link(file.real, aside)
     except OSError:
@@ -202,14 +202,14 @@ def put_in_place_of(made: StateFile, file: StateFile, aside: Path) -> StateFile:
 
 
 def aside_of(file: StateFile, now: int) -> Path:
-    """A name for a damaged file that nothing has yet."""
+    """An unused name for a damaged file."""
     while (aside := file.real.with_name(f"{file.real.name}.corrupt-{now}")).exists():
         now += 1
     return aside
 
 
 def remove(path: Path) -> None:
-    """Delete a file and what SQLite has put beside it, as far as they are there."""
+    """Delete a file and the files of SQLite beside it, if they exist."""
     path.unlink(missing_ok=True)
     _remove_siblings(path)
 
@@ -220,13 +220,13 @@ def _remove_siblings(path: Path) -> None:
 
 
 def identity_at(path: Path | str) -> Identity | None:
-    """Device and inode of what a name leads to, or None where nothing is.
+    """Device and inode at a path, or None if nothing is there.
 
     Raises:
         OSError: This cannot be determined.
     """
     try:
-        # Before each transaction: a Path's own method takes longer.
+        # Called before each transaction: `Path.stat` is slower.
         info = os.stat(path)  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -234,7 +234,7 @@ def identity_at(path: Path | str) -> Identity | None:
 
 
 def recognise(path: Path) -> bool:
-    """Whether there is a state file to be read at a path; False for nothing at all, or an empty file.
+    """Whether there is a state file at a path; False for no file, or an empty one.
 
     Raises:
         NotAStateFile: Something else is there.
@@ -254,14 +254,14 @@ def recognise(path: Path) -> bool:
 
 
 def header_is_whole(file: StateFile) -> bool:
-    """Whether the first bytes, which SQLite believes, are those of a state file."""
+    """Whether the header is that of a state file."""
     head, usual = os.pread(file.descriptor, 24, 0), empty_file()
-    # A database that is in WAL mode has 2 here.
+    # 2 means WAL mode.
     return head in (usual[:24], usual[:18] + b"\x02\x02" + usual[20:24])
 
 
 def tighten_siblings(file: StateFile) -> None:
-    """Take other users' rights to the WAL away, where it is from a time when the file had them."""
+    """Remove other users' permissions from a WAL that was created when the file still had them."""
     for suffix in SIBLINGS:
         with contextlib.suppress(OSError):
             file.real.with_name(file.real.name + suffix).chmod(MODE)
@@ -271,7 +271,7 @@ def _open(path: Path) -> StateFile:
     real = Path(os.path.realpath(path))
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        # To open a device or a FIFO can do something already.
+        # Opening a device or a FIFO can have effects.
         _refuse_others(path, real.stat().st_mode)
         return _described(path, real, os.open(real, flags))
     except FileNotFoundError:
@@ -294,17 +294,17 @@ def _refuse_others(path: Path, mode: int) -> None:
 
 
 def _recognise(path: Path, descriptor: int) -> None:
-    """Look at the first bytes, without SQLite: it would change a database by looking at it."""
+    """Read the header without SQLite, which would change a database by opening it."""
     _refuse_others(path, os.fstat(descriptor).st_mode)
     head = os.pread(descriptor, _ID_AT + 4, 0)
-    # The number alone decides: the magic before it can be damaged and made good again.
+    # Only the number decides: the magic before it can be damaged and repaired.
     if not head or head[_ID_AT:] == APPLICATION_ID.to_bytes(4, "big"):
         return
     raise _not_ours(path, "another SQLite database" if head.startswith(_MAGIC) else "something else, or damaged")
 
 
 def wal_is_left(file: StateFile) -> bool:
-    """Whether SQLite has left something beside the file that is not in it."""
+    """Whether SQLite has left data beside the file that is not in it yet."""
     with contextlib.suppress(OSError):
         return Path(file.wal_and_shm[0]).stat().st_size > 0
     return False
@@ -326,7 +326,7 @@ def _lock_whole(file: StateFile) -> None:
                 f"{file.path}: another smartstream-exporter uses this state file; "
                 "stop it, or give this one its own with --storage.path"
             ) from error
-        # Without a lock two exporters could count in one file, and both send what the budget allows one.
+        # Without a lock two exporters could count in one file, and each would use the whole budget.
         raise StateError(
             f"{file.path}: its file system cannot lock files ({error.strerror}), as some network file systems; "
             "give a path on a local disk with --storage.path"
@@ -339,20 +339,20 @@ def _lock(descriptor: int, kind: int, start: int, length: int) -> None:
 
 
 def _tighten(descriptor: int) -> None:
-    """Take other users' rights away, whatever the umask; SQLite gives the same to what it puts beside the file."""
-    # On some file systems, and for a file of another owner, they are not this process's to change.
+    """Remove other users' permissions, whatever the umask is; SQLite copies them to the files beside it."""
+    # Some file systems, and files of another owner, do not allow this.
     with contextlib.suppress(OSError):
         os.fchmod(descriptor, MODE)
 
 
 def _move(source: Path, target: Path) -> None:
-    """Rename a file, but never over another one."""
+    """Rename a file without replacing another one."""
     try:
         os.link(source, target)
     except FileExistsError:
         raise
     except OSError:
-        # Not every file system has hard links.
+        # Some file systems have no hard links.
         if target.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
         source.rename(target)
