@@ -256,7 +256,7 @@ def test_an_outage_of_the_api_is_one_stale_alert_and_no_drop(programs: Mapping[s
         assert stale.receiver == "team"
         assert stale.names == ["SmartstreamDataStale"]
         assert stale.summaries[0].startswith("one: no new rows for ")
-        assert "The API does not answer" in stale.descriptions[0]
+        assert "The API does not respond correctly" in stale.descriptions[0]
         assert {name for told in studio.told() for name in told.names} == {"SmartstreamDataStale"}
         assert studio.fired(".*Drop.*") == set()
 
