@@ -27,7 +27,7 @@ BENCHMARKS: Mapping[str, Callable[..., Table]] = {
     "drops-cost": drops.run_cost,
 }
 
-# These take some minutes of real time, as many as they are told.
+# These run for minutes of real time; an argument sets how many.
 TIMED = ("freshness", "fleet")
 
 

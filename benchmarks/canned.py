@@ -28,7 +28,7 @@ def canned_api() -> Iterator[tuple[str, int]]:
     ours, theirs = _PROCESSES.Pipe()
     process = _PROCESSES.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
-    # With this end closed here, the other end tells of a process that has died.
+    # With this end closed here, the other end shows when the process has died.
     theirs.close()
     try:
         yield f"http://127.0.0.1:{ours.recv()}/v1", process.pid or 0

@@ -237,18 +237,18 @@ def _know_all(settings: Settings, audience: Audience, now: float) -> None:
 
 def _watch(daemons: Sequence[Running], began: float, end: float) -> list[tuple[float, float]]:
     """Staleness and bound (minutes) as each daemon exports them: means over the minutes of a span of time."""
-    told: list[list[tuple[float, float]]] = [[] for _ in daemons]
+    exposed: list[list[tuple[float, float]]] = [[] for _ in daemons]
     while True:
         # Shortly before each minute's end.
         moment = min(end, max(began, time.time() + 1) // MINUTE * MINUTE + MINUTE) - 1
         time.sleep(max(0.0, moment - time.time()))
-        for daemon, values in zip(daemons, told, strict=True):
+        for daemon, values in zip(daemons, exposed, strict=True):
             page = daemon.scrape().decode()
             staleness_seconds = _value(page, "smartstream_staleness_seconds")
             values.append((staleness_seconds / MINUTE, _value(page, "smartstream_staleness_bound_seconds") / MINUTE))
         if moment >= end - 1:
             time.sleep(max(0.0, end - time.time()))
-            return [(fmean(mine for mine, _ in values), values[-1][1]) for values in told]
+            return [(fmean(mine for mine, _ in values), values[-1][1]) for values in exposed]
 
 
 def _row(scenario: Scenario, api: LoggingApi, began: float, end: float, own: tuple[float, float]) -> tuple[Cell, ...]:

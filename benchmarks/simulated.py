@@ -15,7 +15,7 @@ _PROCESSES = get_context("spawn")
 
 
 class HandClock:
-    """Time that passes only when it is told to, or slept away; the same in the processes that it is handed to."""
+    """Time that passes only by `advance` and `sleep`; shared with the processes that get it."""
 
     def __init__(self, now: float) -> None:
         self._now = _PROCESSES.RawValue("d", now)
@@ -25,7 +25,7 @@ class HandClock:
         return float(self._now.value)
 
     def monotonic(self) -> float:
-        """The same: nobody sets this clock."""
+        """The same: this clock is never set."""
         return self.now()
 
     def sleep(self, seconds: float) -> None:
@@ -39,7 +39,7 @@ def simulated_api(clock: HandClock, media: int) -> Iterator[str]:
     ours, theirs = _PROCESSES.Pipe()
     process = _PROCESSES.Process(target=_serve, args=(theirs, clock, media), daemon=True)
     process.start()
-    # With this end closed here, the other end tells of a process that has died.
+    # With this end closed here, the other end shows when the process has died.
     theirs.close()
     try:
         yield ours.recv()

@@ -1,6 +1,6 @@
-"""Characters that nobody sees in a text: what they are called, and where they are.
+"""Invisible characters in a text: their names and positions.
 
-They come with a copy from a web page, a chat or an office document, and nobody finds them by looking.
+They come with a copy from a web page, a chat or an office document, and cannot be found by looking.
 """
 
 import unicodedata
@@ -28,7 +28,7 @@ _CONTROLS = {
 
 
 def find_invisible(text: str) -> str | None:
-    """Name the first character that nobody sees, such as `U+200B ZERO WIDTH SPACE at position 3`.
+    """Name the first invisible character, such as `U+200B ZERO WIDTH SPACE at position 3`.
 
     A plain space (U+0020) is none of them, other spaces are.
     """
@@ -41,7 +41,7 @@ def find_garbling(text: str) -> str | None:
 
 
 def escape_invisible(text: str) -> str:
-    """The text with `<U+200B>` in place of a character that nobody sees."""
+    """The text with `<U+200B>` in place of each invisible character."""
     return "".join(f"<{_code(each)}>" if _is_invisible(each) else each for each in text)
 
 

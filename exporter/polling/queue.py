@@ -184,7 +184,7 @@ class RequestQueue:
             # The whole merchant's is next whenever it is due.
             return
         if isinstance(task, Stream):
-            # Still the one most worth having; when a minute has settled meanwhile, all is planned anew.
+            # It is still worth most. If a minute has settled meanwhile, the next call plans again.
             current.queue.append(task)
         else:
             self._since_lookup = REQUESTS_PER_LOOKUP

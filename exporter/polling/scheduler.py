@@ -101,7 +101,7 @@ class Scheduler:
             self._scheduler.shutdown(wait=False)
 
     def watch_clock(self) -> None:
-        """Plan anew after the clock was set: the scheduler sleeps until a time that may now be far away."""
+        """Plan again after the clock was set: the scheduler may sleep until a time that is now far away."""
         offset = self._drift()
         if abs(offset - self._offset) > JUMP and self._scheduler is not None:
             log.warning("the clock was set", seconds=round(offset - self._offset, 1))
