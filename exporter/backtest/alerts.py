@@ -16,7 +16,7 @@ from itertools import pairwise
 from exporter.backtest.plays_csv import Recording
 from exporter.drops.baseline import Baseline
 from exporter.drops.detector import KEPT, Alarm, Together, broad, judge
-from exporter.drops.observation import Observation
+from exporter.drops.observation import NO_WINDOWS, Observation
 from exporter.drops.packed import HELD
 from exporter.model import DAY_MINUTES, Minute
 from exporter.views import Verdict
@@ -26,8 +26,6 @@ GAP = 60
 
 # Minutes that are taken at a time. Each observation is an object, and they are gone before the next ones are made.
 _BATCH = DAY_MINUTES
-
-_NO_WINDOWS = ((0.0, 0), (0.0, 0), (0.0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ class Sums:
 
     def whole(self, minute: Minute) -> Observation:
         """All media as if they were one."""
-        return Observation(minute, self.r5[minute], self.forecast[minute], 1.0, _NO_WINDOWS, None)
+        return Observation(minute, self.r5[minute], self.forecast[minute], 1.0, NO_WINDOWS, None)
 
     def broad(self, minute: Minute) -> bool:
         """Whether the media that are far below their forecast make up most of it."""
@@ -93,8 +91,8 @@ class Sums:
         rest = forecast - fallen
         return broad(
             (
-                Observation(minute, 0.0, fallen, 1.0, _NO_WINDOWS, None),
-                Observation(minute, rest, rest, 1.0, _NO_WINDOWS, None),
+                Observation(minute, 0.0, fallen, 1.0, NO_WINDOWS, None),
+                Observation(minute, rest, rest, 1.0, NO_WINDOWS, None),
             )
         )
 
@@ -218,7 +216,7 @@ def expected(recording: Recording, scanned: Scanned, sums: Sums, minutes: Sequen
     if not scanned.media_id:
         return forecasts
     observations = [
-        Observation(minute, r5, forecast, 1.0, _NO_WINDOWS, None)
+        Observation(minute, r5, forecast, 1.0, NO_WINDOWS, None)
         for minute, r5, forecast in zip(recording.minutes, r5s, forecasts, strict=True)
         if not math.isnan(forecast)
     ]

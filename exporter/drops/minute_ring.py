@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 
-from exporter.drops.packed import HELD, MASK
+from exporter.drops.packed import HELD, MASK, split
 from exporter.drops.seasonal import UNKNOWN
 from exporter.model import Minute
 
@@ -37,13 +37,8 @@ class MinuteRing:
             ValueError: The bytes are not those of a ring.
         """
         ring = cls()
-        split = ring.plays.itemsize * HELD
-        plays, expected = array("d"), array("f")
-        plays.frombytes(content[:split])
-        expected.frombytes(content[split:])
-        if (len(plays), len(expected)) != (HELD, HELD):
-            raise ValueError("not the bytes of a baseline's minutes")
-        ring.plays, ring.expected = plays, expected
+        plays, expected = split(content)
+        ring.plays, ring.expected = array("d", plays.cast("d")), array("f", expected.cast("f"))
         if newest is not None:
             ring.sum_up(newest - HELD + 2, newest)
         return ring

@@ -15,6 +15,18 @@ _PLAYS_SIZE = 8 * HELD
 _SIZE = _PLAYS_SIZE + 4 * HELD
 
 
+def split(content: bytes) -> tuple[memoryview, memoryview]:
+    """The bytes of the plays and those of the forecasts, as in `RecentMinutes`.
+
+    Raises:
+        ValueError: The bytes are not those of a baseline's minutes.
+    """
+    if len(content) != _SIZE:
+        raise ValueError("not the bytes of a baseline's minutes")
+    view = memoryview(content)
+    return view[:_PLAYS_SIZE], view[_PLAYS_SIZE:]
+
+
 class RecentMinutes(NamedTuple):
     """The newest minutes of a baseline, in this machine's byte order.
 
@@ -35,10 +47,8 @@ class RecentMinutes(NamedTuple):
         Raises:
             ValueError: The bytes are not those of a baseline's minutes.
         """
-        if len(self.content) != _SIZE:
-            raise ValueError("not the bytes of a baseline's minutes")
-        view = memoryview(self.content)
-        plays, expected = view[:_PLAYS_SIZE].cast("d"), view[_PLAYS_SIZE:].cast("f")
+        of_plays, of_expected = split(self.content)
+        plays, expected = of_plays.cast("d"), of_expected.cast("f")
         return [
             (minute, _or_none(plays[minute & MASK]), _or_none(expected[minute & MASK]))
             for minute in range(self.newest - min(minutes, HELD) + 1, self.newest + 1)

@@ -19,8 +19,6 @@ from exporter.config.load import load
 from exporter.model import minute_of
 from tests.support.processes import wait_until
 
-pytestmark = pytest.mark.unmeasured
-
 # Each benchmark in a tiny size, what its rows are about, and how many columns of figures it has.
 TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
     "scrape": (

@@ -10,7 +10,7 @@ from benchmarks.plays import Drop, Series
 from exporter.drops.detector import Alarm
 from exporter.model import DAY_MINUTES
 
-pytestmark = [pytest.mark.unmeasured, pytest.mark.xdist_group("drops")]
+pytestmark = pytest.mark.xdist_group("drops")
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ from exporter.storage.state import open_state
 from tests.support.fakes import FakeClock
 from tests.support.processes import Alertmanager, Prometheus, Webhook, merchant, reserved_port, wait_until
 
-pytestmark = [pytest.mark.real_time, pytest.mark.unmeasured]
+pytestmark = pytest.mark.real_time
 
 EXAMPLES = Path(__file__).parents[2] / "prometheus"
 

@@ -34,8 +34,6 @@ from tests.support.audience import (
 )
 from tests.support.fakes import FakeClock
 
-pytestmark = pytest.mark.unmeasured
-
 # A minute's beginning, and with `settle` of 2m the moment at which a minute is settled.
 START = 1_780_000_020.0
 LONGEST_WAIT = 30

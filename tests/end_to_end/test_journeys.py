@@ -36,8 +36,6 @@ from exporter.units import UNIT, from_units
 from tests.support.audience import folder_in_memory
 from tests.support.fakes import FakeClock
 
-pytestmark = pytest.mark.unmeasured
-
 PACKAGE = str(Path(exporter.__file__).parent)
 MERCHANT = "broadcaster"
 HEALTHY: dict[str, Any] = Faults().model_dump(exclude={"drop"})

@@ -291,7 +291,6 @@ def test_closed_standard_streams_are_no_place_for_other_files(free_port: int, tm
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     ("command", "number", "code"),
     [

@@ -20,7 +20,7 @@ from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from tests.support.processes import MERCHANT, Daemon, Prometheus, configuration, reserved_port, wait_until
 
-pytestmark = [pytest.mark.real_time, pytest.mark.unmeasured]
+pytestmark = pytest.mark.real_time
 
 # Rows are there when their minute ends, zeros too: so every label value has its series from the first answer on.
 FAULTS = Faults(late_minutes=0, omit_zero=False, rate_limit=1000)

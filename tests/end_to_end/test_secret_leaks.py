@@ -124,7 +124,6 @@ def told_in(text: str) -> list[str]:
     return [core for core in CORES if core in text]
 
 
-@pytest.mark.unmeasured
 def test_the_daemon_tells_no_secret(echo_api: str, tmp_path: Path) -> None:
     """At debug level, with every kind of failure at every stage, neither the log nor a page holds a secret."""
     config = configuration(echo_api, *map(merchant, MERCHANTS))
@@ -238,7 +237,6 @@ def telling_api(request: Request) -> bytes:
     return reply(200, rows)
 
 
-@pytest.mark.unmeasured
 def test_names_and_label_values_tell_no_secret(tmp_path: Path) -> None:
     """In whatever spelling a name, an id or a label value has it, no secret is shown; and no play is lost by that."""
     media = [{"id": f"media-{number}"} for number in range(len(SPELT))]

@@ -220,7 +220,6 @@ def test_a_wrong_value_that_stays_is_counted_when_it_has_been_shown_for_the_wind
     assert (api.merchant.held_values, api.series[0].total) == (0, 1e9 + 32 * PLAYS)
 
 
-@pytest.mark.unmeasured
 @EACH
 def test_what_is_owed_for_longer_than_a_day_ends_in_a_reset(
     api_of: Callable[..., Api], stream: Stream, label: str
@@ -263,7 +262,6 @@ def test_what_is_owed_for_longer_than_a_day_ends_in_a_reset(
     assert increase(api.samples[label][owed_from - 1 :]) == increase(after) == api.played(label) - at == 500
 
 
-@pytest.mark.unmeasured
 def test_only_the_label_value_that_owes_begins_again(api_of: Callable[..., Api]) -> None:
     """The counters of the other label values of the stream go on."""
     api = api_of(COUNTRY)
