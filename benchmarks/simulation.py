@@ -21,7 +21,8 @@ from benchmarks.picture import Line, draw
 from benchmarks.report import Cell, Table, figures
 from exporter.model import MINUTE, Minute, Stream
 from exporter.planning.index import Candidate, choose, lower_bound
-from exporter.polling.queue import RequestQueue, Round
+from exporter.polling.queue import RequestQueue
+from exporter.polling.round import Round
 from exporter.polling.staleness import Moment
 from exporter.storage.state import State, open_state
 from tests.support.audience import (

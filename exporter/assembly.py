@@ -15,7 +15,7 @@ from exporter.api.catalog import Catalog
 from exporter.api.client import Client
 from exporter.api.request_log import Exchange, RequestLog
 from exporter.clock import ApiClock, Clock
-from exporter.config.settings import Settings
+from exporter.config.settings import MerchantSettings, Settings
 from exporter.counting.ledger import Ledger
 from exporter.drops.monitor import DropMonitor
 from exporter.errors import StateWriteFailed
@@ -118,12 +118,12 @@ def build_polling(
     telemetry.watch_clock(lambda: api_clock.offset)
     request_log = RequestLog()
     observe = _observer(telemetry, request_log)
-    catalogs, monitors, pollers, clients = {}, {}, {}, {}
+    parts = {}
     for merchant in settings.merchants:
         budget = RequestBudget(
             state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic, settings.api.timeout
         )
-        clients[merchant.id] = client = Client(
+        client = Client(
             settings.api,
             merchant,
             budget,
@@ -133,12 +133,31 @@ def build_polling(
             adapter=adapter() if adapter else None,
             observe=observe,
         )
-        catalogs[merchant.id] = catalog = Catalog(state, merchant)
-        monitors[merchant.id] = monitor = DropMonitor(state, settings, merchant, catalog)
-        pollers[merchant.id] = MerchantPoller(
-            MerchantParts(merchant, settings.poll, ledger, catalog, monitor, budget, client, api_clock)
-        )
-    return Polling(ledger, catalogs, monitors, pollers, clients, request_log, api_clock)
+        parts[merchant.id] = build_parts(settings, merchant, state, ledger, budget, client, api_clock)
+    return Polling(
+        ledger,
+        {merchant_id: each.catalog for merchant_id, each in parts.items()},
+        {merchant_id: each.monitor for merchant_id, each in parts.items()},
+        {merchant_id: MerchantPoller(each) for merchant_id, each in parts.items()},
+        {merchant_id: each.client for merchant_id, each in parts.items()},
+        request_log,
+        api_clock,
+    )
+
+
+def build_parts(
+    settings: Settings,
+    merchant: MerchantSettings,
+    state: State,
+    ledger: Ledger,
+    budget: RequestBudget,
+    client: Client,
+    clock: Clock,
+) -> MerchantParts:
+    """Build what the polling of one merchant uses, around its budget and its client."""
+    catalog = Catalog(state, merchant)
+    monitor = DropMonitor(state, settings, merchant, catalog)
+    return MerchantParts(merchant, settings.poll, ledger, catalog, monitor, budget, client, clock)
 
 
 def _observer(telemetry: Instruments, request_log: RequestLog) -> Callable[[Exchange], None]:

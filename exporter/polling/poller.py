@@ -23,7 +23,8 @@ from exporter.planning.index import lower_bound
 from exporter.polling.backoff import Backoff, Failure, Task, retry_after
 from exporter.polling.incidents import IncidentEvent, Incidents
 from exporter.polling.parts import MerchantParts
-from exporter.polling.queue import RequestQueue, Round
+from exporter.polling.queue import RequestQueue
+from exporter.polling.round import Round
 from exporter.polling.sources import UNUSABLE, Sources
 from exporter.polling.staleness import Staleness
 from exporter.views import LinkView

@@ -3,17 +3,14 @@
 It sends nothing and waits for nothing.
 """
 
-from collections import Counter
-from dataclasses import dataclass, field
-
 from exporter.api.budget import LONGEST_WAIT
 from exporter.api.catalog import Lookup
 from exporter.drops.warmup import WarmupRequest
-from exporter.errors import ApiError, SignInFailed
-from exporter.model import MINUTE, Minute, Stream
+from exporter.model import MINUTE, Stream
 from exporter.planning.index import Candidate, can_hold, choose
 from exporter.polling.backoff import SUSPICION_LIMIT, Backoff, Task
 from exporter.polling.parts import MerchantParts
+from exporter.polling.round import Plan, Round
 from exporter.polling.sources import BackgroundSource, BackgroundTask, Sources
 from exporter.polling.staleness import Moment, Staleness
 
@@ -34,96 +31,6 @@ FIRST_UNTIL, LAST_UNTIL = 50.0, 40.0
 
 # Of a round's requests, live events that run have at most one in so many, before all but the whole merchant's plays.
 REQUESTS_PER_LIVE_EVENT = 4
-
-
-@dataclass(slots=True)
-class Evidence:
-    """What a round's failures show about the whole API, until an answer clears it or it is found to be down.
-
-    Attributes:
-        witness: The stream that was answered first, so the API worked; None before that.
-        suspects: The failures since a stream was answered. It is unknown whether they are the API's.
-        suspicion: How much they count against the API.
-        sent_before: What was under way at the newest of them: its answer says nothing about that failure.
-        down: Whether the API has been found to be down.
-    """
-
-    witness: Stream | None = None
-    suspects: list[tuple[Task, ApiError]] = field(default_factory=list)
-    suspicion: int = 0
-    sent_before: set[Task] = field(default_factory=set)
-    down: bool = False
-
-    @property
-    def in_doubt(self) -> bool:
-        """Whether so much has failed that the API may be down: then the witness is requested once more."""
-        return self.suspicion >= SUSPICION_LIMIT
-
-    @property
-    def streams_suspected(self) -> bool:
-        """Whether the catalog and the warm-up have to wait for the answer of a stream."""
-        return any(isinstance(task, Stream) for task, _ in self.suspects)
-
-    def answered(self, stream: Stream) -> None:
-        """The first stream that is answered is the witness."""
-        self.witness = self.witness or stream
-
-    def add(self, task: Task, error: ApiError, suspicion: int, under_way: set[Task]) -> bool:
-        """Note a failure that may be the API's; whether it shows that the API is down."""
-        decides = self.in_doubt and task == self.witness
-        self.suspects.append((task, error))
-        self.suspicion += suspicion
-        self.sent_before = under_way - {task}
-        return decides or isinstance(error, SignInFailed) or (self.witness is None and self.in_doubt)
-
-    def drop(self, kind: type[ApiError]) -> None:
-        """Forget the failures of one kind."""
-        self.suspects = [(task, error) for task, error in self.suspects if not isinstance(error, kind)]
-
-    def clear(self) -> list[tuple[Task, ApiError]]:
-        """Forget all failures; returns them."""
-        suspects, self.suspects, self.suspicion = self.suspects, [], 0
-        return suspects
-
-
-@dataclass(slots=True)
-class Round:
-    """One round: what is left to request, and its progress.
-
-    Attributes:
-        started: When it began (monotonic seconds).
-        live_left: Requests that are left for running live events.
-        queue: The planned streams, the first last.
-        planned_for: The newest complete minute when they were planned.
-        under_way: The requests under way.
-        failures: How often each request has failed.
-        evidence: What the failures show about the whole API.
-        failed_again: How many streams failed that had failed before this round, too.
-        failed_background: Failed requests for the catalog and the warm-up that count towards their end in this round.
-        sent: How many requests have been sent.
-        waited: Whether it had to wait for the budget.
-        ended: Whether nothing more is to be requested.
-        unwritable: Whether the state file could not be written.
-    """
-
-    started: float
-    live_left: int = 0
-    queue: list[Stream] = field(default_factory=list)
-    planned_for: Minute | None = None
-    under_way: set[Task] = field(default_factory=set)
-    failures: Counter[Task] = field(default_factory=Counter)
-    evidence: Evidence = field(default_factory=Evidence)
-    failed_again: int = 0
-    failed_background: int = 0
-    sent: int = 0
-    waited: bool = False
-    ended: bool = False
-    unwritable: bool = False
-
-    @property
-    def unanswered(self) -> set[Task]:
-        """What is under way, or has failed without a verdict on the API."""
-        return self.under_way | {task for task, _ in self.evidence.suspects}
 
 
 class RequestQueue:
@@ -185,7 +92,7 @@ class RequestQueue:
             return
         if isinstance(task, Stream):
             # It is still worth most. If a minute has settled meanwhile, the next call plans again.
-            current.queue.append(task)
+            current.plan.streams.append(task)
         else:
             self._since_lookup = REQUESTS_PER_LOOKUP
 
@@ -246,13 +153,12 @@ class RequestQueue:
             background = background or self._next_background(current)
             if background is not None:
                 return background
-        if moment.complete != current.planned_for or not current.queue:
+        if current.plan.outdated(moment.complete):
             # To plan takes a while, too.
             if moment.monotonic + self._budget.wait() > self.deadline(current):
                 current.ended = True
                 return None
-            current.planned_for = moment.complete
-            current.queue = self.plan(current, moment)
+            current.plan = Plan(moment.complete, self.plan(current, moment))
         return self._next_planned(current, moment) or self._next_background(current)
 
     def _pace_maker(self, current: Round, moment: Moment) -> Stream | None:
@@ -262,8 +168,8 @@ class RequestQueue:
         return stream if not again and self._wait_so_far(stream, current, moment) else None
 
     def _next_planned(self, current: Round, moment: Moment) -> Stream | None:
-        while current.queue:
-            stream = current.queue.pop()
+        while current.plan.streams:
+            stream = current.plan.streams.pop()
             # Another stream of the media may just have got a 404.
             if not self._in_backoff(stream, current, moment):
                 return stream

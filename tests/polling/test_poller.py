@@ -13,12 +13,12 @@ import structlog
 
 from exporter.api.answers import LiveEvent, Media
 from exporter.api.budget import RequestBudget
-from exporter.api.catalog import Catalog, Lookup
+from exporter.api.catalog import Lookup
 from exporter.api.client import Client
+from exporter.assembly import build_parts
 from exporter.config.settings import Settings
 from exporter.counting import ledger_rows
 from exporter.counting.ledger import Ledger
-from exporter.drops.monitor import DropMonitor
 from exporter.drops.warmup import MINUTES_BACK, WarmupRequest
 from exporter.errors import (
     ApiError,
@@ -35,7 +35,6 @@ from exporter.errors import (
     Unauthorized,
 )
 from exporter.model import Minute, MinuteRange, Reading, Stream, minute_of
-from exporter.polling.parts import MerchantParts
 from exporter.polling.poller import MerchantPoller
 from exporter.storage.state import State, open_state
 from exporter.views import Verdict
@@ -146,20 +145,11 @@ class World:
         self.ledger.sync(settings.merchants, clock.now())
         self.budget = RequestBudget(state, "m", limit, clock.now, clock.monotonic)
         self.client = FakeClient(self.budget)
-        self.catalog = Catalog(state, merchant)
-        self.monitor = DropMonitor(state, settings, merchant, self.catalog)
-        self.poller = MerchantPoller(
-            MerchantParts(
-                merchant,
-                settings.poll,
-                self.ledger,
-                self.catalog,
-                self.monitor,
-                self.budget,
-                cast("Client", self.client),
-                clock,
-            )
-        )
+        client = cast("Client", self.client)
+        parts = build_parts(settings, merchant, state, self.ledger, self.budget, client, clock)
+        self.catalog = parts.catalog
+        self.monitor = parts.monitor
+        self.poller = MerchantPoller(parts)
 
     def round(self) -> list[str]:
         """A round in the next minute; what was requested."""

@@ -16,12 +16,11 @@ from exporter.api.answers import Media
 from exporter.api.budget import RequestBudget
 from exporter.api.catalog import Catalog, Lookup
 from exporter.api.client import Client
+from exporter.assembly import build_parts
 from exporter.config.settings import Settings
 from exporter.counting.ledger import Ledger
-from exporter.drops.monitor import DropMonitor
 from exporter.drops.warmup import MINUTES_BACK
 from exporter.model import Group, Minute, MinuteRange, Reading, Rows, Stream, Target
-from exporter.polling.parts import MerchantParts
 from exporter.polling.poller import MerchantPoller
 from exporter.storage.state import State
 from tests.support.fakes import FakeClock
@@ -208,19 +207,8 @@ class Process:
         self.ledger.sync(settings.merchants, clock.now())
         self.budget = RequestBudget(state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic)
         self.client = client(audience, self.budget, clock, seconds)
-        catalog = Catalog(state, merchant)
-        self.poller = MerchantPoller(
-            MerchantParts(
-                merchant,
-                settings.poll,
-                self.ledger,
-                catalog,
-                DropMonitor(state, settings, merchant, catalog),
-                self.budget,
-                cast("Client", self.client),
-                clock,
-            )
-        )
+        as_client = cast("Client", self.client)
+        self.poller = MerchantPoller(build_parts(settings, merchant, state, self.ledger, self.budget, as_client, clock))
 
 
 def know_catalog(state: State, media: Sequence[str], clock: FakeClock) -> None:
