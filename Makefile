@@ -11,7 +11,10 @@ COMPILE := $(UV) pip compile --no-config --quiet --universal --python-version=3.
 	--custom-compile-command='make lock' $(if $(UPGRADE),--upgrade) pyproject.toml --group=build
 
 # The slowest tests start first (tests/conftest.py).
-PYTEST := pytest -q -n auto --dist=loadgroup --no-loadscope-reorder
+PYTEST := pytest -q -n auto --no-loadscope-reorder
+
+# Some containers forbid Python to keep compiled modules. Then each start of the program compiles all of them again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:

@@ -229,13 +229,13 @@ def _simulated(seed: int, size: tuple[int, int, int]) -> list[Outcome]:
     return judge_merchant(simulate(seed, always_on=always_on, live=live, weeks=weeks))
 
 
-def _real(name: str, seed: int) -> list[Outcome]:
-    plain, thinned = (real(name, seed, drops=drops) for drops in (False, True))
+def _real(name: str, seed: int, days: int | None) -> list[Outcome]:
+    plain, thinned = (real(name, seed, drops=drops, days=days) for drops in (False, True))
     return judge_real(plain, "real") + judge_real(thinned, "thinned")
 
 
-def _rides(share: float, seed: int) -> list[Outcome]:
-    plain, thinned = (rides(share, seed, drops=drops) for drops in (False, True))
+def _rides(share: float, seed: int, days: int | None) -> list[Outcome]:
+    plain, thinned = (rides(share, seed, drops=drops, days=days) for drops in (False, True))
     return judge_real(plain, "rides") + judge_real(thinned, "thinned rides")
 
 
@@ -248,13 +248,16 @@ def run(
     real_seeds: Sequence[int] = REAL_SEEDS,
     ride_shares: Sequence[float] = RIDE_SHARES,
     ride_seeds: Sequence[int] = RIDE_SEEDS,
+    days: int | None = None,
 ) -> Table:
-    """Measure merchants of so many always-on media, live media and weeks, and real series."""
+    """Measure merchants of so many always-on media, live media and weeks, and so many days of real series, or all."""
     # Spawned, so that the parent's threads are none of theirs.
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         simulated = pool.map_async(partial(_simulated, size=size), seeds, chunksize=1)
-        recorded = pool.starmap(_real, [(name, seed) for name in names for seed in real_seeds], chunksize=1)
-        ridden = pool.starmap(_rides, [(share, seed) for share in ride_shares for seed in ride_seeds], chunksize=1)
+        recorded = pool.starmap(_real, [(name, seed, days) for name in names for seed in real_seeds], chunksize=1)
+        ridden = pool.starmap(
+            _rides, [(share, seed, days) for share in ride_shares for seed in ride_seeds], chunksize=1
+        )
         outcomes = [outcome for found in (*simulated.get(), *recorded, *ridden) for outcome in found]
     weeks = {kind: sum(each.weeks for each in outcomes if each.kind == kind) / len(RULES) for kind in KINDS}
     return Table(

@@ -277,7 +277,7 @@ def _count(dice: random.Random, rate: float, noise: float) -> float:
     return float(count)
 
 
-def real(name: str, seed: int, *, drops: bool) -> Series:
+def real(name: str, seed: int, *, drops: bool, days: int | None = None) -> Series:
     """A real series of counts, spread over the minutes at random, with or without drops of 80% thinned in.
 
     The first three weeks are history by the hour, the rest are minutes.
@@ -286,6 +286,7 @@ def real(name: str, seed: int, *, drops: bool) -> Series:
         name: Of the file, without its extensions.
         seed: For the spreading and the drops.
         drops: Whether to thin some in: one in about two days.
+        days: How many after the history; None for all.
     """
     dice = random.Random(seed)  # noqa: S311 - a simulation
     rows = _rows(name)
@@ -296,16 +297,17 @@ def real(name: str, seed: int, *, drops: bool) -> Series:
         for _ in range(count):
             spread[int(dice.random() * step)] += 1
         plays[minute - origin : minute - origin + step] = spread
-    return _recorded(dice, origin, plays, drops=drops)
+    return _recorded(dice, origin, plays[: _end(days)], drops=drops)
 
 
-def rides(share: float, seed: int, *, drops: bool) -> Series:
+def rides(share: float, seed: int, *, drops: bool, days: int | None = None) -> Series:
     """The taxi rides of New York over seven months, a share of them, interpolated between half hours.
 
     Args:
         share: Of all rides, which are some 500 a minute.
         seed: For the minutes and the drops.
         drops: As for `real`.
+        days: As for `real`.
     """
     dice = random.Random(seed)  # noqa: S311 - a simulation
     rows = _rows("nyc_taxi")
@@ -318,7 +320,7 @@ def rides(share: float, seed: int, *, drops: bool) -> Series:
             away = (minute + 0.5) / step - 0.5
             neighbour = counts[min(len(counts) - 1, max(0, at + (1 if away > 0 else -1)))]
             plays.append(_count(dice, share * (count + abs(away) * (neighbour - count)) / step, 1.0))
-    return _recorded(dice, origin, plays, drops=drops)
+    return _recorded(dice, origin, plays[: _end(days)], drops=drops)
 
 
 def _rows(name: str) -> list[tuple[Minute, int]]:
@@ -327,6 +329,11 @@ def _rows(name: str) -> list[tuple[Minute, int]]:
             (int(datetime.fromisoformat(row["timestamp"]).replace(tzinfo=UTC).timestamp()) // 60, int(row["value"]))
             for row in csv.DictReader(text)
         ]
+
+
+def _end(days: int | None) -> int | None:
+    """The number of minutes of the history and so many days."""
+    return None if days is None else HISTORY_WEEKS * WEEK + days * DAY_MINUTES
 
 
 def _recorded(dice: random.Random, origin: Minute, plays: list[float | None], *, drops: bool) -> Series:

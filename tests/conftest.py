@@ -13,6 +13,8 @@ import coverage
 import hypothesis
 import pytest
 import structlog
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from exporter import logs
 from exporter.storage.state import State, open_state
@@ -23,6 +25,15 @@ TESTS = Path(__file__).parent
 # Of these, coverage is not measured. They run whole programs, and hardly a line that the tests of the packages do not
 # run; measuring makes a program's start two and a half times as slow, and a simulation three times.
 UNMEASURED = {"benchmarks", "end_to_end", "project"}
+
+# The tests of these files share what takes long to set up, so one worker runs all of a file.
+TOGETHER = {
+    "tests/benchmarks/test_drops.py",
+    "tests/drops/test_monitor.py",
+    "tests/project/test_grafana.py",
+    "tests/serving/test_browser.py",
+    "tests/storage/test_damage.py",
+}
 
 # A test's speed is the machine's business.
 hypothesis.settings.register_profile("any-speed", deadline=None)
@@ -39,6 +50,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Twice as many workers as processors: many tests wait for a process or for time to pass."""
     return 2 * len(os.sched_getaffinity(0))
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
+    """Gives a worker one test at a time, or all of a file of `TOGETHER`.
+
+    The marker `xdist_group` would do the same, but version 3.8 of pytest-xdist does not see it with version 9.2 of
+    pytest.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if file in TOGETHER else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -81,7 +108,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" in metafunc.fixturenames:
         metafunc.parametrize("seed", range(seeds))
     if "half_day" in metafunc.fixturenames:
-        metafunc.parametrize("half_day", range(max(3, seeds // 10)))
+        metafunc.parametrize("half_day", range(max(2, seeds // 10)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -71,6 +71,7 @@ TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
             real_seeds=(1,),
             ride_shares=(0.02,),
             ride_seeds=(1,),
+            days=10,
         ),
         list(drops.MEASURES),
         0,

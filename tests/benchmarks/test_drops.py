@@ -10,8 +10,6 @@ from benchmarks.plays import Drop, Series
 from exporter.drops.detector import Alarm
 from exporter.model import DAY_MINUTES
 
-pytestmark = pytest.mark.xdist_group("drops")
-
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
@@ -63,7 +61,7 @@ def test_real_series_have_drops_thinned_in() -> None:
 
 def test_rides_keep_their_number() -> None:
     """To interpolate between half hours changes no day, and a share of the rides is that share of each hour."""
-    whole, part = (plays.rides(share, 1, drops=False) for share in (1.0, 0.1))
+    whole, part = (plays.rides(share, 1, drops=False, days=7) for share in (1.0, 0.1))
     assert (whole.first, len(whole.plays)) == (part.first, len(part.plays))
     hours = [sum(value or 0 for value in whole.plays[at : at + 60]) for at in range(0, DAY_MINUTES, 60)]
     shares = [sum(value or 0 for value in part.plays[at : at + 60]) for at in range(0, DAY_MINUTES, 60)]

@@ -372,7 +372,7 @@ def test_every_play_is_counted_once_and_the_budget_is_kept(story: Story) -> None
     """Through faults of every kind, kills between any two steps, outages of hours: exact
     counters, and never more requests than the budget in any 60 seconds.
     """
-    story.live(120)
+    story.live(90)
     story.recover(50)
     merchant = story.polling.ledger.snapshot.merchants[MERCHANT]
     assert (merchant.lost_minutes, merchant.held_values, merchant.series_resets) == (0, 0, 0)

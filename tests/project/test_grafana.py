@@ -397,7 +397,6 @@ def prometheus(prometheus_bin: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.real_time
-@pytest.mark.xdist_group("grafana")
 def test_every_query_gives_data(prometheus: Prometheus) -> None:
     """Every query of every panel, variable and annotation is taken by a real Prometheus and gives data, with
     everything collected and a drop alert firing.
@@ -416,7 +415,6 @@ def test_every_query_gives_data(prometheus: Prometheus) -> None:
 
 
 @pytest.mark.real_time
-@pytest.mark.xdist_group("grafana")
 def test_media_are_chosen_by_name(prometheus: Prometheus) -> None:
     """The variable offers each media under its name; its value is the id."""
     catalog = World(media=3).catalog(MERCHANT)

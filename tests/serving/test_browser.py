@@ -26,7 +26,7 @@ from tests.support.browser import DESKTOP, PHONE, Visit, chromium, visit
 from tests.support.processes import MERCHANT, PATIENCE, Daemon, configuration, soon
 from tests.support.statuses import NOW, many
 
-pytestmark = [pytest.mark.real_time, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.real_time
 
 expect.set_options(timeout=PATIENCE * 1000)
 

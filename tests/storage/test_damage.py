@@ -20,8 +20,6 @@ from exporter.storage.schema import PAGE, empty_file, schema_pages
 from exporter.storage.state import State, open_state
 from tests.support.fakes import FakeClock
 
-pytestmark = pytest.mark.xdist_group("damage")
-
 MEDIA = [f"media-{n:02}" for n in range(4)]
 SITES = [f"site-{n}" for n in range(5)]
 START = FakeClock().wall
