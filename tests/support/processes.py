@@ -31,7 +31,7 @@ def wait_until(fact: str, holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < deadline, f"never came true: {fact}"
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
 class Program:
