@@ -1,6 +1,6 @@
 """The API's time where this machine's clock is wrong: at the first start, as a step while it runs, after a restart.
 
-The real client, ledger and poller against the simulated API over real HTTP. The machine has a clock of its own.
+The real client, ledger and poller against the simulated API. The machine has a clock of its own.
 """
 
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ from exporter.serving.instruments import Instruments
 from exporter.simulator.app import create_app
 from exporter.simulator.faults import FaultSwitch
 from exporter.simulator.series import World
-from exporter.simulator.server import SimulatorServer
 from exporter.storage.state import State, open_state
 from tests.support.audience import folder_in_memory
+from tests.support.direct import URL, DirectAdapter
 from tests.support.fakes import FakeClock
 
 pytestmark = pytest.mark.unmeasured
@@ -54,8 +54,7 @@ class Machine:
         self.wall = FakeClock(self.true.wall + wrong)
         self.world = WORLD
         self.switch = FaultSwitch(self.world, self.true.now)
-        self.server = SimulatorServer(create_app(self.world, self.switch, self.true.now))
-        self.server.start()
+        self.adapter = DirectAdapter(create_app(self.world, self.switch, self.true.now))
         self.media = min(self.world.catalog(MERCHANT))
         self.state: State
         self.polling: Polling
@@ -67,7 +66,7 @@ class Machine:
         """Start the exporter."""
         settings = Settings.model_validate(
             {
-                "api": {"url": self.server.url},
+                "api": {"url": URL},
                 "merchants": [
                     {
                         "id": MERCHANT,
@@ -82,7 +81,7 @@ class Machine:
             }
         )
         self.state = open_state(self.path, self.wall.now)
-        self.polling = build_polling(settings, self.state, Instruments(), self.wall)
+        self.polling = build_polling(settings, self.state, Instruments(), self.wall, lambda: self.adapter)
 
     def close(self) -> None:
         """End the exporter."""
@@ -143,7 +142,6 @@ def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machine]
         made = Machine(Path(folder) / "state.db", getattr(request, "param", 0.0))
         yield made
         made.close()
-        made.server.stop()
 
 
 @pytest.mark.parametrize("machine", WRONG, indirect=True)

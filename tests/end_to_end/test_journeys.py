@@ -1,4 +1,6 @@
-"""Journeys: the real client, ledger and limiter against the simulated API over real HTTP, on a clock turned by hand.
+"""Journeys: the real client, ledger and limiter against the simulated API, on a clock turned by hand.
+
+Requests go over real HTTP while faults cut connections or let responses hang. Otherwise they are function calls.
 
 Each seed is another story of faults, kills and restarts. At its end every counter must be what the API's final
 values add up to since the first start, and at no time may more requests have left than the budget allows.
@@ -27,13 +29,14 @@ from exporter.config.settings import Settings
 from exporter.counting.windows import ended_before
 from exporter.model import OTHER, Group, Minute, Stream, Target
 from exporter.serving.instruments import Instruments
-from exporter.simulator.app import create_app
+from exporter.simulator.app import SimulatorApp, create_app
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.storage.state import State, open_state
 from exporter.units import UNIT, from_units
 from tests.support.audience import folder_in_memory
+from tests.support.direct import DirectAdapter
 from tests.support.fakes import FakeClock
 
 PACKAGE = str(Path(exporter.__file__).parent)
@@ -107,8 +110,10 @@ class SlowAdapter(DeadlineAdapter):
     another thread, perhaps only after the clock has leapt.
     """
 
-    def __init__(self, clock: SharedClock, rng: random.Random, departures: list[float]) -> None:
+    def __init__(self, clock: SharedClock, rng: random.Random, departures: list[float], app: SimulatorApp) -> None:
         super().__init__()
+        self.app = app
+        self.direct = DirectAdapter(app)
         self.clock = clock
         self.rng = rng
         self.departures = departures
@@ -116,8 +121,10 @@ class SlowAdapter(DeadlineAdapter):
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
         self.clock.advance(self.rng.random() * 0.2)
         self.departures.append(self.clock.now())
+        faults = self.app.faults.now
+        send = super().send if faults.cut_rate or faults.hang_rate else self.direct.send
         try:
-            return super().send(*args, **kwargs)
+            return send(*args, **kwargs)
         finally:
             self.clock.advance(self.rng.random() * 0.5)
 
@@ -222,7 +229,7 @@ class Story:
     def open(self) -> None:
         """Start the process."""
         self.state = open_state(self.path, self.clock.now)
-        adapter = SlowAdapter(self.clock, self.rng, self.departures)
+        adapter = SlowAdapter(self.clock, self.rng, self.departures, self.app)
         self.polling = build_polling(self.settings, self.state, Instruments(), self.clock, lambda: adapter)
         self.clock.limiter = self.polling.pollers[MERCHANT]._budget
 
