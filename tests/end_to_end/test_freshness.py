@@ -6,16 +6,14 @@ The network and the time are stand-ins, so a day takes seconds.
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 import pytest
 
-from exporter import assembly
 from exporter.config.settings import Settings
-from exporter.drops.monitor import DropMonitor
 from exporter.errors import MalformedAnswer, NoAnswer, NotFound, RateLimited, ServerError
 from exporter.model import MINUTE, Minute, MinuteRange, Reading, Stream
 from exporter.planning import priorities
@@ -88,18 +86,6 @@ class Api(StandIn):
             )
 
 
-class NoDetector(DropMonitor):
-    """A drop monitor that finds nothing. The detector takes a third of a simulation's time, and decides no request but
-    by the dispersion of the whole merchant's plays.
-    """
-
-    def enter(self, *_args: object) -> None:
-        pass
-
-    def judge(self, _now: float) -> Mapping[str, Exception]:
-        return {}
-
-
 class Life:
     """A merchant and the processes that poll for it, one after the other. Only a `wild` one has a drop detector."""
 
@@ -116,7 +102,7 @@ class Life:
     ) -> None:
         self.clock = FakeClock(START - 1)
         self.media = media_ids(media)
-        self.monitor = DropMonitor if wild else NoDetector
+        self.wild = wild
         self.settings: Settings = settings_for(self.media, budget, concurrency=concurrency)
         rates = zipf(self.media, 1.0, most)
         if wild:
@@ -135,9 +121,7 @@ class Life:
         return open_state(self.path, self.clock.now)
 
     def _start(self) -> Process:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(assembly, "DropMonitor", self.monitor)
-            return Process(self.state, self.settings, self.clock, self.audience, client=Api)
+        return Process(self.state, self.settings, self.clock, self.audience, client=Api, detector=self.wild)
 
     @property
     def api(self) -> Api:

@@ -38,7 +38,7 @@ from exporter.model import Minute, MinuteRange, Reading, Stream, minute_of
 from exporter.polling.poller import MerchantPoller
 from exporter.storage.state import State, open_state
 from exporter.views import Verdict
-from tests.support.audience import folder_in_memory, know_past
+from tests.support.audience import folder_in_memory, know_past, without_detector
 from tests.support.fakes import FakeClock
 from tests.support.processes import PATIENCE, wait_until
 
@@ -119,6 +119,7 @@ class World:
         media: Sequence[str],
         *,
         past_known: bool,
+        detector: bool,
     ) -> None:
         if past_known:
             know_past(state, "m", ["", *media])
@@ -147,6 +148,8 @@ class World:
         self.client = FakeClient(self.budget)
         client = cast("Client", self.client)
         parts = build_parts(settings, merchant, state, self.ledger, self.budget, client, clock)
+        if not detector:
+            parts = without_detector(parts, state, settings)
         self.catalog = parts.catalog
         self.monitor = parts.monitor
         self.poller = MerchantPoller(parts)
@@ -174,8 +177,9 @@ def build(tmp_path: Path) -> Iterator[Callable[..., World]]:
             media: Sequence[str] = MEDIA,
             *,
             past_known: bool = True,
+            detector: bool = False,
         ) -> World:
-            return World(state, clock, limit, concurrency, collect, media, past_known=past_known)
+            return World(state, clock, limit, concurrency, collect, media, past_known=past_known, detector=detector)
 
         yield make
         state.close()
@@ -508,7 +512,7 @@ def test_a_defect_in_one_lookup_or_past_is_its_own(build: Callable[..., World]) 
 
 def test_a_defect_in_the_verdict_on_one_media_is_its_own(build: Callable[..., World]) -> None:
     """The others keep their verdicts, one line says where, and the end of the round completes."""
-    world = build()
+    world = build(detector=True)
     for _ in range(3):
         world.round()
     verdict = Verdict(minute_of(world.clock.now()) - 3, 0.0, 0.0, 5.0)
@@ -554,7 +558,7 @@ def test_a_defect_in_the_planning_is_for_the_scheduler_to_tell(
     build: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The round fails, but what is known is summed up."""
-    world = build()
+    world = build(detector=True)
     world.round()
     monkeypatch.setattr(world.poller._queue, "plan", defect)
     before = world.monitor._standing
@@ -1206,7 +1210,7 @@ def test_live_events_that_run_are_looked_at_in_every_round(build: Callable[..., 
 
 def test_what_the_detector_cannot_write_is_reported(build: Callable[..., World], tmp_path: Path) -> None:
     """A state file that does not take the detector's own state is one line, and the round continues."""
-    world = build()
+    world = build(detector=True)
     with world.state.transaction() as db:
         db.execute("DROP TABLE tracks")
     with structlog.testing.capture_logs() as logs:
