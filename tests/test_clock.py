@@ -18,7 +18,7 @@ from exporter.polling.scheduler import Scheduler
 from exporter.process_health import ProcessHealth
 from exporter.serving.health import clock_problem
 from exporter.serving.instruments import Instruments
-from exporter.simulator.app import create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
@@ -54,7 +54,7 @@ class Machine:
         self.wall = FakeClock(self.true.wall + wrong)
         self.world = WORLD
         self.switch = FaultSwitch(self.world, self.true.now)
-        self.server = SimulatorServer(create_app(self.world, self.switch, self.true.now))
+        self.server = SimulatorServer(SimulatorApp(self.world, self.switch, self.true.now))
         self.server.start()
         self.media = min(self.world.catalog(MERCHANT))
         self.state: State

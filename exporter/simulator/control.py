@@ -4,8 +4,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from pydantic import ValidationError
+
 from exporter.simulator.content import media_fields
-from exporter.simulator.faults import FaultError, FaultSwitch
+from exporter.simulator.faults import FaultSwitch, problems
 from exporter.simulator.journal import Journal
 from exporter.simulator.reply import Reply, json_reply
 from exporter.simulator.series import World
@@ -45,8 +47,8 @@ class Control:
             return _wrong(400, 'the body is not a JSON object like {"late_minutes": 3}')
         try:
             return json_reply(self._switch.set(**changes).model_dump(mode="json"))
-        except FaultError as error:
-            return _wrong(400, str(error))
+        except ValidationError as error:
+            return _wrong(400, "; ".join(f"{name}: {problem}" for name, problem in problems(error)))
 
     def _catalog(self, merchant_id: str) -> Reply:
         media = [media_fields(media) for media in self._world.catalog(merchant_id).values()]
@@ -57,7 +59,7 @@ class Control:
             {"endpoint": endpoint, "status": status, "count": count}
             for (endpoint, status), count in sorted(self._journal.counts().items())
         ]
-        newest = [asdict(request) for request in self._journal.newest(NEWEST)]
+        newest = [asdict(request) for request in self._journal.newest()[-NEWEST:]]
         return json_reply({"counts": counts, "newest": newest})
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from exporter.model import Group, Stream, minute_of
 from exporter.simulator.content import event_fields, find, iso, media_fields
 from exporter.simulator.faults import Faults, FaultSwitch
-from exporter.simulator.forms import rows_shown, write_rows
+from exporter.simulator.forms import write_rows
 from exporter.simulator.gate import Credentials, Tokens, accepts
-from exporter.simulator.query import Query, Refusal, bad_request, read_query
-from exporter.simulator.reply import Reply, json_reply
+from exporter.simulator.query import Query, read_query
+from exporter.simulator.reply import Reply, bad_request, json_reply, not_found, unauthorized
 from exporter.simulator.rows import Reader
 from exporter.simulator.series import World
 
@@ -46,7 +46,9 @@ class Endpoints:
         media_id = query.stream.media_id
         if media_id and (media_id in faults.gone or media_id not in self._world.catalog(merchant_id)):
             raise not_found("MEDIA", "no such media")
-        rows = rows_shown(self._reader.rows(query.stream, query.interval, query.minutes, now), faults)
+        rows = self._reader.rows(query.stream, query.interval, query.minutes, now)
+        if faults.omit_zero:
+            rows = [row for row in rows if any(row.values)]
         body = write_rows(rows, query.stream, self._totals(query, now, faults), faults, minute_of(now))
         return Reply(200, body.encode(), rows=len(rows))
 
@@ -70,13 +72,3 @@ class Endpoints:
             return {}
         whole = Stream(query.stream.merchant_id, query.stream.media_id, query.stream.target, Group.ALL)
         return {row.date: row.values[0] for row in self._reader.rows(whole, query.interval, query.minutes, now)}
-
-
-def unauthorized(message: str) -> Refusal:
-    """The refusal of a request with invalid credentials."""
-    return Refusal(401, "UNAUTHORIZED", message)
-
-
-def not_found(what: str, message: str) -> Refusal:
-    """The refusal of a request for something that does not exist."""
-    return Refusal(404, f"{what}_NOT_FOUND", message)

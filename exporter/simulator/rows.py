@@ -20,11 +20,6 @@ class Interval(StrEnum):
     HOUR = "hour"
     MINUTE = "minute"
 
-    @property
-    def date_format(self) -> str:
-        """The format of the date of a row."""
-        return DATE_FORMATS[self]
-
 
 DATE_FORMATS = {
     Interval.MONTH: "%Y/%m",
@@ -45,11 +40,6 @@ class Row:
 
     date: str
     values: Values
-
-    @property
-    def empty(self) -> bool:
-        """Whether all its values are 0."""
-        return not any(self.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +123,7 @@ class Reader:
             yield Piece(self._date(quarter * 15, interval), combine_sum(values), combine_max(values))
 
     def _date(self, minute: Minute, interval: Interval) -> str:
-        return datetime.fromtimestamp(start_of(minute), self._world.zone).strftime(interval.date_format)
+        return datetime.fromtimestamp(start_of(minute), self._world.zone).strftime(DATE_FORMATS[interval])
 
 
 def labels(group: Group) -> tuple[str, ...]:

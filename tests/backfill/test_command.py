@@ -26,14 +26,14 @@ from exporter.config.settings import Settings
 from exporter.errors import HistoryError, InputError, StateLocked
 from exporter.model import Group, MinuteRange, Target
 from exporter.serving.families import FAMILIES
-from exporter.simulator.app import SimulatorApp, create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.endpoints import Endpoints
 from exporter.simulator.faults import Faults, FaultSwitch
-from exporter.simulator.query import bad_request
-from exporter.simulator.reply import Reply
+from exporter.simulator.reply import Reply, bad_request
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.storage.state import open_state
+from tests.support.busiest import busiest
 from tests.support.fakes import FakeClock
 from tests.support.processes import MERCHANT, Program, Prometheus, configuration, python, wait_until
 
@@ -134,7 +134,7 @@ class Api:
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     clock = FakeClock(time.time())
     world = World(media=6)
-    app = create_app(world, FaultSwitch(world, clock.now, Faults(rate_limit=1000)), clock.now)
+    app = SimulatorApp(world, FaultSwitch(world, clock.now, Faults(rate_limit=1000)), clock.now)
     with SimulatorServer(app) as server:
         yield Api(app, server.url, clock, tmp_path, monkeypatch)
 
@@ -307,7 +307,7 @@ def test_the_budget_is_kept_over_runs(api: Api) -> None:
     api.output.rename(api.folder / "first.om")
     api.run(settings)
     assert len(api.app.journal.newest()) > 20
-    assert api.app.journal.busiest(MERCHANT) == 4
+    assert busiest(api.app.journal, MERCHANT) == 4
 
 
 def test_a_media_that_is_gone_is_left_out(api: Api) -> None:

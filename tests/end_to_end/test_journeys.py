@@ -27,7 +27,7 @@ from exporter.config.settings import Settings
 from exporter.counting.windows import ended_before
 from exporter.model import OTHER, Group, Minute, Stream, Target
 from exporter.serving.instruments import Instruments
-from exporter.simulator.app import create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
@@ -173,7 +173,7 @@ class Story:
         self.faults = [fault for fault in FAULTS if spared not in fault]
         self.world = World(seed=seed, media=6)
         self.switch = FaultSwitch(self.world, self.clock.now)
-        self.app = create_app(self.world, self.switch, self.clock.now)
+        self.app = SimulatorApp(self.world, self.switch, self.clock.now)
         self.server = SimulatorServer(self.app)
         self.server.start()
         self.path = path

@@ -14,7 +14,7 @@ import pytest
 from exporter.model import Group, Minute, MinuteRange, Stream, Target, end_of, minute_of
 from exporter.serving.families import FAMILIES
 from exporter.serving.instruments import Instruments
-from exporter.simulator.app import create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
@@ -53,7 +53,7 @@ def world() -> World:
 
 @pytest.fixture
 def api(world: World) -> Iterator[SimulatorServer]:
-    with SimulatorServer(create_app(world, FaultSwitch(world, time.time, FAULTS), time.time)) as server:
+    with SimulatorServer(SimulatorApp(world, FaultSwitch(world, time.time, FAULTS), time.time)) as server:
         yield server
 
 

@@ -15,12 +15,13 @@ from structlog.testing import capture_logs
 
 from exporter.errors import InputError
 from exporter.model import Group, MinuteRange, Target, minute_of
-from exporter.simulator.app import create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.gate import Credentials, RateLimit
 from exporter.simulator.journal import Journal, Request
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
+from tests.support.busiest import busiest
 from tests.support.processes import PATIENCE, get
 
 NOW = datetime(2026, 11, 18, 20, 0, tzinfo=ZoneInfo("Asia/Tokyo")).timestamp()
@@ -42,7 +43,7 @@ class Api:
         self.slept: list[float] = []
         self.world = World()
         self.faults = FaultSwitch(self.world, lambda: self.now)
-        self.app = create_app(self.world, self.faults, lambda: self.now, self.slept.append, credentials)
+        self.app = SimulatorApp(self.world, self.faults, lambda: self.now, self.slept.append, credentials)
         self.server = SimulatorServer(self.app)
         self.session = requests.Session()
         self.token = ""
@@ -639,9 +640,8 @@ def test_journal_finds_the_busiest_window() -> None:
     for at in (0, 30, 59.9, 60, 89, 200):
         journal.add(Request(at, "m", "medias", "GET", "/", "", 200, None))
     journal.add(Request(1, "other", "medias", "GET", "/", "", 200, None))
-    assert journal.busiest("m") == 4
-    assert journal.busiest("nobody") == 0
-    assert len(journal.newest(2)) == 2
+    assert busiest(journal, "m") == 4
+    assert busiest(journal, "nobody") == 0
     assert journal.counts() == {("medias", 200): 7}
 
 
@@ -694,7 +694,7 @@ def test_server_stops_while_an_answer_hangs() -> None:
     """A server that stops does not wait for the answers that hang, and can be followed by another."""
     world = World()
     switch = FaultSwitch(world, time.time, Faults(hang_rate=1, hang_seconds=3600))
-    app = create_app(world, switch, time.time)
+    app = SimulatorApp(world, switch, time.time)
     server = SimulatorServer(app)
     with server, socket.create_connection(server.address) as client:
         client.sendall(b"GET /v1/merchants/demo/aggregations HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -717,6 +717,6 @@ def test_port_in_use(api: Api) -> None:
 def test_ipv6() -> None:
     """It serves on IPv6, too, and the URL has brackets."""
     world = World()
-    with SimulatorServer(create_app(world, FaultSwitch(world, time.time), time.time), "::1") as server:
+    with SimulatorServer(SimulatorApp(world, FaultSwitch(world, time.time), time.time), "::1") as server:
         assert server.url == f"http://[::1]:{server.address[1]}/v1"
         assert get(server.url).status_code == 404
