@@ -392,7 +392,8 @@ def _cost(weeks: int, plays: Sequence[float | None], minutes: int, repeats: int)
             json.loads(_ANSWER)
         json_taken.append((time.process_time() - begin) / minutes * 1e6)
     packed = track.pack()
-    size = len(packed.recent) + len(packed.dispersion) + sum(map(len, packed.days.values()))
+    recent = packed.recent.content if packed.recent else b""
+    size = len(recent) + len(packed.dispersion) + sum(map(len, packed.days.values()))
     cost = figures(taken)
     return weeks, cost, cost.per(figures(json_taken)), memory, size / 1024
 

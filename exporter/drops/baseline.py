@@ -11,12 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from exporter.drops.dispersion import Dispersion
 from exporter.drops.level import LEVEL_STEPS, Level
-from exporter.drops.median import median_of_sorted
 from exporter.drops.minute_ring import MinuteRing
 from exporter.drops.observation import NO_WINDOWS, Observation
 from exporter.drops.packed import HELD, Packed, RecentMinutes
 from exporter.drops.packed import MASK as _MASK
-from exporter.drops.seasonal import DAY_STEPS, STEP, UNKNOWN, SeasonalProfile
+from exporter.drops.seasonal import DAY_STEPS, STEP, UNKNOWN, SeasonalProfile, median_of_sorted
 from exporter.model import DAY_MINUTES, Minute
 
 # How far back, in minutes, a revised value still changes the steps. All that they are made of must be held.
@@ -251,32 +250,31 @@ class Baseline:
         self._rebuild()
 
     @property
-    def known_share(self) -> float:
-        """The share of the history's steps that is known, 0 to 1."""
-        return self._steps.known_share
-
-    @property
     def dispersion(self) -> float:
         """By how much the variance of the plays is more than that of independent viewers; 1 while it is not known."""
         return self._dispersion.excess or 1.0
 
-    def recent(self, minutes: int) -> list[tuple[Minute, float | None, float | None]]:
-        """The newest minutes, oldest first, each with its plays and what was forecast.
-
-        Args:
-            minutes: How many; there are no more than 128.
-        """
-        frozen = self.recent_minutes()
-        return frozen.last(minutes) if frozen else []
+    def begun_with(self, first: Minute, plays: Sequence[float | None]) -> "Baseline":
+        """The baseline as it would be if it had taken these minutes first; the days before them stay."""
+        days = {day: steps for day, steps in self._steps.pack().items() if day <= first // DAY_MINUTES}
+        begun = Baseline()
+        begun._steps = SeasonalProfile(days)
+        begun._steps.changed.update(self.changed_days)
+        begun.take(first, plays)
+        recent = self.recent_minutes()
+        later = [each for each in recent.last(HELD) if each[0] >= first + len(plays)] if recent else []
+        if later:
+            begun.take(later[0][0], [value for _, value, _ in later])
+        return begun
 
     def recent_minutes(self) -> RecentMinutes | None:
         """A copy of the newest minutes, None before the first."""
         return None if self.newest is None else RecentMinutes(self.newest, self._ring.pack())
 
     @property
-    def changed_days(self) -> Collection[int]:
-        """The days whose steps have changed since the last `pack`."""
-        return frozenset(self._steps.changed)
+    def changed_days(self) -> set[int]:
+        """The days whose steps have changed; cleared by who has written them."""
+        return self._steps.changed
 
     def pack(self, days: Collection[int] | None = None) -> Packed:
         """All that is needed to go on later.
@@ -284,14 +282,7 @@ class Baseline:
         Args:
             days: The days to pack; without it, all.
         """
-        packed = Packed(
-            self.newest,
-            self._ring.pack(),
-            self._dispersion.pack(),
-            self._steps.pack(days),
-        )
-        self._steps.changed.clear()
-        return packed
+        return Packed(self.recent_minutes(), self._dispersion.pack(), self._steps.pack(days))
 
     @classmethod
     def unpack(cls, packed: Packed) -> "Baseline":
@@ -301,10 +292,10 @@ class Baseline:
             ValueError: The bytes are not those of a baseline.
         """
         baseline = cls()
-        baseline.newest = packed.newest
-        baseline._ring = MinuteRing.unpack(packed.recent, packed.newest)
         baseline._steps, baseline._dispersion = SeasonalProfile(packed.days), Dispersion(packed.dispersion)
-        if packed.newest is not None:
-            baseline._steps.prune(packed.newest // DAY_MINUTES)
+        if packed.recent is not None:
+            baseline.newest = packed.recent.newest
+            baseline._ring = MinuteRing.unpack(packed.recent)
+            baseline._steps.prune(baseline.newest // DAY_MINUTES)
             baseline._rebuild()
         return baseline
