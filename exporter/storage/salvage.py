@@ -27,7 +27,7 @@ import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator
-from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from exporter.errors import StateError
@@ -58,23 +58,6 @@ _LOST_OF_MEDIA = {
 }
 
 _Row = tuple[object, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """How a table is read.
-
-    Attributes:
-        name: Its name.
-        columns: Its columns.
-        owner: The first of them: they name the stream, media or merchant that a row is of.
-        rest: The other columns of the primary key.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    owner: tuple[str, ...]
-    rest: tuple[str, ...]
 
 
 def salvage(damaged: Path, new: sqlite3.Connection, now: float) -> str:
@@ -311,38 +294,42 @@ class _Rows:
             owners: The streams, media or merchants that can have rows.
             only: The streams whose rows are copied; without it, all are.
         """
-        table = self._table(name)
+        names, owner_columns, rest = self._columns(name)
         broken = self._broken[name] = set()
-        columns = ", ".join(table.columns)
-        insert = f"INSERT INTO {name} ({columns}) VALUES ({', '.join('?' * len(table.columns))})"  # noqa: S608
+        columns = ", ".join(names)
+        insert = f"INSERT INTO {name} ({columns}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
 
-        def scan(rest: str, values: _Row = ()) -> bool:
+        def scan(order: str, values: _Row = ()) -> bool:
             try:
-                for row in self._source.execute(f"SELECT {columns} FROM {name} {rest}", values):  # noqa: S608 - constants
+                for row in self._source.execute(f"SELECT {columns} FROM {name} {order}", values):  # noqa: S608 - constants
                     if (only is None or row[0] in only) and not self._insert(insert, row):
-                        broken.add(row[: len(table.owner)])
+                        broken.add(row[: len(owner_columns)])
             except READ_ERRORS:
                 return False
             return True
 
-        hint, order = ("NOT INDEXED", ("rowid",)) if name in _WITH_ROWIDS else ("", table.owner + table.rest)
+        hint, order = ("NOT INDEXED", ["rowid"]) if name in _WITH_ROWIDS else ("", owner_columns + rest)
         if scan(f"{hint} ORDER BY {', '.join(order)}"):
             return
         self._incomplete.append(name)
         scan(f"{hint} ORDER BY {' DESC, '.join(order)} DESC")
-        where = "WHERE " + " AND ".join(f"{column} = ?" for column in table.owner)
+        where = "WHERE " + " AND ".join(f"{column} = ?" for column in owner_columns)
         for owner in owners:
             if not scan(where, owner):
                 broken.add(owner)
-                if table.rest:
-                    scan(f"{where} ORDER BY {table.rest[0]} DESC", owner)
+                if rest:
+                    scan(f"{where} ORDER BY {rest[0]} DESC", owner)
 
-    def _table(self, name: str) -> _Table:
+    def _columns(self, name: str) -> tuple[list[str], list[str], list[str]]:
+        """The columns of a table.
+
+        Returns:
+            All; the first ones, which name the stream, media or merchant that a row is of; the other ones of the key.
+        """
         columns = self._new.execute("SELECT name, pk FROM pragma_table_info(?)", (name,)).fetchall()
-        names = tuple(column for column, _ in columns)
-        key = tuple(column for column, place in sorted(columns, key=lambda each: int(each[1])) if place)
+        key = [column for column, place in sorted(columns, key=itemgetter(1)) if place]
         owner = 2 if name in _LOST_OF_MEDIA else 1
-        return _Table(name, names, key[:owner], key[owner:])
+        return [column for column, _ in columns], key[:owner], key[owner:]
 
     def _insert(self, statement: str, row: _Row) -> bool:
         """Write a row; False if its values are refused.
