@@ -13,9 +13,8 @@ from pathlib import Path
 
 from benchmarks.plays import REAL_NAMES, START, WEEK, Drop, Merchant, Series, real, rides, simulate
 from benchmarks.report import Cell, Table, figures
-from exporter.drops.baseline import Baseline
+from exporter.drops.baseline import Baseline, Observation
 from exporter.drops.detector import KEPT, Alarm, Together, broad, judge, judge_live
-from exporter.drops.observation import Observation
 from exporter.model import DAY_MINUTES, Minute
 
 # What was chosen was chosen on other seeds: 1 to 14, and the real series with seeds 1 to 8.

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from exporter.backtest.plays_csv import Recording
-from exporter.drops.baseline import Baseline
+from exporter.drops.baseline import NO_WINDOWS, Baseline, Observation
 from exporter.drops.detector import EARLIER, KEPT, Alarm, common_factor, is_low, judge
-from exporter.drops.observation import NO_WINDOWS, Observation
 from exporter.drops.packed import HELD
 from exporter.model import DAY_MINUTES, Minute
 from exporter.views import Verdict

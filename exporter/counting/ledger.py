@@ -102,19 +102,14 @@ class Ledger:
                     start = ended_before(now, self._poll.settle)
                     if row.horizon is not None:
                         start = newest_settled(now, row.horizon, self._poll)
-                    views = self._views[merchant.id] = {}
+                    self._views[merchant.id] = {}
                     self._plays[merchant.id] = {
                         media_id: Plays() for media_id in ("", *(each.id for each in merchant.media))
                     }
                     for stream in merchant.streams():
                         stream_row = self._rows[stream] = ledger_rows.begin_stream(db, stream, start)
-                        views[stream] = StreamView(
-                            stream=stream,
-                            through=stream_row.through if stream_row.answered else None,
-                            series=ledger_rows.read_series(db, stream, stream_row),
-                        )
+                        self._show(stream, stream_row, ledger_rows.read_series(db, stream, stream_row))
                         self._held[merchant.id] += len(stream_row.held)
-                        self._update_plays(stream, stream_row, views[stream].series)
                         self._expose_zeros(stream, ledger_rows.unshown_labels(db, stream_row.stream_id), now)
                 ledger_rows.mark_removed(db, self._rows, self._merchants, now)
                 ledger_rows.forget_removed(db, now - KEEP_REMOVED)
@@ -206,9 +201,7 @@ class Ledger:
             self._held[stream.merchant_id] += len(entry.row.held) - len(row.held)
             new = tuple(label for label in entry.accounts if label not in before.accounts)
             self._expose_zeros(stream, (*new, *entry.resets), now)
-            through = entry.row.through if entry.row.answered else None
-            self._views[stream.merchant_id][stream] = StreamView(stream, through, series)
-            self._update_plays(stream, entry.row, series)
+            self._show(stream, entry.row, series)
             self._publish(stream.merchant_id)
         if not stream.media_id and ahead > whole_minutes(self._poll.max_lag):
             # The streams of the media are as far ahead. One line is enough.
@@ -305,7 +298,10 @@ class Ledger:
                 owed=from_units(sum(entry.resets.values())),
             )
 
-    def _update_plays(self, stream: Stream, row: StreamRow, series: tuple[SeriesView, ...]) -> None:
+    def _show(self, stream: Stream, row: StreamRow, series: tuple[SeriesView, ...]) -> None:
+        """Let the next snapshot, and `plays`, have what a stream has counted."""
+        through = row.through if row.answered else None
+        self._views[stream.merchant_id][stream] = StreamView(stream, through, series)
         if stream.target is Target.PLAY_COUNT and stream.group is Group.ALL and row.rate is not None:
             last = series[0].last
             # Without a value for the newest minute, assume no change.

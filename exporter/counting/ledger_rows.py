@@ -44,13 +44,10 @@ class MerchantRow:
 
 def begin_merchant(db: sqlite3.Connection, merchant_id: str) -> MerchantRow:
     """Read a merchant's row, or create it."""
-    db.execute(
-        "INSERT INTO merchants (merchant_id) VALUES (?) ON CONFLICT DO UPDATE SET removed_at = NULL",
-        (merchant_id,),
-    )
     row = db.execute(
-        "SELECT horizon, lost_minutes, revisions_up, revisions_down, series_resets, longest_range, "
-        "coalesce(longest_range_at, 0.0) FROM merchants WHERE merchant_id = ?",
+        "INSERT INTO merchants (merchant_id) VALUES (?) ON CONFLICT DO UPDATE SET removed_at = NULL "
+        "RETURNING horizon, lost_minutes, revisions_up, revisions_down, series_resets, longest_range, "
+        "coalesce(longest_range_at, 0.0)",
         (merchant_id,),
     ).fetchone()
     return MerchantRow(*row)
@@ -67,25 +64,17 @@ def write_merchant(db: sqlite3.Connection, merchant_id: str, row: MerchantRow) -
 
 def begin_stream(db: sqlite3.Connection, stream: Stream, start: Minute) -> StreamRow:
     """Read a stream's row, or create one that counts the minutes after `start`."""
-    key = (stream.merchant_id, stream.media_id, stream.target, stream.group)
-    made = db.execute(
-        "INSERT INTO streams (merchant_id, media_id, target, grouping, start, through, seen, kept_from) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING stream_id",
-        (*key, start, start, start, start + 1),
-    ).fetchone()
-    if made and stream.group is Group.ALL:
-        db.execute("INSERT INTO series (stream_id, place, label) VALUES (?, 0, '')", made)
-    db.execute(
-        "UPDATE streams SET removed_at = NULL WHERE "
-        "merchant_id = ? AND media_id = ? AND target = ? AND grouping = ? AND removed_at IS NOT NULL",
-        key,
-    )
     row = db.execute(
-        "SELECT stream_id, start, through, seen, kept_from, answered, rate, peak FROM streams "
-        "WHERE merchant_id = ? AND media_id = ? AND target = ? AND grouping = ?",
-        key,
+        "INSERT INTO streams (merchant_id, media_id, target, grouping, start, through, seen, kept_from) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET removed_at = NULL "
+        "RETURNING stream_id, start, through, seen, kept_from, answered, rate, peak",
+        (stream.merchant_id, stream.media_id, stream.target, stream.group, start, start, start, start + 1),
     ).fetchone()
     stream_id, started, through, seen, kept_from, answered, rate, peak = row
+    if stream.group is Group.ALL:
+        db.execute(
+            "INSERT INTO series (stream_id, place, label) VALUES (?, 0, '') ON CONFLICT DO NOTHING", (stream_id,)
+        )
     values = db.execute("SELECT slot, label, value, since FROM held WHERE stream_id = ?", (stream_id,))
     held = {(slot, label): Held(value, since) for slot, label, value, since in values}
     return StreamRow(stream_id, started, through, seen, kept_from, bool(answered), rate, peak, held)

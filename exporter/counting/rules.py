@@ -45,7 +45,7 @@ def count_minutes(
     lost = max(0, asked.first - (row.through + 1))
     counted = row.through + lost
     through = max(counted, upto)
-    admitted = _admit(before, _within(rows, asked), poll.max_label_values)
+    admitted = _admit(before, rows, asked, poll.max_label_values)
     seen = row.seen
     reachable = max(seen, ended_before(now, poll.settle) - whole_minutes(poll.max_catch_up))
     # An answer that starts after minutes counted as empty does not cover them.
@@ -106,7 +106,7 @@ def count_days(before: StreamLedger, rows: Rows, asked: MinuteRange, through: Mi
     """
     row = before.row
     through = max(row.through, through)
-    admitted = _admit(before, _within(rows, asked), poll.max_label_values)
+    admitted = _admit(before, rows, asked, poll.max_label_values)
     window = whole_minutes(poll.revision_window)
     found = to_hold(admitted.cells, row.held, largest_plausible(before.target, row.peak), through, window)
     cells = without(admitted.cells, found)
@@ -137,10 +137,6 @@ def count_days(before: StreamLedger, rows: Rows, asked: MinuteRange, through: Mi
     )
 
 
-def _within(rows: Rows, asked: MinuteRange) -> Rows:
-    return {bucket: values for bucket, values in rows.items() if bucket in asked}
-
-
 @dataclass(frozen=True, slots=True)
 class _Admitted:
     """An answer by series.
@@ -160,7 +156,7 @@ class _Admitted:
         return {label: account for label, account in self.accounts.items() if label not in before.accounts}
 
 
-def _admit(before: StreamLedger, rows: Rows, most: int) -> _Admitted:
+def _admit(before: StreamLedger, rows: Rows, asked: MinuteRange, most: int) -> _Admitted:
     """Give new label values a series, or count them as `other` once the stream has its maximum of series.
 
     A label value `other` of the API is counted there, too, and does not use up a series.
@@ -168,7 +164,7 @@ def _admit(before: StreamLedger, rows: Rows, most: int) -> _Admitted:
     accounts = dict(before.accounts)
     cells: dict[Minute, dict[str, int | None]] = {}
     overflow = set()
-    for bucket in sorted(rows):
+    for bucket in sorted(bucket for bucket in rows if bucket in asked):
         values = cells[bucket] = {}
         for label, number in rows[bucket].items():
             name, value = label, to_units(number)

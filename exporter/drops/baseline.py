@@ -8,11 +8,11 @@ docs/drop-detection.md; here are its parts about one media alone: recent level, 
 import math
 from array import array
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from exporter.drops.dispersion import Dispersion
 from exporter.drops.level import LEVEL_STEPS, Level
 from exporter.drops.minute_ring import MinuteRing
-from exporter.drops.observation import NO_WINDOWS, Observation
 from exporter.drops.packed import HELD, Packed, RecentMinutes
 from exporter.drops.packed import MASK as _MASK
 from exporter.drops.seasonal import DAY_STEPS, STEP, UNKNOWN, SeasonalProfile, median_of_sorted
@@ -32,6 +32,35 @@ _SUSTAINED = (10, 13, 15, 20, 30)
 
 # There more than the season is believed of plays that were there for an hour, but not much more: bursts end.
 _ABOVE_SEASON = 1.1
+
+NO_WINDOWS = ((0.0, 0), (0.0, 0), (0.0, 0))
+
+
+class Observation(NamedTuple):
+    """What one minute of a baseline shows. Windows end with the minute; their plays are of the minutes present.
+
+    A tuple, because one is made for each media and minute.
+
+    Attributes:
+        minute: The minute.
+        r5: The mean plays a minute of the last 5 minutes; 0 where there are fewer than 2.
+        forecast: The plays a minute that the baseline's own past predicts; None if too little is known for a verdict,
+            or if the minute is missing.
+        dispersion: By how much the variance of the plays is more than that of independent viewers; at least 1.
+        windows: Plays and minutes present of the last 5, 10 and 30 minutes.
+        live: Plays and minutes present of the last 3 minutes and of the 10 before them, then of the last 6 and of the
+            10 before these. None if the minute is missing.
+        sustained: Plays and minutes present of the last 10, 13, 15, 20 and 30 minutes, and what is forecast from the
+            time before these; of those windows alone that have few plays.
+    """
+
+    minute: Minute
+    r5: float
+    forecast: float | None
+    dispersion: float
+    windows: tuple[tuple[float, int], tuple[float, int], tuple[float, int]]
+    live: Sequence[tuple[float, int, float, int]] | None
+    sustained: Sequence[tuple[float, int, float]] = ()
 
 
 class Baseline:

@@ -7,8 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from exporter.drops.baseline import SUSTAINED_SHARE
-from exporter.drops.observation import Observation
+from exporter.drops.baseline import SUSTAINED_SHARE, Observation
 from exporter.drops.packed import HELD
 from exporter.model import Minute
 from exporter.views import Verdict

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.drops.baseline import REVISABLE, Baseline
-from exporter.drops.observation import Observation
+from exporter.drops.baseline import REVISABLE, Baseline, Observation
 from exporter.drops.packed import HELD
 from exporter.drops.seasonal import HISTORY_DAYS, STEP, SeasonalProfile
 from exporter.model import DAY_MINUTES, Minute
