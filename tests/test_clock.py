@@ -25,6 +25,7 @@ from exporter.simulator.server import SimulatorServer
 from exporter.storage.state import State, open_state
 from tests.support.audience import folder_in_memory
 from tests.support.fakes import FakeClock
+from tests.support.world import final_values
 
 pytestmark = pytest.mark.unmeasured
 
@@ -121,7 +122,7 @@ class Machine:
     def played(self, first: Minute, last: Minute) -> float:
         """The plays of the whole merchant in these minutes."""
         return sum(
-            sum(self.world.final(MERCHANT, "", Target.PLAY_COUNT, Group.ALL, minute).values())
+            sum(final_values(self.world, MERCHANT, "", Target.PLAY_COUNT, Group.ALL, minute).values())
             for minute in range(first, last + 1)
         )
 

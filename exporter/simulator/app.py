@@ -13,7 +13,7 @@ import structlog
 
 from exporter.httpd.messages import Request as HttpRequest
 from exporter.httpd.messages import Response
-from exporter.simulator.control import PREFIX, Control
+from exporter.simulator.control import PREFIX, control
 from exporter.simulator.endpoints import Endpoints
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.gate import Credentials, RateLimit, Tokens, accepts
@@ -83,7 +83,6 @@ class SimulatorApp:
         self._tokens = Tokens(world.seed)
         # Decides which requests a fault hits: reproducible for a seed and an order of requests. Thread-safe.
         self._random = Random(world.seed)  # noqa: S311 - no secret
-        self._control = Control(world, faults, self.journal)
         self._endpoints = Endpoints(world, faults, self._tokens, self._credentials)
 
     def __call__(self, request: HttpRequest) -> Response:
@@ -91,7 +90,7 @@ class SimulatorApp:
         arrived = self._clock()
         method, path, query = request.method, request.path, request.query
         if path.startswith(PREFIX):
-            reply = self._control.answer(method, path, _parameters(request), request.body)
+            reply = control(self.world, self.faults, self.journal, request, _parameters(request))
         else:
             call = _call(path, request)
             reply = self._api(call, arrived)

@@ -24,9 +24,8 @@ from exporter.backtest.command import Output
 from exporter.backtest.plays_csv import Recording
 from exporter.config.load import load
 from exporter.config.settings import DEFAULT_THRESHOLDS, Settings
-from exporter.drops.baseline import Baseline
+from exporter.drops.baseline import Baseline, Observation
 from exporter.drops.detector import KEPT, Alarm, Together, broad, judge
-from exporter.drops.observation import Observation
 from exporter.errors import InputError, StateLocked
 from exporter.model import Minute
 from exporter.simulator.app import SimulatorApp

@@ -35,6 +35,7 @@ from exporter.storage.state import State, open_state
 from exporter.units import UNIT, from_units
 from tests.support.audience import folder_in_memory
 from tests.support.fakes import FakeClock
+from tests.support.world import final_values
 
 PACKAGE = str(Path(exporter.__file__).parent)
 MERCHANT = "broadcaster"
@@ -311,8 +312,8 @@ class Story:
         # Of seconds with decimals there are a thousandth more.
         one = UNIT * 1001 // 1000 if self.healthy["decimals"] and stream.target is Target.PLAY_TIME else UNIT
         for minute in range(start + 1, through + 1):
-            for label, value in self.world.final(
-                MERCHANT, stream.media_id, stream.target, stream.group, minute
+            for label, value in final_values(
+                self.world, MERCHANT, stream.media_id, stream.target, stream.group, minute
             ).items():
                 name = label if label in known else OTHER
                 sums[name] = sums.get(name, 0) + value * one

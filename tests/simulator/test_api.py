@@ -23,6 +23,7 @@ from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from tests.support.busiest import busiest
 from tests.support.processes import PATIENCE, get
+from tests.support.world import final_sums, final_values
 
 NOW = datetime(2026, 11, 18, 20, 0, tzinfo=ZoneInfo("Asia/Tokyo")).timestamp()
 LAST_HALF_HOUR = {"interval": "minute", "from": "20261118193000", "to": "20261118195959"}
@@ -175,7 +176,7 @@ def test_minutes_are_the_final_values(api: Api, target: Target, group: Group) ->
     first = minute_of(NOW) - 30
     assert [row["date"] for row in rows] == [f"2026/11/18 19:{minute}" for minute in range(30, 59)]
     for offset, row in enumerate(rows):
-        values = api.world.final("demo", "", target, group, first + offset)
+        values = final_values(api.world, "demo", "", target, group, first + offset)
         shown = {("" if group is Group.ALL else name): value for name, value in row.items() if name != "date"}
         assert shown == {label: value for label, value in values.items() if value}
 
@@ -183,7 +184,7 @@ def test_minutes_are_the_final_values(api: Api, target: Target, group: Group) ->
 def test_default_is_the_plays_of_today(api: Api) -> None:
     """Without parameters the answer is the plays of today, all of the merchant, by day."""
     midnight = minute_of(NOW) - 20 * 60
-    plays = api.world.total("demo", "", Target.PLAY_COUNT, Group.ALL, MinuteRange(midnight, minute_of(NOW) - 2))
+    plays = final_sums(api.world, "demo", "", Target.PLAY_COUNT, Group.ALL, MinuteRange(midnight, minute_of(NOW) - 2))
     assert api.get("aggregations").json() == [{"date": "2026/11/18", "all": plays[""]}]
 
 
@@ -204,7 +205,7 @@ def test_one_media(api: Api) -> None:
     """With media_id the answer is that media's."""
     media_id = api.media_id("channel-1")
     (row,) = api.rows(media_id=media_id, **{"from": "20261118195000", "to": "20261118195059"}).json()
-    final = api.world.final("demo", media_id, Target.PLAY_COUNT, Group.ALL, minute_of(NOW) - 10)
+    final = final_values(api.world, "demo", media_id, Target.PLAY_COUNT, Group.ALL, minute_of(NOW) - 10)
     assert row == {"date": "2026/11/18 19:50", "all": final[""]}
 
 

@@ -19,10 +19,11 @@ from exporter.simulator.arithmetic import (
     unique_over_time,
 )
 from exporter.simulator.catalog import Media, make_catalog
-from exporter.simulator.content import event_fields, newest_start
+from exporter.simulator.endpoints import event_fields, newest_start
 from exporter.simulator.faults import Faults, FaultSwitch, problems
 from exporter.simulator.rows import Interval, Reader
 from exporter.simulator.series import LABELS, World
+from tests.support.world import final_sums, final_values
 
 TOKYO = ZoneInfo("Asia/Tokyo")
 # A Wednesday, eight in the evening in Tokyo.
@@ -50,11 +51,11 @@ def stream(media_id: str = "", target: Target = Target.PLAY_COUNT, group: Group 
 
 
 def final(world: World, of: Stream, minute: int) -> dict[str, int]:
-    return world.final(of.merchant_id, of.media_id, of.target, of.group, minute)
+    return final_values(world, of.merchant_id, of.media_id, of.target, of.group, minute)
 
 
 def total(world: World, of: Stream, minutes: MinuteRange) -> dict[str, int]:
-    return world.total(of.merchant_id, of.media_id, of.target, of.group, minutes)
+    return final_sums(world, of.merchant_id, of.media_id, of.target, of.group, minutes)
 
 
 def find(world: World, ref_id: str) -> Media:
