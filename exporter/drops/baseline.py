@@ -23,7 +23,7 @@ REVISABLE = 60
 
 # The forecast is at most so much above the median of an hour's steps, of which so many must be known: a short burst
 # raises it no further.
-_HOUR_STEPS, _HOUR_LEAST, _ABOVE_MEDIAN = 12, 6, 1.1
+_HOUR_LEAST, _ABOVE_MEDIAN = 6, 1.1
 
 # A drop of the plays to less than this share may be seen over these windows, in minutes, against what was before them.
 SUSTAINED_SHARE = 0.35
@@ -244,7 +244,14 @@ class Baseline:
         self._dispersion.put(step, sample)
 
     def _find_median(self, step: int) -> None:
-        means = self._ring.step_means(step * STEP + STEP - 1, _HOUR_STEPS, STEP)
+        """Find the median of the steps of the hour that ends with a step."""
+        sums, counts = self._ring.sums, self._ring.counts
+        last = step * STEP + STEP - 1
+        means = []
+        for end in range(last, last - 60, -STEP):
+            here, before = end & _MASK, (end - STEP) & _MASK
+            if present := counts[here] - counts[before]:
+                means.append((sums[here] - sums[before]) / present)
         means.sort()
         self._medians[step % len(self._medians)] = median_of_sorted(means) if len(means) >= _HOUR_LEAST else UNKNOWN
 

@@ -70,13 +70,3 @@ class MinuteRing:
             known = plays == plays  # noqa: PLR0124 - a number
             self.sums[here] = self.sums[before] + (plays if known else 0.0)
             self.counts[here] = self.counts[before] + known
-
-    def step_means(self, last: Minute, steps: int, length: int) -> list[float]:
-        """The means of the steps of `length` minutes that end with a minute, newest first; without unknown ones."""
-        sums, counts = self.sums, self.counts
-        means = []
-        for end in range(last, last - steps * length, -length):
-            here, before = end & MASK, (end - length) & MASK
-            if present := counts[here] - counts[before]:
-                means.append((sums[here] - sums[before]) / present)
-        return means

@@ -152,9 +152,7 @@ class FaultSwitch:
     def appears(self, merchant_id: str, minute: Minute) -> float:
         """The instant (Unix seconds) at which a minute's row appears, stalls aside."""
         faults = self._at_end_of(minute)
-        late = faults.late_minutes
-        if faults.late_jitter:
-            late += faults.late_jitter * self._world.noise(merchant_id, "lateness", minute)
+        late = faults.late_minutes + faults.late_jitter * self._world.noise(merchant_id, "lateness", minute)
         return end_of(minute) + late * 60
 
     def revision(self, merchant_id: str, minute: Minute, now: float) -> Revision | None:
