@@ -46,15 +46,14 @@ _LAST_PLACE = 10**6
 # Tables whose rows are in the order of their rowids. Those of the others are in the order of the primary key.
 _WITH_ROWIDS = ("streams", "tracks", "track_days")
 
-# What is lost with rows of a merchant or a media.
-_LOST_OF_MERCHANTS = {
+# Tables whose rows are of a media, and what is lost with rows of a media or a merchant.
+_OF_MEDIA = ("media", "tracks", "track_days")
+_LOSSES = {
     "merchants": "the number of its revisions and of its lost minutes",
-    "budgets": "how much of its budget the API has refused",
-}
-_LOST_OF_MEDIA = {
     "media": "names of media (they are looked up again)",
     "tracks": "media's plays for the drop detector (they are fetched again)",
     "track_days": "media's plays of some days for the drop detector (they are fetched again)",
+    "budgets": "how much of its budget the API has refused",
 }
 
 _Row = tuple[object, ...]
@@ -190,18 +189,17 @@ class _Rows:
         """
         continued = self._copy_streams(minute)
         self._copy_series()
-        # The others have no values that can be revised.
+        # A stream that continues from now has no values that can be revised.
         revisable = self._streams.keys() - continued
         self._copy_slots(revisable)
         self._copy_table("held", ((stream_id,) for stream_id in revisable), revisable)
         self._note("values that streams were to count later", self._broken_streams("held", revisable))
         media: set[_Row] = {(merchant_id, media_id) for merchant_id, media_id, _ in self._streams.values()}
         merchants: set[_Row] = {(merchant_id,) for merchant_id, _, _ in self._streams.values()}
-        for losses, owners in ((_LOST_OF_MERCHANTS, merchants), (_LOST_OF_MEDIA, media)):
-            for table, loss in losses.items():
-                self._copy_table(table, owners)
-                for merchant_id, *_ in self._broken[table]:
-                    self._lost[str(merchant_id or ""), loss] += 1
+        for table, loss in _LOSSES.items():
+            self._copy_table(table, media if table in _OF_MEDIA else merchants)
+            for merchant_id, *_ in self._broken[table]:
+                self._lost[str(merchant_id or ""), loss] += 1
         self._new.executemany(
             "UPDATE tracks SET past_known = 0 WHERE merchant_id = ? AND media_id = ?", self._broken["track_days"]
         )
@@ -328,7 +326,7 @@ class _Rows:
         """
         columns = self._new.execute("SELECT name, pk FROM pragma_table_info(?)", (name,)).fetchall()
         key = [column for column, place in sorted(columns, key=itemgetter(1)) if place]
-        owner = 2 if name in _LOST_OF_MEDIA else 1
+        owner = 2 if name in _OF_MEDIA else 1
         return [column for column, _ in columns], key[:owner], key[owner:]
 
     def _insert(self, statement: str, row: _Row) -> bool:
