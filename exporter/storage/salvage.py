@@ -242,19 +242,22 @@ class _Rows:
 
     def _copy_series(self) -> None:
         self._copy_table("series", ((stream_id,) for stream_id in self._streams))
-        unknown = self._new.execute(
-            "DELETE FROM series WHERE stream_id NOT IN (SELECT stream_id FROM streams) RETURNING stream_id"
-        ).fetchall()
+        unknown = {row for row in self._broken["series"] if row[0] not in self._streams}
+        unknown.update(
+            self._new.execute(
+                "DELETE FROM series WHERE stream_id NOT IN (SELECT stream_id FROM streams) RETURNING stream_id"
+            ).fetchall()
+        )
         if unknown:
-            self._lost["", "counters of unknown streams (they restart at 0)"] = len(set(unknown))
+            self._lost["", "counters of unknown streams (they restart at 0)"] = len(unknown)
         # Each stream without a group has exactly one series.
         missing = self._new.execute(
             "INSERT INTO series (stream_id, place, label) SELECT stream_id, 0, '' FROM streams WHERE grouping = ? "
             "AND stream_id NOT IN (SELECT stream_id FROM series WHERE label = '') RETURNING stream_id",
             (Group.ALL,),
         ).fetchall()
-        self._broken["series"].update(missing)
-        self._note("counters of streams (they restart at 0)", self._broken_streams("series", self._streams))
+        restarted = {stream_id for (stream_id,) in missing}.union(self._broken_streams("series", self._streams))
+        self._note("counters of streams (they restart at 0)", restarted)
 
     def _copy_slots(self, revisable: Collection[object]) -> None:
         self._copy_table("slots", ((stream_id,) for stream_id in revisable), revisable)
