@@ -13,9 +13,8 @@ from pathlib import Path
 
 from benchmarks.plays import REAL_NAMES, START, WEEK, Drop, Merchant, Series, real, rides, simulate
 from benchmarks.report import Cell, Table, figures
-from exporter.drops.baseline import Baseline
+from exporter.drops.baseline import Baseline, Observation
 from exporter.drops.detector import KEPT, Alarm, Together, broad, judge, judge_live
-from exporter.drops.observation import Observation
 from exporter.model import DAY_MINUTES, Minute
 
 # What was chosen was chosen on other seeds: 1 to 14, and the real series with seeds 1 to 8.
@@ -395,7 +394,8 @@ def _cost(weeks: int, plays: Sequence[float | None], minutes: int, repeats: int)
             json.loads(_ANSWER)
         json_taken.append((time.process_time() - begin) / minutes * 1e6)
     packed = track.pack()
-    size = len(packed.recent) + len(packed.dispersion) + sum(map(len, packed.days.values()))
+    recent = packed.recent.content if packed.recent else b""
+    size = len(recent) + len(packed.dispersion) + sum(map(len, packed.days.values()))
     cost = figures(taken)
     return weeks, cost, cost.per(figures(json_taken)), memory, size / 1024
 

@@ -6,7 +6,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
 from exporter import logs
-from exporter.simulator.app import create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
@@ -53,7 +53,7 @@ def _serve(connection: Connection, clock: HandClock, media: int) -> None:
     logs.setup("error")
     world = World(media=media)
     faults = Faults(rate_limit=1_000_000, token_life=1_000_000)
-    with SimulatorServer(create_app(world, FaultSwitch(world, clock.now, faults), clock.now)) as server:
+    with SimulatorServer(SimulatorApp(world, FaultSwitch(world, clock.now, faults), clock.now)) as server:
         connection.send(server.url)
         # Until the other end is closed.
         connection.poll(None)

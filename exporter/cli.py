@@ -24,7 +24,7 @@ from exporter.flags import (
     web_flags,
     whole_number,
 )
-from exporter.planning.capacity import describe, estimate_capacity
+from exporter.planning.capacity import describe
 from exporter.simulator import command as simulator
 
 # Limit of --days.
@@ -204,8 +204,7 @@ def _plan(options: argparse.Namespace) -> int:
     settings = _load(options)
     rates = read_rates(settings.storage.path)
     for merchant in settings.merchants:
-        capacity = estimate_capacity(merchant, settings.poll, rates.get(merchant.id, {}))
-        print("\n".join(describe(capacity)), end="\n\n")
+        print("\n".join(describe(merchant, settings.poll, rates.get(merchant.id, {}))), end="\n\n")
     return 0
 
 

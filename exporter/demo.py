@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from exporter.config.settings import Settings
-from exporter.simulator.app import create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.command import config_for
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
@@ -24,7 +24,7 @@ def simulated() -> Iterator[Settings]:
     logging.getLogger("exporter.simulator").setLevel(logging.WARNING)
     world = World(seed=1)
     faults = Faults(late_jitter=0.5, revise_up=0.2)
-    app = create_app(world, FaultSwitch(world, time.time, faults), time.time)
+    app = SimulatorApp(world, FaultSwitch(world, time.time, faults), time.time)
     with SimulatorServer(app) as server, tempfile.TemporaryDirectory() as folder:
         settings = yaml.safe_load(config_for(world, server.url))
         yield Settings.model_validate(settings | {"storage": {"path": Path(folder) / "state.db"}})

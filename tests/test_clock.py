@@ -18,13 +18,14 @@ from exporter.polling.scheduler import Scheduler
 from exporter.process_health import ProcessHealth
 from exporter.serving.health import clock_problem
 from exporter.serving.instruments import Instruments
-from exporter.simulator.app import create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import FaultSwitch
 from exporter.simulator.series import World
 from exporter.storage.state import State, open_state
 from tests.support.audience import folder_in_memory
 from tests.support.direct import URL, DirectAdapter
 from tests.support.fakes import FakeClock
+from tests.support.world import final_values
 
 pytestmark = pytest.mark.unmeasured
 
@@ -54,7 +55,7 @@ class Machine:
         self.wall = FakeClock(self.true.wall + wrong)
         self.world = WORLD
         self.switch = FaultSwitch(self.world, self.true.now)
-        self.adapter = DirectAdapter(create_app(self.world, self.switch, self.true.now))
+        self.adapter = DirectAdapter(SimulatorApp(self.world, self.switch, self.true.now))
         self.media = min(self.world.catalog(MERCHANT))
         self.state: State
         self.polling: Polling
@@ -120,7 +121,7 @@ class Machine:
     def played(self, first: Minute, last: Minute) -> float:
         """The plays of the whole merchant in these minutes."""
         return sum(
-            sum(self.world.final(MERCHANT, "", Target.PLAY_COUNT, Group.ALL, minute).values())
+            sum(final_values(self.world, MERCHANT, "", Target.PLAY_COUNT, Group.ALL, minute).values())
             for minute in range(first, last + 1)
         )
 

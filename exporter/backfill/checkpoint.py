@@ -51,46 +51,43 @@ class Checkpoint:
 
     def progress(self) -> Mapping[int, Minute]:
         """The first minute that is not fetched, by stream; a stream that is not there has not begun."""
-        with _reported(self.path):
-            return dict(self._db.execute("SELECT stream, next FROM progress"))
+        return dict(self._db.execute("SELECT stream, next FROM progress"))
 
     def left_out(self) -> frozenset[int]:
         """The streams of which the API has no history."""
-        with _reported(self.path):
-            return frozenset(stream for (stream,) in self._db.execute("SELECT stream FROM progress WHERE left_out"))
+        return frozenset(stream for (stream,) in self._db.execute("SELECT stream FROM progress WHERE left_out"))
 
     def labels(self, stream: int) -> Sequence[str]:
         """A stream's label values in the order in which they were first seen."""
-        with _reported(self.path):
-            rows = self._db.execute("SELECT label FROM labels WHERE stream = ? ORDER BY place", (stream,))
-            return [label for (label,) in rows]
+        rows = self._db.execute("SELECT label FROM labels WHERE stream = ? ORDER BY place", (stream,))
+        return [label for (label,) in rows]
 
     def add(self, stream: int, minutes: MinuteRange, values: Mapping[str, Sequence[float]]) -> None:
         """Add what was fetched: by label value, a number for each of the minutes; new label values last."""
         known = set(self.labels(stream))
         new = [label for label in values if label not in known]
-        with _reported(self.path), self._db:
+        packed = {label: zlib.compress(array("d", column).tobytes(), 1) for label, column in values.items()}
+        with self._db:
             self._db.executemany(
                 "INSERT INTO labels VALUES (?, ?, ?)",
                 [(stream, len(known) + place, label) for place, label in enumerate(new)],
             )
             self._db.executemany(
                 "INSERT INTO parts VALUES (?, ?, ?, ?)",
-                [(stream, label, minutes.first, _pack(column)) for label, column in values.items()],
+                [(stream, label, minutes.first, column) for label, column in packed.items()],
             )
             self._db.execute("INSERT OR REPLACE INTO progress VALUES (?, ?, 0)", (stream, minutes.last + 1))
 
     def leave_out(self, stream: int, minutes: MinuteRange) -> None:
         """Note that the API has no history of a stream."""
-        with _reported(self.path), self._db:
+        with self._db:
             self._db.execute("INSERT OR REPLACE INTO progress VALUES (?, ?, 1)", (stream, minutes.last + 1))
 
     def parts(self, stream: int, label: str) -> Iterator[tuple[Minute, Sequence[float]]]:
         """The values of a label value: runs of minutes, each with its first, oldest first."""
         query = "SELECT first, minutes FROM parts WHERE stream = ? AND label = ? ORDER BY first"
-        with _reported(self.path):
-            for first, packed in self._db.execute(query, (stream, label)):
-                yield first, _unpack(packed)
+        for first, packed in self._db.execute(query, (stream, label)):
+            yield first, array("d", zlib.decompress(packed))
 
     def remove(self) -> None:
         """Close it and delete it."""
@@ -107,40 +104,24 @@ def open_checkpoint(path: Path, arguments: Mapping[str, object]) -> Iterator[Che
         arguments: Everything that determines what is fetched.
 
     Raises:
-        InputError: It cannot be created or read, or belongs to other arguments.
+        InputError: It cannot be created, read or written, also later, or belongs to other arguments.
     """
     text = json.dumps([_LAYOUT, sys.byteorder, arguments], sort_keys=True)
-    with contextlib.ExitStack() as stack:
-        with _reported(path):
-            db = stack.enter_context(contextlib.closing(sqlite3.connect(path, timeout=1)))
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=1)) as db:
             db.executescript(_SCHEMA)
             found = db.execute("SELECT text FROM arguments").fetchone()
             if found is None:
                 with db:
                     db.execute("INSERT INTO arguments VALUES (?)", (text,))
-        if found not in (None, (text,)):
-            raise InputError(
-                f"{path}: started with another period or configuration; continue with those, "
-                "or delete the file to start again"
-            )
-        yield Checkpoint(path, db)
-
-
-@contextlib.contextmanager
-def _reported(path: Path) -> Iterator[None]:
-    try:
-        yield
+            elif found != (text,):
+                raise InputError(
+                    f"{path}: started with another period or configuration; continue with those, "
+                    "or delete the file to start again"
+                )
+            yield Checkpoint(path, db)
     except sqlite3.Error as error:
+        # No other library's: the state file maps its own.
         raise InputError(
             f"{path}: cannot be used as the checkpoint file ({error}); check the disk and the folder"
         ) from error
-
-
-def _pack(values: Sequence[float]) -> bytes:
-    return zlib.compress(array("d", values).tobytes(), 1)
-
-
-def _unpack(packed: bytes) -> Sequence[float]:
-    values = array("d")
-    values.frombytes(zlib.decompress(packed))
-    return values

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice, repeat
+from itertools import dropwhile, repeat
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -223,19 +223,15 @@ def _series(
     for place, stream in streams:
         owner = {"merchant_id": stream.merchant_id} | ({"media_id": stream.media_id} if stream.media_id else {})
         for label in [""] if stream.group is Group.ALL else work.labels(place):
-            first = minutes.first
             labels = owner
+            increases: Iterable[tuple[Minute, float]] = enumerate(
+                _increases(work.parts(place, label), minutes), minutes.first
+            )
             if stream.group is not Group.ALL:
                 labels = {**owner, stream.group.value: label}
-                first = _first_count(work.parts(place, label))
-            increases = _increases(work.parts(place, label), minutes)
-            yield Series({**labels, **extra}, first, islice(increases, first - minutes.first, None))
+                increases = dropwhile(lambda each: not each[1], increases)
+            yield Series({**labels, **extra}, increases)
         written()
-
-
-def _first_count(parts: Iterable[tuple[Minute, Sequence[float]]]) -> Minute:
-    """The first minute that counts anything."""
-    return next(first + place for first, values in parts for place, value in enumerate(values) if value)
 
 
 def _increases(parts: Iterable[tuple[Minute, Sequence[float]]], minutes: MinuteRange) -> Iterator[float]:

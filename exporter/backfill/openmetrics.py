@@ -7,7 +7,7 @@ by one, as they come.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from exporter.model import MINUTE, Minute, start_of
+from exporter.model import Minute, end_of, start_of
 from exporter.serving.families import Family
 from exporter.units import UNIT, from_units, to_units
 
@@ -20,13 +20,11 @@ class Series:
 
     Attributes:
         labels: Its labels.
-        first: The first minute.
-        increases: What was counted in each minute from the first on.
+        increases: Each minute from its first on, and what was counted in it.
     """
 
     labels: Mapping[str, str]
-    first: Minute
-    increases: Iterable[float]
+    increases: Iterable[tuple[Minute, float]]
 
 
 def write_family(family: Family, series: Iterable[Series]) -> Iterator[str]:
@@ -40,12 +38,13 @@ def write_family(family: Family, series: Iterable[Series]) -> Iterator[str]:
 def _samples(name: str, series: Series) -> Iterator[str]:
     labels = ",".join(f'{label}="{_escape(value)}"' for label, value in series.labels.items())
     start = f"{name}{{{labels}}}"
-    instant, total = int(start_of(series.first)), 0
-    yield f"{start} 0 {instant}\n"
-    for increase in series.increases:
+    total = None
+    for minute, increase in series.increases:
+        if total is None:
+            total = 0
+            yield f"{start} 0 {int(start_of(minute))}\n"
         total += to_units(increase) or 0
-        instant += int(MINUTE)
-        yield f"{start} {total // UNIT if total % UNIT == 0 else from_units(total)!r} {instant}\n"
+        yield f"{start} {total // UNIT if total % UNIT == 0 else from_units(total)!r} {int(end_of(minute))}\n"
 
 
 def _escape(text: str) -> str:

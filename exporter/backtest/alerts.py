@@ -8,15 +8,14 @@ smaller, never larger.
 
 import math
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from exporter.backtest.plays_csv import Recording
-from exporter.drops.baseline import Baseline
-from exporter.drops.detector import KEPT, Alarm, Together, broad, judge
-from exporter.drops.observation import NO_WINDOWS, Observation
+from exporter.drops.baseline import NO_WINDOWS, Baseline, Observation
+from exporter.drops.detector import EARLIER, KEPT, Alarm, common_factor, is_low, judge
 from exporter.drops.packed import HELD
 from exporter.model import DAY_MINUTES, Minute
 from exporter.views import Verdict
@@ -56,49 +55,36 @@ class Sums:
     """What media have together, by minute. They add up, whichever media are apart.
 
     Attributes:
-        r5: Sums of the mean plays of the last 5 minutes.
-        forecast: Sums of the forecasts.
-        fallen: Sums of the forecasts of those media that are far below theirs.
+        by_minute: The sums of the mean plays of the last 5 minutes, of the forecasts, and of the forecasts of those
+            media that are far below theirs.
     """
 
-    r5: dict[Minute, float] = field(default_factory=dict)
-    forecast: dict[Minute, float] = field(default_factory=dict)
-    fallen: dict[Minute, float] = field(default_factory=dict)
+    by_minute: dict[Minute, tuple[float, float, float]] = field(default_factory=dict)
 
     def count(self, observation: Observation) -> None:
         """Add a minute of one media."""
-        if observation.forecast is None:
-            return
-        _add(self.r5, observation.minute, observation.r5)
-        _add(self.forecast, observation.minute, observation.forecast)
-        # Above its forecast it need not be asked about.
-        if observation.r5 < observation.forecast and broad((observation,)):
-            _add(self.fallen, observation.minute, observation.forecast)
+        forecast = observation.forecast
+        if forecast is not None:
+            self._add(observation.minute, observation.r5, forecast, forecast if is_low(observation) else 0.0)
 
     def merge(self, other: "Sums") -> None:
         """Add other media's."""
-        for mine, theirs in ((self.r5, other.r5), (self.forecast, other.forecast), (self.fallen, other.fallen)):
-            for minute, value in theirs.items():
-                _add(mine, minute, value)
+        for minute, sums in other.by_minute.items():
+            self._add(minute, *sums)
 
-    def whole(self, minute: Minute) -> Observation:
-        """All media as if they were one."""
-        return Observation(minute, self.r5[minute], self.forecast[minute], 1.0, NO_WINDOWS, None)
+    def _add(self, minute: Minute, r5: float, forecast: float, low: float) -> None:
+        sums = self.by_minute.get(minute, (0.0, 0.0, 0.0))
+        self.by_minute[minute] = sums[0] + r5, sums[1] + forecast, sums[2] + low
 
     def broad(self, minute: Minute) -> bool:
         """Whether the media that are far below their forecast make up most of it."""
-        fallen, forecast = self.fallen.get(minute, 0.0), self.forecast.get(minute, 0.0)
-        rest = forecast - fallen
-        return broad(
-            (
-                Observation(minute, 0.0, fallen, 1.0, NO_WINDOWS, None),
-                Observation(minute, rest, rest, 1.0, NO_WINDOWS, None),
-            )
-        )
+        _, forecast, low = self.by_minute.get(minute, (0.0, 0.0, 0.0))
+        return low > forecast / 2
 
-
-def _add(sums: dict[Minute, float], minute: Minute, value: float) -> None:
-    sums[minute] = sums.get(minute, 0.0) + value
+    def factor(self, observation: Observation) -> float:
+        """The factor on the forecast of one of these media, because the others have less, too."""
+        minute = observation.minute
+        return common_factor(observation, self.by_minute.get(minute), self.by_minute.get(minute - EARLIER))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,21 +114,16 @@ def scan(recording: Recording, threshold: float | None, sums: Sums, *, plain: bo
     """
     suspects: list[Observation] = []
     r5s, forecasts = array("d"), array("d")
-    for observations in _observations(recording):
-        for observation in observations:
+    baseline = Baseline()
+    for first, plays in _runs(recording):
+        for observation in baseline.take(first, plays):
             sums.count(observation)
-            if threshold is not None and _ratio(judge(observation)) > threshold:
+            if threshold is not None and (verdict := judge(observation)) is not None and verdict.ratio > threshold:
                 suspects.append(observation)
             if plain and observation.live is not None:
                 r5s.append(observation.r5)
-                forecasts.append(float("nan") if observation.forecast is None else observation.forecast)
+                forecasts.append(math.nan if observation.forecast is None else observation.forecast)
     return Scanned(recording.media_id, suspects, (r5s, forecasts))
-
-
-def _observations(recording: Recording) -> Iterator[list[Observation]]:
-    baseline = Baseline()
-    for first, plays in _runs(recording):
-        yield baseline.take(first, plays)
 
 
 def _runs(recording: Recording) -> Iterator[tuple[Minute, list[float | None]]]:
@@ -163,17 +144,13 @@ def _runs(recording: Recording) -> Iterator[tuple[Minute, list[float | None]]]:
         yield first, run
 
 
-def _ratio(verdict: Verdict | None) -> float:
-    return 0.0 if verdict is None else verdict.ratio
-
-
 def whole_merchant(recordings: Iterable[Recording]) -> Recording:
     """The plays of all media together. A minute is not known where a media has a gap, or where none has a row."""
     sums: dict[Minute, float] = {}
     unknown: set[Minute] = set()
     for recording in recordings:
         for minute, plays in zip(recording.minutes, recording.plays, strict=True):
-            _add(sums, minute, plays)
+            sums[minute] = sums.get(minute, 0.0) + plays
         for before, after in pairwise(recording.minutes):
             if after - before > 1:
                 unknown.update(range(max(before + 1, after - GAP), min(after - 1, before + GAP) + 1))
@@ -181,51 +158,24 @@ def whole_merchant(recordings: Iterable[Recording]) -> Recording:
     return Recording("", minutes, array("d", map(sums.__getitem__, minutes)))
 
 
-def factors(sums: Sums, minutes: Sequence[Minute], observations: Iterable[Observation]) -> Iterator[float]:
-    """The factor on the forecast at each observation of one media, because the other media have less, too.
-
-    Args:
-        sums: Of all media.
-        minutes: The minutes that they have, ascending.
-        observations: In order of time.
-    """
-    together = Together()
-    reached = 0
-    for observation in observations:
-        reached = max(reached, bisect_left(minutes, observation.minute - HELD + 1))
-        end = bisect_right(minutes, observation.minute, reached)
-        for minute in minutes[reached:end]:
-            together.add(sums.whole(minute))
-        reached = end
-        yield together.factor(observation)
+def verdicts(scanned: Scanned, sums: Sums) -> Iterator[Verdict]:
+    """The verdicts on the suspects of a media or the whole merchant, with the sums of all media."""
+    for observation in scanned.suspects:
+        if scanned.media_id or sums.broad(observation.minute):
+            verdict = judge(observation, sums.factor(observation) if scanned.media_id else 1.0)
+            if verdict is not None:
+                yield verdict
 
 
-def verdicts(scanned: Scanned, sums: Sums, minutes: Sequence[Minute]) -> Iterator[Verdict]:
-    """The verdicts on the suspects of a media or the whole merchant; arguments as for `factors`."""
-    if not scanned.media_id:
-        judged = (judge(observation) for observation in scanned.suspects if sums.broad(observation.minute))
-    else:
-        pairs = zip(scanned.suspects, factors(sums, minutes, scanned.suspects), strict=True)
-        judged = (judge(observation, factor) for observation, factor in pairs)
-    yield from (verdict for verdict in judged if verdict is not None)
-
-
-def expected(recording: Recording, scanned: Scanned, sums: Sums, minutes: Sequence[Minute]) -> Sequence[float]:
-    """The plays expected in each minute of a recording, not a number where nothing was; arguments as for `factors`."""
+def expected(recording: Recording, scanned: Scanned, sums: Sums) -> Sequence[float]:
+    """The plays expected in each minute of a recording, not a number where nothing was."""
     r5s, forecasts = scanned.plain
     if not scanned.media_id:
         return forecasts
-    observations = [
-        Observation(minute, r5, forecast, 1.0, NO_WINDOWS, None)
+    return [
+        forecast * sums.factor(Observation(minute, r5, forecast, 1.0, NO_WINDOWS, None))
         for minute, r5, forecast in zip(recording.minutes, r5s, forecasts, strict=True)
-        if not math.isnan(forecast)
     ]
-    known = (
-        observation.forecast * factor
-        for observation, factor in zip(observations, factors(sums, minutes, observations), strict=True)
-        if observation.forecast is not None
-    )
-    return [forecast if math.isnan(forecast) else next(known) for forecast in forecasts]
 
 
 def fired_alerts(

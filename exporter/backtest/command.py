@@ -73,7 +73,8 @@ def of_api(settings: Settings, media_ids: Sequence[str], days: int, output: Outp
         wanted = [media_id for media_id in dict.fromkeys(media_ids) if _can_be_replayed(media_id, past)]
         if not wanted:
             raise InputError("no media is left to be replayed")
-        recordings = _fetch(past, [_plays_of(merchant, each) for each in wanted], minutes, clock)
+        streams = [Stream(merchant.id, media_id, Target.PLAY_COUNT, Group.ALL) for media_id in wanted]
+        recordings = _fetch(past, streams, minutes, clock)
     if not recordings:
         raise InputError(f"the API has no plays of these media in the last {days} days")
     _report(recordings, _thresholds(settings, wanted), output)
@@ -94,10 +95,6 @@ def _merchant_of(settings: Settings, media_ids: Iterable[str]) -> MerchantSettin
     if len(found) > 1:
         raise InputError(f"--media: the media are of {' and '.join(found)}; replay one merchant at a time")
     return next(iter(found.values()))
-
-
-def _plays_of(merchant: MerchantSettings, media_id: str) -> Stream:
-    return Stream(merchant.id, media_id, Target.PLAY_COUNT, Group.ALL)
 
 
 def _can_be_replayed(media_id: str, past: MerchantHistory) -> bool:

@@ -1,10 +1,11 @@
 """The drop detector over recordings, on as many processors as there are."""
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 
 from exporter.backtest.alerts import (
@@ -26,6 +27,8 @@ WORTH_SHARING = 200_000
 
 # The work is cut into so many parts at most, however many processes there are: sums of floats depend on it.
 _PARTS = 16
+
+_Result = tuple[dict[str, Scanned], Sums]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +67,13 @@ def backtest(
     limits = {recording.media_id: _by_severity(recording.media_id, thresholds) for recording in every}
     least = {media_id: min(limit.values(), default=None) for media_id, limit in limits.items()}
     scanned, sums = _scan(every, least, processes, progress, plain=plain)
-    minutes = sorted(sums.forecast)
     last = max(recording.minutes[-1] for recording in recordings)
     found: list[Alert] = []
     for recording in every:
-        drops = list(verdicts(scanned[recording.media_id], sums, minutes))
+        drops = list(verdicts(scanned[recording.media_id], sums))
         found += fired_alerts(recording, drops, limits[recording.media_id], last)
     found.sort(key=lambda each: (each.start, each.media_id, each.severity))
-    known = {
-        recording.media_id: expected(recording, scanned[recording.media_id], sums, minutes)
-        for recording in every
-        if plain
-    }
+    known = {recording.media_id: expected(recording, scanned[recording.media_id], sums) for recording in every if plain}
     return Backtest(found, {recording.media_id: recording for recording in every}, known)
 
 
@@ -93,49 +91,34 @@ def _scan(
     progress: Callable[[int], object],
     *,
     plain: bool,
-) -> tuple[dict[str, Scanned], Sums]:
+) -> _Result:
     """The first step for all, here or in other processes."""
     parts = [recordings[start::_PARTS] for start in range(min(_PARTS, len(recordings)))]
-    if processes < 2 or sum(map(_size, parts)) < WORTH_SHARING:
-        results = {}
-        for place, part in enumerate(parts):
-            results[place] = _scan_some(part, least, plain=plain)
-            progress(_size(part))
-    else:
-        results = _scan_apart(parts, least, processes, progress, plain=plain)
+    work = partial(_scan_some, least=least, plain=plain)
+    apart = processes > 1 and sum(map(_size, parts)) >= WORTH_SHARING
     scanned: dict[str, Scanned] = {}
     sums = Sums()
     # In this order, whichever was done first.
-    for place in range(len(parts)):
-        some, added = results[place]
+    for part, (some, added) in zip(parts, _apart(work, parts, processes) if apart else map(work, parts), strict=True):
         scanned |= some
         sums.merge(added)
+        progress(_size(part))
     return scanned, sums
 
 
-def _scan_apart(
-    parts: Sequence[Sequence[Recording]],
-    least: Mapping[str, float | None],
-    processes: int,
-    progress: Callable[[int], object],
-    *,
-    plain: bool,
-) -> dict[int, tuple[dict[str, Scanned], Sums]]:
-    """The first step in other processes; the result of each part, by its place."""
-    results = {}
+def _apart(
+    work: Callable[[Sequence[Recording]], _Result], parts: Sequence[Sequence[Recording]], processes: int
+) -> Iterator[_Result]:
+    """The results of the parts, in their order, from other processes."""
     # Not forked: a process with threads, such as the progress bar's, cannot be copied safely.
     with ProcessPoolExecutor(processes, get_context("spawn"), _end_quietly) as pool:
-        work = {pool.submit(_scan_some, part, least, plain=plain): place for place, part in enumerate(parts)}
         try:
-            for done in as_completed(work):
-                results[work[done]] = done.result()
-                progress(_size(parts[work[done]]))
+            yield from pool.map(work, parts)
         except BrokenProcessPool as error:
             raise InputError("one of the processes was killed; if for lack of memory, replay fewer media") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return results
 
 
 def _size(recordings: Sequence[Recording]) -> int:
@@ -143,9 +126,7 @@ def _size(recordings: Sequence[Recording]) -> int:
     return sum(len(recording.minutes) for recording in recordings if recording.media_id)
 
 
-def _scan_some(
-    recordings: Sequence[Recording], least: Mapping[str, float | None], *, plain: bool
-) -> tuple[dict[str, Scanned], Sums]:
+def _scan_some(recordings: Sequence[Recording], least: Mapping[str, float | None], *, plain: bool) -> _Result:
     sums = Sums()
     scanned = {}
     for recording in recordings:

@@ -2,6 +2,7 @@
 
 import csv
 from array import array
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -51,14 +52,12 @@ def read(path: Path) -> list[Recording]:
     Raises:
         InputError: It cannot be read, or not as that; the message names the line.
     """
-    columns: dict[str, _Column] = {}
+    columns: defaultdict[str, _Column] = defaultdict(_Column)
     try:
         # Some spreadsheets begin a file with a byte order mark.
         with path.open(encoding="utf-8-sig", newline="") as file:
             for line, minute, media_id, plays in _rows(file, path):
-                column = columns.get(media_id)
-                if column is None:
-                    column = columns[media_id] = _Column()
+                column = columns[media_id]
                 column.minutes.append(minute)
                 column.plays.append(plays)
                 column.lines.append(line)

@@ -57,25 +57,23 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamLedger:
-    """What one stream has counted before an answer.
+class StreamRow:
+    """How far a stream has been counted.
 
     Attributes:
-        target: What it counts.
+        stream_id: Its key in the state file.
         start: Counting starts with the minute after this one.
         through: The newest counted minute.
         seen: The newest minute counted because the API returned a row for it or for a later one. The minutes after it
             were counted as empty.
         kept_from: The oldest bucket whose value can still be revised.
-        answered: Whether the API has answered for it at least once.
+        answered: Whether counting has started with an answer of the API.
         rate: Smoothed plays a minute; None if it does not count plays, or has had no answer.
         peak: The largest counted value of a bucket.
-        buckets: The values from `kept_from` on, by bucket and label value; a missing one is 0.
         held: The values that are held back and not counted yet.
-        accounts: By label value, in the order in which they were first seen.
     """
 
-    target: Target
+    stream_id: int
     start: Minute
     through: Minute
     seen: Minute
@@ -83,9 +81,29 @@ class StreamLedger:
     answered: bool
     rate: float | None = None
     peak: int = 0
-    buckets: Mapping[Minute, Mapping[str, int]] = field(default_factory=lambda: MappingProxyType({}))
     held: Mapping[Cell, Held] = field(default_factory=lambda: MappingProxyType({}))
-    accounts: Mapping[str, Account] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def oldest_held(self) -> Minute | None:
+        """The oldest bucket with a held value."""
+        return min((bucket for bucket, _ in self.held), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLedger:
+    """What one stream has counted before an answer.
+
+    Attributes:
+        target: What it counts.
+        row: How far it has been counted.
+        buckets: The values from `kept_from` on, by bucket and label value; a missing one is 0.
+        accounts: By label value, in the order in which they were first seen.
+    """
+
+    target: Target
+    row: StreamRow
+    buckets: Mapping[Minute, Mapping[str, int]]
+    accounts: Mapping[str, Account]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,37 +133,25 @@ class Entry:
     """What an answer changes in a stream's ledger.
 
     Attributes:
-        through: The newest counted minute.
-        seen: The newest minute counted because the API returned a row for it or for a later one.
-        kept_from: The oldest bucket that can still be revised.
+        row: How far the stream has been counted now.
         accounts: The new and the changed accounts, by label value.
         changes: The buckets to write, without those before `kept_from`.
         last: By label value, the value of the minute `through` (0 for known label values without one, None for held
             values). None if the answer does not cover that minute.
-        rate: Smoothed plays a minute, if the stream counts plays.
-        peak: The largest counted value of a bucket.
-        held: All held values.
         revisions: The revised values.
         resets: By label value, what the counters that reset to 0 still owed.
         overflow: Number of label values that were counted as `other`, or left out, because the stream has its maximum
             of series.
         lost: Minutes that were too old to be asked for, or whose values stayed unusable for too long.
         expired: How many of them for the second reason.
-        answered: Whether counting has started.
     """
 
-    through: Minute
-    seen: Minute
-    kept_from: Minute
+    row: StreamRow
     accounts: Mapping[str, Account]
     changes: tuple[Change, ...]
     last: Mapping[str, int | None] | None
-    rate: float | None = None
-    peak: int = 0
-    held: Mapping[Cell, Held] = field(default_factory=lambda: MappingProxyType({}))
     revisions: tuple[Revision, ...] = ()
     resets: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     overflow: int = 0
     lost: int = 0
     expired: int = 0
-    answered: bool = True

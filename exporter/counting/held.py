@@ -126,8 +126,3 @@ def expire(
         expired.add(bucket)
         too_many -= 1
     return {cell: each for cell, each in held.items() if cell[0] not in expired}, len(expired)
-
-
-def oldest_held(held: Mapping[Cell, Held], default: Minute) -> Minute:
-    """The oldest bucket with a held value, at most the default."""
-    return min(default, *(bucket for bucket, _ in held)) if held else default

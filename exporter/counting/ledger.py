@@ -13,8 +13,8 @@ import structlog
 
 from exporter.config.settings import MerchantSettings, Settings
 from exporter.counting import ledger_rows
-from exporter.counting.accounts import Entry
-from exporter.counting.ledger_rows import MerchantRow, StreamRow
+from exporter.counting.accounts import Entry, StreamRow
+from exporter.counting.ledger_rows import MerchantRow
 from exporter.counting.rebase import rebase_horizon, rebase_stream, shift_start
 from exporter.counting.rules import count_days, count_minutes
 from exporter.counting.windows import (
@@ -102,19 +102,14 @@ class Ledger:
                     start = ended_before(now, self._poll.settle)
                     if row.horizon is not None:
                         start = newest_settled(now, row.horizon, self._poll)
-                    views = self._views[merchant.id] = {}
+                    self._views[merchant.id] = {}
                     self._plays[merchant.id] = {
                         media_id: Plays() for media_id in ("", *(each.id for each in merchant.media))
                     }
                     for stream in merchant.streams():
                         stream_row = self._rows[stream] = ledger_rows.begin_stream(db, stream, start)
-                        views[stream] = StreamView(
-                            stream=stream,
-                            through=stream_row.through if stream_row.answered else None,
-                            series=ledger_rows.read_series(db, stream, stream_row),
-                        )
+                        self._show(stream, stream_row, ledger_rows.read_series(db, stream, stream_row))
                         self._held[merchant.id] += len(stream_row.held)
-                        self._update_plays(stream, stream_row, views[stream].series)
                         self._expose_zeros(stream, ledger_rows.unshown_labels(db, stream_row.stream_id), now)
                 ledger_rows.mark_removed(db, self._rows, self._merchants, now)
                 ledger_rows.forget_removed(db, now - KEEP_REMOVED)
@@ -160,7 +155,7 @@ class Ledger:
 
     def held(self, stream: Stream) -> frozenset[Minute]:
         """The buckets with a held value."""
-        return frozenset(self._rows[stream].held)
+        return frozenset(bucket for bucket, _ in self._rows[stream].held)
 
     def plays(self, merchant_id: str) -> dict[str, Plays]:
         """The plays of all media by media id, "" for the whole merchant."""
@@ -169,13 +164,12 @@ class Ledger:
     def to_ask(self, stream: Stream, now: float, longest: int | None = None) -> MinuteRange:
         """The range to ask for next, of at most `longest` minutes, or else as long as the API is known to accept."""
         row, merchant = self._rebased(stream, now)
-        held = row.held[0] if row.held else None
         if stream.target.by_day:
-            return days_to_ask(row.through, now, self._zone, self._poll, held)
+            return days_to_ask(row.through, now, self._zone, self._poll, row.oldest_held)
         believed = 0 <= now - merchant.longest_range_at < BELIEVE_RANGE
         longest = longest or (merchant.longest_range if believed else None)
         return minutes_to_ask(
-            row.through, row.seen, merchant.horizon, now, self._poll, longest, held=held, zone=self._zone
+            row.through, row.seen, merchant.horizon, now, self._poll, longest, row.oldest_held, self._zone
         )
 
     def enter(self, stream: Stream, asked: MinuteRange, rows: Rows, now: float) -> None:
@@ -197,19 +191,17 @@ class Ledger:
                 else:
                     horizon = _horizon(merchant.horizon, asked, rows)
                     entry = count_minutes(before, rows, asked, now, horizon, self._poll, self._zone)
-                written = ledger_rows.write_entry(db, row, before, entry)
-                series = ledger_rows.read_series(db, stream, written)
+                ledger_rows.write_entry(db, before, entry)
+                series = ledger_rows.read_series(db, stream, entry.row)
                 merchant_row = _after(merchant, horizon, entry)
                 if merchant_row != self._merchants[stream.merchant_id]:
                     ledger_rows.write_merchant(db, stream.merchant_id, merchant_row)
             # Committed: from here on it may be published.
-            self._rows[stream], self._merchants[stream.merchant_id] = written, merchant_row
-            self._held[stream.merchant_id] += len(written.held) - len(row.held)
+            self._rows[stream], self._merchants[stream.merchant_id] = entry.row, merchant_row
+            self._held[stream.merchant_id] += len(entry.row.held) - len(row.held)
             new = tuple(label for label in entry.accounts if label not in before.accounts)
             self._expose_zeros(stream, (*new, *entry.resets), now)
-            through = written.through if written.answered else None
-            self._views[stream.merchant_id][stream] = StreamView(stream, through, series)
-            self._update_plays(stream, written, series)
+            self._show(stream, entry.row, series)
             self._publish(stream.merchant_id)
         if not stream.media_id and ahead > whole_minutes(self._poll.max_lag):
             # The streams of the media are as far ahead. One line is enough.
@@ -276,7 +268,7 @@ class Ledger:
                 **which,
                 max_label_values=self._poll.max_label_values,
             )
-        implausible = {cell: each.value for cell, each in entry.held.items() if each.value is not None}
+        implausible = {cell: each.value for cell, each in entry.row.held.items() if each.value is not None}
         if implausible and stream not in self._logged_implausible:
             self._logged_implausible.add(stream)
             (bucket, label), value = min(implausible.items())
@@ -287,7 +279,7 @@ class Ledger:
                 minute=format_instant(start_of(bucket)),
                 value=from_units(value),
             )
-        if not entry.held:
+        if not entry.row.held:
             self._logged_expired.discard(stream)
             self._logged_implausible.discard(stream)
         if entry.expired and stream not in self._logged_expired:
@@ -306,7 +298,10 @@ class Ledger:
                 owed=from_units(sum(entry.resets.values())),
             )
 
-    def _update_plays(self, stream: Stream, row: StreamRow, series: tuple[SeriesView, ...]) -> None:
+    def _show(self, stream: Stream, row: StreamRow, series: tuple[SeriesView, ...]) -> None:
+        """Let the next snapshot, and `plays`, have what a stream has counted."""
+        through = row.through if row.answered else None
+        self._views[stream.merchant_id][stream] = StreamView(stream, through, series)
         if stream.target is Target.PLAY_COUNT and stream.group is Group.ALL and row.rate is not None:
             last = series[0].last
             # Without a value for the newest minute, assume no change.

@@ -5,11 +5,11 @@ In the file, the table of buckets is named `slots`.
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from exporter.counting.accounts import Account, Entry, StreamLedger
+from exporter.counting.accounts import Account, Entry, StreamLedger, StreamRow
 from exporter.counting.held import Cell, Held
 from exporter.errors import StateError
 from exporter.model import Group, Minute, Stream, Target
@@ -17,33 +17,6 @@ from exporter.storage.schema import READ_ERRORS, reason_of
 from exporter.storage.state_file import recognise
 from exporter.units import from_units
 from exporter.views import SeriesView
-
-
-@dataclass(frozen=True, slots=True)
-class StreamRow:
-    """How far a stream has been counted.
-
-    Attributes:
-        stream_id: Its key in the other tables.
-        start: Counting starts with the minute after this one.
-        through: The newest counted minute.
-        seen: The newest minute counted because the API returned a row for it or for a later one.
-        kept_from: The oldest bucket whose value can still be revised.
-        answered: Whether the API has answered for it at least once.
-        rate: Smoothed plays a minute; None if it does not count plays.
-        peak: The largest counted value of a bucket (millionths).
-        held: The buckets of the held values, ascending; one for each value.
-    """
-
-    stream_id: int
-    start: Minute
-    through: Minute
-    seen: Minute
-    kept_from: Minute
-    answered: bool
-    rate: float | None
-    peak: int = 0
-    held: tuple[Minute, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +44,13 @@ class MerchantRow:
 
 def begin_merchant(db: sqlite3.Connection, merchant_id: str) -> MerchantRow:
     """Read a merchant's row, or create it."""
-    db.execute(
-        "INSERT INTO merchants (merchant_id) VALUES (?) ON CONFLICT DO UPDATE SET removed_at = NULL",
-        (merchant_id,),
-    )
     row = db.execute(
-        "SELECT horizon, lost_minutes, revisions_up, revisions_down, series_resets, longest_range, longest_range_at "
-        "FROM merchants WHERE merchant_id = ?",
+        "INSERT INTO merchants (merchant_id) VALUES (?) ON CONFLICT DO UPDATE SET removed_at = NULL "
+        "RETURNING horizon, lost_minutes, revisions_up, revisions_down, series_resets, longest_range, "
+        "coalesce(longest_range_at, 0.0)",
         (merchant_id,),
     ).fetchone()
-    horizon, lost, up, down, resets, longest, longest_at = row
-    return MerchantRow(horizon, lost, up, down, resets, longest, longest_at or 0.0)
+    return MerchantRow(*row)
 
 
 def write_merchant(db: sqlite3.Connection, merchant_id: str, row: MerchantRow) -> None:
@@ -89,42 +58,25 @@ def write_merchant(db: sqlite3.Connection, merchant_id: str, row: MerchantRow) -
     db.execute(
         "UPDATE merchants SET horizon = ?, lost_minutes = ?, revisions_up = ?, revisions_down = ?, "
         "series_resets = ?, longest_range = ?, longest_range_at = ? WHERE merchant_id = ?",
-        (
-            row.horizon,
-            row.lost_minutes,
-            row.revisions_up,
-            row.revisions_down,
-            row.series_resets,
-            row.longest_range,
-            row.longest_range_at,
-            merchant_id,
-        ),
+        (*astuple(row), merchant_id),
     )
 
 
 def begin_stream(db: sqlite3.Connection, stream: Stream, start: Minute) -> StreamRow:
     """Read a stream's row, or create one that counts the minutes after `start`."""
-    key = (stream.merchant_id, stream.media_id, stream.target, stream.group)
-    made = db.execute(
-        "INSERT INTO streams (merchant_id, media_id, target, grouping, start, through, seen, kept_from) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING stream_id",
-        (*key, start, start, start, start + 1),
-    ).fetchone()
-    if made and stream.group is Group.ALL:
-        db.execute("INSERT INTO series (stream_id, place, label) VALUES (?, 0, '')", made)
-    db.execute(
-        "UPDATE streams SET removed_at = NULL WHERE "
-        "merchant_id = ? AND media_id = ? AND target = ? AND grouping = ? AND removed_at IS NOT NULL",
-        key,
-    )
     row = db.execute(
-        "SELECT stream_id, start, through, seen, kept_from, answered, rate, peak FROM streams "
-        "WHERE merchant_id = ? AND media_id = ? AND target = ? AND grouping = ?",
-        key,
+        "INSERT INTO streams (merchant_id, media_id, target, grouping, start, through, seen, kept_from) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET removed_at = NULL "
+        "RETURNING stream_id, start, through, seen, kept_from, answered, rate, peak",
+        (stream.merchant_id, stream.media_id, stream.target, stream.group, start, start, start, start + 1),
     ).fetchone()
     stream_id, started, through, seen, kept_from, answered, rate, peak = row
-    slots = db.execute("SELECT slot FROM held WHERE stream_id = ? ORDER BY slot", (stream_id,))
-    held = tuple(slot for (slot,) in slots)
+    if stream.group is Group.ALL:
+        db.execute(
+            "INSERT INTO series (stream_id, place, label) VALUES (?, 0, '') ON CONFLICT DO NOTHING", (stream_id,)
+        )
+    values = db.execute("SELECT slot, label, value, since FROM held WHERE stream_id = ?", (stream_id,))
+    held = {(slot, label): Held(value, since) for slot, label, value, since in values}
     return StreamRow(stream_id, started, through, seen, kept_from, bool(answered), rate, peak, held)
 
 
@@ -134,8 +86,6 @@ def move_stream(db: sqlite3.Connection, row: StreamRow) -> None:
         "UPDATE streams SET start = ?, through = ?, seen = ?, kept_from = ?, answered = ? WHERE stream_id = ?",
         (row.start, row.through, row.seen, row.kept_from, row.answered, row.stream_id),
     )
-    if not row.held:
-        db.execute("DELETE FROM held WHERE stream_id = ?", (row.stream_id,))
 
 
 def mark_removed(db: sqlite3.Connection, streams: Iterable[Stream], merchant_ids: Iterable[str], now: float) -> None:
@@ -181,47 +131,18 @@ def read_ledger(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> Strea
     buckets: dict[Minute, dict[str, int]] = {}
     for slot, label, value in db.execute("SELECT slot, label, value FROM slots WHERE stream_id = ?", (row.stream_id,)):
         buckets.setdefault(slot, {})[label] = value
-    return StreamLedger(
-        stream.target,
-        row.start,
-        row.through,
-        row.seen,
-        row.kept_from,
-        row.answered,
-        row.rate,
-        row.peak,
-        buckets,
-        _read_held(db, row),
-        accounts,
-    )
+    return StreamLedger(stream.target, row, buckets, accounts)
 
 
-def _read_held(db: sqlite3.Connection, row: StreamRow) -> dict[Cell, Held]:
-    if not row.held:
-        return {}
-    values = db.execute("SELECT slot, label, value, since FROM held WHERE stream_id = ?", (row.stream_id,))
-    return {(slot, label): Held(value, since) for slot, label, value, since in values}
-
-
-def write_entry(db: sqlite3.Connection, row: StreamRow, before: StreamLedger, entry: Entry) -> StreamRow:
+def write_entry(db: sqlite3.Connection, before: StreamLedger, entry: Entry) -> None:
     """Write what an answer changes in a stream's ledger."""
+    row = entry.row
     stream_id = row.stream_id
-    written = StreamRow(
-        stream_id,
-        row.start,
-        entry.through,
-        entry.seen,
-        entry.kept_from,
-        entry.answered,
-        entry.rate,
-        entry.peak,
-        held=tuple(sorted(slot for slot, _ in entry.held)),
-    )
-    if written != row:
+    if row != before.row:
         db.execute(
             "UPDATE streams SET through = ?, seen = ?, kept_from = ?, answered = ?, rate = ?, peak = ? "
             "WHERE stream_id = ?",
-            (entry.through, entry.seen, entry.kept_from, entry.answered, entry.rate, entry.peak, stream_id),
+            (row.through, row.seen, row.kept_from, row.answered, row.rate, row.peak, stream_id),
         )
     db.executemany(
         "INSERT INTO series (stream_id, place, label, total, owed, owed_since) VALUES (?, ?, ?, ?, ?, ?) "
@@ -239,34 +160,29 @@ def write_entry(db: sqlite3.Connection, row: StreamRow, before: StreamLedger, en
         "INSERT OR REPLACE INTO slots (stream_id, slot, label, value) VALUES (?, ?, ?, ?)",
         [(stream_id, change.bucket, change.label, change.value) for change in entry.changes if change.value],
     )
-    if entry.kept_from != row.kept_from:
-        db.execute("DELETE FROM slots WHERE stream_id = ? AND slot < ?", (stream_id, entry.kept_from))
+    if row.kept_from != before.row.kept_from:
+        db.execute("DELETE FROM slots WHERE stream_id = ? AND slot < ?", (stream_id, row.kept_from))
     # A counter that is reset shows its 0 for a while, like a new one.
     db.executemany(
         "UPDATE series SET shown = 0 WHERE stream_id = ? AND label = ?",
         [(stream_id, label) for label in entry.resets],
     )
-    _write_held(db, stream_id, before, entry)
+    _write_held(db, before.row.held, row)
     if entry.last is not None:
         db.executemany(
             "UPDATE series SET last = ? WHERE stream_id = ? AND label = ? AND last IS NOT ?",
             [(value, stream_id, label, value) for label, value in entry.last.items()],
         )
-    return written
 
 
-def _write_held(db: sqlite3.Connection, stream_id: int, before: StreamLedger, entry: Entry) -> None:
+def _write_held(db: sqlite3.Connection, before: Mapping[Cell, Held], row: StreamRow) -> None:
     db.executemany(
         "DELETE FROM held WHERE stream_id = ? AND slot = ? AND label = ?",
-        [(stream_id, *cell) for cell in before.held.keys() - entry.held.keys()],
+        [(row.stream_id, *cell) for cell in before.keys() - row.held.keys()],
     )
     db.executemany(
         "INSERT OR REPLACE INTO held (stream_id, slot, label, value, since) VALUES (?, ?, ?, ?, ?)",
-        [
-            (stream_id, *cell, held.value, held.since)
-            for cell, held in entry.held.items()
-            if before.held.get(cell) != held
-        ],
+        [(row.stream_id, *cell, held.value, held.since) for cell, held in row.held.items() if before.get(cell) != held],
     )
 
 
@@ -318,16 +234,15 @@ def read_rates(path: Path) -> dict[str, dict[str, float]]:
 
 def read_series(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> tuple[SeriesView, ...]:
     """Read a stream's series as they are exposed."""
-    return tuple(_series(db, stream, row))
-
-
-def _series(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> Iterator[SeriesView]:
     gauge = row.answered and not stream.target.by_day
-    for label, total, last, shown in db.execute(
+    series = db.execute(
         "SELECT label, total, last, shown FROM series WHERE stream_id = ? ORDER BY place", (row.stream_id,)
-    ):
-        yield SeriesView(
+    )
+    return tuple(
+        SeriesView(
             label=label,
             total=(from_units(total) if shown else 0.0) if stream.target.summable else None,
             last=from_units(last) if gauge and last is not None else None,
         )
+        for label, total, last, shown in series
+    )

@@ -6,7 +6,7 @@ would then stop until that future comes. So a stream never stands after the newe
 
 from dataclasses import replace
 
-from exporter.counting.ledger_rows import StreamRow
+from exporter.counting.accounts import StreamRow
 from exporter.counting.windows import whole_minutes
 from exporter.model import Minute, Target
 

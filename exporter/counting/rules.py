@@ -7,7 +7,7 @@ from statistics import fmean, median_low
 
 from exporter.config.settings import PollSettings
 from exporter.counting.accounts import Account, Change, Entry, Revision, StreamLedger
-from exporter.counting.held import Cells, expire, largest_plausible, oldest_held, to_hold, update_held, without
+from exporter.counting.held import Cells, expire, largest_plausible, to_hold, update_held, without
 from exporter.counting.windows import ended_before, newest_settled, whole_minutes
 from exporter.localtime import with_whole_repeat
 from exporter.model import DAY_MINUTES, OTHER, Minute, MinuteRange, Rows, Target, end_of
@@ -40,48 +40,49 @@ def count_minutes(
         poll: The settings.
         zone: The time zone of the API. A repeated hour can be revised as long as a part of it can.
     """
+    row = before.row
     upto = min(newest_settled(now, horizon, poll), asked.last)
-    lost = max(0, asked.first - (before.through + 1))
-    counted = before.through + lost
+    lost = max(0, asked.first - (row.through + 1))
+    counted = row.through + lost
     through = max(counted, upto)
-    admitted = _admit(before, _within(rows, asked), poll.max_label_values)
-    seen = before.seen
+    admitted = _admit(before, rows, asked, poll.max_label_values)
+    seen = row.seen
     reachable = max(seen, ended_before(now, poll.settle) - whole_minutes(poll.max_catch_up))
     # An answer that starts after minutes counted as empty does not cover them.
     if horizon is not None and asked.first <= reachable + 1:
         seen = max(seen, min(through, horizon, asked.last))
     window = whole_minutes(poll.revision_window)
     revisable = with_whole_repeat(seen - window, zone)
-    kept_from = max(before.kept_from, revisable)
+    moved = replace(row, through=through, seen=seen, kept_from=max(row.kept_from, revisable), answered=True)
     if not before.target.summable:
         last = _values_of(through, admitted.cells, admitted.accounts) if through <= upto else None
-        return Entry(through, seen, kept_from, admitted.added(before), (), last, overflow=admitted.overflow, lost=lost)
-    if not before.answered:
-        before = replace(before, peak=_usual(admitted.cells))
-    countable = MinuteRange(max(asked.first, before.kept_from, before.start + 1), upto)
-    found = to_hold(admitted.cells, before.held, largest_plausible(before.target, before.peak), through, window)
+        return Entry(moved, admitted.added(before), (), last, overflow=admitted.overflow, lost=lost)
+    known_peak = row.peak if row.answered else _usual(admitted.cells)
+    countable = MinuteRange(max(asked.first, row.kept_from, row.start + 1), upto)
+    found = to_hold(admitted.cells, row.held, largest_plausible(before.target, known_peak), through, window)
     cells = without(admitted.cells, found)
-    held = update_held(before.held, found, countable)
+    held = update_held(row.held, found, countable)
     held, expired = expire(held, through, window, revisable, whole_minutes(poll.max_catch_up))
     # Held values can still be counted, so everything from the oldest of them on can still be revised.
-    kept_from = max(before.kept_from, oldest_held(held, default=kept_from))
+    kept_from = max(row.kept_from, min([moved.kept_from, *(bucket for bucket, _ in held)]))
     changes, deltas, revisions = [], dict.fromkeys(admitted.accounts, 0), []
     for change, delta in _differences(before.buckets, cells, countable):
         changes.append(change)
         deltas[change.label] += delta
-        if change.bucket <= counted and (change.bucket, change.label) not in before.held:
+        if change.bucket <= counted and (change.bucket, change.label) not in row.held:
             revisions.append(Revision(age=now - end_of(change.bucket), up=delta > 0))
     accounts, resets = _changed(before.accounts, admitted.accounts, deltas, through)
     return Entry(
-        through=through,
-        seen=seen,
-        kept_from=kept_from,
+        row=replace(
+            moved,
+            kept_from=kept_from,
+            rate=_rate(before, cells, MinuteRange(counted + 1 if row.answered else asked.first, upto)),
+            peak=_peak(known_peak, changes, cells, reset=bool(resets)),
+            held=held,
+        ),
         accounts=accounts,
         changes=tuple(change for change in changes if change.bucket >= kept_from),
         last=_values_of(through, cells, admitted.accounts) if through <= upto else None,
-        rate=_rate(before, cells, MinuteRange(counted + 1 if before.answered else asked.first, upto)),
-        peak=_peak(before, changes, cells, reset=bool(resets)),
-        held=held,
         revisions=tuple(revisions),
         resets=resets,
         overflow=admitted.overflow,
@@ -103,43 +104,37 @@ def count_days(before: StreamLedger, rows: Rows, asked: MinuteRange, through: Mi
         through: The newest minute that the answer covers.
         poll: The settings.
     """
-    through = max(before.through, through)
-    admitted = _admit(before, _within(rows, asked), poll.max_label_values)
+    row = before.row
+    through = max(row.through, through)
+    admitted = _admit(before, rows, asked, poll.max_label_values)
     window = whole_minutes(poll.revision_window)
-    found = to_hold(admitted.cells, before.held, largest_plausible(before.target, before.peak), through, window)
+    found = to_hold(admitted.cells, row.held, largest_plausible(before.target, row.peak), through, window)
     cells = without(admitted.cells, found)
-    kept_from = max(before.kept_from, asked.first) if before.answered else asked.first
+    kept_from = max(row.kept_from, asked.first) if row.answered else asked.first
     countable = MinuteRange(kept_from, asked.last)
-    held = update_held(before.held, found, countable)
+    held = update_held(row.held, found, countable)
     # Yesterday started less than this ago, and the day before it earlier, also when the clocks change.
     yesterday = asked.last - 5 * DAY_MINUTES // 2
     held, expired = expire(held, through, window, yesterday, whole_minutes(poll.max_catch_up))
-    if not before.answered and found:
-        return Entry(through, through, kept_from, admitted.added(before), (), None, held=held, answered=False)
+    moved = replace(row, through=through, seen=max(row.seen, through), kept_from=kept_from, held=held)
+    if not row.answered and found:
+        return Entry(moved, admitted.added(before), (), None)
     changes, deltas = [], dict.fromkeys(admitted.accounts, 0)
     for change, delta in _differences(before.buckets, cells, countable):
         changes.append(change)
-        deltas[change.label] += delta if before.answered else 0
+        deltas[change.label] += delta if row.answered else 0
     accounts, resets = _changed(before.accounts, admitted.accounts, deltas, through)
-    lost = max(0, asked.first - (before.through + 1)) if before.answered else 0
+    lost = max(0, asked.first - (row.through + 1)) if row.answered else 0
     return Entry(
-        through=through,
-        seen=max(before.seen, through),
-        kept_from=kept_from,
+        row=replace(moved, answered=True, peak=_peak(row.peak, changes, cells, reset=bool(resets))),
         accounts=accounts,
         changes=tuple(changes),
         last=None,
-        peak=_peak(before, changes, cells, reset=bool(resets)),
-        held=held,
         resets=resets,
         overflow=admitted.overflow,
         lost=lost + expired * DAY_MINUTES,
         expired=expired * DAY_MINUTES,
     )
-
-
-def _within(rows: Rows, asked: MinuteRange) -> Rows:
-    return {bucket: values for bucket, values in rows.items() if bucket in asked}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +156,7 @@ class _Admitted:
         return {label: account for label, account in self.accounts.items() if label not in before.accounts}
 
 
-def _admit(before: StreamLedger, rows: Rows, most: int) -> _Admitted:
+def _admit(before: StreamLedger, rows: Rows, asked: MinuteRange, most: int) -> _Admitted:
     """Give new label values a series, or count them as `other` once the stream has its maximum of series.
 
     A label value `other` of the API is counted there, too, and does not use up a series.
@@ -169,7 +164,7 @@ def _admit(before: StreamLedger, rows: Rows, most: int) -> _Admitted:
     accounts = dict(before.accounts)
     cells: dict[Minute, dict[str, int | None]] = {}
     overflow = set()
-    for bucket in sorted(rows):
+    for bucket in sorted(bucket for bucket in rows if bucket in asked):
         values = cells[bucket] = {}
         for label, number in rows[bucket].items():
             name, value = label, to_units(number)
@@ -234,11 +229,11 @@ def _usual(cells: Cells) -> int:
     return median_low(largest) if len(largest) >= FEW_ROWS else 0
 
 
-def _peak(before: StreamLedger, changes: Iterable[Change], cells: Cells, *, reset: bool) -> int:
+def _peak(before: int, changes: Iterable[Change], cells: Cells, *, reset: bool) -> int:
     """The largest counted value. After a reset only this answer counts, because the API has withdrawn the others."""
     if reset:
         return max((value for values in cells.values() for value in values.values() if value is not None), default=0)
-    return max(before.peak, max((change.value for change in changes), default=0))
+    return max(before, max((change.value for change in changes), default=0))
 
 
 def _rate(before: StreamLedger, cells: Cells, new: MinuteRange) -> float | None:
@@ -251,7 +246,7 @@ def _rate(before: StreamLedger, cells: Cells, new: MinuteRange) -> float | None:
         # A minute with a held value has no known sum.
         if len(known) == len(cells.get(minute, {})):
             plays.append(from_units(sum(known)))
-    rate = before.rate
+    rate = before.row.rate
     if rate is None:
         return fmean(plays) if plays else None
     for value in plays:

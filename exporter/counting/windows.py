@@ -1,11 +1,11 @@
 """Which minutes are complete, and which of them to ask for next. Pure."""
 
 import math
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from datetime import UTC, tzinfo
 
 from exporter.config.settings import PollSettings
-from exporter.localtime import with_whole_repeat
-from exporter.model import MINUTE, Minute, MinuteRange, end_of, minute_of, start_of
+from exporter.localtime import local, midnight, whole_days, with_whole_repeat
+from exporter.model import MINUTE, Minute, MinuteRange, minute_of
 
 
 def whole_minutes(seconds: float) -> int:
@@ -82,16 +82,7 @@ def days_to_ask(
 
     The range starts earlier if `held`, the oldest day with a held value, is earlier.
     """
-    earliest = _local_day(now - poll.max_catch_up, zone)
-    first = max(_local_day(end_of(through), zone) - timedelta(days=1), earliest)
-    first = first if held is None else min(first, _local_day(start_of(held), zone))
-    after = _local_day(now, zone) + timedelta(days=1)
-    return MinuteRange(_midnight(first, zone), _midnight(after, zone) - 1)
-
-
-def _local_day(instant: float, zone: tzinfo) -> date:
-    return datetime.fromtimestamp(instant, zone).date()
-
-
-def _midnight(day: date, zone: tzinfo) -> Minute:
-    return minute_of(datetime.combine(day, time(), zone).timestamp())
+    day_before = midnight(local(through + 1, zone).date(), zone) - 1
+    first = max(day_before, minute_of(now - poll.max_catch_up))
+    first = first if held is None else min(first, held)
+    return whole_days(MinuteRange(first, minute_of(now)), zone)

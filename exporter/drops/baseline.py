@@ -8,15 +8,14 @@ docs/drop-detection.md; here are its parts about one media alone: recent level, 
 import math
 from array import array
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from exporter.drops.dispersion import Dispersion
 from exporter.drops.level import LEVEL_STEPS, Level
-from exporter.drops.median import median_of_sorted
 from exporter.drops.minute_ring import MinuteRing
-from exporter.drops.observation import NO_WINDOWS, Observation
 from exporter.drops.packed import HELD, Packed, RecentMinutes
 from exporter.drops.packed import MASK as _MASK
-from exporter.drops.seasonal import DAY_STEPS, STEP, UNKNOWN, SeasonalProfile
+from exporter.drops.seasonal import DAY_STEPS, STEP, UNKNOWN, SeasonalProfile, median_of_sorted
 from exporter.model import DAY_MINUTES, Minute
 
 # How far back, in minutes, a revised value still changes the steps. All that they are made of must be held.
@@ -24,7 +23,7 @@ REVISABLE = 60
 
 # The forecast is at most so much above the median of an hour's steps, of which so many must be known: a short burst
 # raises it no further.
-_HOUR_STEPS, _HOUR_LEAST, _ABOVE_MEDIAN = 12, 6, 1.1
+_HOUR_LEAST, _ABOVE_MEDIAN = 6, 1.1
 
 # A drop of the plays to less than this share may be seen over these windows, in minutes, against what was before them.
 SUSTAINED_SHARE = 0.35
@@ -33,6 +32,35 @@ _SUSTAINED = (10, 13, 15, 20, 30)
 
 # There more than the season is believed of plays that were there for an hour, but not much more: bursts end.
 _ABOVE_SEASON = 1.1
+
+NO_WINDOWS = ((0.0, 0), (0.0, 0), (0.0, 0))
+
+
+class Observation(NamedTuple):
+    """What one minute of a baseline shows. Windows end with the minute; their plays are of the minutes present.
+
+    A tuple, because one is made for each media and minute.
+
+    Attributes:
+        minute: The minute.
+        r5: The mean plays a minute of the last 5 minutes; 0 where there are fewer than 2.
+        forecast: The plays a minute that the baseline's own past predicts; None if too little is known for a verdict,
+            or if the minute is missing.
+        dispersion: By how much the variance of the plays is more than that of independent viewers; at least 1.
+        windows: Plays and minutes present of the last 5, 10 and 30 minutes.
+        live: Plays and minutes present of the last 3 minutes and of the 10 before them, then of the last 6 and of the
+            10 before these. None if the minute is missing.
+        sustained: Plays and minutes present of the last 10, 13, 15, 20 and 30 minutes, and what is forecast from the
+            time before these; of those windows alone that have few plays.
+    """
+
+    minute: Minute
+    r5: float
+    forecast: float | None
+    dispersion: float
+    windows: tuple[tuple[float, int], tuple[float, int], tuple[float, int]]
+    live: Sequence[tuple[float, int, float, int]] | None
+    sustained: Sequence[tuple[float, int, float]] = ()
 
 
 class Baseline:
@@ -216,7 +244,14 @@ class Baseline:
         self._dispersion.put(step, sample)
 
     def _find_median(self, step: int) -> None:
-        means = self._ring.step_means(step * STEP + STEP - 1, _HOUR_STEPS, STEP)
+        """Find the median of the steps of the hour that ends with a step."""
+        sums, counts = self._ring.sums, self._ring.counts
+        last = step * STEP + STEP - 1
+        means = []
+        for end in range(last, last - 60, -STEP):
+            here, before = end & _MASK, (end - STEP) & _MASK
+            if present := counts[here] - counts[before]:
+                means.append((sums[here] - sums[before]) / present)
         means.sort()
         self._medians[step % len(self._medians)] = median_of_sorted(means) if len(means) >= _HOUR_LEAST else UNKNOWN
 
@@ -251,32 +286,31 @@ class Baseline:
         self._rebuild()
 
     @property
-    def known_share(self) -> float:
-        """The share of the history's steps that is known, 0 to 1."""
-        return self._steps.known_share
-
-    @property
     def dispersion(self) -> float:
         """By how much the variance of the plays is more than that of independent viewers; 1 while it is not known."""
         return self._dispersion.excess or 1.0
 
-    def recent(self, minutes: int) -> list[tuple[Minute, float | None, float | None]]:
-        """The newest minutes, oldest first, each with its plays and what was forecast.
-
-        Args:
-            minutes: How many; there are no more than 128.
-        """
-        frozen = self.recent_minutes()
-        return frozen.last(minutes) if frozen else []
+    def begun_with(self, first: Minute, plays: Sequence[float | None]) -> "Baseline":
+        """The baseline as it would be if it had taken these minutes first; the days before them stay."""
+        days = {day: steps for day, steps in self._steps.pack().items() if day <= first // DAY_MINUTES}
+        begun = Baseline()
+        begun._steps = SeasonalProfile(days)
+        begun._steps.changed.update(self.changed_days)
+        begun.take(first, plays)
+        recent = self.recent_minutes()
+        later = [each for each in recent.last(HELD) if each[0] >= first + len(plays)] if recent else []
+        if later:
+            begun.take(later[0][0], [value for _, value, _ in later])
+        return begun
 
     def recent_minutes(self) -> RecentMinutes | None:
         """A copy of the newest minutes, None before the first."""
         return None if self.newest is None else RecentMinutes(self.newest, self._ring.pack())
 
     @property
-    def changed_days(self) -> Collection[int]:
-        """The days whose steps have changed since the last `pack`."""
-        return frozenset(self._steps.changed)
+    def changed_days(self) -> set[int]:
+        """The days whose steps have changed; cleared by who has written them."""
+        return self._steps.changed
 
     def pack(self, days: Collection[int] | None = None) -> Packed:
         """All that is needed to go on later.
@@ -284,14 +318,7 @@ class Baseline:
         Args:
             days: The days to pack; without it, all.
         """
-        packed = Packed(
-            self.newest,
-            self._ring.pack(),
-            self._dispersion.pack(),
-            self._steps.pack(days),
-        )
-        self._steps.changed.clear()
-        return packed
+        return Packed(self.recent_minutes(), self._dispersion.pack(), self._steps.pack(days))
 
     @classmethod
     def unpack(cls, packed: Packed) -> "Baseline":
@@ -301,10 +328,10 @@ class Baseline:
             ValueError: The bytes are not those of a baseline.
         """
         baseline = cls()
-        baseline.newest = packed.newest
-        baseline._ring = MinuteRing.unpack(packed.recent, packed.newest)
         baseline._steps, baseline._dispersion = SeasonalProfile(packed.days), Dispersion(packed.dispersion)
-        if packed.newest is not None:
-            baseline._steps.prune(packed.newest // DAY_MINUTES)
+        if packed.recent is not None:
+            baseline.newest = packed.recent.newest
+            baseline._ring = MinuteRing.unpack(packed.recent)
+            baseline._steps.prune(baseline.newest // DAY_MINUTES)
             baseline._rebuild()
         return baseline

@@ -8,7 +8,7 @@ import sqlite3
 import zlib
 from dataclasses import dataclass
 
-from exporter.drops.packed import Packed
+from exporter.drops.packed import Packed, RecentMinutes
 from exporter.drops.seasonal import HISTORY_DAYS
 from exporter.model import DAY_MINUTES
 
@@ -50,7 +50,7 @@ def read_baselines(db: sqlite3.Connection, merchant_id: str) -> dict[str, Baseli
             if recent is None or noise is None:
                 damaged.add(media_id)
             else:
-                packed = Packed(newest, recent, noise, days.get(media_id, {}))
+                packed = Packed(RecentMinutes(newest, recent), noise, days.get(media_id, {}))
         whole = media_id not in damaged
         rows[media_id] = BaselineRow(packed, past_known=bool(past_known) and whole, damaged=not whole)
     return rows
@@ -60,10 +60,11 @@ def write_baseline(
     db: sqlite3.Connection, merchant_id: str, media_id: str, packed: Packed, *, past_known: bool
 ) -> None:
     """Write a baseline and those of its days that were packed; delete the days that are too old to matter."""
+    newest, recent = packed.recent or (None, b"")
     db.execute(
         "INSERT OR REPLACE INTO tracks (merchant_id, media_id, newest, recent, noise, past_known) "
         "VALUES (?, ?, ?, ?, ?, ?)",
-        (merchant_id, media_id, packed.newest, _sealed(packed.recent), _sealed(packed.dispersion), past_known),
+        (merchant_id, media_id, newest, _sealed(recent), _sealed(packed.dispersion), past_known),
     )
     db.executemany(
         "INSERT OR REPLACE INTO track_days (merchant_id, media_id, day, steps) VALUES (?, ?, ?, ?)",
@@ -71,7 +72,7 @@ def write_baseline(
     )
     db.execute(
         "DELETE FROM track_days WHERE merchant_id = ? AND media_id = ? AND day < ?",
-        (merchant_id, media_id, (packed.newest or 0) // DAY_MINUTES - HISTORY_DAYS),
+        (merchant_id, media_id, (newest or 0) // DAY_MINUTES - HISTORY_DAYS),
     )
 
 

@@ -4,11 +4,10 @@ Everything is in data time: minutes whose plays have arrived. What is late or mi
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from exporter.drops.baseline import SUSTAINED_SHARE
-from exporter.drops.observation import Observation
+from exporter.drops.baseline import SUSTAINED_SHARE, Observation
 from exporter.drops.packed import HELD
 from exporter.model import Minute
 from exporter.views import Verdict
@@ -24,7 +23,7 @@ _SUSTAINED_EVIDENCE, _SUSTAINED_RATIO, _SUSTAINED_EXPECTED = 7.0, 1 - SUSTAINED_
 # The least that is expected because all media fall together.
 _FACTOR_LEAST = 0.6
 # All media fall suddenly, where they are below this share of what they were so many minutes earlier.
-_SUDDEN, _EARLIER = 0.7, 10
+_SUDDEN, EARLIER = 0.7, 10
 
 # A running live event drops when its last 3 or 6 minutes are this far below the 10 before them.
 _LIVE_RATIO = 0.7
@@ -109,9 +108,33 @@ def broad(observations: Iterable[Observation]) -> bool:
     for observation in observations:
         if observation.forecast is not None:
             all_media += observation.forecast
-            if observation.r5 < _BROAD * observation.forecast:
+            if is_low(observation):
                 dropped += observation.forecast
     return dropped > all_media / 2
+
+
+def is_low(observation: Observation) -> bool:
+    """Whether a media takes part in a drop of the whole merchant."""
+    return observation.forecast is not None and observation.r5 < _BROAD * observation.forecast
+
+
+def common_factor(observation: Observation, now: Sequence[float] | None, earlier: Sequence[float] | None) -> float:
+    """By how much less is to be expected of a media, because the others have less: 0.6 to 1.
+
+    Args:
+        observation: The minute of the media.
+        now: In this minute, the sums over all media that are always on, this one included: of r5 and of the forecasts.
+        earlier: The same, `EARLIER` minutes before.
+    """
+    if now is None or observation.forecast is None:
+        return 1.0
+    others = now[1] - observation.forecast
+    if others <= 0:
+        return 1.0
+    # A holiday comes slowly. An outage of all media does not, and must not hide itself.
+    if earlier is not None and now[0] * earlier[1] < _SUDDEN * earlier[0] * now[1]:
+        return 1.0
+    return min(1.0, max(_FACTOR_LEAST, (now[0] - observation.r5) / others))
 
 
 class Together:
@@ -141,22 +164,13 @@ class Together:
                 del self._sums[old]
 
     def factor(self, observation: Observation) -> float:
-        """By how much less is to be expected of a media, because the others have less: 0.6 to 1.
+        """The factor of a media, as `common_factor` has it.
 
         Args:
             observation: One that has been added.
         """
-        now = self._sums.get(observation.minute)
-        if now is None or observation.forecast is None or now[1] <= 0:
-            return 1.0
-        others = now[1] - observation.forecast
-        if others <= 0:
-            return 1.0
-        earlier = self._sums.get(observation.minute - _EARLIER)
-        # A holiday comes slowly. An outage of all media does not, and must not hide itself.
-        if earlier is not None and now[0] * earlier[1] < _SUDDEN * earlier[0] * now[1]:
-            return 1.0
-        return min(1.0, max(_FACTOR_LEAST, (now[0] - observation.r5) / others))
+        minute = observation.minute
+        return common_factor(observation, self._sums.get(minute), self._sums.get(minute - EARLIER))
 
 
 class Change(NamedTuple):

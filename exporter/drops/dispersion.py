@@ -4,8 +4,7 @@ import math
 from array import array
 from bisect import bisect_left, insort
 
-from exporter.drops.median import median_of_sorted
-from exporter.drops.seasonal import DAY_STEPS, UNKNOWN
+from exporter.drops.seasonal import DAY_STEPS, UNKNOWN, median_of_sorted
 
 # A verdict needs so many samples: an hour.
 _LEAST = 12

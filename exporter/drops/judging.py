@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from exporter.drops.baseline import Observation
 from exporter.drops.detector import Together, broad, judge, judge_live
-from exporter.drops.observation import Observation
 from exporter.model import MINUTE, LiveState, end_of
 from exporter.views import Verdict
 

@@ -2,8 +2,7 @@
 
 from array import array
 
-from exporter.drops.median import median_of_sorted
-from exporter.drops.seasonal import UNKNOWN
+from exporter.drops.seasonal import UNKNOWN, median_of_sorted
 
 # The level is the median of so many steps: four hours.
 LEVEL_STEPS = 48

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 
-from exporter.drops.packed import HELD, MASK, split
+from exporter.drops.packed import HELD, MASK, RecentMinutes
 from exporter.drops.seasonal import UNKNOWN
 from exporter.model import Minute
 
@@ -30,17 +30,16 @@ class MinuteRing:
         self.counts = array("q", [0]) * HELD
 
     @classmethod
-    def unpack(cls, content: bytes, newest: Minute | None) -> "MinuteRing":
-        """The ring of which `pack` made these bytes.
+    def unpack(cls, recent: RecentMinutes) -> "MinuteRing":
+        """The ring with these minutes.
 
         Raises:
             ValueError: The bytes are not those of a ring.
         """
         ring = cls()
-        plays, expected = split(content)
-        ring.plays, ring.expected = array("d", plays.cast("d")), array("f", expected.cast("f"))
-        if newest is not None:
-            ring.sum_up(newest - HELD + 2, newest)
+        plays, expected = recent.split()
+        ring.plays, ring.expected = array("d", plays), array("f", expected)
+        ring.sum_up(recent.newest - HELD + 2, recent.newest)
         return ring
 
     def pack(self) -> bytes:
@@ -71,13 +70,3 @@ class MinuteRing:
             known = plays == plays  # noqa: PLR0124 - a number
             self.sums[here] = self.sums[before] + (plays if known else 0.0)
             self.counts[here] = self.counts[before] + known
-
-    def step_means(self, last: Minute, steps: int, length: int) -> list[float]:
-        """The means of the steps of `length` minutes that end with a minute, newest first; without unknown ones."""
-        sums, counts = self.sums, self.counts
-        means = []
-        for end in range(last, last - steps * length, -length):
-            here, before = end & MASK, (end - length) & MASK
-            if present := counts[here] - counts[before]:
-                means.append((sums[here] - sums[before]) / present)
-        return means

@@ -14,10 +14,9 @@ from exporter.drops.baseline import Baseline
 from exporter.drops.baseline_rows import read_baselines, write_baseline
 from exporter.drops.dispersion import Dispersion
 from exporter.drops.judging import Judging, LiveEvents, Standing
-from exporter.drops.packed import HELD, Packed, RecentMinutes
+from exporter.drops.packed import Packed, RecentMinutes
 from exporter.drops.warmup import Warmup, WarmupRequest, past_hours, past_minutes
 from exporter.model import (
-    DAY_MINUTES,
     Group,
     Minute,
     MinuteRange,
@@ -77,8 +76,6 @@ class DropMonitor:
         self._recent: dict[str, RecentMinutes] = {}
         self._dispersion = 1.0
         self._unsaved: set[str] = set()
-        # Those of which all days are to be written.
-        self._unsaved_whole: set[str] = set()
         self._saved_at = float("-inf")
         self._load()
 
@@ -159,9 +156,9 @@ class DropMonitor:
             if request.hourly:
                 baseline.fill(past_hours(request, rows))
             else:
-                self._baselines[media_id] = _begun_with(request.asked.first, past_minutes(request, rows), baseline)
-                self._unsaved_whole.add(media_id)
-            self._publish(media_id, self._baselines[media_id])
+                baseline = baseline.begun_with(request.asked.first, past_minutes(request, rows))
+                self._baselines[media_id] = baseline
+            self._publish(media_id, baseline)
             self._unsaved.add(media_id)
 
     def _publish(self, media_id: str, baseline: Baseline) -> None:
@@ -186,19 +183,15 @@ class DropMonitor:
         """Write what is new to the state file. Raises as `save_now_and_then` does."""
         with self._mutex:
             self._saved_at = now
-            packed = {media_id: self._pack(media_id) for media_id in self._unsaved}
-            # If this fails, all days are written the next time.
-            self._unsaved_whole |= self._unsaved
+            unsaved = {media_id: self._baselines[media_id] for media_id in self._unsaved}
+            packed = {media_id: baseline.pack(baseline.changed_days) for media_id, baseline in unsaved.items()}
             with self._state.transaction() as db:
-                for media_id, baseline in packed.items():
+                for media_id, each in packed.items():
                     known = self.warmup.complete(self._stream(media_id))
-                    write_baseline(db, self._merchant_id, media_id, baseline, past_known=known)
+                    write_baseline(db, self._merchant_id, media_id, each, past_known=known)
+            for baseline in unsaved.values():
+                baseline.changed_days.clear()
             self._unsaved.clear()
-            self._unsaved_whole.clear()
-
-    def _pack(self, media_id: str) -> Packed:
-        baseline = self._baselines[media_id]
-        return baseline.pack() if media_id in self._unsaved_whole else baseline.pack(baseline.changed_days)
 
     def _load(self) -> None:
         with self._state.read() as db:
@@ -208,8 +201,8 @@ class DropMonitor:
                 continue
             if row.packed is not None:
                 self._packed[media_id] = row.packed
-                if (recent := row.packed.recent_minutes) is not None:
-                    self._recent[media_id] = recent
+                if row.packed.recent is not None:
+                    self._recent[media_id] = row.packed.recent
             if row.past_known:
                 self.warmup.skip(self._stream(media_id))
         if "" in self._packed:
@@ -233,18 +226,6 @@ class DropMonitor:
 
 def _counts_plays(stream: Stream) -> bool:
     return stream.target is Target.PLAY_COUNT and stream.group is Group.ALL
-
-
-def _begun_with(first: Minute, plays: list[float | None], baseline: Baseline) -> Baseline:
-    """The baseline as it would be if it had taken these minutes first; the days before them stay."""
-    days = {day: steps for day, steps in baseline.pack().days.items() if day <= first // DAY_MINUTES}
-    nothing = Baseline().pack()
-    begun = Baseline.unpack(Packed(first - 1, nothing.recent, nothing.dispersion, days))
-    begun.take(first, plays)
-    later = [(minute, value) for minute, value, _ in baseline.recent(HELD) if minute >= first + len(plays)]
-    if later:
-        begun.take(later[0][0], [value for _, value in later])
-    return begun
 
 
 def _hour(recent: RecentMinutes) -> Hour:

@@ -15,18 +15,6 @@ _PLAYS_SIZE = 8 * HELD
 _SIZE = _PLAYS_SIZE + 4 * HELD
 
 
-def split(content: bytes) -> tuple[memoryview, memoryview]:
-    """The bytes of the plays and those of the forecasts, as in `RecentMinutes`.
-
-    Raises:
-        ValueError: The bytes are not those of a baseline's minutes.
-    """
-    if len(content) != _SIZE:
-        raise ValueError("not the bytes of a baseline's minutes")
-    view = memoryview(content)
-    return view[:_PLAYS_SIZE], view[_PLAYS_SIZE:]
-
-
 class RecentMinutes(NamedTuple):
     """The newest minutes of a baseline, in this machine's byte order.
 
@@ -38,6 +26,17 @@ class RecentMinutes(NamedTuple):
     newest: Minute
     content: bytes
 
+    def split(self) -> "tuple[memoryview[float], memoryview[float]]":
+        """The plays and the forecasts.
+
+        Raises:
+            ValueError: The bytes are not those of a baseline's minutes.
+        """
+        if len(self.content) != _SIZE:
+            raise ValueError("not the bytes of a baseline's minutes")
+        view = memoryview(self.content)
+        return view[:_PLAYS_SIZE].cast("d"), view[_PLAYS_SIZE:].cast("f")
+
     def last(self, minutes: int) -> list[tuple[Minute, float | None, float | None]]:
         """The newest minutes, oldest first, each with its plays and its forecast; None where one is not known.
 
@@ -47,8 +46,7 @@ class RecentMinutes(NamedTuple):
         Raises:
             ValueError: The bytes are not those of a baseline's minutes.
         """
-        of_plays, of_expected = split(self.content)
-        plays, expected = of_plays.cast("d"), of_expected.cast("f")
+        plays, expected = self.split()
         return [
             (minute, _or_none(plays[minute & MASK]), _or_none(expected[minute & MASK]))
             for minute in range(self.newest - min(minutes, HELD) + 1, self.newest + 1)
@@ -60,21 +58,14 @@ class Packed:
     """A baseline as bytes, for the state file; in this machine's byte order.
 
     Attributes:
-        newest: The newest minute taken; None before the first.
-        recent: The newest minutes, as in `RecentMinutes`.
+        recent: The newest minutes, None before the first.
         dispersion: The samples of the dispersion of the last day.
         days: Day (minute // 1440) -> the steps of that day.
     """
 
-    newest: Minute | None
-    recent: bytes
+    recent: RecentMinutes | None
     dispersion: bytes
     days: Mapping[int, bytes]
-
-    @property
-    def recent_minutes(self) -> RecentMinutes | None:
-        """The newest minutes, None before the first."""
-        return None if self.newest is None else RecentMinutes(self.newest, self.recent)
 
 
 def _or_none(value: float) -> float | None:

@@ -5,9 +5,8 @@ A step takes two bytes, so that the history of hundreds of media fits into memor
 
 import math
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
-from exporter.drops.median import median_of_sorted
 from exporter.model import DAY_MINUTES, Minute
 
 STEP = 5
@@ -33,7 +32,7 @@ _UNKNOWN_DAY = _MEAN.pack(UNKNOWN) * DAY_STEPS
 class SeasonalProfile:
     """Means of the plays a minute, by step: minute // 5. What is not known is not a number."""
 
-    __slots__ = ("_days", "_known", "changed")
+    __slots__ = ("_days", "changed")
 
     def __init__(self, days: Mapping[int, bytes] | None = None) -> None:
         """Take up what `pack` gave.
@@ -47,14 +46,8 @@ class SeasonalProfile:
         self._days = {number: bytearray(means) for number, means in (days or {}).items()}
         if any(len(day) != len(_UNKNOWN_DAY) for day in self._days.values()):
             raise ValueError("not the bytes of a day's steps")
-        self._known = sum(map(_known_steps, self._days.values()))
         # The days of which a step has changed; cleared by who has written them.
         self.changed: set[int] = set()
-
-    @property
-    def known_share(self) -> float:
-        """The share of the history's steps that is known, 0 to 1."""
-        return min(1.0, self._known / (HISTORY_DAYS * DAY_STEPS))
 
     def put(self, step: int, mean: float) -> None:
         """Set a step; days that are too old beside it go."""
@@ -63,14 +56,13 @@ class SeasonalProfile:
         if day is None:
             day = self._days[number] = bytearray(_UNKNOWN_DAY)
             self.prune(number)
-        self._known += _unknown(day, position)
         _MEAN.pack_into(day, position * _MEAN.size, min(mean / _UNIT, _MOST))
         self.changed.add(number)
 
     def prune(self, today: int) -> None:
         """Forget what is older than the history of a day."""
         for number in [number for number in self._days if number < today - HISTORY_DAYS]:
-            self._known -= _known_steps(self._days.pop(number))
+            del self._days[number]
             self.changed.discard(number)
 
     def fill(self, hours: Mapping[Minute, float], today: int) -> None:
@@ -128,5 +120,7 @@ def _unknown(day: bytearray, position: int) -> bool:
     return math.isnan(_MEAN.unpack_from(day, position * _MEAN.size)[0])
 
 
-def _known_steps(day: bytearray) -> int:
-    return sum(not math.isnan(mean) for (mean,) in _MEAN.iter_unpack(day))
+def median_of_sorted(ordered: Sequence[float]) -> float:
+    """The median of sorted numbers; not a number if there are none."""
+    size = len(ordered)
+    return (ordered[size // 2] + ordered[(size - 1) // 2]) / 2 if size else UNKNOWN

@@ -117,7 +117,17 @@ class Warmup:
     def done(self, request: WarmupRequest) -> None:
         """Note that the monitor has the answer to a request."""
         with self._mutex:
-            self._done(request)
+            missing = self._missing.get(request.stream)
+            if missing is None:
+                return
+            if not request.hourly:
+                self._missing[request.stream] = replace(missing, minutes=False)
+                return
+            left = missing.hours_left - len(request.asked)
+            if left > 0:
+                self._missing[request.stream] = replace(missing, hours_until=request.asked.first, hours_left=left)
+            else:
+                del self._missing[request.stream]
 
     def shorten(self, request: WarmupRequest, length: int | None) -> None:
         """Use shorter ranges after the API refused one.
@@ -126,34 +136,20 @@ class Warmup:
             request: The refused request.
             length: The range to try next, in minutes; None to do without this part of the history.
         """
-        with self._mutex:
-            if length is None and request.hourly:
-                self._missing.pop(request.stream, None)
-            elif length is None:
-                self._done(request)
-            elif request.hourly:
-                self._hours = length
-            else:
-                self._minutes = length
+        if length is None and request.hourly:
+            self.skip(request.stream)
+        elif length is None:
+            self.done(request)
+        elif request.hourly:
+            self._hours = length
+        else:
+            self._minutes = length
 
     def failed(self, request: WarmupRequest, now: float) -> None:
         """Send a request that failed for another reason again, but not soon."""
         with self._mutex:
             if request.stream in self._missing:
                 self._missing[request.stream] = replace(self._missing[request.stream], due=now + RETRY_EVERY)
-
-    def _done(self, request: WarmupRequest) -> None:
-        missing = self._missing.get(request.stream)
-        if missing is None:
-            return
-        if not request.hourly:
-            self._missing[request.stream] = replace(missing, minutes=False)
-            return
-        left = missing.hours_left - len(request.asked)
-        if left > 0:
-            self._missing[request.stream] = replace(missing, hours_until=request.asked.first, hours_left=left)
-        else:
-            del self._missing[request.stream]
 
     def _request(self, stream: Stream, missing: _Missing, settled: Minute) -> WarmupRequest:
         if missing.minutes:
@@ -179,12 +175,9 @@ def past_hours(request: WarmupRequest, rows: Rows) -> Mapping[Minute, float]:
     An hour without a row has no plays. Hours before the first row and hours with unusable values are left out: they are
     unknown.
     """
-    whole = {hour: total_of(values) for hour, values in rows.items() if _whole(hour, request.asked)}
+    asked = request.asked
+    whole = {hour: total_of(values) for hour, values in rows.items() if hour in asked and hour + 59 in asked}
     if not whole:
         return {}
-    hours = range(min(whole), request.asked.last - 58, 60)
+    hours = range(min(whole), asked.last - 58, 60)
     return {hour: plays for hour in hours if (plays := whole.get(hour, 0.0)) is not None}
-
-
-def _whole(hour: Minute, asked: MinuteRange) -> bool:
-    return hour in asked and hour + 59 in asked

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 
 from exporter.config.settings import MerchantSettings, PollSettings
 from exporter.model import MINUTE, Group, Target
-from exporter.planning.index import can_hold, estimate_freshness, lower_bound
+from exporter.planning.index import FreshnessEstimate, can_hold, estimate_freshness, lower_bound
 from exporter.planning.priorities import FLOOR, Plays, plays_weights, stream_factors
 from exporter.times import format_duration
-
-# Each media is looked up in the catalog four times a day.
-CATALOG_REQUESTS = 1 / 360
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,29 +17,15 @@ class Capacity:
     """The capacity estimate of one merchant.
 
     Attributes:
-        merchant_id: The merchant.
         streams: The number of streams, by target and group.
-        catalog: Requests a minute for the catalog.
-        allowed: Requests a minute that the budget allows.
-        known: The number of media that have weights from a state file.
-        media: The number of media.
-        staleness: The expected mean staleness, weighted by its cost, in minutes.
+        freshness: The expected staleness.
         bound: The lower bound of the mean staleness with any schedule, in minutes.
-        slowest: The longest time between two requests for a stream, in minutes.
-        max_staleness: The configured limit, in minutes.
         advice: One line where something does not fit, else "".
     """
 
-    merchant_id: str
     streams: Mapping[tuple[Target, Group], int]
-    catalog: float
-    allowed: int
-    known: int
-    media: int
-    staleness: float
+    freshness: FreshnessEstimate
     bound: float
-    slowest: int
-    max_staleness: int
     advice: str
 
 
@@ -60,23 +43,19 @@ def estimate_capacity(merchant: MerchantSettings, poll: PollSettings, rates: Map
     plays[""] = max(FLOOR, rates.get("", sum(plays.values())))
     weights = [plays[stream.media_id] * factor for stream, factor in factors.items()]
     streams = Counter((stream.target, stream.group) for stream in factors)
-    catalog = len(merchant.media) * CATALOG_REQUESTS
-    room = max(1, math.floor(merchant.requests_per_minute - catalog))
+    room = max(1, math.floor(merchant.requests_per_minute - _catalog_requests(merchant)))
     longest = int(poll.max_staleness // MINUTE)
-    freshness = estimate_freshness(weights, room, longest)
     return Capacity(
-        merchant_id=merchant.id,
         streams=streams,
-        catalog=catalog,
-        allowed=merchant.requests_per_minute,
-        known=sum(media.id in rates for media in merchant.media),
-        media=len(merchant.media),
-        staleness=freshness.mean,
+        freshness=estimate_freshness(weights, room, longest),
         bound=lower_bound(weights, room, longest),
-        slowest=freshness.slowest,
-        max_staleness=longest,
         advice="" if can_hold(len(weights), room, longest) else _advice(streams, poll, room, longest),
     )
+
+
+def _catalog_requests(merchant: MerchantSettings) -> float:
+    """Requests a minute for the catalog: each media is looked up four times a day."""
+    return len(merchant.media) / 360
 
 
 def _advice(streams: Mapping[tuple[Target, Group], int], poll: PollSettings, room: int, longest: int) -> str:
@@ -98,24 +77,26 @@ def _advice(streams: Mapping[tuple[Target, Group], int], poll: PollSettings, roo
     )
 
 
-def describe(capacity: Capacity) -> Iterator[str]:
-    """A capacity estimate as lines of text."""
-    total = sum(capacity.streams.values())
-    yield f"merchant {capacity.merchant_id}: {_count(total, 'stream')}, {_count(capacity.media, 'media', 'media')}"
+def describe(merchant: MerchantSettings, poll: PollSettings, rates: Mapping[str, float]) -> Iterator[str]:
+    """The capacity estimate of a merchant as lines of text; arguments as for `estimate_capacity`."""
+    capacity = estimate_capacity(merchant, poll, rates)
+    total, media = sum(capacity.streams.values()), len(merchant.media)
+    yield f"merchant {merchant.id}: {_count(total, 'stream')}, {_count(media, 'media', 'media')}"
     yield ""
     yield f"  {'target':<20}{'group':<12}{'streams':>8}"
     for (target, group), count in capacity.streams.items():
         yield f"  {target:<20}{group:<12}{count:>8}"
     yield ""
-    yield f"  requests a minute: {total + capacity.catalog:.1f} wanted, {capacity.allowed} allowed"
+    wanted = total + _catalog_requests(merchant)
+    yield f"  requests a minute: {wanted:.1f} wanted, {merchant.requests_per_minute} allowed"
     yield (
-        f"  expected staleness: {capacity.staleness:.1f} minutes, weighted by plays; "
+        f"  expected staleness: {capacity.freshness.mean:.1f} minutes, weighted by plays; "
         f"no schedule could be below {capacity.bound:.1f}"
     )
-    slowest = _count(capacity.slowest, "minute")
-    yield f"  the slowest stream is fetched every {slowest} (max_staleness: {capacity.max_staleness})"
-    if capacity.known:
-        yield f"  weights: plays of {capacity.known} of {capacity.media} media are known from the state file"
+    slowest = _count(capacity.freshness.slowest, "minute")
+    yield f"  the slowest stream is fetched every {slowest} (max_staleness: {int(poll.max_staleness // MINUTE)})"
+    if known := sum(each.id in rates for each in merchant.media):
+        yield f"  weights: plays of {known} of {media} media are known from the state file"
     else:
         yield "  weights: no plays are known yet, so all media are taken as equally busy"
     if capacity.advice:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key")
@@ -48,23 +49,21 @@ def choose(candidates: Sequence[Candidate[Key]], room: int, streams: int, max_st
         max_staleness: Minutes that no stream is to wait longer than, where the room can hold that.
     """
     ranked = [(each.weight * each.staleness * (each.staleness + 1), each) for each in candidates]
-    best = heapq.nlargest(room, ranked, key=_claim)
+    best = heapq.nlargest(room, ranked, key=itemgetter(0))
     if len(best) < room or not can_hold(streams, room, max_staleness):
         return [each.key for _, each in best]
     # Even after the longest wait these have a smaller claim, so their claim alone never gets them a request.
-    price = _claim(best[-1]) / (max_staleness * (max_staleness + 1))
+    price = best[-1][0] / (max_staleness * (max_staleness + 1))
     light = [each for each in candidates if each.weight < price]
     number = min(room, _urgent(candidates, light, room, streams, max_staleness))
     urgent = heapq.nlargest(number, ranked, key=lambda claim: (claim[1].staleness, claim[0]))
     if urgent:
         taken = {each.key for _, each in urgent}
-        best = heapq.nlargest(room - number, (claim for claim in ranked if claim[1].key not in taken), key=_claim)
+        best = heapq.nlargest(
+            room - number, (claim for claim in ranked if claim[1].key not in taken), key=itemgetter(0)
+        )
     # The urgent first: something else may take a part of the room before the last of these is sent.
     return [each.key for _, each in (*urgent, *best)]
-
-
-def _claim(ranked: tuple[float, object]) -> float:
-    return ranked[0]
 
 
 def can_hold(streams: int, room: float, max_staleness: int) -> bool:
@@ -159,7 +158,7 @@ def estimate_freshness(
 ) -> FreshnessEstimate:
     """Simulate the schedule with constant weights, after a start in which each stream was requested."""
     requested_at = [0] * len(weights)
-    total, slowest, end = 0.0, 0, 0
+    total, slowest = 0.0, 0
     cycle = math.ceil(len(weights) / room)
     warm = 2 * cycle + min(cycle, max_staleness)
     for minute in range(1, warm + minutes + 1):
@@ -170,6 +169,5 @@ def estimate_freshness(
             requested_at[place] = minute
         if minute > warm:
             total += sum(weight * (minute - asked) for weight, asked in zip(weights, requested_at, strict=True))
-        end = minute
-    slowest = max([slowest, *(end - asked for asked in requested_at)])
+    slowest = max([slowest, *(warm + minutes - asked for asked in requested_at)])
     return FreshnessEstimate(total / sum(weights) / minutes if weights else 0.0, slowest)

@@ -6,20 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
 from random import Random
-from threading import Event, Lock
+from threading import Event
 from urllib.parse import parse_qsl
 
 import structlog
 
 from exporter.httpd.messages import Request as HttpRequest
 from exporter.httpd.messages import Response
-from exporter.simulator.control import PREFIX, Control
-from exporter.simulator.endpoints import Endpoints, not_found, unauthorized
+from exporter.simulator.control import PREFIX, control
+from exporter.simulator.endpoints import Endpoints
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.gate import Credentials, RateLimit, Tokens, accepts
 from exporter.simulator.journal import Journal, Request
-from exporter.simulator.query import Refusal, bad_request
-from exporter.simulator.reply import JSON, Damage, Reply, damaged, refusal_reply
+from exporter.simulator.reply import JSON, Refusal, Reply, bad_request, not_found, perhaps_damaged, unauthorized
 from exporter.simulator.series import World
 
 API_PATH = re.compile(
@@ -64,6 +63,15 @@ class SimulatorApp:
         sleep: Callable[[float], object] | None = None,
         credentials: Credentials | None = None,
     ) -> None:
+        """Simulate an API.
+
+        Args:
+            world: The final values.
+            faults: The switch for the faults.
+            clock: Returns Unix seconds.
+            sleep: Delays a hanging answer by seconds; the default waits in real time, until `close`.
+            credentials: The accepted credentials; the default accepts any.
+        """
         self.world = world
         self.faults = faults
         self.journal = Journal()
@@ -73,8 +81,8 @@ class SimulatorApp:
         self._credentials = credentials or Credentials()
         self._limit = RateLimit()
         self._tokens = Tokens(world.seed)
-        self._dice = Dice(world.seed)
-        self._control = Control(world, faults, self.journal)
+        # Decides which requests a fault hits: reproducible for a seed and an order of requests. Thread-safe.
+        self._random = Random(world.seed)  # noqa: S311 - no secret
         self._endpoints = Endpoints(world, faults, self._tokens, self._credentials)
 
     def __call__(self, request: HttpRequest) -> Response:
@@ -82,7 +90,7 @@ class SimulatorApp:
         arrived = self._clock()
         method, path, query = request.method, request.path, request.query
         if path.startswith(PREFIX):
-            reply = self._control.answer(method, path, _parameters(request), request.body)
+            reply = control(self.world, self.faults, self.journal, request, _parameters(request))
         else:
             call = _call(path, request)
             reply = self._api(call, arrived)
@@ -111,15 +119,15 @@ class SimulatorApp:
         try:
             self._check_limit(call, arrived, faults)
             self._perhaps_fail(faults)
-            return self._perhaps_damaged(self._answer(call, faults), faults)
+            return perhaps_damaged(self._answer(call, faults), faults, self._hits)
         except Refusal as refusal:
-            return refusal_reply(refusal)
+            return refusal.reply
 
     def _check_limit(self, call: Call, arrived: float, faults: Faults) -> None:
         wait = self._limit.take(call.merchant_id, arrived, faults.rate_limit, faults.rate_window)
         if wait is not None:
-            retry_after = max(1, math.ceil(wait)) if faults.retry_after else None
-            raise Refusal(429, "TOO_MANY_REQUESTS", "the rate limit is reached", retry_after=retry_after)
+            headers = {"Retry-After": str(max(1, math.ceil(wait)))} if faults.retry_after else {}
+            raise Refusal(429, "TOO_MANY_REQUESTS", "the rate limit is reached", headers)
 
     def _answer(self, call: Call, faults: Faults) -> Reply:
         if not call.endpoint:
@@ -148,57 +156,19 @@ class SimulatorApp:
         scheme, _, token = call.request.headers.get("authorization", "").partition(" ")
         if scheme != "Bearer" or not self._tokens.good(token, call.merchant_id, now):
             raise unauthorized("the access token is not accepted")
-        if self._dice.hit(faults.token_refusal_rate):
+        if self._hits(faults.token_refusal_rate):
             self._tokens.revoke(token)
             raise unauthorized("the access token was revoked")
 
     def _perhaps_fail(self, faults: Faults) -> None:
-        if self._dice.hit(faults.hang_rate):
+        if self._hits(faults.hang_rate):
             self._sleep(faults.hang_seconds)
-        if self._dice.hit(faults.error_rate):
+        if self._hits(faults.error_rate):
             raise Refusal(faults.error_status, "SERVER_ERROR", "the server has a fault")
 
-    def _perhaps_damaged(self, reply: Reply, faults: Faults) -> Reply:
-        rates = {
-            Damage.CUT: faults.cut_rate,
-            Damage.MALFORMED: faults.malformed_rate,
-            Damage.HTML: faults.html_rate,
-            Damage.TEXT: faults.text_rate,
-        }
-        for damage, rate in rates.items():
-            if self._dice.hit(rate):
-                return damaged(reply, damage)
-        return reply
-
-
-def create_app(
-    world: World,
-    faults: FaultSwitch,
-    clock: Callable[[], float],
-    sleep: Callable[[float], object] | None = None,
-    credentials: Credentials | None = None,
-) -> SimulatorApp:
-    """The simulated API as a function from a request to a response.
-
-    `clock` returns Unix seconds. `sleep` delays a hanging answer by seconds; the default waits in real time, until
-    `close`.
-    """
-    return SimulatorApp(world, faults, clock, sleep, credentials)
-
-
-class Dice:
-    """Decides which requests a rate hits; reproducible for a seed and an order of requests. Thread-safe."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = Random(seed)  # noqa: S311 - no secret
-        self._lock = Lock()
-
-    def hit(self, rate: float) -> bool:
-        """Whether the rate (0 to 1) hits this request."""
-        if rate <= 0:
-            return False
-        with self._lock:
-            return self._random.random() < rate
+    def _hits(self, rate: float) -> bool:
+        """Whether a rate (0 to 1) hits this request."""
+        return rate > 0 and self._random.random() < rate
 
 
 def _call(path: str, request: HttpRequest) -> Call:

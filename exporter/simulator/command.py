@@ -10,13 +10,14 @@ from typing import Any, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
+from pydantic import ValidationError
 
 from exporter.errors import InputError
 from exporter.httpd.address import Address, parse_address
 from exporter.signals import STOP_SIGNALS, Signals
-from exporter.simulator.app import create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.control import DEFAULT_MERCHANT
-from exporter.simulator.faults import FaultError, Faults, FaultSwitch, make_faults
+from exporter.simulator.faults import Faults, FaultSwitch, problems
 from exporter.simulator.gate import Credentials
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
@@ -98,7 +99,7 @@ def run(args: Namespace) -> int:
         url = f"http://{Address(_reachable(options.address.host), options.address.port)}/v1"
         print(config_for(world, url, options.credentials), end="")
         return 0
-    app = create_app(world, FaultSwitch(world, time.time, options.faults), time.time, credentials=options.credentials)
+    app = SimulatorApp(world, FaultSwitch(world, time.time, options.faults), time.time, credentials=options.credentials)
     try:
         server = SimulatorServer(app, options.address.host, options.address.port)
     except InputError as error:
@@ -152,9 +153,10 @@ def _faults(args: Namespace) -> Faults:
     if "drop" in settings:
         settings["drop"] = _drop(given["drop"])
     try:
-        return make_faults(settings)
-    except FaultError as error:
-        raise UsageError("; ".join(f"--{_flag(name)}: {problem}" for name, problem in error.problems)) from None
+        # Numbers are text here.
+        return Faults.model_validate(settings)
+    except ValidationError as error:
+        raise UsageError("; ".join(f"--{_flag(name)}: {problem}" for name, problem in problems(error))) from None
 
 
 def _drop(texts: list[str]) -> Mapping[str, str]:

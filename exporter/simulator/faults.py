@@ -2,8 +2,8 @@
 
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from operator import itemgetter
 from threading import Lock
 from typing import Annotated, Literal
 
@@ -15,18 +15,6 @@ from exporter.simulator.series import FINAL, Revision, World
 Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Span = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Instant = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class FaultError(Exception):
-    """A fault setting is not valid; the text is one line that names every such setting.
-
-    Attributes:
-        problems: Name of the setting and what is wrong with it, in pairs.
-    """
-
-    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{name}: {problem}" for name, problem in problems))
-        self.problems = tuple(problems)
 
 
 class Faults(BaseModel):
@@ -100,24 +88,8 @@ class Faults(BaseModel):
     )
 
 
-def make_faults(settings: Mapping[str, object]) -> Faults:
-    """Faults from settings as they come from the command line, numbers as text. Raises FaultError."""
-    try:
-        return Faults.model_validate(settings)
-    except ValidationError as error:
-        raise FaultError(_problems(error)) from error
-
-
-def changed(faults: Faults, changes: Mapping[str, object]) -> Faults:
-    """The faults with some settings replaced by values from JSON. Raises FaultError."""
-    whole = json.dumps(faults.model_dump(mode="json") | dict(changes))
-    try:
-        return Faults.model_validate_json(whole, strict=True)
-    except ValidationError as error:
-        raise FaultError(_problems(error)) from error
-
-
-def _problems(error: ValidationError) -> list[tuple[str, str]]:
+def problems(error: ValidationError) -> list[tuple[str, str]]:
+    """The name of each setting that is not valid, and what is wrong with it."""
     return [(".".join(map(str, each["loc"])), _problem(each["msg"])) for each in error.errors()]
 
 
@@ -125,30 +97,6 @@ def _problem(message: str) -> str:
     if message == "Extra inputs are not permitted":
         return "unknown fault; valid faults are " + ", ".join(Faults.model_fields)
     return message[0].lower() + message[1:]
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """The history of the faults.
-
-    Attributes:
-        instants: When each setting began, Unix seconds, ascending; the first is minus infinity.
-        settings: The settings, one for each instant.
-        longest: Seconds from the end of a minute until it is final under any of the settings.
-    """
-
-    instants: tuple[float, ...]
-    settings: tuple[Faults, ...]
-    longest: float
-
-    def extended(self, instant: float, faults: Faults) -> "Timeline":
-        """The history with other settings from an instant on."""
-        longest = max(self.longest, seconds_until_final(faults))
-        return Timeline((*self.instants, instant), (*self.settings, faults), longest)
-
-    def at_end_of(self, minute: Minute) -> Faults:
-        """The settings at the end of a minute."""
-        return self.settings[bisect_left(self.instants, end_of(minute)) - 1]
 
 
 def seconds_until_final(faults: Faults) -> float:
@@ -168,36 +116,43 @@ class FaultSwitch:
         self._world = world
         self._lock = Lock()
         first = faults or Faults()
-        self._timeline = Timeline((float("-inf"),), (first,), seconds_until_final(first))
+        # When each setting began (Unix seconds), ascending. Replaced as a whole, never changed.
+        self._history: tuple[tuple[float, Faults], ...] = ((float("-inf"), first),)
+        # From the end of a minute until it is final under any of the settings (seconds).
+        self._longest = seconds_until_final(first)
         if first.drop:
             world.thin(clock(), first.drop)
 
     @property
     def now(self) -> Faults:
         """The current settings."""
-        return self._timeline.settings[-1]
+        return self._history[-1][1]
 
     def set(self, /, **changes: object) -> Faults:
-        """Replace some settings and return all of them. Raises FaultError without a change."""
+        """Replace some settings by values as JSON has them, and return all of them.
+
+        Raises:
+            ValidationError: A value is not valid; nothing has changed.
+        """
         with self._lock:
             before = self.now
-            after = changed(before, changes)
-            instant = max(self._clock(), self._timeline.instants[-1])
-            self._timeline = self._timeline.extended(instant, after)
+            whole = json.dumps(before.model_dump(mode="json") | changes)
+            after = Faults.model_validate_json(whole, strict=True)
+            instant = max(self._clock(), self._history[-1][0])
+            self._longest = max(self._longest, seconds_until_final(after))
+            self._history = (*self._history, (instant, after))
             if after.drop != before.drop:
                 self._world.thin(instant, after.drop)
             return after
 
     def final_by(self, instant: float) -> float:
         """The instant (Unix seconds) by which every minute that ended at an instant or before is final."""
-        return instant + self._timeline.longest
+        return instant + self._longest
 
     def appears(self, merchant_id: str, minute: Minute) -> float:
         """The instant (Unix seconds) at which a minute's row appears, stalls aside."""
-        faults = self._timeline.at_end_of(minute)
-        late = faults.late_minutes
-        if faults.late_jitter:
-            late += faults.late_jitter * self._world.noise(merchant_id, "lateness", minute)
+        faults = self._at_end_of(minute)
+        late = faults.late_minutes + faults.late_jitter * self._world.noise(merchant_id, "lateness", minute)
         return end_of(minute) + late * 60
 
     def revision(self, merchant_id: str, minute: Minute, now: float) -> Revision | None:
@@ -207,7 +162,10 @@ class FaultSwitch:
         appears = self.appears(merchant_id, minute)
         if appears > now:
             return None
-        faults = self._timeline.at_end_of(minute)
+        faults = self._at_end_of(minute)
         if appears + faults.revise_minutes * 60 <= now:
             return FINAL
         return Revision(faults.revise_up, faults.revise_down)
+
+    def _at_end_of(self, minute: Minute) -> Faults:
+        return self._history[bisect_left(self._history, end_of(minute), key=itemgetter(0)) - 1][1]

@@ -10,11 +10,6 @@ from exporter.simulator.faults import Faults
 from exporter.simulator.rows import Row, labels
 
 
-def rows_shown(rows: Sequence[Row], faults: Faults) -> list[Row]:
-    """The rows that an answer contains."""
-    return [row for row in rows if not (faults.omit_zero and row.empty)]
-
-
 def write_rows(rows: Sequence[Row], stream: Stream, totals: Mapping[str, int], faults: Faults, minute: Minute) -> str:
     """The body of an answer in the format that the faults set, in a minute.
 

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import Lock
 
-from exporter.simulator.gate import WINDOW
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -47,23 +45,12 @@ class Journal:
             self._newest.append(request)
             self._counts[request.endpoint, request.status] += 1
 
-    def newest(self, limit: int | None = None) -> tuple[Request, ...]:
-        """The newest requests, oldest first; without a limit, all recorded ones."""
+    def newest(self) -> tuple[Request, ...]:
+        """The newest requests, oldest first."""
         with self._lock:
-            kept = tuple(self._newest)
-        return kept if limit is None else kept[max(0, len(kept) - limit) :]
+            return tuple(self._newest)
 
     def counts(self) -> Mapping[tuple[str, int], int]:
         """The number of requests by (endpoint, status) since the start."""
         with self._lock:
             return dict(self._counts)
-
-    def busiest(self, merchant_id: str, window: float = WINDOW) -> int:
-        """The maximum number of requests of a merchant in any window (seconds, end exclusive)."""
-        arrivals = sorted(request.at for request in self.newest() if request.merchant_id == merchant_id)
-        most = first = 0
-        for last, arrival in enumerate(arrivals):
-            while arrivals[first] <= arrival - window:
-                first += 1
-            most = max(most, last - first + 1)
-        return most

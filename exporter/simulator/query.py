@@ -8,6 +8,7 @@ from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from exporter.model import DAY_MINUTES, MINUTE, Group, MinuteRange, Stream, Target, minute_of
+from exporter.simulator.reply import bad_request
 from exporter.simulator.rows import Interval
 
 KNOWN = frozenset({"media_id", "target", "interval", "group", "from", "to"})
@@ -16,22 +17,6 @@ DATE_FORMAT = "%Y%m%d%H%M%S"
 MAX_DAYS = 400
 
 Word = TypeVar("Word", bound=StrEnum)
-
-
-class Refusal(Exception):
-    """An error answer of the API.
-
-    Attributes:
-        status: The HTTP status.
-        code: The API's word for it.
-        retry_after: Whole seconds to wait, or None where the API does not say.
-    """
-
-    def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +55,6 @@ def read_query(parameters: Mapping[str, str], merchant_id: str, now: float, zone
     if interval is Interval.MINUTE and 0 < max_range < len(minutes):
         raise bad_request(f"the range is longer than {max_range} minutes")
     return Query(Stream(merchant_id, parameters.get("media_id", ""), target, group), interval, minutes)
-
-
-def bad_request(message: str) -> Refusal:
-    """The refusal of a request that is not valid."""
-    return Refusal(400, "BAD_REQUEST", message)
 
 
 def _word(kind: type[Word], name: str, parameters: Mapping[str, str], default: Word) -> Word:

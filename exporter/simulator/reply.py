@@ -1,11 +1,10 @@
-"""Answers of the simulated API, and answers damaged by faults. Pure."""
+"""Answers of the simulated API, refusals, and answers damaged by faults. Pure."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum, auto
 
-from exporter.simulator.query import Refusal
+from exporter.simulator.faults import Faults
 
 JSON = "application/json"
 HTML_PAGE = "<!DOCTYPE html>\n<html><head><title>Maintenance</title></head><body>Please wait.</body></html>\n"
@@ -32,34 +31,46 @@ class Reply:
     cut: bool = False
 
 
-class Damage(Enum):
-    """The ways in which a fault damages an answer."""
-
-    CUT = auto()
-    MALFORMED = auto()
-    HTML = auto()
-    TEXT = auto()
-
-
 def json_reply(content: object, status: int = 200) -> Reply:
     """An answer with a JSON body."""
     return Reply(status, json.dumps(content, ensure_ascii=False).encode())
 
 
-def refusal_reply(refusal: Refusal) -> Reply:
-    """The answer to a refused request."""
-    reply = json_reply({"code": refusal.code, "message": str(refusal)}, refusal.status)
-    if refusal.retry_after is None:
-        return reply
-    return replace(reply, headers={"Retry-After": str(refusal.retry_after)})
+class Refusal(Exception):
+    """The API refuses a request.
+
+    Attributes:
+        reply: The answer.
+    """
+
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.reply = replace(json_reply({"code": code, "message": message}, status), headers=headers or {})
 
 
-def damaged(reply: Reply, damage: Damage) -> Reply:
-    """An answer, damaged by a fault."""
-    if damage is Damage.CUT:
+def bad_request(message: str) -> Refusal:
+    """The refusal of a request that is not valid."""
+    return Refusal(400, "BAD_REQUEST", message)
+
+
+def unauthorized(message: str) -> Refusal:
+    """The refusal of a request with invalid credentials."""
+    return Refusal(401, "UNAUTHORIZED", message)
+
+
+def not_found(what: str, message: str) -> Refusal:
+    """The refusal of a request for something that does not exist."""
+    return Refusal(404, f"{what}_NOT_FOUND", message)
+
+
+def perhaps_damaged(reply: Reply, faults: Faults, hits: Callable[[float], bool]) -> Reply:
+    """An answer, damaged by the first fault whose rate hits it."""
+    if hits(faults.cut_rate):
         return replace(reply, cut=True)
-    if damage is Damage.MALFORMED:
+    if hits(faults.malformed_rate):
         return replace(reply, body=reply.body[: len(reply.body) * 2 // 3])
-    if damage is Damage.HTML:
+    if hits(faults.html_rate):
         return replace(reply, body=HTML_PAGE.encode(), content_type="text/html; charset=utf-8", rows=None)
-    return replace(reply, content_type="text/plain; charset=utf-8")
+    if hits(faults.text_rate):
+        return replace(reply, content_type="text/plain; charset=utf-8")
+    return reply

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from itertools import groupby
+from operator import itemgetter
 
 from exporter.model import Group, Minute, MinuteRange, Stream, Target, end_of, minute_of, start_of
 from exporter.simulator.arithmetic import Values, combine_max, combine_sum, ratio, unique_over_time
@@ -19,11 +20,6 @@ class Interval(StrEnum):
     DAY = "day"
     HOUR = "hour"
     MINUTE = "minute"
-
-    @property
-    def date_format(self) -> str:
-        """The format of the date of a row."""
-        return DATE_FORMATS[self]
 
 
 DATE_FORMATS = {
@@ -46,25 +42,10 @@ class Row:
     date: str
     values: Values
 
-    @property
-    def empty(self) -> bool:
-        """Whether all its values are 0."""
-        return not any(self.values)
 
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of a row that covers more than a minute.
-
-    Attributes:
-        date: The date of the row that it belongs to.
-        sums: The sum of its minutes, label by label.
-        peaks: The largest of its minutes, label by label.
-    """
-
-    date: str
-    sums: Values
-    peaks: Values
+# A part of a row that covers more than a minute: the date of the row, and the sum and the largest of the minutes in it,
+# label by label.
+Piece = tuple[str, Values, Values]
 
 
 class Reader:
@@ -103,10 +84,9 @@ class Reader:
     def _long_rows(self, stream: Stream, interval: Interval, asked: MinuteRange, now: float) -> list[Row]:
         """The rows by hour, day or month."""
         rows = []
-        for date, pieces in groupby(self._pieces(stream, interval, asked, now), lambda piece: piece.date):
-            parts = list(pieces)
-            sums = combine_sum([part.sums for part in parts])
-            peaks = combine_max([part.peaks for part in parts])
+        for date, pieces in groupby(self._pieces(stream, interval, asked, now), itemgetter(0)):
+            _, sums_of_parts, peaks_of_parts = zip(*pieces, strict=True)
+            sums, peaks = combine_sum(sums_of_parts), combine_max(peaks_of_parts)
             rows.append(Row(date, sums if stream.target.summable else unique_over_time(sums, peaks)))
         return rows
 
@@ -121,7 +101,7 @@ class Reader:
                 and self._switch.final_by(end_of(whole.last)) <= now
                 and date == self._date(whole.last, interval)
             ):
-                yield Piece(date, *self._world.hour_sum(stream, hour))
+                yield date, *self._world.hour_sum(stream, hour)
             else:
                 part = MinuteRange(max(whole.first, asked.first), min(whole.last, asked.last))
                 yield from self._quarters(interval, self._visible(stream, part, now))
@@ -130,10 +110,10 @@ class Reader:
         # In every time zone, a local hour starts at a multiple of 15 UTC minutes.
         for quarter, pairs in groupby(visible, lambda pair: pair[0] // 15):
             values = [value for _, value in pairs]
-            yield Piece(self._date(quarter * 15, interval), combine_sum(values), combine_max(values))
+            yield self._date(quarter * 15, interval), combine_sum(values), combine_max(values)
 
     def _date(self, minute: Minute, interval: Interval) -> str:
-        return datetime.fromtimestamp(start_of(minute), self._world.zone).strftime(interval.date_format)
+        return datetime.fromtimestamp(start_of(minute), self._world.zone).strftime(DATE_FORMATS[interval])
 
 
 def labels(group: Group) -> tuple[str, ...]:

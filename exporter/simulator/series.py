@@ -15,7 +15,7 @@ from random import Random
 from threading import Lock
 from zoneinfo import ZoneInfo
 
-from exporter.model import MINUTE, Group, Minute, MinuteRange, Stream, Target, start_of
+from exporter.model import MINUTE, Group, Minute, Stream, Target, start_of
 from exporter.simulator.arithmetic import (
     Values,
     combine_sum,
@@ -102,27 +102,12 @@ class World:
         """The media of a merchant by id, the same order at every call; any merchant id has a catalog."""
         return self._catalog(merchant_id)
 
-    def final(self, merchant_id: str, media_id: str, target: Target, group: Group, minute: Minute) -> dict[str, int]:
-        """What a minute ends up as: label value -> value, zeros included; the label of `all` is "".
-
-        DRM keys have minutes here, though the API has only their days. Raises KeyError for an unknown media.
-        """
-        values = self.hour(Stream(merchant_id, media_id, target, group), minute // 60)[minute % 60]
-        return dict(zip(LABELS[group], values, strict=True))
-
-    def total(
-        self, merchant_id: str, media_id: str, target: Target, group: Group, minutes: MinuteRange
-    ) -> dict[str, int]:
-        """The sum of the final values of a summable target; labels as in `final`."""
-        sums: Values = (0,) * len(LABELS[group])
-        for hour in range(minutes.first // 60, minutes.last // 60 + 1):
-            block = self.hour(Stream(merchant_id, media_id, target, group), hour)
-            wanted = [block[index] for index in range(60) if hour * 60 + index in minutes]
-            sums = combine_sum([sums, *wanted])
-        return dict(zip(LABELS[group], sums, strict=True))
-
     def hour(self, stream: Stream, hour: int, revision: Revision = FINAL) -> Block:
-        """The 60 minutes of an hour (Unix time // 3600), final or as they are at first."""
+        """The 60 minutes of an hour (Unix time // 3600), final or as they are at first.
+
+        Each has a value for each label of the group. DRM keys have minutes here, though the API has only their days.
+        Raises KeyError for an unknown media.
+        """
         return self._block(stream, hour, revision, self._thinnings_of(hour))
 
     def hour_sum(self, stream: Stream, hour: int) -> tuple[Values, Values]:

@@ -104,7 +104,6 @@ class State:
         self._salvaged = salvaged
         self._sends_lost_of: set[str] = set()
         self._mutex = threading.RLock()
-        self._users = 0
         # Both are read without the mutex: a hanging write may hold it.
         self._busy_since: float | None = None
         self._problem: StateProblem | None = None
@@ -200,14 +199,13 @@ class State:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         with self._mutex:
-            self._users += 1
-            if self._busy_since is None:
+            outermost = self._busy_since is None
+            if outermost:
                 self._busy_since = self._monotonic()
             try:
                 yield
             finally:
-                self._users -= 1
-                if not self._users:
+                if outermost:
                     self._busy_since = None
 
     def _failed(self, error: Exception, *, reading: bool = False) -> StateWriteFailed:
@@ -298,16 +296,10 @@ class State:
 
     def _write_anew(self) -> None:
         """Write the content of the deleted file, which is still open, to its name again."""
-        new = state_file.make_beside(self._file)
-        try:
+        with state_file.made_beside(self._file) as new:
             with contextlib.closing(sqlite3.connect(new.real, isolation_level=None)) as target:
                 self._db.backup(target)
             placed = state_file.put(new)
-        except BaseException:
-            new.close()
-            with contextlib.suppress(OSError):
-                state_file.remove(new.real)
-            raise
         old, self._file = self._file, placed
         self._disconnect(old)
         old.close()
@@ -429,8 +421,7 @@ def _connect(file: StateFile, *, new: bool = False) -> sqlite3.Connection:
 
 
 def _save_what_can_be_read(damaged: StateFile, reason: str, now: Callable[[], float]) -> StateFile:
-    new = state_file.make_beside(damaged)
-    try:
+    with state_file.made_beside(damaged) as new:
         with contextlib.closing(sqlite3.connect(new.real, isolation_level=None)) as db:
             # A kill meanwhile leaves a file that the next start replaces; `put` writes the complete one.
             db.execute("PRAGMA synchronous = OFF")
@@ -440,11 +431,6 @@ def _save_what_can_be_read(damaged: StateFile, reason: str, now: Callable[[], fl
             lost = salvage(damaged.real, db, now())
         aside = state_file.aside_of(damaged, int(now()))
         placed = state_file.put_in_place_of(new, damaged, aside)
-    except BaseException:
-        new.close()
-        with contextlib.suppress(OSError):
-            state_file.remove(new.real)
-        raise
     damaged.close()
     log.warning(
         f"{damaged.path}: the state file is damaged ({reason}); what can be read is kept, the damaged file is "

@@ -144,8 +144,11 @@ def take(path: Path) -> StateFile:
     raise StateError(f"{path}: is replaced again and again; stop the program that does this, and start again")
 
 
-def make_beside(file: StateFile) -> StateFile:
-    """Create an empty locked file beside another, to replace it later; one left by a kill is removed.
+@contextlib.contextmanager
+def made_beside(file: StateFile) -> Iterator[StateFile]:
+    """Create an empty locked file beside another, to replace it; one left by a kill is removed.
+
+    If the block fails, the new file is deleted.
 
     Raises:
         OSError: It cannot be made.
@@ -157,15 +160,16 @@ def make_beside(file: StateFile) -> StateFile:
     try:
         _tighten(made.descriptor)
         _lock_whole(made)
+        yield made
     except BaseException:
         made.close()
-        remove(real)
+        with contextlib.suppress(OSError):
+            remove(real)
         raise
-    return made
 
 
 def put(made: StateFile) -> StateFile:
-    """Rename a file of `make_beside` to its final name, unless another file has that name now.
+    """Rename a file of `made_beside` to its final name, unless another file has that name now.
 
     Raises:
         OSError: That cannot be done: FileExistsError where another has it.

@@ -11,7 +11,7 @@ from exporter.assembly import build_polling
 from exporter.config.settings import Settings
 from exporter.serving.collector import SnapshotCollector, build_registry
 from exporter.serving.instruments import Instruments
-from exporter.simulator.app import create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
@@ -81,7 +81,7 @@ def _life(state_path: Path, start: float, until: float) -> tuple[Scraped, str]:
     dropped = max(files, key=lambda media: media.peak).id
     switch = FaultSwitch(world, clock.now, Faults(late_jitter=0.5, revise_up=0.2, rate_limit=1000))
     scraped: Scraped = defaultdict(list)
-    with SimulatorServer(create_app(world, switch, clock.now)) as server:
+    with SimulatorServer(SimulatorApp(world, switch, clock.now)) as server:
         settings = _settings(world, server.url, state_path)
         state = open_state(state_path, clock.now)
         telemetry = Instruments()

@@ -26,16 +26,17 @@ from exporter.config.settings import Settings
 from exporter.errors import HistoryError, InputError, StateLocked
 from exporter.model import Group, MinuteRange, Target
 from exporter.serving.families import FAMILIES
-from exporter.simulator.app import SimulatorApp, create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.endpoints import Endpoints
 from exporter.simulator.faults import Faults, FaultSwitch
-from exporter.simulator.query import bad_request
-from exporter.simulator.reply import Reply
+from exporter.simulator.reply import Reply, bad_request
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.storage.state import open_state
+from tests.support.busiest import busiest
 from tests.support.fakes import FakeClock
 from tests.support.processes import MERCHANT, Program, Prometheus, configuration, python, wait_until
+from tests.support.world import final_sums
 
 HOUR = 3600
 
@@ -123,7 +124,7 @@ class Api:
             for media_id in ["", *self.media(2)]:
                 owner = {"merchant_id": MERCHANT} | ({"media_id": media_id} if media_id else {})
                 shown = name if media_id else name.replace("smartstream_", "smartstream_merchant_")
-                for label, total in self.world.total(MERCHANT, media_id, target, group, minutes).items():
+                for label, total in final_sums(self.world, MERCHANT, media_id, target, group, minutes).items():
                     labels = owner | ({group.value: label} if label else {})
                     if total or not label:
                         sums[shown, tuple(sorted(labels.items()))] = total
@@ -134,7 +135,7 @@ class Api:
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     clock = FakeClock(time.time())
     world = World(media=6)
-    app = create_app(world, FaultSwitch(world, clock.now, Faults(rate_limit=1000)), clock.now)
+    app = SimulatorApp(world, FaultSwitch(world, clock.now, Faults(rate_limit=1000)), clock.now)
     with SimulatorServer(app) as server:
         yield Api(app, server.url, clock, tmp_path, monkeypatch)
 
@@ -307,7 +308,7 @@ def test_the_budget_is_kept_over_runs(api: Api) -> None:
     api.output.rename(api.folder / "first.om")
     api.run(settings)
     assert len(api.app.journal.newest()) > 20
-    assert api.app.journal.busiest(MERCHANT) == 4
+    assert busiest(api.app.journal, MERCHANT) == 4
 
 
 def test_a_media_that_is_gone_is_left_out(api: Api) -> None:
@@ -364,8 +365,8 @@ def test_label_values_beyond_the_limit_are_other(api: Api) -> None:
     }
     assert len(mine) == 3
     assert mine["other"] > 0
-    whole = api.world.total(
-        MERCHANT, media, Target.PLAY_COUNT, Group.ALL, MinuteRange(int(NOON // 60), int(NOON // 60) + 179)
+    whole = final_sums(
+        api.world, MERCHANT, media, Target.PLAY_COUNT, Group.ALL, MinuteRange(int(NOON // 60), int(NOON // 60) + 179)
     )
     assert sum(mine.values()) == whole[""]
 

@@ -24,18 +24,18 @@ from exporter.backtest.command import Output
 from exporter.backtest.plays_csv import Recording
 from exporter.config.load import load
 from exporter.config.settings import DEFAULT_THRESHOLDS, Settings
-from exporter.drops.baseline import Baseline
+from exporter.drops.baseline import Baseline, Observation
 from exporter.drops.detector import KEPT, Alarm, Together, broad, judge
-from exporter.drops.observation import Observation
 from exporter.errors import InputError, StateLocked
 from exporter.model import Minute
-from exporter.simulator.app import SimulatorApp, create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.storage.state import open_state
 from exporter.times import format_instant
 from exporter.views import MERCHANT_THRESHOLD, Thresholds, Verdict
+from tests.support.busiest import busiest
 from tests.support.fakes import FakeClock
 from tests.support.processes import MERCHANT, Program, configuration, python
 
@@ -503,7 +503,7 @@ def clock() -> FakeClock:
 @pytest.fixture
 def api(clock: FakeClock) -> Iterator[tuple[SimulatorApp, str]]:
     world = World(media=6)
-    app = create_app(world, FaultSwitch(world, clock.now, Faults(rate_limit=1000)), clock.now)
+    app = SimulatorApp(world, FaultSwitch(world, clock.now, Faults(rate_limit=1000)), clock.now)
     with SimulatorServer(app) as server:
         yield app, server.url
 
@@ -542,7 +542,7 @@ def test_the_api_s_past_is_replayed(
     assert "; 2 media, 4.0 media-days of plays" in err
     asked = [each for each in app.journal.newest() if each.endpoint == "aggregations"]
     assert len(asked) == 2
-    assert app.journal.busiest(MERCHANT) <= 45
+    assert busiest(app.journal, MERCHANT) <= 45
 
 
 def test_minutes_before_the_first_row_are_unknown() -> None:
@@ -592,7 +592,7 @@ def test_the_catalog_is_asked_within_the_budget(
     path.write_text(yaml.safe_dump(configuration(url, merchant, storage={"path": str(tmp_path / "state.db")})))
     app.faults.set(error_rate=0.3)
     command.of_api(load(path, {}), [drama], 1, OUTPUT, clock)
-    assert app.journal.busiest(MERCHANT) == 1
+    assert busiest(app.journal, MERCHANT) == 1
 
 
 def test_a_running_exporter_keeps_its_budget(api: tuple[SimulatorApp, str], clock: FakeClock, tmp_path: Path) -> None:

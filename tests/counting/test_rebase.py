@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.counting.ledger_rows import StreamRow
+from exporter.counting.accounts import StreamRow
 from exporter.counting.rebase import rebase_horizon, rebase_stream, shift_start
 from exporter.model import Target
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config.settings import PollSettings
-from exporter.counting.accounts import Account, Entry, StreamLedger
+from exporter.counting.accounts import Account, Entry, StreamLedger, StreamRow
 from exporter.counting.held import MOST_HELD, Held, largest_plausible
 from exporter.counting.rules import count_days, count_minutes
 from exporter.counting.windows import (
@@ -49,35 +49,19 @@ def after(minute: Minute, seconds: float = 0) -> float:
 
 
 def ledger(through: Minute = NOON, target: Target = Target.PLAY_COUNT, **changes: object) -> StreamLedger:
-    values = {
-        "start": through,
-        "through": through,
-        "seen": through,
-        "kept_from": through + 1,
-        "answered": True,
-        "accounts": ALL,
-    }
-    return StreamLedger(target=target, **{**values, **changes})  # type: ignore[arg-type]
+    values: dict[str, object] = {"start": through, "through": through, "seen": through, "kept_from": through + 1}
+    values |= {"answered": True}
+    values |= {name: changes[name] for name in changes if name not in ("buckets", "accounts")}
+    row = StreamRow(1, **values)  # type: ignore[arg-type]
+    return StreamLedger(target, row, changes.get("buckets", {}), changes.get("accounts", ALL))  # type: ignore[arg-type]
 
 
 def enter(before: StreamLedger, entry: Entry) -> StreamLedger:
     """What `ledger_rows` does with an entry, in memory."""
-    buckets = {bucket: dict(values) for bucket, values in before.buckets.items() if bucket >= entry.kept_from}
+    buckets = {bucket: dict(values) for bucket, values in before.buckets.items() if bucket >= entry.row.kept_from}
     for change in entry.changes:
         buckets.setdefault(change.bucket, {})[change.label] = change.value
-    return StreamLedger(
-        before.target,
-        before.start,
-        entry.through,
-        entry.seen,
-        entry.kept_from,
-        answered=entry.answered,
-        rate=entry.rate,
-        peak=entry.peak,
-        buckets=buckets,
-        held=entry.held,
-        accounts={**before.accounts, **entry.accounts},
-    )
+    return StreamLedger(before.target, entry.row, buckets, {**before.accounts, **entry.accounts})
 
 
 def answered(
@@ -85,8 +69,8 @@ def answered(
 ) -> Entry:
     """Enter the rows of the API, as they are when a minute has just settled and has a row."""
     now = after(newest, poll.settle)
-    held = min((bucket for bucket, _ in before.held), default=None)
-    asked = minutes_to_ask(before.through, before.seen, newest, now, poll, held=held)
+    held = min((bucket for bucket, _ in before.row.held), default=None)
+    asked = minutes_to_ask(before.row.through, before.row.seen, newest, now, poll, held=held)
     return count_minutes(before, rows, asked, now, newest, poll)
 
 
@@ -103,7 +87,7 @@ def test_minutes_below_the_horizon_without_a_row_are_zero() -> None:
     """Minutes without a row count as 0, and the newest minute's gauge with them."""
     asked = MinuteRange(NOON - 30, NOON + 4)
     entry = count_minutes(ledger(), {NOON + 1: {"": 5}, NOON + 3: {"": 2}}, asked, after(NOON + 4, 120), NOON + 4, POLL)
-    assert entry.through == NOON + 4
+    assert entry.row.through == NOON + 4
     assert entry.accounts == {"": counted(7)}
     assert gauges(entry) == {"": 0}
 
@@ -128,7 +112,7 @@ def test_rows_above_the_newest_settled_minute_wait() -> None:
     """A row that is there before its minute has settled is not counted yet."""
     asked = MinuteRange(NOON - 30, NOON + 2)
     entry = count_minutes(ledger(), {NOON + 1: {"": 5}, NOON + 2: {"": 9}}, asked, after(NOON + 1, 120), NOON + 2, POLL)
-    assert (entry.through, entry.accounts) == (NOON + 1, {"": counted(5)})
+    assert (entry.row.through, entry.accounts) == (NOON + 1, {"": counted(5)})
 
 
 def test_a_revision_is_counted_with_its_age() -> None:
@@ -163,7 +147,7 @@ def test_minutes_that_were_not_asked_for_are_lost() -> None:
     """Where the catch-up is shorter than the gap, the minutes between are counted as lost."""
     asked = MinuteRange(NOON + 101, NOON + 200)
     entry = count_minutes(ledger(), {NOON + 150: {"": 3}}, asked, after(NOON + 200, 120), NOON + 200, POLL)
-    assert (entry.lost, entry.accounts, entry.through) == (100, {"": counted(3)}, NOON + 200)
+    assert (entry.lost, entry.accounts, entry.row.through) == (100, {"": counted(3)}, NOON + 200)
 
 
 def test_label_values_beyond_the_limit_are_counted_as_other() -> None:
@@ -212,7 +196,7 @@ def test_a_counter_by_day_grows_by_the_increases_of_the_days() -> None:
     assert keys.accounts == {"": counted(0)}
     keys = enter(keys, count_days(keys, {today - DAY_MINUTES: {"": 72}, today: {"": 9}}, asked, NOON + 1, POLL))
     assert keys.accounts == {"": counted(6)}
-    asked = days_to_ask(keys.through, start_of(tomorrow + 1), UTC, POLL)
+    asked = days_to_ask(keys.row.through, start_of(tomorrow + 1), UTC, POLL)
     keys = enter(keys, count_days(keys, {today: {"": 20}, tomorrow: {"": 1}}, asked, tomorrow, POLL))
     assert keys.accounts == {"": counted(18)}
 
@@ -259,7 +243,7 @@ def test_after_any_answers_the_counters_are_the_sum_of_the_newest_values(steps: 
     # What changed after the last answer, or was unknown until then, is not counted yet; one more answer tells.
     final = {minute: {label: value or 0.0 for label, value in rows.items()} for minute, rows in truth.items()}
     stream = enter(stream, answered(stream, final, newest))
-    assert not stream.held
+    assert not stream.row.held
     for label in ("jp", "us", "fr"):
         account = stream.accounts.get(label, Account())
         played = sum(Fraction(str(rows.get(label, 0))) for minute, rows in final.items() if minute > NOON)
@@ -271,11 +255,11 @@ def test_rows_that_come_hours_late_are_counted_by_each_stream() -> None:
     stream = ledger(NOON)
     outage = NOON + 180
     now = after(outage, POLL.settle)
-    asked = minutes_to_ask(stream.through, stream.seen, NOON, now, POLL)
+    asked = minutes_to_ask(stream.row.through, stream.row.seen, NOON, now, POLL)
     stream = enter(stream, count_minutes(stream, {}, asked, now, NOON, POLL))
-    assert stream.through == outage - 8
+    assert stream.row.through == outage - 8
     now = after(outage + 1, POLL.settle)
-    asked = minutes_to_ask(stream.through, stream.seen, outage + 1, now, POLL)
+    asked = minutes_to_ask(stream.row.through, stream.row.seen, outage + 1, now, POLL)
     rows = {minute: {"": 1.0} for minute in range(asked.first, outage + 2)}
     # By now another stream's answer has shown that the rows are there.
     stream = enter(stream, count_minutes(stream, rows, asked, now, outage + 1, POLL))
@@ -289,12 +273,12 @@ def test_rows_that_come_late_are_counted_in_pieces_where_the_range_is_limited() 
     for newest, arrived in [(outage, NOON), *((outage + 1, outage + 1) for _ in range(20))]:
         now = after(newest, POLL.settle)
         for _ in range(20):
-            asked = minutes_to_ask(stream.through, stream.seen, horizon, now, POLL, longest)
+            asked = minutes_to_ask(stream.row.through, stream.row.seen, horizon, now, POLL, longest)
             assert len(asked) <= longest
             rows = {minute: {"": 1.0} for minute in range(asked.first, min(asked.last, arrived) + 1)}
             horizon = max(horizon, *rows, NOON)
             stream = enter(stream, count_minutes(stream, rows, asked, now, horizon, POLL))
-    assert (stream.through, stream.seen) == (outage + 1, outage + 1)
+    assert (stream.row.through, stream.row.seen) == (outage + 1, outage + 1)
     assert stream.accounts == {"": counted(301)}
 
 
@@ -303,9 +287,9 @@ def test_rows_too_late_to_be_caught_up_do_not_hold_up_the_window() -> None:
     long_ago = NOON - 3 * DAY_MINUTES
     stream = ledger(NOON - 1, start=long_ago, seen=long_ago, kept_from=long_ago)
     now = after(NOON, POLL.settle)
-    asked = minutes_to_ask(stream.through, stream.seen, NOON, now, POLL)
+    asked = minutes_to_ask(stream.row.through, stream.row.seen, NOON, now, POLL)
     stream = enter(stream, count_minutes(stream, {NOON: {"": 1.0}}, asked, now, NOON, POLL))
-    assert stream.seen == NOON
+    assert stream.row.seen == NOON
 
 
 # ---- values that cannot be used ----
@@ -315,10 +299,10 @@ def test_a_value_that_cannot_be_used_holds_its_minute_and_label_alone() -> None:
     """All else of the answer is counted, the counting goes on, and the gauge of what is held is absent."""
     stream = ledger(accounts={"jp": counted(7), "us": counted(7)})
     entry = answered(stream, {NOON + 1: {"jp": None, "us": 5}}, NOON + 1)
-    assert (entry.through, entry.seen) == (NOON + 1, NOON + 1)
+    assert (entry.row.through, entry.row.seen) == (NOON + 1, NOON + 1)
     assert entry.accounts == {"us": counted(12)}
     assert gauges(entry) == {"jp": None, "us": 5}
-    assert entry.held == {(NOON + 1, "jp"): Held(None, NOON + 1)}
+    assert entry.row.held == {(NOON + 1, "jp"): Held(None, NOON + 1)}
 
 
 def test_what_was_counted_of_a_minute_stays_while_it_is_held() -> None:
@@ -328,7 +312,7 @@ def test_what_was_counted_of_a_minute_stays_while_it_is_held() -> None:
     assert (entry.accounts, entry.revisions) == ({"": counted(7)}, ())
     stream = enter(stream, entry)
     entry = answered(stream, {NOON + 1: {"": 4}, NOON + 2: {"": 2}}, NOON + 3)
-    assert (entry.accounts, entry.held) == ({"": counted(7, owed=1, since=NOON + 3)}, {})
+    assert (entry.accounts, entry.row.held) == ({"": counted(7, owed=1, since=NOON + 3)}, {})
 
 
 @pytest.mark.parametrize(("shown", "plays"), [({"": 9.0}, 9), ({}, 0), (None, 0)])
@@ -339,13 +323,13 @@ def test_a_held_minute_is_counted_hours_later(shown: dict[str, float] | None, pl
     for newest in range(NOON + 1, NOON + 300):
         rows.setdefault(newest, {"": 1})
         stream = enter(stream, answered(stream, rows, newest))
-        assert set(stream.held) == {(NOON + 1, "")}
+        assert set(stream.row.held) == {(NOON + 1, "")}
     if shown is None:
         del rows[NOON + 1]
     else:
         rows[NOON + 1] = shown
     entry = answered(stream, rows, NOON + 300)
-    assert (entry.held, entry.kept_from) == ({}, NOON + 270)
+    assert (entry.row.held, entry.row.kept_from) == ({}, NOON + 270)
     assert enter(stream, entry).accounts == {"": counted(298 + plays)}
 
 
@@ -361,8 +345,8 @@ def test_a_minute_that_cannot_be_used_for_too_long_is_expired() -> None:
         assert entry.expired == entry.lost
         stream = enter(stream, entry)
     assert lost == [NOON + 121]
-    assert not stream.held
-    assert stream.kept_from == NOON + 129 - 30
+    assert not stream.row.held
+    assert stream.row.kept_from == NOON + 129 - 30
     assert enter(stream, answered(stream, {**rows, NOON + 1: {"": 9}}, NOON + 130, poll)).accounts == {"": counted(0)}
 
 
@@ -381,8 +365,8 @@ def test_a_label_value_that_is_never_right_does_not_make_the_range_long(window: 
         entry = answered(stream, rows, newest, poll)
         lost += entry.lost
         stream = enter(stream, entry)
-    assert min(bucket for bucket, _ in stream.held) == end - minutes - MOST_HELD
-    assert (lost, len(stream.held)) == (end - NOON - 1 - minutes - MOST_HELD, minutes + 1 + MOST_HELD)
+    assert min(bucket for bucket, _ in stream.row.held) == end - minutes - MOST_HELD
+    assert (lost, len(stream.row.held)) == (end - NOON - 1 - minutes - MOST_HELD, minutes + 1 + MOST_HELD)
     # What has never had a value has no series.
     assert stream.accounts == {"jp": counted(end - NOON)}
 
@@ -395,9 +379,9 @@ def test_many_minutes_that_cannot_be_used_for_a_while_are_not_expired() -> None:
         entry = answered(stream, bad, newest)
         assert entry.lost == 0
         stream = enter(stream, entry)
-    assert len(stream.held) == 600
+    assert len(stream.row.held) == 600
     entry = answered(stream, {minute: {"": 1} for minute in bad}, NOON + 630)
-    assert (entry.lost, entry.accounts, entry.held) == (0, {"": counted(600)}, {})
+    assert (entry.lost, entry.accounts, entry.row.held) == (0, {"": counted(600)}, {})
 
 
 def test_the_range_reaches_back_to_what_is_held() -> None:
@@ -412,16 +396,16 @@ def test_the_range_reaches_back_to_what_is_held() -> None:
 def test_minutes_that_are_held_are_no_part_of_the_rate() -> None:
     """The smoothed plays a minute neither fall nor rise by a minute that is not known."""
     stream = ledger(rate=100.0)
-    assert answered(stream, {NOON + 1: {"": None}}, NOON + 1).rate == 100
-    assert answered(stream, {NOON + 1: {"": 1e9}}, NOON + 1).rate == 100
-    assert answered(stream, {NOON + 1: {"": 80}}, NOON + 1).rate == 99
+    assert answered(stream, {NOON + 1: {"": None}}, NOON + 1).row.rate == 100
+    assert answered(stream, {NOON + 1: {"": 1e9}}, NOON + 1).row.rate == 100
+    assert answered(stream, {NOON + 1: {"": 80}}, NOON + 1).row.rate == 99
 
 
 def test_a_gauge_of_what_does_not_add_up_is_absent_where_it_is_not_known() -> None:
     """Devices are not counted, so nothing is held; their gauge is absent for that minute and label value alone."""
     stream = ledger(target=Target.DEVICE_COUNT, accounts={"pc": Account(), "tv": Account()})
     entry = answered(stream, {NOON + 1: {"pc": None, "tv": 3}}, NOON + 1)
-    assert (gauges(entry), entry.held) == ({"pc": None, "tv": 3}, {})
+    assert (gauges(entry), entry.row.held) == ({"pc": None, "tv": 3}, {})
 
 
 # ---- values that cannot be meant ----
@@ -454,7 +438,7 @@ def test_a_wrong_value_that_is_corrected_in_time_is_never_counted() -> None:
         stream = enter(stream, answered(stream, {NOON + 1: {"": 1e9}}, newest))
         assert stream.accounts == {"": counted(7)}
     entry = answered(stream, {NOON + 1: {"": 10}}, NOON + 32)
-    assert (entry.accounts, entry.held) == ({"": counted(10)}, {})
+    assert (entry.accounts, entry.row.held) == ({"": counted(10)}, {})
 
 
 def test_an_implausible_value_is_believed_after_the_revision_window() -> None:
@@ -467,7 +451,7 @@ def test_an_implausible_value_is_believed_after_the_revision_window() -> None:
         counters.append(stream.accounts[""].total // UNIT)
     assert counters[:31] == [0] * 30 + [200_001]
     assert counters[31:33] == [sum(200_000 + n for n in range(1, 33)), sum(200_000 + n for n in range(1, 34))]
-    assert not stream.held
+    assert not stream.row.held
 
 
 @pytest.mark.parametrize("between", [10.0, None])
@@ -478,7 +462,7 @@ def test_the_time_of_an_implausible_value_begins_anew(between: float | None) -> 
         value = between if newest == NOON + 20 else 1e9
         stream = enter(stream, answered(stream, {NOON + 1: {"": value}}, newest))
     assert stream.accounts[""].total <= 10 * UNIT
-    assert stream.held == {(NOON + 1, ""): Held(10**9 * UNIT, NOON + 21)}
+    assert stream.row.held == {(NOON + 1, ""): Held(10**9 * UNIT, NOON + 21)}
 
 
 def test_what_began_in_a_future_that_was_taken_back_begins_now() -> None:
@@ -486,4 +470,4 @@ def test_what_began_in_a_future_that_was_taken_back_begins_now() -> None:
     assert Account(10, 4, NOON + 1560).changed(1, NOON) == Account(10, 3, NOON)
     assert Account(10, 4, NOON + 1560).changed(-1, NOON) == Account(10, 5, NOON)
     stream = ledger(NOON, held={(NOON + 1, ""): Held(10**9 * UNIT, NOON + 1560)})
-    assert answered(stream, {NOON + 1: {"": 1e9}}, NOON + 1).held == {(NOON + 1, ""): Held(10**9 * UNIT, NOON + 1)}
+    assert answered(stream, {NOON + 1: {"": 1e9}}, NOON + 1).row.held == {(NOON + 1, ""): Held(10**9 * UNIT, NOON + 1)}

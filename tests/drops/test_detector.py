@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from exporter.drops.baseline import Baseline
+from exporter.drops.baseline import Baseline, Observation
 from exporter.drops.detector import Alarm, Change, Together, broad, judge, judge_live
-from exporter.drops.observation import Observation
 from exporter.model import Minute
 from exporter.views import Verdict
 

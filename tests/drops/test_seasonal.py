@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from exporter.drops.dispersion import Dispersion
 from exporter.drops.seasonal import DAY_STEPS, HISTORY_DAYS, STEP, SeasonalProfile
 from exporter.model import DAY_MINUTES
+from tests.support.steps import known_share
 
 DAY = 20_000
 FIRST = DAY * DAY_STEPS
@@ -55,7 +56,7 @@ def test_hours_fill_what_is_not_known() -> None:
     # Half an hour that ends half an hour after the end of the first hour is centred a quarter past its end.
     assert means[17] == pytest.approx(10 * 0.25 + 20 * 0.75, rel=0.001)
     assert means[23] == pytest.approx(20.0, rel=0.001)
-    assert steps.known_share == pytest.approx(24 / (HISTORY_DAYS * DAY_STEPS))
+    assert known_share(steps.pack()) == pytest.approx(24 / (HISTORY_DAYS * DAY_STEPS))
 
 
 def test_old_days_go() -> None:
@@ -68,7 +69,7 @@ def test_old_days_go() -> None:
     assert set(steps.pack({DAY})) == {DAY}
     assert DAY - HISTORY_DAYS not in steps.changed
     steps.prune(DAY + 100)
-    assert (steps.pack(), steps.known_share, steps.changed) == ({}, 0.0, set())
+    assert (steps.pack(), steps.changed) == ({}, set())
 
 
 def test_bytes_of_another_size_are_refused() -> None:

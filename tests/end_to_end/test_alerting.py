@@ -28,7 +28,7 @@ from exporter.polling.scheduler import Scheduler
 from exporter.process_health import ProcessHealth
 from exporter.serving.instruments import Instruments
 from exporter.serving.routes import make_server
-from exporter.simulator.app import create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
@@ -90,7 +90,7 @@ class Studio:
             self._stack = stack.pop_all()
 
     def _start(self, stack: contextlib.ExitStack, folder: Path, programs: Mapping[str, Path]) -> None:
-        app = create_app(self.world, self.switch, self.clock.now)
+        app = SimulatorApp(self.world, self.switch, self.clock.now)
         api = stack.enter_context(SimulatorServer(app))
         settings = Settings.model_validate(
             {

@@ -29,7 +29,7 @@ from exporter.config.settings import Settings
 from exporter.counting.windows import ended_before
 from exporter.model import OTHER, Group, Minute, Stream, Target
 from exporter.serving.instruments import Instruments
-from exporter.simulator.app import SimulatorApp, create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
@@ -38,6 +38,7 @@ from exporter.units import UNIT, from_units
 from tests.support.audience import folder_in_memory
 from tests.support.direct import DirectAdapter
 from tests.support.fakes import FakeClock
+from tests.support.world import final_values
 
 PACKAGE = str(Path(exporter.__file__).parent)
 MERCHANT = "broadcaster"
@@ -180,7 +181,7 @@ class Story:
         self.faults = [fault for fault in FAULTS if spared not in fault]
         self.world = World(seed=seed, media=6)
         self.switch = FaultSwitch(self.world, self.clock.now)
-        self.app = create_app(self.world, self.switch, self.clock.now)
+        self.app = SimulatorApp(self.world, self.switch, self.clock.now)
         self.server = SimulatorServer(self.app)
         self.server.start()
         self.path = path
@@ -318,8 +319,8 @@ class Story:
         # Of seconds with decimals there are a thousandth more.
         one = UNIT * 1001 // 1000 if self.healthy["decimals"] and stream.target is Target.PLAY_TIME else UNIT
         for minute in range(start + 1, through + 1):
-            for label, value in self.world.final(
-                MERCHANT, stream.media_id, stream.target, stream.group, minute
+            for label, value in final_values(
+                self.world, MERCHANT, stream.media_id, stream.target, stream.group, minute
             ).items():
                 name = label if label in known else OTHER
                 sums[name] = sums.get(name, 0) + value * one

@@ -24,12 +24,13 @@ from exporter.config.settings import Settings
 from exporter.httpd.address import Address
 from exporter.httpd.descriptors import CAP, needed
 from exporter.signals import Signals
-from exporter.simulator.app import SimulatorApp, create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.storage.schema import APPLICATION_ID, SCHEMA_VERSION
 from exporter.storage.state import open_state
+from tests.support.busiest import busiest
 from tests.support.processes import (
     PATIENCE,
     Daemon,
@@ -48,7 +49,7 @@ pytestmark = pytest.mark.real_time
 
 def simulated_api(sleep: Callable[[float], object] | None = None) -> SimulatorApp:
     world = World(media=6)
-    return create_app(world, FaultSwitch(world, time.time), time.time, sleep)
+    return SimulatorApp(world, FaultSwitch(world, time.time), time.time, sleep)
 
 
 @dataclass
@@ -600,7 +601,7 @@ def test_the_budget_outlives_the_process(tmp_path: Path) -> None:
                 daemon.line("msg=started")
                 wait_until("the budget is spent", lambda: sum(app.journal.counts().values()) >= budget)
                 daemon.kill()
-    assert app.journal.busiest("broadcaster") == budget
+    assert busiest(app.journal, "broadcaster") == budget
 
 
 def asked_for(daemon: Daemon) -> set[tuple[str, ...]]:

@@ -14,11 +14,12 @@ import pytest
 from exporter.model import Group, Minute, MinuteRange, Stream, Target, end_of, minute_of
 from exporter.serving.families import FAMILIES
 from exporter.serving.instruments import Instruments
-from exporter.simulator.app import create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from tests.support.processes import MERCHANT, Daemon, Prometheus, configuration, reserved_port, wait_until
+from tests.support.world import final_sums, final_values
 
 pytestmark = pytest.mark.real_time
 
@@ -53,7 +54,7 @@ def world() -> World:
 
 @pytest.fixture
 def api(world: World) -> Iterator[SimulatorServer]:
-    with SimulatorServer(create_app(world, FaultSwitch(world, time.time, FAULTS), time.time)) as server:
+    with SimulatorServer(SimulatorApp(world, FaultSwitch(world, time.time, FAULTS), time.time)) as server:
         yield server
 
 
@@ -117,7 +118,7 @@ def test_increase_over_kills_is_what_the_api_served(
 
         daemon = life()
         daemon.wait_ready()
-        series = sum(len(world.final(*_of(key), 0)) for key in _streams(media))
+        series = sum(len(final_values(world, *_of(key), 0)) for key in _streams(media))
         wait_until("every counter is there", lambda: len(prometheus.counters("{}")) == series)
         wait_until("Prometheus is content", lambda: prometheus.health() == ["up"])
         wait_until("a minute's plays are shown", lambda: any(prometheus.counters("{} > 0").values()))
@@ -228,7 +229,7 @@ def _served(world: World, starts: Mapping[Stream, Minute], throughs: Mapping[Str
     return {
         (stream, label): total
         for stream, through in throughs.items()
-        for label, total in world.total(*_of(stream), MinuteRange(starts[stream] + 1, through)).items()
+        for label, total in final_sums(world, *_of(stream), MinuteRange(starts[stream] + 1, through)).items()
     }
 
 

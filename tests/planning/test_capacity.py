@@ -11,6 +11,7 @@ from exporter.counting.ledger_rows import begin_stream, read_rates
 from exporter.errors import StateError
 from exporter.model import Group, Stream, Target
 from exporter.planning.capacity import describe, estimate_capacity
+from exporter.planning.index import FreshnessEstimate
 from exporter.storage.state import open_state
 
 
@@ -30,25 +31,28 @@ def merchant(media: int, limit: int) -> MerchantSettings:
 
 def test_what_fits_needs_no_advice() -> None:
     """With room for all streams each is fetched every minute, and nothing is stale."""
-    capacity = estimate_capacity(merchant(2, 45), PollSettings(), {})
+    of = merchant(2, 45), PollSettings(), dict[str, float]()
+    capacity = estimate_capacity(*of)
     assert dict(capacity.streams) == {
         (Target.PLAY_COUNT, Group.ALL): 3,
         (Target.PLAY_COUNT, Group.OS): 3,
         (Target.PLAY_TIME, Group.ALL): 3,
     }
-    assert (capacity.staleness, capacity.bound, capacity.slowest, capacity.advice) == (0, 0, 1, "")
-    assert "  requests a minute: 9.0 wanted, 45 allowed" in list(describe(capacity))
-    assert "  weights: no plays are known yet, so all media are taken as equally busy" in list(describe(capacity))
+    assert (capacity.freshness, capacity.bound, capacity.advice) == (FreshnessEstimate(0, 1), 0, "")
+    assert "  requests a minute: 9.0 wanted, 45 allowed" in list(describe(*of))
+    assert "  weights: no plays are known yet, so all media are taken as equally busy" in list(describe(*of))
 
 
 def test_known_plays_make_the_mean_play_fresher() -> None:
     """Where a few media have most plays, their freshness is what counts, and the bound is near."""
     rates = {f"media{number}": 1000 / (number + 1) for number in range(100)}
     alike, known = (estimate_capacity(merchant(100, 20), PollSettings(), each) for each in ({}, rates))
-    assert known.staleness < alike.staleness
-    assert known.bound <= known.staleness <= 1.1 * known.bound
-    assert known.slowest <= 30
-    assert "  weights: plays of 100 of 100 media are known from the state file" in list(describe(known))
+    assert known.freshness.mean < alike.freshness.mean
+    assert known.bound <= known.freshness.mean <= 1.1 * known.bound
+    assert known.freshness.slowest <= 30
+    assert "  weights: plays of 100 of 100 media are known from the state file" in list(
+        describe(merchant(100, 20), PollSettings(), rates)
+    )
 
 
 def test_what_does_not_fit_comes_with_one_line_of_advice() -> None:
@@ -58,7 +62,7 @@ def test_what_does_not_fit_comes_with_one_line_of_advice() -> None:
         "max_staleness 30m does not fit: ask the vendor for a limit of at least 12 requests a minute, "
         "or raise max_staleness to 1h16m, or drop play_count/os (101 streams), play_time/all (101 streams)"
     )
-    assert list(describe(capacity))[-1] == f"  advice: {capacity.advice}"
+    assert list(describe(merchant(100, 5), PollSettings(), {}))[-1] == f"  advice: {capacity.advice}"
 
 
 def test_the_plays_are_read_from_a_state_file_in_use(tmp_path: Path) -> None:

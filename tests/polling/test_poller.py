@@ -441,11 +441,10 @@ def test_a_defect_in_counting_is_that_streams_incident(
     world.round()
     original, broken = ledger_rows.write_entry, True
 
-    def write(db: Any, row: Any, book: Any, entry: Any) -> Any:
-        written = original(db, row, book, entry)
-        if broken and row.stream_id == world.ledger._rows[streams[1]].stream_id:
+    def write(db: Any, before: Any, entry: Any) -> None:
+        original(db, before, entry)
+        if broken and entry.row.stream_id == world.ledger._rows[streams[1]].stream_id:
             raise KeyError("secret")
-        return written
 
     streams = world.settings.merchants[0].streams()
     monkeypatch.setattr(ledger_rows, "write_entry", write)

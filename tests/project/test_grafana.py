@@ -24,7 +24,7 @@ from exporter.config.settings import Settings
 from exporter.model import Group, Target
 from exporter.serving.families import FAMILIES
 from exporter.serving.instruments import Instruments
-from exporter.simulator.app import create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
@@ -375,14 +375,14 @@ def prometheus(prometheus_bin: Path, tmp_path_factory: pytest.TempPathFactory) -
         "media": [{"id": media_id} for media_id in world.catalog(MERCHANT)],
     }
     logging.getLogger("exporter.simulator").setLevel(logging.WARNING)
-    with SimulatorServer(create_app(world, FaultSwitch(world, clock.now, FAULTS), clock.now)) as past:
+    with SimulatorServer(SimulatorApp(world, FaultSwitch(world, clock.now, FAULTS), clock.now)) as past:
         before = Settings.model_validate(configuration(past.url, merchant, poll={"settle": "1s"}))
         lived(before, folder / "state.db", clock, HISTORY - 600)
     released = threading.Event()
     waiting = FAULTS.model_copy(update={"hang_rate": 1.0, "hang_seconds": PATIENCE})
     switch = FaultSwitch(world, time.time, waiting)
     with contextlib.ExitStack() as stack:
-        api = stack.enter_context(SimulatorServer(create_app(world, switch, time.time, sleep=released.wait)))
+        api = stack.enter_context(SimulatorServer(SimulatorApp(world, switch, time.time, sleep=released.wait)))
         port = stack.enter_context(reserved_port())
         own_port = stack.enter_context(reserved_port())
         scraping = stack.enter_context(Prometheus(prometheus_bin, folder, own_port, port))

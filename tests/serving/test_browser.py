@@ -18,7 +18,7 @@ from exporter.serving.page import page as render
 from exporter.serving.routes import create_app, make_server
 from exporter.serving.schema import Status
 from exporter.serving.status import as_json
-from exporter.simulator.app import create_app as create_api
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
@@ -107,7 +107,7 @@ def test_a_daemon_shows_its_media_and_an_error_without_reloading(browser: Browse
     switch = FaultSwitch(world, time.time, Faults(late_minutes=0, rate_limit=1000))
     media = [{"id": each.id, "name": each.name} for each in world.catalog(MERCHANT).values()]
     media[0]["name"] = NASTY
-    with SimulatorServer(create_api(world, switch, time.time)) as api:
+    with SimulatorServer(SimulatorApp(world, switch, time.time)) as api:
         config = configuration(
             api.url, {"media": media, "requests_per_minute": 900}, poll={"settle": soon(25), "max_lag": "10m"}
         )

@@ -15,13 +15,15 @@ from structlog.testing import capture_logs
 
 from exporter.errors import InputError
 from exporter.model import Group, MinuteRange, Target, minute_of
-from exporter.simulator.app import create_app
+from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.gate import Credentials, RateLimit
 from exporter.simulator.journal import Journal, Request
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
+from tests.support.busiest import busiest
 from tests.support.processes import PATIENCE, get
+from tests.support.world import final_sums, final_values
 
 NOW = datetime(2026, 11, 18, 20, 0, tzinfo=ZoneInfo("Asia/Tokyo")).timestamp()
 LAST_HALF_HOUR = {"interval": "minute", "from": "20261118193000", "to": "20261118195959"}
@@ -42,7 +44,7 @@ class Api:
         self.slept: list[float] = []
         self.world = World()
         self.faults = FaultSwitch(self.world, lambda: self.now)
-        self.app = create_app(self.world, self.faults, lambda: self.now, self.slept.append, credentials)
+        self.app = SimulatorApp(self.world, self.faults, lambda: self.now, self.slept.append, credentials)
         self.server = SimulatorServer(self.app)
         self.session = requests.Session()
         self.token = ""
@@ -174,7 +176,7 @@ def test_minutes_are_the_final_values(api: Api, target: Target, group: Group) ->
     first = minute_of(NOW) - 30
     assert [row["date"] for row in rows] == [f"2026/11/18 19:{minute}" for minute in range(30, 59)]
     for offset, row in enumerate(rows):
-        values = api.world.final("demo", "", target, group, first + offset)
+        values = final_values(api.world, "demo", "", target, group, first + offset)
         shown = {("" if group is Group.ALL else name): value for name, value in row.items() if name != "date"}
         assert shown == {label: value for label, value in values.items() if value}
 
@@ -182,7 +184,7 @@ def test_minutes_are_the_final_values(api: Api, target: Target, group: Group) ->
 def test_default_is_the_plays_of_today(api: Api) -> None:
     """Without parameters the answer is the plays of today, all of the merchant, by day."""
     midnight = minute_of(NOW) - 20 * 60
-    plays = api.world.total("demo", "", Target.PLAY_COUNT, Group.ALL, MinuteRange(midnight, minute_of(NOW) - 2))
+    plays = final_sums(api.world, "demo", "", Target.PLAY_COUNT, Group.ALL, MinuteRange(midnight, minute_of(NOW) - 2))
     assert api.get("aggregations").json() == [{"date": "2026/11/18", "all": plays[""]}]
 
 
@@ -203,7 +205,7 @@ def test_one_media(api: Api) -> None:
     """With media_id the answer is that media's."""
     media_id = api.media_id("channel-1")
     (row,) = api.rows(media_id=media_id, **{"from": "20261118195000", "to": "20261118195059"}).json()
-    final = api.world.final("demo", media_id, Target.PLAY_COUNT, Group.ALL, minute_of(NOW) - 10)
+    final = final_values(api.world, "demo", media_id, Target.PLAY_COUNT, Group.ALL, minute_of(NOW) - 10)
     assert row == {"date": "2026/11/18 19:50", "all": final[""]}
 
 
@@ -639,9 +641,8 @@ def test_journal_finds_the_busiest_window() -> None:
     for at in (0, 30, 59.9, 60, 89, 200):
         journal.add(Request(at, "m", "medias", "GET", "/", "", 200, None))
     journal.add(Request(1, "other", "medias", "GET", "/", "", 200, None))
-    assert journal.busiest("m") == 4
-    assert journal.busiest("nobody") == 0
-    assert len(journal.newest(2)) == 2
+    assert busiest(journal, "m") == 4
+    assert busiest(journal, "nobody") == 0
     assert journal.counts() == {("medias", 200): 7}
 
 
@@ -694,7 +695,7 @@ def test_server_stops_while_an_answer_hangs() -> None:
     """A server that stops does not wait for the answers that hang, and can be followed by another."""
     world = World()
     switch = FaultSwitch(world, time.time, Faults(hang_rate=1, hang_seconds=3600))
-    app = create_app(world, switch, time.time)
+    app = SimulatorApp(world, switch, time.time)
     server = SimulatorServer(app)
     with server, socket.create_connection(server.address) as client:
         client.sendall(b"GET /v1/merchants/demo/aggregations HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -717,6 +718,6 @@ def test_port_in_use(api: Api) -> None:
 def test_ipv6() -> None:
     """It serves on IPv6, too, and the URL has brackets."""
     world = World()
-    with SimulatorServer(create_app(world, FaultSwitch(world, time.time), time.time), "::1") as server:
+    with SimulatorServer(SimulatorApp(world, FaultSwitch(world, time.time), time.time), "::1") as server:
         assert server.url == f"http://[::1]:{server.address[1]}/v1"
         assert get(server.url).status_code == 404

@@ -6,6 +6,7 @@ from itertools import product
 from zoneinfo import ZoneInfo
 
 import pytest
+from pydantic import ValidationError
 
 from exporter.model import Group, MinuteRange, Stream, Target, minute_of
 from exporter.simulator.arithmetic import (
@@ -18,10 +19,11 @@ from exporter.simulator.arithmetic import (
     unique_over_time,
 )
 from exporter.simulator.catalog import Media, make_catalog
-from exporter.simulator.content import event_fields, newest_start
-from exporter.simulator.faults import FaultError, Faults, FaultSwitch, changed, make_faults
+from exporter.simulator.endpoints import event_fields, newest_start
+from exporter.simulator.faults import Faults, FaultSwitch, problems
 from exporter.simulator.rows import Interval, Reader
 from exporter.simulator.series import LABELS, World
+from tests.support.world import final_sums, final_values
 
 TOKYO = ZoneInfo("Asia/Tokyo")
 # A Wednesday, eight in the evening in Tokyo.
@@ -49,11 +51,11 @@ def stream(media_id: str = "", target: Target = Target.PLAY_COUNT, group: Group 
 
 
 def final(world: World, of: Stream, minute: int) -> dict[str, int]:
-    return world.final(of.merchant_id, of.media_id, of.target, of.group, minute)
+    return final_values(world, of.merchant_id, of.media_id, of.target, of.group, minute)
 
 
 def total(world: World, of: Stream, minutes: MinuteRange) -> dict[str, int]:
-    return world.total(of.merchant_id, of.media_id, of.target, of.group, minutes)
+    return final_sums(world, of.merchant_id, of.media_id, of.target, of.group, minutes)
 
 
 def find(world: World, ref_id: str) -> Media:
@@ -328,7 +330,7 @@ def test_jitter_stays_within_its_bound() -> None:
 def test_first_values_become_final(faults: dict[str, float]) -> None:
     """Values grow or shrink, once, after the minutes asked for; rows once visible stay."""
     world = World()
-    switch = FaultSwitch(world, Clock(), make_faults({"late_jitter": 1, "revise_minutes": 5, **faults}))
+    switch = FaultSwitch(world, Clock(), Faults.model_validate({"late_jitter": 1, "revise_minutes": 5, **faults}))
     seen: dict[int, list[int]] = {minute: [] for minute in HOUR}
     for step in range(0, 90 * 60, 20):
         rows = shown(world, switch, EVENING + step, HOUR[0], HOUR[-1])
@@ -472,22 +474,28 @@ def test_set_replaces_only_what_is_named() -> None:
 def test_bad_settings_change_nothing(changes: dict[str, object], message: str) -> None:
     """A bad value is told in one line, and the settings stay."""
     switch = FaultSwitch(World(), Clock())
-    with pytest.raises(FaultError) as caught:
+    with pytest.raises(ValidationError) as caught:
         switch.set(**changes)
-    assert str(caught.value) == message
+    assert [f"{name}: {problem}" for name, problem in problems(caught.value)] == [message]
     assert switch.now == Faults()
 
 
 def test_unknown_setting_names_the_known() -> None:
     """A name that is no fault is told with those that are."""
-    with pytest.raises(FaultError, match=r"^late: unknown fault; valid faults are late_minutes, late_jitter, "):
-        changed(Faults(), {"late": 1})
+    with pytest.raises(ValidationError) as caught:
+        FaultSwitch(World(), Clock()).set(late=1)
+    [(name, problem)] = problems(caught.value)
+    assert name == "late"
+    assert problem.startswith("unknown fault; valid faults are late_minutes, late_jitter, ")
 
 
 def test_settings_from_text() -> None:
     """Numbers of a command line are text."""
-    assert make_faults({"late_minutes": "2.5", "gone": ["a"], "drop": {"": "0.5"}}) == Faults(
+    assert Faults.model_validate({"late_minutes": "2.5", "gone": ["a"], "drop": {"": "0.5"}}) == Faults(
         late_minutes=2.5, gone=("a",), drop={"": 0.5}
     )
-    with pytest.raises(FaultError, match=r"^rate_limit: input should be a valid integer"):
-        make_faults({"rate_limit": "many"})
+    with pytest.raises(ValidationError) as caught:
+        Faults.model_validate({"rate_limit": "many"})
+    [(name, problem)] = problems(caught.value)
+    assert name == "rate_limit"
+    assert problem.startswith("input should be a valid integer")
