@@ -2,7 +2,6 @@
 
 import http.client
 import socket
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -70,9 +69,7 @@ def exchange(
             packed = _read(response, deadline, limit)
             if response.status_code == PROXY_AUTH_REQUIRED and session.route.proxy:
                 raise NoAnswer(proxy_refusal(session.route.proxy, response.status_code, url))
-            if not deadline.expired:
-                return Answer(response.status_code, response.headers, packed)
-        failure = TimeoutError()
+            return Answer(response.status_code, response.headers, packed)
     except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
         failure = error
     except (OSError, ValueError) as error:
@@ -93,7 +90,7 @@ def _read(response: requests.Response, deadline: Deadline, limit: Limit) -> byte
     for chunk in response.raw.stream(_CHUNK, decode_content=False):
         parts.append(chunk)
         size += len(chunk)
-        if time.monotonic() > deadline.at:
+        if deadline.expired:
             raise TimeoutError
         if size > most:
             if good:
