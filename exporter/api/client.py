@@ -241,23 +241,7 @@ class Client:
 
     def _get(self, request: _Request[_T]) -> _T:
         what = f"{request.endpoint} {request.media_id or request.asked}"
-        token = self._sign_in.token()
-        try:
-            return self._send_signed(request, what, token)
-        except Unauthorized:
-            if not self._sign_in.worth_renewing(what, token):
-                raise
-        token = self._sign_in.token(refused=token)
-        try:
-            return self._send_signed(request, what, token)
-        except Unauthorized:
-            self._sign_in.refused_again(what)
-            raise
-
-    def _send_signed(self, request: _Request[_T], what: str, token: str) -> _T:
-        value = self._send(request, token)
-        self._sign_in.accepted(what, token)
-        return value
+        return self._sign_in.send_signed(what, lambda token: self._send(request, token))
 
     def _request_token(self) -> tuple[str, float | None]:
         account = {

@@ -6,8 +6,9 @@ Tokens are asked for sparingly: too many attempts can lock an account.
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from exporter.errors import ApiError, RateLimited, RefusedError, SignInFailed
+from exporter.errors import ApiError, RateLimited, RefusedError, SignInFailed, Unauthorized
 from exporter.times import format_instant
 
 # A token is renewed this many seconds before it expires, or a tenth of its life if that is less.
@@ -20,6 +21,8 @@ FAILED_WAIT, LONGEST_FAILED_WAIT = 15.0, 240.0
 
 # Statuses that refuse the account, if a token is asked for.
 ACCOUNT_REFUSED = ("400", "401", "403", "404")
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,17 +168,33 @@ class SignIn:
                 token = self._token = self._new_token()
             return token.value
 
-    def accepted(self, what: str, token: str) -> None:
-        """Note that a request with this token was accepted."""
+    def send_signed(self, what: str, send: Callable[[str], _T]) -> _T:
+        """Send a request with a token, and once more with a new one if that may help after a 401.
+
+        Args:
+            what: What the request asks for.
+            send: Sends it with a token; returns what it brought.
+
+        Raises:
+            BudgetSpent: A request may not be sent yet.
+            ApiError: There is no token, or what `send` raises.
+        """
+        token = self.token()
+        try:
+            return self._accepted(what, send, token)
+        except Unauthorized:
+            if not self._use.worth_renewing(what, token, self._monotonic()):
+                raise
+        try:
+            return self._accepted(what, send, self.token(refused=token))
+        except Unauthorized:
+            self._use.refused(what)
+            raise
+
+    def _accepted(self, what: str, send: Callable[[str], _T], token: str) -> _T:
+        value = send(token)
         self._use.accepted(what, token)
-
-    def refused_again(self, what: str) -> None:
-        """Note that a request was refused with a new token, too."""
-        self._use.refused(what)
-
-    def worth_renewing(self, what: str, token: str) -> bool:
-        """Whether a new token may help after a request was refused with this one."""
-        return self._use.worth_renewing(what, token, self._monotonic())
+        return value
 
     def _new_token(self) -> _Token:
         self._raise_while_waiting()
