@@ -19,52 +19,47 @@ CONFIG = Path("config.yaml")
 INSTANT_FORMATS = "RFC 3339, YYYY-MM-DD (UTC) or Unix seconds"
 
 
-def file_flags(*, of_command: bool = False) -> argparse.ArgumentParser:
+def file_flags() -> argparse.ArgumentParser:
     """--config.file and --storage.path, as a parent parser."""
-    flags = argparse.ArgumentParser(add_help=False)
+    flags = _parent()
     flags.add_argument(
         "--config.file", dest="config_file", type=Path, metavar="FILE",
-        default=_default(CONFIG, of_command=of_command),
         help="configuration file (default: config.yaml)",
     )  # fmt: skip
     flags.add_argument(
         "--storage.path", dest="storage_path", type=Path, metavar="FILE",
-        default=_default(None, of_command=of_command),
         help="state file (default: storage.path in the configuration, else state.db)",
     )  # fmt: skip
     return flags
 
 
-def log_flags(*, of_command: bool = False) -> argparse.ArgumentParser:
+def log_flags() -> argparse.ArgumentParser:
     """--log.level and --log.format, as a parent parser."""
-    flags = argparse.ArgumentParser(add_help=False)
+    flags = _parent()
     flags.add_argument(
         "--log.level", dest="log_level", choices=list(logs.LEVELS),
-        default=_default("info", of_command=of_command),
         help="lowest severity to log (default: info)",
     )  # fmt: skip
     flags.add_argument(
         "--log.format", dest="log_format", choices=["logfmt", "json"],
-        default=_default("logfmt", of_command=of_command),
         help="log format (default: logfmt)",
     )  # fmt: skip
     return flags
 
 
-def web_flags(*, of_command: bool = False) -> argparse.ArgumentParser:
+def web_flags() -> argparse.ArgumentParser:
     """--web.listen-address, as a parent parser."""
-    flags = argparse.ArgumentParser(add_help=False)
+    flags = _parent()
     flags.add_argument(
         "--web.listen-address", dest="listen", type=address, metavar="[HOST]:PORT",
-        default=_default(LISTEN, of_command=of_command),
         help=f"address for /metrics and the status page (default: {LISTEN})",
     )  # fmt: skip
     return flags
 
 
-def _default(value: object, *, of_command: bool) -> object:
-    # The default of a command would override a flag that stands before the command.
-    return argparse.SUPPRESS if of_command else value
+def _parent() -> argparse.ArgumentParser:
+    # Only the whole program has defaults: that of a command would override a flag that stands before the command.
+    return argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
 
 
 def whole_number(text: str) -> int:
