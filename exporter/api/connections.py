@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
@@ -14,7 +15,6 @@ import requests
 import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.connection import allowed_gai_family, create_connection
 
 from exporter.api.deadlines import TimedSocket, TimedTlsSocket, seconds_left
@@ -128,28 +128,18 @@ class _TlsConnection(_Connection, HTTPSConnection):
         self.sock.settimeout(seconds_left())
 
 
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
+# urllib3's classes, and what takes their place. A SOCKS proxy has others.
+_WITH_DEADLINE: Mapping[type, type[_Connection]] = {HTTPConnection: _Connection, HTTPSConnection: _TlsConnection}
 
 
 class DeadlineAdapter(HTTPAdapter):
     """Connections that keep the deadline of an exchange. Nothing is retried."""
 
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Create the connection pools."""
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-
-    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
-        """The connection pools through a proxy."""
-        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
-        if isinstance(manager, urllib3.ProxyManager):
-            manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-        return manager
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """The pool of connections to a host, through the proxy if there is one."""
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        pool.ConnectionCls = _WITH_DEADLINE.get(pool.ConnectionCls, pool.ConnectionCls)
+        return pool
 
 
 class Session(requests.Session):
