@@ -7,7 +7,7 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from exporter import __version__, console, logs, signals
 from exporter.clock import SystemClock
@@ -16,11 +16,11 @@ from exporter.flags import (
     CONFIG,
     INSTANT_FORMATS,
     LISTEN,
-    file_flags,
+    add_file_flags,
+    add_log_flags,
+    add_web_flags,
     instant,
     label,
-    log_flags,
-    web_flags,
     whole_number,
 )
 
@@ -37,16 +37,17 @@ DESCRIPTION = """Prometheus exporter for the Analytics API of the SmartSTREAM vi
 Without a command, it polls the API and serves /metrics."""
 
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no public name
-
-
 class _CommandParser(argparse.ArgumentParser):
-    """The parser of a command. Its default `add_flags` adds the flags of a module that only this command imports."""
+    """The parser of a command, which gets the command's own flags only when the command is chosen.
+
+    So the module that knows them is not imported for other commands. They are added by its default `add_flags`.
+    """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         add_flags = self.get_default("add_flags")
         if add_flags is not None:
             add_flags(self)
+            self.set_defaults(add_flags=None)
         return super().parse_known_args(args, namespace)
 
 
@@ -94,8 +95,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="smartstream-exporter",
         description=DESCRIPTION,
         allow_abbrev=False,
-        parents=[file_flags(), log_flags(), web_flags()],
     )
+    add_file_flags(parser)
+    add_log_flags(parser)
+    add_web_flags(parser)
     parser.set_defaults(
         run=_run_daemon,
         config_file=CONFIG,
@@ -113,38 +116,27 @@ def _parser() -> argparse.ArgumentParser:
         "--shard.count", dest="shard_count", type=whole_number, default=1, metavar="N",
         help="number of shards; each process polls the merchants of one (default: %(default)s)",
     )  # fmt: skip
-    parser_class: type[argparse.ArgumentParser] = _CommandParser
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=parser_class)
-    for add in (_add_check_config, _add_plan, _add_backfill, _add_replay, _add_demo, _add_simulate):
-        add(commands)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_CommandParser)
+    plan = "estimate requests and staleness for a configuration, without sending requests"
+    for name, run, add_flags, help_text in (
+        ("check-config", _check_config, _check_config_flags, "validate a configuration and list every error"),
+        ("plan", _plan, add_file_flags, plan),
+        ("backfill", _backfill, _backfill_flags, "export the history of the counters to a file for promtool"),
+        ("replay", _replay, _replay_flags, "backtest the drop alerts on recorded plays"),
+        ("demo", _run_demo, _demo_flags, "run the exporter with a simulated API in the same process"),
+        ("simulate", _run_simulator, _simulator_flags, "run only the simulated API"),
+    ):
+        commands.add_parser(name, help=help_text, allow_abbrev=False).set_defaults(run=run, add_flags=add_flags)
     return parser
 
 
-def _add_check_config(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "check-config", help="validate a configuration and list every error", allow_abbrev=False
-    )
+def _check_config_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="configuration file")
-    parser.set_defaults(run=_check_config)
 
 
-def _add_plan(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "plan",
-        help="estimate requests and staleness for a configuration, without sending requests",
-        allow_abbrev=False,
-        parents=[file_flags()],
-    )
-    parser.set_defaults(run=_plan)
-
-
-def _add_backfill(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "backfill",
-        help="export the history of the counters to a file for promtool",
-        allow_abbrev=False,
-        parents=[file_flags(), log_flags()],
-    )
+def _backfill_flags(parser: argparse.ArgumentParser) -> None:
+    add_file_flags(parser)
+    add_log_flags(parser)
     parser.add_argument(
         "--from", dest="since", type=instant, required=True, metavar="TIME", help=f"start time: {INSTANT_FORMATS}"
     )
@@ -154,16 +146,11 @@ def _add_backfill(commands: Commands) -> None:
         "--label", dest="labels", type=label, action="append", default=[], metavar="NAME=VALUE",
         help="label to add to every series, such as job and instance of the scraped series; can be repeated",
     )  # fmt: skip
-    parser.set_defaults(run=_backfill)
 
 
-def _add_replay(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "replay",
-        help="backtest the drop alerts on recorded plays",
-        allow_abbrev=False,
-        parents=[file_flags(), log_flags()],
-    )
+def _replay_flags(parser: argparse.ArgumentParser) -> None:
+    add_file_flags(parser)
+    add_log_flags(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--csv", type=Path, metavar="FILE", help="recorded plays, with columns minute,media_id,plays")
     source.add_argument(
@@ -178,25 +165,14 @@ def _add_replay(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument("--format", choices=["text", "json"], default="text", help="output format (default: text)")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also plot plays, expected plays and alerts")
-    parser.set_defaults(run=_replay)
 
 
-def _add_demo(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "demo",
-        help="run the exporter with a simulated API in the same process",
-        allow_abbrev=False,
-        parents=[log_flags(), web_flags()],
-    )
-    parser.set_defaults(run=_run_demo)
+def _demo_flags(parser: argparse.ArgumentParser) -> None:
+    add_log_flags(parser)
+    add_web_flags(parser)
 
 
-def _add_simulate(commands: Commands) -> None:
-    parser = commands.add_parser("simulate", help="run only the simulated API", allow_abbrev=False)
-    parser.set_defaults(run=_run_simulator, add_flags=_add_simulator_flags)
-
-
-def _add_simulator_flags(parser: argparse.ArgumentParser) -> None:
+def _simulator_flags(parser: argparse.ArgumentParser) -> None:
     from exporter.simulator import command
 
     command.add_arguments(parser)
