@@ -52,16 +52,13 @@ class Limits:
 
     def timeout(self, phase: Phase) -> float:
         """Seconds that a connection may be in a phase."""
-        match phase:
-            case Phase.IDLE:
-                return self.idle_timeout
-            case Phase.RECEIVING:
-                return self.request_timeout
-            case Phase.SENDING:
-                return self.response_timeout
-            case Phase.HANDLING:
-                # The client is not to blame.
-                return float("inf")
+        timeouts = {
+            Phase.IDLE: self.idle_timeout,
+            Phase.RECEIVING: self.request_timeout,
+            Phase.SENDING: self.response_timeout,
+        }
+        # While the request is handled, the client is not to blame.
+        return timeouts.get(phase, float("inf"))
 
 
 class Connection(asyncio.BufferedProtocol):
