@@ -70,9 +70,8 @@ def exchange(
             if response.status_code == PROXY_AUTH_REQUIRED and session.route.proxy:
                 raise NoAnswer(proxy_refusal(session.route.proxy, response.status_code, url))
             return Answer(response.status_code, response.headers, packed)
-    except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
-        failure = error
-    except (OSError, ValueError) as error:
+    except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+        # Those of `requests` are OSErrors.
         failure = error
     written = "".join(traceback.format_exception(failure))
     # "No address found" says more than "timed out".
