@@ -29,6 +29,7 @@ from exporter.api.client import Client
 from exporter.api.headers import retry_after
 from exporter.api.limits import Limit, rows_limit
 from exporter.api.request_log import Exchange
+from exporter.clock import SystemClock
 from exporter.config.settings import ApiSettings, MerchantSettings
 from exporter.errors import (
     ApiError,
@@ -112,6 +113,14 @@ class FakeBudget:
         self.refusals.append(retry_after)
 
 
+class HastyClock(SystemClock):
+    """A clock with the wall time of another one, whose waits are real."""
+
+    def __init__(self, wall: FakeClock) -> None:
+        super().__init__()
+        self.now = wall.now  # type: ignore[method-assign]  # of the other clock
+
+
 class Api:
     """A peer that gives out tokens and answers everything else as a test says.
 
@@ -152,7 +161,7 @@ class Api:
 
     def patient_client(self) -> AbstractContextManager[Client]:
         """A client whose waits between requests for tokens pass by the clock of both sides."""
-        return self.client(monotonic=self.clock.monotonic)
+        return self.client(clock=self.clock)
 
     @contextmanager
     def client(self, timeout: float = PATIENT, merchant_id: str = "m1", **options: Any) -> Iterator[Client]:
@@ -165,7 +174,7 @@ class Api:
             mail_address="ops@example.com",
             password=SecretStr(PASSWORD),
         )
-        options.setdefault("clock", self.clock.now)
+        options.setdefault("clock", HastyClock(self.clock))
         client = Client(settings, merchant, self.budget, observe=self.exchanges.append, **options)
         try:
             yield client

@@ -206,7 +206,7 @@ class Process:
         merchant = settings.merchants[0]
         self.ledger = Ledger(state, settings, on_revision=lambda _: None)
         self.ledger.sync(settings.merchants, clock.now())
-        self.budget = RequestBudget(state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic)
+        self.budget = RequestBudget(state, merchant.id, merchant.requests_per_minute, clock)
         self.client = client(audience, self.budget, clock, seconds)
         catalog = Catalog(state, merchant)
         self.poller = MerchantPoller(
