@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
-    if "shard_count" in options and options.shard_index >= options.shard_count:
+    if options.shard_index >= options.shard_count:
         parser.error("--shard.index must be less than --shard.count")
     run: Callable[[argparse.Namespace], int] = options.run
     try:
