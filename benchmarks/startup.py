@@ -53,5 +53,5 @@ def _start(prepared: Prepared) -> tuple[float, float]:
 
 def _imports() -> float:
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import exporter.cli"], check=True)
+    subprocess.run([sys.executable, "-c", "import exporter.daemon"], check=True)
     return time.perf_counter() - began

@@ -120,16 +120,13 @@ def build_polling(
     observe = _observer(telemetry, request_log)
     parts = {}
     for merchant in settings.merchants:
-        budget = RequestBudget(
-            state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic, settings.api.timeout
-        )
+        budget = RequestBudget(state, merchant.id, merchant.requests_per_minute, clock, settings.api.timeout)
         client = Client(
             settings.api,
             merchant,
             budget,
             on_date=api_clock.answered,
-            clock=api_clock.now,
-            monotonic=api_clock.monotonic,
+            clock=api_clock,
             adapter=adapter() if adapter else None,
             observe=observe,
         )

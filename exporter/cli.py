@@ -1,31 +1,31 @@
-"""The command line: parses it, runs the command, maps errors to exit codes."""
+"""The command line: parses it, runs the command, maps errors to exit codes.
+
+Each command imports what it needs when it runs: all modules together take most of a second.
+"""
 
 import argparse
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from exporter import __version__, console, daemon, demo, logs, signals
-from exporter.backfill import command as backfill
-from exporter.backtest import command as replay
+from exporter import __version__, console, logs, signals
 from exporter.clock import SystemClock
-from exporter.config.load import load, summary
-from exporter.config.settings import Settings
-from exporter.counting.ledger_rows import read_rates
 from exporter.errors import ConfigError, ExporterError
 from exporter.flags import (
     CONFIG,
     INSTANT_FORMATS,
-    file_flags,
+    LISTEN,
+    add_file_flags,
+    add_log_flags,
+    add_web_flags,
     instant,
     label,
-    log_flags,
-    web_flags,
     whole_number,
 )
-from exporter.planning.capacity import describe
-from exporter.simulator import command as simulator
+
+if TYPE_CHECKING:
+    from exporter.config.settings import Settings
 
 # Limit of --days.
 LONGEST_REPLAY = 400
@@ -37,7 +37,18 @@ DESCRIPTION = """Prometheus exporter for the Analytics API of the SmartSTREAM vi
 Without a command, it polls the API and serves /metrics."""
 
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no public name
+class _CommandParser(argparse.ArgumentParser):
+    """The parser of a command, which gets the command's own flags only when the command is chosen.
+
+    So the module that knows them is not imported for other commands. They are added by its default `add_flags`.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        add_flags = self.get_default("add_flags")
+        if add_flags is not None:
+            add_flags(self)
+            self.set_defaults(add_flags=None)
+        return super().parse_known_args(args, namespace)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
-    if "shard_count" in options and options.shard_index >= options.shard_count:
+    if options.shard_index >= options.shard_count:
         parser.error("--shard.index must be less than --shard.count")
     run: Callable[[argparse.Namespace], int] = options.run
     try:
@@ -84,9 +95,18 @@ def _parser() -> argparse.ArgumentParser:
         prog="smartstream-exporter",
         description=DESCRIPTION,
         allow_abbrev=False,
-        parents=[file_flags(), log_flags(), web_flags()],
     )
-    parser.set_defaults(run=_run_daemon)
+    add_file_flags(parser)
+    add_log_flags(parser)
+    add_web_flags(parser)
+    parser.set_defaults(
+        run=_run_daemon,
+        config_file=CONFIG,
+        storage_path=None,
+        log_level="info",
+        log_format="logfmt",
+        listen=LISTEN,
+    )
     parser.add_argument("--version", action="version", version=f"smartstream-exporter {__version__}")
     parser.add_argument(
         "--shard.index", dest="shard_index", type=whole_number, default=0, metavar="N",
@@ -96,37 +116,27 @@ def _parser() -> argparse.ArgumentParser:
         "--shard.count", dest="shard_count", type=whole_number, default=1, metavar="N",
         help="number of shards; each process polls the merchants of one (default: %(default)s)",
     )  # fmt: skip
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for add in (_add_check_config, _add_plan, _add_backfill, _add_replay, _add_demo, _add_simulate):
-        add(commands)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_CommandParser)
+    plan = "estimate requests and staleness for a configuration, without sending requests"
+    for name, run, add_flags, help_text in (
+        ("check-config", _check_config, _check_config_flags, "validate a configuration and list every error"),
+        ("plan", _plan, add_file_flags, plan),
+        ("backfill", _backfill, _backfill_flags, "export the history of the counters to a file for promtool"),
+        ("replay", _replay, _replay_flags, "backtest the drop alerts on recorded plays"),
+        ("demo", _run_demo, _demo_flags, "run the exporter with a simulated API in the same process"),
+        ("simulate", _run_simulator, _simulator_flags, "run only the simulated API"),
+    ):
+        commands.add_parser(name, help=help_text, allow_abbrev=False).set_defaults(run=run, add_flags=add_flags)
     return parser
 
 
-def _add_check_config(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "check-config", help="validate a configuration and list every error", allow_abbrev=False
-    )
+def _check_config_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="configuration file")
-    parser.set_defaults(run=_check_config)
 
 
-def _add_plan(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "plan",
-        help="estimate requests and staleness for a configuration, without sending requests",
-        allow_abbrev=False,
-        parents=[file_flags(of_command=True)],
-    )
-    parser.set_defaults(run=_plan)
-
-
-def _add_backfill(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "backfill",
-        help="export the history of the counters to a file for promtool",
-        allow_abbrev=False,
-        parents=[file_flags(of_command=True), log_flags(of_command=True)],
-    )
+def _backfill_flags(parser: argparse.ArgumentParser) -> None:
+    add_file_flags(parser)
+    add_log_flags(parser)
     parser.add_argument(
         "--from", dest="since", type=instant, required=True, metavar="TIME", help=f"start time: {INSTANT_FORMATS}"
     )
@@ -136,16 +146,11 @@ def _add_backfill(commands: Commands) -> None:
         "--label", dest="labels", type=label, action="append", default=[], metavar="NAME=VALUE",
         help="label to add to every series, such as job and instance of the scraped series; can be repeated",
     )  # fmt: skip
-    parser.set_defaults(run=_backfill)
 
 
-def _add_replay(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "replay",
-        help="backtest the drop alerts on recorded plays",
-        allow_abbrev=False,
-        parents=[file_flags(of_command=True), log_flags(of_command=True)],
-    )
+def _replay_flags(parser: argparse.ArgumentParser) -> None:
+    add_file_flags(parser)
+    add_log_flags(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--csv", type=Path, metavar="FILE", help="recorded plays, with columns minute,media_id,plays")
     source.add_argument(
@@ -160,23 +165,17 @@ def _add_replay(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument("--format", choices=["text", "json"], default="text", help="output format (default: text)")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also plot plays, expected plays and alerts")
-    parser.set_defaults(run=_replay)
 
 
-def _add_demo(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "demo",
-        help="run the exporter with a simulated API in the same process",
-        allow_abbrev=False,
-        parents=[log_flags(of_command=True), web_flags(of_command=True)],
-    )
-    parser.set_defaults(run=_run_demo)
+def _demo_flags(parser: argparse.ArgumentParser) -> None:
+    add_log_flags(parser)
+    add_web_flags(parser)
 
 
-def _add_simulate(commands: Commands) -> None:
-    parser = commands.add_parser("simulate", help="run only the simulated API", allow_abbrev=False)
-    simulator.add_arguments(parser)
-    parser.set_defaults(run=_run_simulator)
+def _simulator_flags(parser: argparse.ArgumentParser) -> None:
+    from exporter.simulator import command
+
+    command.add_arguments(parser)
 
 
 def _days(text: str) -> int:
@@ -187,12 +186,16 @@ def _days(text: str) -> int:
 
 
 def _run_daemon(options: argparse.Namespace) -> int:
+    from exporter import daemon
+
     settings = _load(options)
     with daemon.caught_signals() as received:
         return _serve(settings.shard(options.shard_index, options.shard_count), options, received)
 
 
-def _load(options: argparse.Namespace) -> Settings:
+def _load(options: argparse.Namespace) -> "Settings":
+    from exporter.config.load import load
+
     settings = load(options.config_file, os.environ)
     if options.storage_path is not None:
         storage = settings.storage.model_copy(update={"path": options.storage_path})
@@ -201,6 +204,9 @@ def _load(options: argparse.Namespace) -> Settings:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from exporter.counting.ledger_rows import read_rates
+    from exporter.planning.capacity import describe
+
     settings = _load(options)
     rates = read_rates(settings.storage.path)
     for merchant in settings.merchants:
@@ -209,50 +215,62 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _backfill(options: argparse.Namespace) -> int:
+    from exporter.backfill import command
+
     settings = _load(options)
     _setup_logs(settings, options)
-    order = backfill.Order(options.since, options.until, options.output, dict(options.labels))
+    order = command.Order(options.since, options.until, options.output, dict(options.labels))
     # SIGTERM, too, ends with a line that says how to continue.
     signals.interrupt_on_stop()
-    backfill.run(settings, order, SystemClock())
+    command.run(settings, order, SystemClock())
     return 0
 
 
 def _replay(options: argparse.Namespace) -> int:
-    output = replay.Output(options.format == "json", options.evaluate_from, options.plot)
+    from exporter.backtest import command
+
+    output = command.Output(options.format == "json", options.evaluate_from, options.plot)
     signals.interrupt_on_stop()
     if options.csv is not None:
         # The default configuration is not required: a CSV file needs none.
-        replay.of_file(options.csv, None if options.config_file is CONFIG else _load(options), output)
+        command.of_file(options.csv, None if options.config_file is CONFIG else _load(options), output)
         return 0
     settings = _load(options)
     _setup_logs(settings, options)
-    replay.of_api(settings, options.media, options.days, output, SystemClock())
+    command.of_api(settings, options.media, options.days, output, SystemClock())
     return 0
 
 
 def _check_config(options: argparse.Namespace) -> int:
+    from exporter.config.load import load, summary
+
     settings = load(options.file, os.environ)
     print(f"ok: {summary(settings)}")
     return 0
 
 
 def _run_demo(options: argparse.Namespace) -> int:
+    from exporter import daemon, demo
+
     with daemon.caught_signals() as received, demo.simulated() as settings:
         return _serve(settings, options, received)
 
 
 def _run_simulator(options: argparse.Namespace) -> int:
+    from exporter.simulator import command
+
     logs.setup()
-    return simulator.run(options)
+    return command.run(options)
 
 
-def _serve(settings: Settings, options: argparse.Namespace, received: signals.Signals) -> int:
+def _serve(settings: "Settings", options: argparse.Namespace, received: signals.Signals) -> int:
+    from exporter import daemon
+
     _setup_logs(settings, options)
     return daemon.run(settings, options.listen, received)
 
 
-def _setup_logs(settings: Settings, options: argparse.Namespace) -> None:
+def _setup_logs(settings: "Settings", options: argparse.Namespace) -> None:
     secrets = [
         secret.get_secret_value() for merchant in settings.merchants for secret in (merchant.api_key, merchant.password)
     ]

@@ -19,52 +19,39 @@ CONFIG = Path("config.yaml")
 INSTANT_FORMATS = "RFC 3339, YYYY-MM-DD (UTC) or Unix seconds"
 
 
-def file_flags(*, of_command: bool = False) -> argparse.ArgumentParser:
-    """--config.file and --storage.path, as a parent parser."""
-    flags = argparse.ArgumentParser(add_help=False)
-    flags.add_argument(
-        "--config.file", dest="config_file", type=Path, metavar="FILE",
-        default=_default(CONFIG, of_command=of_command),
+# Without defaults, which only the whole program has: that of a command would override a flag before the command.
+
+
+def add_file_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --config.file and --storage.path."""
+    parser.add_argument(
+        "--config.file", dest="config_file", type=Path, metavar="FILE", default=argparse.SUPPRESS,
         help="configuration file (default: config.yaml)",
     )  # fmt: skip
-    flags.add_argument(
-        "--storage.path", dest="storage_path", type=Path, metavar="FILE",
-        default=_default(None, of_command=of_command),
+    parser.add_argument(
+        "--storage.path", dest="storage_path", type=Path, metavar="FILE", default=argparse.SUPPRESS,
         help="state file (default: storage.path in the configuration, else state.db)",
     )  # fmt: skip
-    return flags
 
 
-def log_flags(*, of_command: bool = False) -> argparse.ArgumentParser:
-    """--log.level and --log.format, as a parent parser."""
-    flags = argparse.ArgumentParser(add_help=False)
-    flags.add_argument(
-        "--log.level", dest="log_level", choices=list(logs.LEVELS),
-        default=_default("info", of_command=of_command),
+def add_log_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --log.level and --log.format."""
+    parser.add_argument(
+        "--log.level", dest="log_level", choices=list(logs.LEVELS), default=argparse.SUPPRESS,
         help="lowest severity to log (default: info)",
     )  # fmt: skip
-    flags.add_argument(
-        "--log.format", dest="log_format", choices=["logfmt", "json"],
-        default=_default("logfmt", of_command=of_command),
+    parser.add_argument(
+        "--log.format", dest="log_format", choices=["logfmt", "json"], default=argparse.SUPPRESS,
         help="log format (default: logfmt)",
     )  # fmt: skip
-    return flags
 
 
-def web_flags(*, of_command: bool = False) -> argparse.ArgumentParser:
-    """--web.listen-address, as a parent parser."""
-    flags = argparse.ArgumentParser(add_help=False)
-    flags.add_argument(
-        "--web.listen-address", dest="listen", type=address, metavar="[HOST]:PORT",
-        default=_default(LISTEN, of_command=of_command),
+def add_web_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --web.listen-address."""
+    parser.add_argument(
+        "--web.listen-address", dest="listen", type=address, metavar="[HOST]:PORT", default=argparse.SUPPRESS,
         help=f"address for /metrics and the status page (default: {LISTEN})",
     )  # fmt: skip
-    return flags
-
-
-def _default(value: object, *, of_command: bool) -> object:
-    # The default of a command would override a flag that stands before the command.
-    return argparse.SUPPRESS if of_command else value
 
 
 def whole_number(text: str) -> int:

@@ -38,8 +38,6 @@ _QUIET = {
     "asyncio": logging.ERROR,
     "charset_normalizer": logging.WARNING,
     "urllib3": logging.WARNING,
-    # Invalid requests from clients are not logged, and our server logs requests that fail.
-    "uvicorn": logging.CRITICAL,
 }
 
 _Event = MutableMapping[str, Any]
@@ -66,11 +64,8 @@ def setup(
     threshold = LEVELS[level]
     render: _Render = _render_json if log_format == "json" else _render_logfmt
     handler = _Handler(stream or sys.stderr, dropped())
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            processors=[_OrderFields(tracebacks=threshold <= logging.DEBUG), _RenderRedacted(render, Redactor(secrets))]
-        )
-    )
+    line = _Line(render, Redactor(secrets), tracebacks=threshold <= logging.DEBUG)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[line]))
     root = logging.getLogger()
     flush()
     for earlier in _handlers():
@@ -166,13 +161,15 @@ class _Handler(logging.Handler):
 atexit.register(flush)
 
 
-class _OrderFields:
-    """Orders a log record's fields and puts an exception on one line."""
+class _Line:
+    """Renders a log record as one line: its fields in order, an exception as some of them, secrets redacted."""
 
-    def __init__(self, *, tracebacks: bool) -> None:
+    def __init__(self, render: _Render, redactor: Redactor, *, tracebacks: bool) -> None:
+        self._render = render
+        self._redactor = redactor
         self._tracebacks = tracebacks
 
-    def __call__(self, _logger: object, _method: str, event: _Event) -> _Event:
+    def __call__(self, logger: object, method: str, event: _Event) -> str:
         record: logging.LogRecord = event.pop("_record")
         del event["_from_structlog"]
         event.pop("stack_info", None)
@@ -189,7 +186,7 @@ class _OrderFields:
             fields.update(_origin(error))
             if self._tracebacks:
                 fields["traceback"] = "".join(traceback.format_exception(error))
-        return fields
+        return self._redactor.hide(self._render(logger, method, fields))
 
 
 def _level(number: int) -> str:
@@ -229,14 +226,3 @@ def _render_logfmt(logger: object, method: str, event: _Event) -> str:
         return line
     # An external name could otherwise end the line or send control codes to a terminal.
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in line)
-
-
-class _RenderRedacted:
-    """Renders a line and redacts it."""
-
-    def __init__(self, render: _Render, redactor: Redactor) -> None:
-        self._render = render
-        self._redactor = redactor
-
-    def __call__(self, logger: object, method: str, event: _Event) -> str:
-        return self._redactor.hide(self._render(logger, method, event))

@@ -8,6 +8,7 @@ character of a layer knows where in the text it came from, and that part is repl
 import binascii
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from exporter.text_layers import CUT, Layer, TooMuchWorkError, Work, characters, decoded, folded
 
@@ -52,20 +53,13 @@ class Redactor:
             self._needles.setdefault(needle[: self._gram], []).append(needle)
         shortest = min((len(needle) for needle in needles if len(needle) >= _SHORTEST_IN_BASE64), default=0)
         self._base64 = _Base64(shortest) if shortest else None
-        self._cache: dict[str, str] = {}
+        self._cached = lru_cache(_CACHE_SIZE)(self._replace)
 
     def hide(self, text: str) -> str:
         """The text with `<secret>` instead of every secret, and of the start of one before a cut (`…`)."""
         if not self._needles or (len(text) < self._shortest and CUT not in text):
             return text
-        hidden = self._cache.get(text)
-        if hidden is None:
-            hidden = self._replace(text)
-            if len(text) <= _LONGEST_CACHED:
-                if len(self._cache) >= _CACHE_SIZE:
-                    self._cache.clear()
-                self._cache[text] = hidden
-        return hidden
+        return self._cached(text) if len(text) <= _LONGEST_CACHED else self._replace(text)
 
     def _replace(self, text: str) -> str:
         try:

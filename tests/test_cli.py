@@ -223,3 +223,25 @@ def test_the_configuration_that_simulate_prints_is_good(capsys: pytest.CaptureFi
     path.write_text(capsys.readouterr().out)
     assert main(["check-config", str(path)]) == 0
     assert capsys.readouterr().out.startswith("ok: 1 merchant, 12 media, ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unwanted"),
+    [
+        (["--version"], {"pydantic", "requests", "yaml", "exporter.daemon", "exporter.simulator", "exporter.backtest"}),
+        (["check-config", "config.yaml"], {"jinja2", "apscheduler", "exporter.daemon", "exporter.simulator"}),
+        (["plan", "--config.file=config.yaml"], {"jinja2", "apscheduler", "exporter.daemon", "exporter.simulator"}),
+        (["simulate", "--print-config"], {"jinja2", "apscheduler", "requests", "exporter.daemon", "exporter.config"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_command_imports_only_what_it_needs(tmp_path: Path, arguments: list[str], unwanted: set[str]) -> None:
+    """Commands that neither poll nor serve do not wait for the modules that do."""
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(GOOD))
+    program = (
+        "import sys\nfrom exporter.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        f"print({unwanted!r} & set(sys.modules), file=sys.stderr)"
+    )
+    run = subprocess.run(python("-c", program), cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stderr == "set()\n"

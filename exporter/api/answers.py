@@ -188,14 +188,10 @@ def media(body: bytes, *, hide: Callable[[str], str] = str) -> Media:
     Raises:
         MalformedAnswer: The answer is not a media.
     """
-    found = _record(body, "a media", {"id", "ref_id", "name", "live_event_id", "encode_type"})
-    return Media(
-        media_id=_text(found.get("id"), hide),
-        ref_id=_text(found.get("ref_id"), hide),
-        name=_text(found.get("name"), hide),
-        live_event_id=_text(found.get("live_event_id"), hide),
-        encode_type=_text(found.get("encode_type"), hide),
-    )
+    # In the order of the fields.
+    keys = ("id", "ref_id", "name", "live_event_id", "encode_type")
+    found = _record(body, "a media", set(keys))
+    return Media(*(_text(found.get(key), hide) for key in keys))
 
 
 def live_event(body: bytes) -> LiveEvent:

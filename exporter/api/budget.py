@@ -6,11 +6,11 @@ Its age is measured by the monotonic clock until the machine is rebooted, becaus
 
 import threading
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from exporter.clock import Clock
 from exporter.errors import BudgetSpent
 from exporter.storage.state import State
 
@@ -39,13 +39,13 @@ class Slot:
 
     at: float
     running: bool
-    _monotonic: Callable[[], float]
+    _clock: Clock
 
     def done(self) -> None:
         """End the request: it was sent by now at the latest, so its minute is counted from here."""
         if self.running:
             self.running = False
-            self.at = max(self.at, self._monotonic())
+            self.at = max(self.at, self._clock.monotonic())
 
 
 class RequestBudget:
@@ -59,8 +59,7 @@ class RequestBudget:
         state: State,
         merchant_id: str,
         limit: int,
-        clock: Callable[[], float],
-        monotonic: Callable[[], float],
+        clock: Clock,
         timeout: float = 0.0,
         boot: str | None = None,
     ) -> None:
@@ -70,8 +69,7 @@ class RequestBudget:
             state: The state file.
             merchant_id: The merchant.
             limit: Requests allowed in any 60 seconds.
-            clock: Returns Unix seconds, for the state file.
-            monotonic: Returns seconds since the boot, which never go back.
+            clock: The clock of the machine.
             timeout: Seconds after which a request is no longer in flight.
             boot: The id of this boot, by default Linux's; "" if it is unknown.
         """
@@ -79,13 +77,12 @@ class RequestBudget:
         self._merchant_id = merchant_id
         self._limit = limit
         self._clock = clock
-        self._monotonic = monotonic
         self._margin = max(RESTART_MARGIN, timeout)
         self._boot = _boot_id() if boot is None else boot
         self._mutex = threading.Lock()
         self._sends: deque[Slot] = deque()
         self._allowed = float(limit)
-        self._since = monotonic()
+        self._since = clock.monotonic()
         self._blocked_until = self._since
         # Whether the state file has a hold, even one that has ended.
         self._hold_kept = False
@@ -95,17 +92,17 @@ class RequestBudget:
     def allowed(self) -> float:
         """Requests per minute that are allowed now."""
         with self._mutex:
-            return self._grown(self._monotonic())
+            return self._grown(self._clock.monotonic())
 
     @property
     def held(self) -> bool:
         """Whether all requests are held at the API's request."""
-        return self._monotonic() < self._blocked_until
+        return self._clock.monotonic() < self._blocked_until
 
     def wait(self) -> float:
         """Seconds until the next request may be sent; 0 if it may be now."""
         with self._mutex:
-            return max(0.0, self._wait(self._monotonic()))
+            return max(0.0, self._wait(self._clock.monotonic()))
 
     def take(self) -> Slot:
         """Take a slot for a request that is sent now.
@@ -115,14 +112,14 @@ class RequestBudget:
             StateWriteFailed: Its time could not be written, so it must not be sent.
         """
         with self._mutex:
-            now = self._monotonic()
+            now = self._clock.monotonic()
             wait = self._wait(now)
             if wait > 0:
                 raise BudgetSpent(wait)
             with self._state.transaction() as db:
                 db.execute(
                     "INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES (?, ?, ?, ?)",
-                    (self._merchant_id, self._clock(), self._boot, now),
+                    (self._merchant_id, self._clock.now(), self._boot, now),
                 )
                 # Only the newest ones matter, whatever their age by the clock.
                 db.execute(
@@ -134,7 +131,7 @@ class RequestBudget:
                     # It has ended. After a reboot with the clock set back, that could not be known.
                     db.execute("UPDATE budgets SET held_for = 0 WHERE merchant_id = ?", (self._merchant_id,))
             self._hold_kept = False
-            slot = Slot(now, running=True, _monotonic=self._monotonic)
+            slot = Slot(now, running=True, _clock=self._clock)
             self._sends.append(slot)
             return slot
 
@@ -145,7 +142,7 @@ class RequestBudget:
             retry_after: Seconds from the API's Retry-After; None to wait for the rest of the window.
         """
         with self._mutex:
-            now = self._monotonic()
+            now = self._clock.monotonic()
             first_of_burst = now >= self._blocked_until
             window = self._window(now)
             wait = window[0] + WINDOW - now if retry_after is None and window else retry_after or 0.0
@@ -158,7 +155,7 @@ class RequestBudget:
     def hold(self, seconds: float) -> None:
         """Hold all requests for some seconds at an unchanged rate: the API is overloaded, the budget not exceeded."""
         with self._mutex:
-            now = self._monotonic()
+            now = self._clock.monotonic()
             self._block(now, seconds)
             self._save(now)
 
@@ -178,7 +175,7 @@ class RequestBudget:
                     self._allowed,
                     self._since - now,
                     self._blocked_until - now,
-                    self._clock(),
+                    self._clock.now(),
                     self._boot,
                     now,
                 ),
@@ -200,7 +197,7 @@ class RequestBudget:
         return sorted(now if slot.running else slot.at for slot in self._sends)
 
     def _load(self) -> None:
-        now = self._monotonic()
+        now = self._clock.monotonic()
         with self._state.read() as db:
             sends = db.execute(
                 "SELECT sent_at, boot, ticks FROM sends WHERE merchant_id = ? ORDER BY send_id", (self._merchant_id,)
@@ -211,7 +208,7 @@ class RequestBudget:
             ).fetchone()
         for sent in sends:
             age = max(0.0, self._age(*sent) - self._margin)
-            self._sends.append(Slot(now - age, running=False, _monotonic=self._monotonic))
+            self._sends.append(Slot(now - age, running=False, _clock=self._clock))
         if budget is not None:
             allowed, grows_in, held_for, *written = budget
             age = self._age(*written)
@@ -226,11 +223,11 @@ class RequestBudget:
 
     def _age(self, at: float, boot: str, ticks: float) -> float:
         """Seconds, 0 or more, since the clocks showed these times."""
-        passed = self._monotonic() - ticks
+        passed = self._clock.monotonic() - ticks
         if boot and boot == self._boot and passed >= 0:
             return passed
         # If the clock was set back, the time is in the future and is treated as now.
-        return max(0.0, self._clock() - at)
+        return max(0.0, self._clock.now() - at)
 
 
 @cache

@@ -172,13 +172,7 @@ class Catalog:
                 "WHERE merchant_id = ?",
                 (self._merchant_id,),
             ).fetchall()
-        for media_id, ref_id, name, live_event_id, encode_type, fetched_at in rows:
-            if media_id in self._settings:
-                media = Media(
-                    media_id=media_id,
-                    ref_id=ref_id,
-                    name=name,
-                    live_event_id=live_event_id,
-                    encode_type=encode_type,
-                )
-                self._remember(media_id, media, fetched_at)
+        for *fields, fetched_at in rows:
+            media = Media(*fields)
+            if media.media_id in self._settings:
+                self._remember(media.media_id, media, fetched_at)

@@ -25,6 +25,7 @@ from exporter.api.request_log import Exchange
 from exporter.api.sign_in import ACCOUNT_REFUSED, SignIn
 from exporter.api.transport import Answer, exchange
 from exporter.api.unpacking import unpacked, unpacked_error
+from exporter.clock import Clock
 from exporter.config.settings import ApiSettings, MerchantSettings
 from exporter.errors import (
     ApiError,
@@ -139,9 +140,8 @@ class Client:
         budget: Budget,
         *,
         observe: Callable[[Exchange], None],
+        clock: Clock,
         on_date: Callable[[float, float], None] = _ignore_date,
-        clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
         adapter: BaseAdapter | None = None,
     ) -> None:
         """Send nothing yet.
@@ -151,9 +151,8 @@ class Client:
             merchant: The merchant.
             budget: Gives a slot for each request.
             observe: Called after every exchange.
+            clock: The time of the API, for the life of a token and the waits between requests for one.
             on_date: Called with the `Date` of each usable answer (Unix seconds) and the duration of its exchange.
-            clock: Unix seconds, for the life of a token.
-            monotonic: Monotonic seconds, for the waits between requests for a token.
             adapter: Another transport than the usual one.
         """
         self._api = api
@@ -164,7 +163,7 @@ class Client:
         self._clock = clock
         self._session = open_session(api.url, adapter)
         self._base = f"{api.url}/merchants/{quote(merchant.id, safe='')}"
-        self._sign_in = SignIn(self._request_token, self._redact_token, clock, monotonic)
+        self._sign_in = SignIn(self._request_token, self._redact_token, clock)
         self._tokens = deque[str](maxlen=_TOKENS_REDACTED)
         self._redactor = self._new_redactor()
 
@@ -241,23 +240,7 @@ class Client:
 
     def _get(self, request: _Request[_T]) -> _T:
         what = f"{request.endpoint} {request.media_id or request.asked}"
-        token = self._sign_in.token()
-        try:
-            return self._send_signed(request, what, token)
-        except Unauthorized:
-            if not self._sign_in.worth_renewing(what, token):
-                raise
-        token = self._sign_in.token(refused=token)
-        try:
-            return self._send_signed(request, what, token)
-        except Unauthorized:
-            self._sign_in.refused_again(what)
-            raise
-
-    def _send_signed(self, request: _Request[_T], what: str, token: str) -> _T:
-        value = self._send(request, token)
-        self._sign_in.accepted(what, token)
-        return value
+        return self._sign_in.send_signed(what, lambda token: self._send(request, token))
 
     def _request_token(self) -> tuple[str, float | None]:
         account = {
@@ -320,7 +303,7 @@ class Client:
 
     def _report(self, request: _Request[_T], code: str, seconds: float, error: str = "") -> None:
         exchange = Exchange(
-            self._clock(),
+            self._clock.now(),
             self._merchant.id,
             request.endpoint,
             code,
@@ -356,11 +339,11 @@ class Client:
         elif status in _FIXES:
             problem += f"; {_FIXES[status]}"
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            wait = retry_after(answer.headers.get("Retry-After"), self._clock())
+            wait = retry_after(answer.headers.get("Retry-After"), self._clock.now())
             self._budget.refused(wait)
             return RateLimited(problem, retry_after=wait)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            wait = retry_after(answer.headers.get("Retry-After"), self._clock())
+            wait = retry_after(answer.headers.get("Retry-After"), self._clock.now())
             return ServerError(problem, status=status, retry_after=wait)
         return _KINDS.get(status, RefusedError)(problem, status=status)
 

@@ -1,10 +1,12 @@
-"""Connections to the API that a deadline can close, through the proxy and with the CA of the environment."""
+"""Connections to the API that keep a deadline, through the proxy and with the CA of the environment."""
 
 import http.client
 import ipaddress
 import os
 import socket
+import ssl
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
@@ -13,11 +15,9 @@ import requests
 import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.connection import allowed_gai_family, create_connection
 
-from exporter.api import deadlines
-from exporter.api.deadlines import Deadline
+from exporter.api.deadlines import TimedSocket, TimedTlsSocket, seconds_left
 from exporter.config.environment import Route, find_route
 
 
@@ -84,47 +84,40 @@ _resolver = _Resolver()
 
 
 class _Connection(HTTPConnection):
-    """A connection that the deadline of the thread's exchange can close."""
+    """A connection whose waits end at the deadline of the thread's exchange."""
 
     def _new_conn(self) -> socket.socket:
-        deadline = deadlines.current()
-        if deadline is None:
-            return super()._new_conn()
-        host = self._dns_host.strip("[]")
-        addresses = _resolver.addresses(host, self.port, deadline.left)
+        addresses = _resolver.addresses(self._dns_host.strip("[]"), self.port, seconds_left())
         failure: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
         for place, address in enumerate(addresses):
             # Leave time for the addresses that follow.
-            seconds = deadline.left / (len(addresses) - place)
+            seconds = seconds_left() / (len(addresses) - place)
             try:
                 sock = create_connection((address, self.port), seconds, socket_options=self.socket_options)
             except OSError as error:
                 failure = error
             else:
-                return self._begin_guard(sock, deadline)
+                # Here already, so that it is closed with the connection if the time is up.
+                self.sock = sock
+                # A TLS handshake as a whole takes no longer than the timeout of the socket.
+                sock.settimeout(seconds_left())
+                sock.__class__ = TimedSocket
+                return sock
         raise failure
-
-    def _begin_guard(self, sock: socket.socket, deadline: Deadline) -> socket.socket:
-        try:
-            sock.settimeout(deadline.left)
-            deadline.guard_new(sock)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        if self.sock is not None:
-            deadlines.guard(self.sock)
-        super().request(*args, **kwargs)
-
-    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 itself
-        deadlines.guard(self.sock)
-        return super().getresponse()
 
 
 class _TlsConnection(_Connection, HTTPSConnection):
     """The same with TLS."""
+
+    def connect(self) -> None:
+        super().connect()
+        if isinstance(self.sock, ssl.SSLSocket):
+            self.sock.__class__ = TimedTlsSocket
+
+    def _connect_tls_proxy(self, hostname: str, sock: socket.socket) -> ssl.SSLSocket:
+        tls = super()._connect_tls_proxy(hostname, sock)
+        tls.__class__ = TimedTlsSocket
+        return tls
 
     def _tunnel(self) -> None:
         try:
@@ -132,30 +125,21 @@ class _TlsConnection(_Connection, HTTPSConnection):
         except (OSError, http.client.HTTPException) as error:
             # Until the tunnel is open, only the proxy has answered.
             raise urllib3.exceptions.ProxyError("no tunnel", error) from error
+        self.sock.settimeout(seconds_left())
 
 
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
+# urllib3's classes, and what takes their place. A SOCKS proxy has others.
+_WITH_DEADLINE: Mapping[type, type[_Connection]] = {HTTPConnection: _Connection, HTTPSConnection: _TlsConnection}
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """Connections that a deadline can close. Nothing is retried."""
+    """Connections that keep the deadline of an exchange. Nothing is retried."""
 
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Create the connection pools."""
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-
-    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
-        """The connection pools through a proxy."""
-        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
-        if isinstance(manager, urllib3.ProxyManager):
-            manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-        return manager
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """The pool of connections to a host, through the proxy if there is one."""
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        pool.ConnectionCls = _WITH_DEADLINE.get(pool.ConnectionCls, pool.ConnectionCls)
+        return pool
 
 
 class Session(requests.Session):

@@ -1,143 +1,73 @@
 """One deadline for a whole exchange.
 
 The timeouts of `requests` apply to each read and each address, so a peer that sends one byte now and then could block
-a thread for ever. A deadline covers everything: resolving the name, connecting, the proxy, the TLS handshake, sending,
-and reading the whole answer. When it expires, the connection is closed under the thread that waits.
+a thread for ever. So each wait of a socket here gets only the seconds that are left of the exchange: for connecting,
+the proxy, the TLS handshake, sending, and reading the whole answer.
 """
 
-import contextlib
-import heapq
-import itertools
 import socket
+import ssl
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Self
 
-_current = threading.local()
+_thread = threading.local()
 
 
 class Deadline:
-    """Closes the connection of an exchange that is not complete in time.
+    """The deadline of the exchange that a thread runs in this context.
 
     Attributes:
-        expired: Whether the time is up and the connection was closed.
-        at: When the time is up (monotonic seconds); set when the block begins.
+        at: When the time is up (monotonic seconds).
     """
 
     def __init__(self, seconds: float) -> None:
-        self.expired = False
         self.at = time.monotonic() + seconds
-        self._seconds = seconds
-        self._lock = threading.Lock()
-        self._ended = False
-        self._sock: Any = None
-        # While connecting: TLS takes over the socket before its handshake.
-        self._handle: socket.socket | None = None
 
     def __enter__(self) -> Self:
-        self.at = time.monotonic() + self._seconds
-        _scheduler.add(self)
-        _current.deadline = self
+        _thread.at = self.at
         return self
 
     def __exit__(self, *_: object) -> None:
-        _current.deadline = None
-        with self._lock:
-            # From here on the connection may belong to another exchange.
-            self._ended = True
-            self._sock = None
-            self._drop_handle()
+        del _thread.at
 
     @property
-    def left(self) -> float:
-        """The seconds left, more than 0. Raises TimeoutError if the time is up."""
-        left = self.at - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
-
-    def guard_new(self, sock: socket.socket) -> None:
-        """Guard a new connection, until `guard` is called for it."""
-        with self._lock:
-            self._sock = None
-            self._drop_handle()
-            if self.expired:
-                raise TimeoutError
-            self._handle = sock.dup()
-
-    def guard(self, sock: Any) -> None:
-        """Guard a connection: close it when the time is up."""
-        with self._lock:
-            self._sock = sock
-            self._drop_handle()
-            if self.expired:
-                raise TimeoutError
-
-    def expire(self) -> None:
-        """Close the connection, unless the exchange has ended."""
-        with self._lock:
-            if not self._ended:
-                self.expired = True
-                for sock in (self._sock, self._handle):
-                    if sock is not None:
-                        _hang_up(sock)
-
-    def _drop_handle(self) -> None:
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
+    def expired(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self.at
 
 
-def _hang_up(sock: Any) -> None:
-    # Not `SSLSocket.shutdown`, which drops the TLS state while another thread reads. With TLS in TLS the socket is
-    # inside.
-    with contextlib.suppress(OSError):
-        socket.socket.shutdown(getattr(sock, "socket", sock), socket.SHUT_RDWR)
+def seconds_left() -> float:
+    """The seconds left of this thread's exchange, more than 0. Raises TimeoutError if the time is up."""
+    left: float = _thread.at - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
 
-class _Scheduler:
-    """One thread for all deadlines."""
+def _timed(method: Callable[..., Any]) -> Any:
+    """A method of a socket that waits no longer than until the deadline. It raises TimeoutError."""
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._numbers = itertools.count()
-        self._waiting: list[tuple[float, int, Deadline]] = []
-        self._running = False
+    def within_deadline(sock: socket.socket, *args: Any) -> Any:
+        sock.settimeout(seconds_left())
+        return method(sock, *args)
 
-    def add(self, deadline: Deadline) -> None:
-        """Expire it when its time is up."""
-        with self._changed:
-            if not self._running:
-                threading.Thread(target=self._run, name="deadlines", daemon=True).start()
-                self._running = True
-            heapq.heappush(self._waiting, (deadline.at, next(self._numbers), deadline))
-            if self._waiting[0][2] is deadline:
-                self._changed.notify()
-
-    def _run(self) -> None:
-        while True:
-            # A defect in one must not keep the others from expiring.
-            with contextlib.suppress(Exception):
-                self._next().expire()
-
-    def _next(self) -> Deadline:
-        """Wait for the next deadline whose time is up."""
-        with self._changed:
-            while not self._waiting or self._waiting[0][0] > time.monotonic():
-                self._changed.wait(self._waiting[0][0] - time.monotonic() if self._waiting else None)
-            return heapq.heappop(self._waiting)[2]
+    return within_deadline
 
 
-_scheduler = _Scheduler()
+class TimedSocket(socket.socket):
+    """A connection whose waits end at the deadline of the exchange that uses it."""
+
+    __slots__ = ()
+    recv = _timed(socket.socket.recv)
+    recv_into = _timed(socket.socket.recv_into)
+    sendall = _timed(socket.socket.sendall)
 
 
-def current() -> Deadline | None:
-    """The deadline of the exchange that this thread runs, None outside of one."""
-    return getattr(_current, "deadline", None)
+class TimedTlsSocket(ssl.SSLSocket):
+    """The same with TLS."""
 
-
-def guard(sock: Any) -> None:
-    """Guard a connection by the deadline of this thread's exchange."""
-    deadline = current()
-    if deadline is not None:
-        deadline.guard(sock)
+    recv = _timed(ssl.SSLSocket.recv)
+    recv_into = _timed(ssl.SSLSocket.recv_into)
+    sendall = _timed(ssl.SSLSocket.sendall)

@@ -175,12 +175,8 @@ def open_histories(settings: Settings, clock: Clock) -> Iterator[Mapping[str, Me
         stack.callback(state.close)
         histories = {}
         for merchant in settings.merchants:
-            budget = RequestBudget(
-                state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic, settings.api.timeout
-            )
-            client = Client(
-                settings.api, merchant, budget, observe=_observe, clock=clock.now, monotonic=clock.monotonic
-            )
+            budget = RequestBudget(state, merchant.id, merchant.requests_per_minute, clock, settings.api.timeout)
+            client = Client(settings.api, merchant, budget, observe=_observe, clock=clock)
             stack.callback(client.close)
             histories[merchant.id] = MerchantHistory(client, budget, clock)
         yield histories

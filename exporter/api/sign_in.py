@@ -6,8 +6,10 @@ Tokens are asked for sparingly: too many attempts can lock an account.
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from exporter.errors import ApiError, RateLimited, RefusedError, SignInFailed
+from exporter.clock import Clock
+from exporter.errors import ApiError, RateLimited, RefusedError, SignInFailed, Unauthorized
 from exporter.times import format_instant
 
 # A token is renewed this many seconds before it expires, or a tenth of its life if that is less.
@@ -20,6 +22,8 @@ FAILED_WAIT, LONGEST_FAILED_WAIT = 15.0, 240.0
 
 # Statuses that refuse the account, if a token is asked for.
 ACCOUNT_REFUSED = ("400", "401", "403", "404")
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +120,18 @@ class SignIn:
         self,
         request: Callable[[], tuple[str, float | None]],
         on_token: Callable[[str], None],
-        clock: Callable[[], float],
-        monotonic: Callable[[], float],
+        clock: Clock,
     ) -> None:
         """Ask for no token yet.
 
         Args:
             request: Asks the API for a token; returns it and its expiry (Unix seconds). Raises ApiError.
             on_token: Called with each new token.
-            clock: Unix seconds, for the life of a token.
-            monotonic: Monotonic seconds, for the waits between requests.
+            clock: The time of the API, for the life of a token and the waits between requests.
         """
         self._request = request
         self._on_token = on_token
         self._clock = clock
-        self._monotonic = monotonic
         self._renewing = threading.Lock()
         self._token: _Token | None = None
         self._use = _TokenUse()
@@ -157,25 +158,41 @@ class SignIn:
         """
         # The first of several threads renews it, and the others wait.
         with self._renewing:
-            token = self._token
-            if token and (token.value == refused or (token.renew_at is not None and self._clock() >= token.renew_at)):
+            token, now = self._token, self._clock.now()
+            if token and (token.value == refused or (token.renew_at is not None and now >= token.renew_at)):
                 self._renewals += token.value == refused
                 token = self._token = None
             if token is None:
                 token = self._token = self._new_token()
             return token.value
 
-    def accepted(self, what: str, token: str) -> None:
-        """Note that a request with this token was accepted."""
+    def send_signed(self, what: str, send: Callable[[str], _T]) -> _T:
+        """Send a request with a token, and once more with a new one if that may help after a 401.
+
+        Args:
+            what: What the request asks for.
+            send: Sends it with a token; returns what it brought.
+
+        Raises:
+            BudgetSpent: A request may not be sent yet.
+            ApiError: There is no token, or what `send` raises.
+        """
+        token = self.token()
+        try:
+            return self._accepted(what, send, token)
+        except Unauthorized:
+            if not self._use.worth_renewing(what, token, self._clock.monotonic()):
+                raise
+        try:
+            return self._accepted(what, send, self.token(refused=token))
+        except Unauthorized:
+            self._use.refused(what)
+            raise
+
+    def _accepted(self, what: str, send: Callable[[str], _T], token: str) -> _T:
+        value = send(token)
         self._use.accepted(what, token)
-
-    def refused_again(self, what: str) -> None:
-        """Note that a request was refused with a new token, too."""
-        self._use.refused(what)
-
-    def worth_renewing(self, what: str, token: str) -> bool:
-        """Whether a new token may help after a request was refused with this one."""
-        return self._use.worth_renewing(what, token, self._monotonic())
+        return value
 
     def _new_token(self) -> _Token:
         self._raise_while_waiting()
@@ -187,8 +204,8 @@ class SignIn:
             raise self._failed(error) from error.__cause__
         self._failure = None
         self._on_token(value)
-        self._use.got(value, self._monotonic())
-        life = expiry - self._clock() if expiry is not None else 0.0
+        self._use.got(value, self._clock.monotonic())
+        life = expiry - self._clock.now() if expiry is not None else 0.0
         if expiry is None or life <= 0:
             # A new token has not expired: the two clocks differ, so its expiry is useless.
             return _Token(value, None, None)
@@ -196,9 +213,9 @@ class SignIn:
 
     def _raise_while_waiting(self) -> None:
         failure = self._failure
-        wait = failure.until - self._monotonic() if failure is not None else 0.0
+        wait = failure.until - self._clock.monotonic() if failure is not None else 0.0
         if failure is not None and wait > 0:
-            at = format_instant(self._clock() + wait)
+            at = format_instant(self._clock.now() + wait)
             message = f"{failure.message}; next attempt at {at}"
             raise SignInFailed(message, code=failure.code, refused=failure.refused, wait=wait)
 
@@ -208,7 +225,7 @@ class SignIn:
         count = before.count + 1 if before is not None and before.refused == refused else 1
         first, longest = (REFUSED_WAIT, LONGEST_REFUSED_WAIT) if refused else (FAILED_WAIT, LONGEST_FAILED_WAIT)
         wait, message = _wait(count, first, longest), str(error)
-        self._failure = _Failure(message, error.code, refused, count, self._monotonic() + wait)
+        self._failure = _Failure(message, error.code, refused, count, self._clock.monotonic() + wait)
         retry_after = error.retry_after if isinstance(error, RefusedError) else None
         return SignInFailed(message, code=error.code, refused=refused, retry_after=retry_after, wait=wait)
 

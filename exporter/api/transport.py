@@ -2,7 +2,6 @@
 
 import http.client
 import socket
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -70,12 +69,9 @@ def exchange(
             packed = _read(response, deadline, limit)
             if response.status_code == PROXY_AUTH_REQUIRED and session.route.proxy:
                 raise NoAnswer(proxy_refusal(session.route.proxy, response.status_code, url))
-            if not deadline.expired:
-                return Answer(response.status_code, response.headers, packed)
-        failure = TimeoutError()
-    except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
-        failure = error
-    except (OSError, ValueError) as error:
+            return Answer(response.status_code, response.headers, packed)
+    except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+        # Those of `requests` are OSErrors.
         failure = error
     written = "".join(traceback.format_exception(failure))
     # "No address found" says more than "timed out".
@@ -93,7 +89,7 @@ def _read(response: requests.Response, deadline: Deadline, limit: Limit) -> byte
     for chunk in response.raw.stream(_CHUNK, decode_content=False):
         parts.append(chunk)
         size += len(chunk)
-        if time.monotonic() > deadline.at:
+        if deadline.expired:
             raise TimeoutError
         if size > most:
             if good:

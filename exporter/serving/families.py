@@ -153,173 +153,145 @@ def _thresholds(media: MediaView) -> dict[str, float] | None:
     return None if thresholds is None else {"warning": thresholds.warning, "critical": thresholds.critical}
 
 
+def _of_merchant(
+    name: str, help_text: str, read: Callable[[View], float | dict[str, float] | None], *by: str
+) -> ViewFamily[View]:
+    return ViewFamily(name, _type_of(name), help_text, (*_MERCHANT_LABELS, *by), read)
+
+
+def _of_media(
+    name: str, help_text: str, read: Callable[[MediaView], float | dict[str, float] | None], *by: str
+) -> ViewFamily[MediaView]:
+    return ViewFamily(name, _type_of(name), help_text, (*_MEDIA_LABELS, *by), read)
+
+
+def _type_of(name: str) -> str:
+    return "counter" if name.endswith("_total") else "gauge"
+
+
 MERCHANT: Sequence[ViewFamily[MerchantView]] = (
-    ViewFamily(
+    _of_merchant(
         "smartstream_merchant_horizon_timestamp_seconds",
-        "gauge",
         "End of the newest minute with a row in the API, in Unix seconds, cached from the API.",
-        ("merchant_id",),
         lambda merchant: _end(merchant.horizon),
     ),
-    ViewFamily(
+    _of_merchant(
         "smartstream_revisions_total",
-        "counter",
         "Values changed by the API after they were counted.",
-        ("merchant_id", "direction"),
         lambda merchant: {"up": merchant.revisions_up, "down": merchant.revisions_down},
+        "direction",
     ),
-    ViewFamily(
+    _of_merchant(
         "smartstream_lost_seconds_total",
-        "counter",
         "Seconds of data, summed over streams, that were too old to fetch or had no usable value.",
-        ("merchant_id",),
         lambda merchant: merchant.lost_minutes * MINUTE,
     ),
-    ViewFamily(
+    _of_merchant(
         "smartstream_series_resets_total",
-        "counter",
         "Counter series reset to 0 because later plays did not offset a downward revision within one day.",
-        ("merchant_id",),
         lambda merchant: merchant.series_resets,
     ),
-    ViewFamily(
+    _of_merchant(
         "smartstream_held_values",
-        "gauge",
         "API values not counted yet because they are invalid or implausible.",
-        ("merchant_id",),
         lambda merchant: merchant.held_values,
     ),
-    ViewFamily(
+    _of_merchant(
         "smartstream_merchant_plays_drop_ratio",
-        "gauge",
         "Share of the whole merchant's expected plays that is missing while most of its media miss some "
         "(API target play_count).",
-        ("merchant_id",),
         lambda merchant: merchant.verdict and merchant.verdict.ratio,
     ),
-    ViewFamily(
+    _of_merchant(
         "smartstream_merchant_last_minute_expected_plays",
-        "gauge",
         "Expected plays of the whole merchant in the newest settled minute (API target play_count).",
-        ("merchant_id",),
         lambda merchant: merchant.verdict and merchant.verdict.expected,
     ),
 )
 
 CONNECTION: Sequence[ViewFamily[LinkView]] = (
-    ViewFamily(
+    _of_merchant(
         "smartstream_merchant_failing_streams",
-        "gauge",
         "Streams of the whole merchant whose last request failed while other requests succeeded.",
-        ("merchant_id",),
         lambda link: link.failing.get("", 0),
     ),
-    ViewFamily(
+    _of_merchant(
         "smartstream_failing_lookups",
-        "gauge",
         "Requests for the catalog, live events and the history that failed when they were sent last.",
-        ("merchant_id",),
         lambda link: link.failing_lookups,
     ),
-    ViewFamily(
+    _of_merchant(
         "smartstream_round_timestamp_seconds",
-        "gauge",
         "Unix time of the end of the last polling round, in seconds. A round runs every minute.",
-        ("merchant_id",),
         lambda link: link.round_timestamp,
     ),
-    ViewFamily(
+    _of_merchant(
         "smartstream_up",
-        "gauge",
         "Whether the API responds. 0 also during a backoff or when no request can be sent.",
-        ("merchant_id",),
         lambda link: link.up,
     ),
-    ViewFamily(
+    _of_merchant(
         "smartstream_api_budget_requests_per_minute",
-        "gauge",
         "Maximum requests per minute that the exporter currently sends.",
-        ("merchant_id",),
         lambda link: link.budget,
     ),
-    ViewFamily(
+    _of_merchant(
         "smartstream_streams",
-        "gauge",
         "Streams that share the merchant's request budget.",
-        ("merchant_id",),
         lambda link: link.streams,
     ),
-    ViewFamily(
+    _of_merchant(
         "smartstream_staleness_seconds",
-        "gauge",
         "Mean settled time not yet counted per stream, weighted by plays, in seconds.",
-        ("merchant_id",),
         lambda link: _seconds(link.staleness_minutes),
     ),
-    ViewFamily(
+    _of_merchant(
         "smartstream_staleness_bound_seconds",
-        "gauge",
         "Lower bound of the staleness for these streams and this request budget, in seconds.",
-        ("merchant_id",),
         lambda link: _seconds(link.staleness_bound_minutes),
     ),
-    ViewFamily(
+    _of_merchant(
         "smartstream_api_token_expiry_timestamp_seconds",
-        "gauge",
         "Unix time at which the access token expires, in seconds, cached from the API.",
-        ("merchant_id",),
         lambda link: link.token_expiry,
     ),
 )
 
 MEDIA: Sequence[ViewFamily[MediaView]] = (
-    ViewFamily(
+    _of_media(
         "smartstream_live_event_running",
-        "gauge",
         "Whether the live event of the media is running (API encode_status), cached from the API.",
-        ("merchant_id", "media_id"),
         lambda media: media.live_event_running,
     ),
-    ViewFamily(
+    _of_media(
         "smartstream_plays_drop_ratio",
-        "gauge",
         "Ratio of missing plays to expected plays, 0 if the shortfall can be random (API target play_count).",
-        ("merchant_id", "media_id"),
         lambda media: media.verdict and media.verdict.ratio,
     ),
-    ViewFamily(
+    _of_media(
         "smartstream_plays_drop_evidence",
-        "gauge",
         "Log-likelihood ratio that the shortfall is not random (API target play_count).",
-        ("merchant_id", "media_id"),
         lambda media: media.verdict and media.verdict.evidence,
     ),
-    ViewFamily(
+    _of_media(
         "smartstream_last_minute_expected_plays",
-        "gauge",
         "Expected plays in the newest settled minute (API target play_count).",
-        ("merchant_id", "media_id"),
         lambda media: media.verdict and media.verdict.expected,
     ),
-    ViewFamily(
+    _of_media(
         "smartstream_drop_threshold_ratio",
-        "gauge",
         "Configured smartstream_plays_drop_ratio above which an alert fires.",
-        ("merchant_id", "media_id", "severity"),
         _thresholds,
+        "severity",
     ),
-    ViewFamily(
+    _of_media(
         "smartstream_failing_streams",
-        "gauge",
         "Streams of a media whose last request failed while other requests succeeded.",
-        ("merchant_id", "media_id"),
         lambda media: media.failing_streams,
     ),
-    ViewFamily(
+    _of_media(
         "smartstream_media_gone",
-        "gauge",
         "Whether the API returns 404 for a media.",
-        ("merchant_id", "media_id"),
         lambda media: media.gone,
     ),
 )

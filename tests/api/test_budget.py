@@ -11,7 +11,7 @@ from tests.support.fakes import FakeClock
 
 
 def new_budget(state: State, clock: FakeClock, limit: int = 5, boot: str = "this boot") -> RequestBudget:
-    return RequestBudget(state, "m", limit, clock.now, clock.monotonic, boot=boot)
+    return RequestBudget(state, "m", limit, clock, boot=boot)
 
 
 def spend(budget: RequestBudget, requests: int = 1) -> None:
@@ -61,16 +61,16 @@ def test_a_restart_believes_in_slow_requests(state: State, clock: FakeClock) -> 
     """With a long timeout, a request that was under way at the end may have left as late as that."""
     spend(new_budget(state, clock, limit=1))
     clock.advance(20)
-    again = RequestBudget(state, "m", 1, clock.now, clock.monotonic, timeout=45.0)
+    again = RequestBudget(state, "m", 1, clock, timeout=45.0)
     assert wait_of(again) == pytest.approx(WINDOW)
     clock.advance(30)
-    assert wait_of(RequestBudget(state, "m", 1, clock.now, clock.monotonic, timeout=45.0)) == pytest.approx(WINDOW - 5)
+    assert wait_of(RequestBudget(state, "m", 1, clock, timeout=45.0)) == pytest.approx(WINDOW - 5)
 
 
 def test_each_merchant_has_its_own(state: State, clock: FakeClock) -> None:
     """One merchant's requests take nothing from another's budget."""
     spend(new_budget(state, clock, limit=1))
-    spend(RequestBudget(state, "other", 1, clock.now, clock.monotonic))
+    spend(RequestBudget(state, "other", 1, clock))
 
 
 @pytest.mark.parametrize("step", [-3600, 3600])

@@ -26,10 +26,10 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from exporter import __version__
 from exporter.api import answers, transport, unpacking
 from exporter.api.client import Client
-from exporter.api.deadlines import Deadline
 from exporter.api.headers import retry_after
 from exporter.api.limits import Limit, rows_limit
 from exporter.api.request_log import Exchange
+from exporter.clock import SystemClock
 from exporter.config.settings import ApiSettings, MerchantSettings
 from exporter.errors import (
     ApiError,
@@ -113,6 +113,14 @@ class FakeBudget:
         self.refusals.append(retry_after)
 
 
+class HastyClock(SystemClock):
+    """A clock with the wall time of another one, whose waits are real."""
+
+    def __init__(self, wall: FakeClock) -> None:
+        super().__init__()
+        self.now = wall.now  # type: ignore[method-assign]  # of the other clock
+
+
 class Api:
     """A peer that gives out tokens and answers everything else as a test says.
 
@@ -153,7 +161,7 @@ class Api:
 
     def patient_client(self) -> AbstractContextManager[Client]:
         """A client whose waits between requests for tokens pass by the clock of both sides."""
-        return self.client(monotonic=self.clock.monotonic)
+        return self.client(clock=self.clock)
 
     @contextmanager
     def client(self, timeout: float = PATIENT, merchant_id: str = "m1", **options: Any) -> Iterator[Client]:
@@ -166,7 +174,7 @@ class Api:
             mail_address="ops@example.com",
             password=SecretStr(PASSWORD),
         )
-        options.setdefault("clock", self.clock.now)
+        options.setdefault("clock", HastyClock(self.clock))
         client = Client(settings, merchant, self.budget, observe=self.exchanges.append, **options)
         try:
             yield client
@@ -1271,6 +1279,24 @@ def test_no_proxy_of_https_holds_a_thread(api: Api, monkeypatch: pytest.MonkeyPa
     assert [request.method for request in api.peer.requests] == ["CONNECT"]
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), id="headers without end"),
+        pytest.param(begin_handshake, id="a handshake in TLS without end"),
+    ],
+)
+def test_no_proxy_with_tls_holds_a_thread(monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
+    """The same with a proxy that speaks TLS itself."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
+    api = Api(tls=True)
+    api.answer = lambda _: script
+    with api.peer:
+        monkeypatch.setenv("https_proxy", api.peer.url)
+        with api.client(timeout=1.0, url="https://api.invalid/v1") as client:
+            assert fails(client, SignInFailed).startswith("auth-token: timed out after 1 s, through the proxy https:")
+
+
 @pytest.mark.parametrize("start", [b"", HELLO])
 def test_no_handshake_holds_a_thread(api: Api, start: bytes) -> None:
     """A peer that never ends the TLS handshake is hung up on, though it sends a byte now and then."""
@@ -1409,22 +1435,6 @@ def test_an_adapter_without_a_deadline(api: Api) -> None:
     api.token = lambda _: drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n")
     with api.client(timeout=HASTY, adapter=HTTPAdapter()) as client:
         assert fails(client, SignInFailed) == "auth-token: timed out after 0.2 s"
-
-
-def test_a_deadline_closes_only_its_own_connection() -> None:
-    """A connection that comes up too late is not used; one that has been given back is left alone."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        with Deadline(60) as deadline:
-            deadline.guard(ours)
-        deadline.expire()
-        assert not deadline.expired
-        ours.sendall(b"still open")
-        with Deadline(60) as deadline:
-            deadline.expire()
-            with pytest.raises(TimeoutError):
-                deadline.guard(ours)
-            assert deadline.expired
 
 
 # ---- secrets ----

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from exporter.api import answers
 from exporter.api.client import Client
+from exporter.clock import SystemClock
 from exporter.config.settings import ApiSettings, MerchantSettings, Settings
 from exporter.counting.ledger import Ledger
 from exporter.localtime import local, midnight, repeat_of
@@ -82,7 +83,7 @@ class LocalApi(Client):
             id="m", api_key=SecretStr("api key"), mail_address="a@example.com", password=SecretStr("password")
         )
         settings = ApiSettings(url="http://api.invalid/v1", timezone=zone)
-        super().__init__(settings, merchant, NoBudget(), observe=lambda _: None)
+        super().__init__(settings, merchant, NoBudget(), observe=lambda _: None, clock=SystemClock())
         self.truth = truth
         self.zone = zone
         self.long = long

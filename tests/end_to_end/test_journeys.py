@@ -8,7 +8,6 @@ values add up to since the first start, and at no time may more requests have le
 
 import ast
 import functools
-import itertools
 import random
 import sys
 import time
@@ -23,7 +22,6 @@ import requests
 import exporter
 from exporter.api.budget import RequestBudget
 from exporter.api.connections import DeadlineAdapter
-from exporter.api.deadlines import Deadline
 from exporter.assembly import Polling, build_polling
 from exporter.config.settings import Settings
 from exporter.counting.windows import ended_before
@@ -353,17 +351,6 @@ class Story:
                 assert self.shown[stream, label] in (from_units(total), 0)
                 found[stream, label] = expected[label], owed
         return found
-
-
-def test_a_kill_leaves_no_lock_taken() -> None:
-    """Wherever a call is killed that holds a lock for a while, the lock is free afterwards."""
-    for lines in itertools.count(1):
-        deadline = Deadline(seconds=60)
-        killed = killed_after(lines, functools.partial(deadline.guard, None))
-        assert deadline._lock.acquire(blocking=False), lines
-        if not killed:
-            break
-    assert lines > 2
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from exporter.api.client import Client
+from exporter.clock import SystemClock
 from exporter.config.settings import Settings
 from exporter.errors import ApiError
 from exporter.model import Group, MinuteRange, Stream, Target
@@ -175,7 +176,7 @@ def test_an_error_tells_no_secret(merchant_id: str, echo_api: str) -> None:
     Here nothing is replaced afterwards, as the log does.
     """
     settings = Settings.model_validate(configuration(echo_api, merchant(merchant_id)))
-    client = Client(settings.api, settings.merchants[0], NoBudget(), observe=lambda *_: None)
+    client = Client(settings.api, settings.merchants[0], NoBudget(), observe=lambda *_: None, clock=SystemClock())
     stream = Stream(merchant_id, "", Target.PLAY_COUNT, Group.ALL)
     requests: tuple[Callable[[], object], ...] = (
         lambda: client.aggregations(stream, MinuteRange(29_000_000, 29_000_009)),
@@ -204,7 +205,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def test_the_settings_tell_no_secret() -> None:
     """Neither `str` nor `repr` of the settings, as a whole or in parts, nor of the client, holds a secret."""
     settings = Settings.model_validate(configuration("http://127.0.0.1:9/v1", merchant("m")))
-    client = Client(settings.api, settings.merchants[0], NoBudget(), observe=lambda *_: None)
+    client = Client(settings.api, settings.merchants[0], NoBudget(), observe=lambda *_: None, clock=SystemClock())
     for what in (
         settings,
         *settings.merchants,

@@ -144,7 +144,7 @@ class World:
         self.state = state
         self.ledger = Ledger(state, settings, on_revision=lambda age: None)
         self.ledger.sync(settings.merchants, clock.now())
-        self.budget = RequestBudget(state, "m", limit, clock.now, clock.monotonic)
+        self.budget = RequestBudget(state, "m", limit, clock)
         self.client = FakeClient(self.budget)
         client = cast("Client", self.client)
         parts = build_parts(settings, merchant, state, self.ledger, self.budget, client, clock)
@@ -922,7 +922,7 @@ def test_retry_after_of_the_whole_merchant_holds_all(build: Callable[..., World]
     world.client.errors = {"*": busy(600)}
     assert world.round() == ["/play_count"]
     world.client.errors = {}
-    assert RequestBudget(world.state, "m", 45, world.clock.now, world.clock.monotonic).wait() == pytest.approx(600)
+    assert RequestBudget(world.state, "m", 45, world.clock).wait() == pytest.approx(600)
     assert [len(world.round()) for _ in range(9)] == [0] * 9
     assert world.poller.link.up is False
     assert len(world.round()) >= 21

@@ -95,7 +95,7 @@ def test_the_table_of_locks_has_each_module_with_a_lock() -> None:
 def test_the_drawing_has_each_thread() -> None:
     """Each thread that the exporter starts is in the drawing, by the first word of its name."""
     names = set(_thread_names())
-    assert {"server", "http", "resolve", "log", "deadlines"} <= names
+    assert {"server", "http", "resolve", "log"} <= names
     assert {name for name in names if not re.search(rf"\b{name}\b", DRAWING)} == set()
 
 

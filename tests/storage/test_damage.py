@@ -98,7 +98,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 )
             built.monitors[merchant_id].save(clock.now())
         for merchant in SETTINGS.merchants:
-            limiter = RequestBudget(state, merchant.id, 45, clock.now, clock.monotonic)
+            limiter = RequestBudget(state, merchant.id, 45, clock)
             for _ in range(20):
                 limiter.take().done()
             limiter.refused(1.0)
@@ -279,10 +279,10 @@ def test_requests_wait_after_damage(prepared: Path, tmp_path: Path) -> None:
     for pause in (0, 30):
         clock.advance(pause)
         state = open_state(path, clock.now, clock.monotonic)
-        limiter = RequestBudget(state, "m", 45, clock.now, clock.monotonic)
+        limiter = RequestBudget(state, "m", 45, clock)
         assert limiter.wait() == pytest.approx(WINDOW + RESTART_MARGIN - pause)
         # One that is made later, when it is known, does not wait longer.
-        assert RequestBudget(state, "m", 45, clock.now, clock.monotonic).wait() == pytest.approx(limiter.wait())
+        assert RequestBudget(state, "m", 45, clock).wait() == pytest.approx(limiter.wait())
         state.close()
     clock.advance(WINDOW + RESTART_MARGIN)
     assert limiter.wait() <= 0

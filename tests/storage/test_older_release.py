@@ -151,7 +151,7 @@ def test_the_request_budget_is_loaded(state: State, clock: FakeClock) -> None:
     """The hold of the 429 goes on, half the budget is left, and the requests that were sent count."""
     clock.advance(10)
     # The machine was booted meanwhile: the wall clock decides.
-    budget = RequestBudget(state, "m", 45, clock.now, clock.monotonic, boot="this boot")
+    budget = RequestBudget(state, "m", 45, clock, boot="this boot")
     assert budget.held
     assert budget.wait() == pytest.approx(HOLD - 10)
     assert budget.allowed == 45 / 2

@@ -227,7 +227,7 @@ class Process:
         merchant = settings.merchants[0]
         self.ledger = Ledger(state, settings, on_revision=lambda _: None)
         self.ledger.sync(settings.merchants, clock.now())
-        self.budget = RequestBudget(state, merchant.id, merchant.requests_per_minute, clock.now, clock.monotonic)
+        self.budget = RequestBudget(state, merchant.id, merchant.requests_per_minute, clock)
         self.client = client(audience, self.budget, clock, seconds)
         as_client = cast("Client", self.client)
         parts = build_parts(settings, merchant, state, self.ledger, self.budget, as_client, clock)
