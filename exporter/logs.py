@@ -38,6 +38,8 @@ _QUIET = {
     "asyncio": logging.ERROR,
     "charset_normalizer": logging.WARNING,
     "urllib3": logging.WARNING,
+    # Invalid requests from clients are not logged, and our server logs requests that fail.
+    "uvicorn": logging.CRITICAL,
 }
 
 _Event = MutableMapping[str, Any]

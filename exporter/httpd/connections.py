@@ -1,18 +1,18 @@
 """The connections of the HTTP server: what each may hold, and for how long.
 
-A `Connection` reads and writes, and notes what the client and the server do. `Connections` closes those that take too
-long, and the idlest ones where there are too many.
+A `Connection` stands between a socket and the protocol of the library that serves it, and notes what the client and the
+server do. `Connections` closes those that take too long, and the idlest ones where there are too many.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, cast
+from typing import cast
 
 from exporter.httpd.descriptors import MAX_CONNECTIONS
 
-# What is read at once. One buffer serves all connections: what is in it is copied before the next read.
+# What is read at once. One buffer serves all connections: the library takes what is in it before the next read.
 _CHUNK = 16 * 1024
 
 
@@ -69,25 +69,20 @@ class Connection(asyncio.BufferedProtocol):
         since: Since when, by the loop's clock (seconds).
         body: The body of the response that is being sent.
         half_closed: Whether the client has shut down its side.
+        closed: Done when the connection has ended.
     """
 
-    def __init__(
-        self, connections: "Connections", converse: Callable[["Connection"], Coroutine[Any, Any, None]]
-    ) -> None:
-        """Make one.
-
-        Args:
-            connections: All of them.
-            converse: Serves the client, until it returns or the connection has ended.
-        """
-        self._loop = asyncio.get_running_loop()
-        self.enter(Phase.IDLE)
+    def __init__(self, connections: "Connections", protocol: asyncio.Protocol, loop: asyncio.AbstractEventLoop) -> None:
+        self.phase = Phase.IDLE
+        self.since = loop.time()
+        self.body = b""
         self.half_closed = False
+        self.closed: asyncio.Future[None] = loop.create_future()
         self._connections = connections
-        self._converse = converse
-        self._unread = bytearray()
-        # Whether `receive` has something to return, and whether all that was written has left.
-        self._readable, self._writable = asyncio.Event(), asyncio.Event()
+        self._protocol = protocol
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._writable = asyncio.Event()
         self._writable.set()
 
     def enter(self, phase: Phase, body: bytes = b"") -> None:
@@ -97,66 +92,63 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def buffered(self) -> int:
         """Bytes of its response that have been copied, and that have not left yet."""
-        return self._transport.get_write_buffer_size()
-
-    async def receive(self) -> bytes:
-        """What the client sends next; nothing once it has shut down its side."""
-        self._transport.resume_reading()
-        await self._readable.wait()
-        received = bytes(self._unread)
-        self._unread.clear()
-        if not self.half_closed:
-            self._readable.clear()
-        return received
-
-    def write(self, data: bytes) -> None:
-        """Send something."""
-        self._transport.write(data)
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     async def drained(self) -> None:
         """Wait until all that was written has left."""
         await self._writable.wait()
 
+    async def response_sent(self) -> None:
+        """Wait until the client has read its response, or has gone; then the connection is idle."""
+        await self.drained()
+        if self.phase is Phase.SENDING:
+            self.enter(Phase.IDLE)
+        if self.half_closed:
+            # The next request may have come before. The library has scheduled it by now, so it is looked at first.
+            self._loop.call_soon(self._close_if_idle)
+
     def abort(self) -> None:
         """End the connection now, whatever is under way."""
         self._connections.remove(self)
-        self._transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
-    async def _run(self) -> None:
-        try:
-            await self._converse(self)
-        finally:
-            # What was written leaves first.
+    def close(self) -> None:
+        """End the connection once all that was written has left."""
+        if self._transport is not None:
             self._transport.close()
+
+    def _close_if_idle(self) -> None:
+        if self.phase is Phase.IDLE:
+            self.close()
 
     # ---- called by asyncio ----
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = transport = cast("asyncio.Transport", transport)
         # A write is reported as finished only when nothing of it is left.
-        self._transport.set_write_buffer_limits(high=0)
+        transport.set_write_buffer_limits(high=0)
         self._connections.add(self)
-        self._task = self._loop.create_task(self._run())
+        self._protocol.connection_made(transport)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._connections.remove(self)
-        self._task.cancel()
+        self._writable.set()
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self._protocol.connection_lost(exc)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Where to read to."""
         return self._connections.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Keep what was read."""
+        """Hand on what was read."""
         if self.phase is Phase.IDLE:
             self.enter(Phase.RECEIVING)
-        if self.phase is not Phase.RECEIVING:
-            # The next requests wait. This was read all the same, to notice when the client has gone.
-            self._transport.pause_reading()
-        self._unread += self._connections.buffer[:nbytes]
-        self._readable.set()
+        self._protocol.data_received(bytes(self._connections.buffer[:nbytes]))
 
     def eof_received(self) -> bool:
         """Whether the connection stays: a complete request is answered, and its response sent to the end.
@@ -164,16 +156,17 @@ class Connection(asyncio.BufferedProtocol):
         A client that has gone looks the same until something is sent to it.
         """
         self.half_closed = True
-        self._readable.set()
         return self.phase in (Phase.HANDLING, Phase.SENDING)
 
     def pause_writing(self) -> None:
         """Something written has not left yet."""
         self._writable.clear()
+        self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
         """All that was written has left."""
         self._writable.set()
+        self._protocol.resume_writing()
 
 
 class Connections:

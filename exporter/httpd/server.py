@@ -8,17 +8,20 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
 import structlog
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from exporter.httpd.acceptor import Acceptor
 from exporter.httpd.address import Address
+from exporter.httpd.asgi import AsgiApp
 from exporter.httpd.connections import Connection, Connections, Limits
-from exporter.httpd.conversation import Conversation
-from exporter.httpd.messages import Handler, Request, Response
+from exporter.httpd.messages import Handler
 from exporter.httpd.workers import CoalesceKey, WorkerPool
 
 log = structlog.get_logger("server")
@@ -28,9 +31,6 @@ class Server:
     """Serves a handler on threads of its own.
 
     The sockets listen from the start, so what cannot be listened on is known before.
-
-    Attributes:
-        address: Where a client on this machine reaches it; the port is the real one.
     """
 
     def __init__(
@@ -62,10 +62,15 @@ class Server:
         self._coalesce_key = coalesce_key
         self._threads = threads
         host, port = sockets[0].getsockname()[:2]
-        self.address = Address("localhost" if ip_address(host).is_unspecified else host, port)
+        self._address = Address("localhost" if ip_address(host).is_unspecified else host, port)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stop = asyncio.Event()
+
+    @property
+    def address(self) -> Address:
+        """Where a client on this machine reaches it; the port is the real one."""
+        return self._address
 
     def start(self) -> None:
         """Serve."""
@@ -93,21 +98,17 @@ class Server:
         connections = Connections(self._limits, loop.time)
         names = {*self._pools.values(), ""}
         pools = {name: WorkerPool(self._handler, self._coalesce_key, self._threads, name) for name in names}
-
-        async def respond(request: Request) -> Response:
-            return await pools[self._pools.get(request.path, "")].respond(request)
+        state, config = ServerState(), _configure(AsgiApp(connections, pools, self._pools), self._limits)
 
         def connect() -> Connection:
-            return Connection(connections, lambda it: Conversation(connections, it, respond).run())
+            shared: dict[str, Any] = {}
+            protocol = H11Protocol(config=config, server_state=state, app_state=shared, _loop=loop)
+            # The library hands this on to the application with each request of the connection.
+            shared["connection"] = connection = Connection(connections, protocol, loop)
+            return connection
 
-        acceptor = Acceptor(connections, connect, loop)
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(acceptor.accept(each)) for each in self._sockets]
-                tasks.append(group.create_task(acceptor.close_overdue()))
-                await self._stop.wait()
-                for task in tasks:
-                    task.cancel()
+            await self._accept(Acceptor(connections, connect, loop))
         finally:
             for each in self._sockets:
                 each.close()
@@ -115,6 +116,47 @@ class Server:
                 connection.abort()
             for pool in pools.values():
                 pool.stop()
+            if state.tasks:
+                await asyncio.wait(set(state.tasks), timeout=1.0)
+
+    async def _accept(self, acceptor: Acceptor) -> None:
+        """Accept connections until `stop` is called, or a task fails, which is raised."""
+        tasks = [asyncio.create_task(acceptor.accept(each)) for each in self._sockets]
+        tasks += [asyncio.create_task(acceptor.close_overdue()), asyncio.create_task(_until(self._stop))]
+        try:
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def _configure(app: Callable[..., Any], limits: Limits) -> Config:
+    config = Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        # It would set up logging, and read the environment.
+        log_config=None,
+        access_log=False,
+        workers=1,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        h11_max_incomplete_event_size=limits.request_bytes,
+        # `Connections` closes idle connections.
+        timeout_keep_alive=int(limits.idle_timeout + limits.response_timeout) + 60,
+    )
+    config.load()
+    return config
 
 
 def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 import structlog
 
+from exporter.httpd.connections import Connection
 from exporter.httpd.messages import Handler, Request, Response, error_response
 
 log = structlog.get_logger("server")
@@ -22,6 +23,7 @@ class _Job:
     """A request that waits for its response."""
 
     request: Request
+    connection: Connection
     done: asyncio.Future[Response]
 
 
@@ -47,11 +49,12 @@ class WorkerPool:
             # Not a ThreadPoolExecutor: at exit Python would wait for its threads, and they for a handler that hangs.
             threading.Thread(target=self._work, name=f"http {name}".strip(), daemon=True).start()
 
-    async def respond(self, request: Request) -> Response:
-        """The response. A task that is cancelled takes its request back."""
-        job = _Job(request, asyncio.get_running_loop().create_future())
+    async def respond(self, request: Request, connection: Connection) -> Response | None:
+        """The response, or None where the connection has been closed meanwhile."""
+        job = _Job(request, connection, asyncio.get_running_loop().create_future())
         self._add([job])
-        return await job.done
+        await asyncio.wait((job.done, connection.closed), return_when=asyncio.FIRST_COMPLETED)
+        return job.done.result() if job.done.done() and not connection.closed.done() else None
 
     def stop(self) -> None:
         """End the threads, each after its current request."""
@@ -80,7 +83,7 @@ class WorkerPool:
             del jobs
 
     def _do(self, jobs: list[_Job]) -> None:
-        jobs = [job for job in jobs if not job.done.cancelled()]
+        jobs = [job for job in jobs if not job.connection.closed.done()]
         if not jobs:
             return
         response = self._call(jobs[0].request)
@@ -91,7 +94,7 @@ class WorkerPool:
         # The server may have stopped meanwhile.
         with contextlib.suppress(RuntimeError):
             for job in jobs:
-                job.done.get_loop().call_soon_threadsafe(_finish, job, response)
+                job.done.get_loop().call_soon_threadsafe(job.done.set_result, response)
 
     def _call(self, request: Request) -> Response:
         try:
@@ -99,8 +102,3 @@ class WorkerPool:
         except Exception:
             log.exception("HTTP request failed", path=request.path)
             return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal server error, see the log")
-
-
-def _finish(job: _Job, response: Response) -> None:
-    if not job.done.cancelled():
-        job.done.set_result(response)
