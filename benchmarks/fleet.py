@@ -16,7 +16,7 @@ from benchmarks.report import Cell, Table
 from exporter.config.load import load
 from exporter.model import MINUTE
 from exporter.storage.state import open_state
-from tests.support.audience import know_past, media_ids
+from tests.support.audience import mark_history_known, media_ids
 
 REQUESTS = 45
 
@@ -120,7 +120,7 @@ def know_all(config: Path) -> None:
                 [(each.id, media.id, time.time()) for each in settings.merchants for media in each.media],
             )
         for merchant in settings.merchants:
-            know_past(state, merchant.id, ["", *(media.id for media in merchant.media)])
+            mark_history_known(state, merchant.id, ["", *(media.id for media in merchant.media)])
     finally:
         state.close()
 

@@ -37,7 +37,7 @@ from exporter.drops.warmup import MINUTES_BACK, WarmupRequest
 from exporter.model import MINUTE, Minute, MinuteRange, Rows
 from exporter.planning.index import lower_bound
 from exporter.storage.state import open_state
-from tests.support.audience import MERCHANT, Audience, know_past, media_ids, stream_of, zipf
+from tests.support.audience import MERCHANT, Audience, mark_history_known, media_ids, stream_of, zipf
 
 REQUESTS = 45
 
@@ -230,7 +230,7 @@ def _know_all(settings: Settings, audience: Audience, now: float) -> None:
         day = MinuteRange(newest - MINUTES_BACK + 1, newest)
         watch.enter_history(WarmupRequest(stream_of(""), day, hourly=False), audience.rows("", day))
         watch.save(now)
-        know_past(state, MERCHANT, ["", *audience.rates])
+        mark_history_known(state, MERCHANT, ["", *audience.rates])
     finally:
         state.close()
 

@@ -30,7 +30,7 @@ from tests.support.audience import (
     Audience,
     Process,
     folder_in_memory,
-    know_catalog,
+    store_catalog,
     media_ids,
     settings_for,
     stream_of,
@@ -177,7 +177,7 @@ def _measure(folder: Path, count: int, exponent: float, minutes: int) -> _Result
         state = open_state(Path(place) / "state.db", clock.now)
         try:
             empty = _watch(state, clock, Audience(rates), minutes)
-            know_catalog(state, media, clock)
+            store_catalog(state, media, clock)
             warm = _watch(state, clock, Audience(rates), minutes, warm_up=minutes)
         finally:
             state.close()
@@ -274,7 +274,7 @@ def _planning(folder: Path, count: int, rounds: int) -> Iterator[float]:
     with folder_in_memory(folder) as place, _timed_plannings() as plannings:
         state = open_state(Path(place) / "state.db", clock.now)
         try:
-            know_catalog(state, media, clock)
+            store_catalog(state, media, clock)
             process = Process(state, settings_for(media, REQUESTS), clock, audience, seconds=ANSWER_SECONDS)
             for warm_up in (True, False):
                 for _ in range(rounds):

@@ -38,7 +38,7 @@ from exporter.model import Minute, MinuteRange, Reading, Stream, minute_of
 from exporter.polling.poller import MerchantPoller
 from exporter.storage.state import State, open_state
 from exporter.views import Verdict
-from tests.support.audience import folder_in_memory, know_past
+from tests.support.audience import folder_in_memory, mark_history_known
 from tests.support.fakes import FakeClock
 from tests.support.processes import PATIENCE, wait_until
 
@@ -121,7 +121,7 @@ class World:
         past_known: bool,
     ) -> None:
         if past_known:
-            know_past(state, "m", ["", *media])
+            mark_history_known(state, "m", ["", *media])
         self.settings = settings = Settings.model_validate(
             {
                 "merchants": [

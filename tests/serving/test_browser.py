@@ -23,8 +23,8 @@ from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from tests.support.browser import DESKTOP, PHONE, Visit, chromium, visit
-from tests.support.processes import MERCHANT, PATIENCE, Daemon, configuration, soon
-from tests.support.statuses import NOW, many
+from tests.support.processes import MERCHANT, PATIENCE, Daemon, configuration, settle_in
+from tests.support.statuses import NOW, status_with_media
 
 pytestmark = pytest.mark.real_time
 
@@ -79,7 +79,7 @@ class Shown:
 
 @pytest.fixture
 def shown() -> Iterator[Shown]:
-    with contextlib.closing(Shown(many(60))) as server:
+    with contextlib.closing(Shown(status_with_media(60))) as server:
         yield server
 
 
@@ -109,7 +109,7 @@ def test_a_daemon_shows_its_media_and_an_error_without_reloading(browser: Browse
     media[0]["name"] = NASTY
     with SimulatorServer(create_api(world, switch, time.time)) as api:
         config = configuration(
-            api.url, {"media": media, "requests_per_minute": 900}, poll={"settle": soon(25), "max_lag": "10m"}
+            api.url, {"media": media, "requests_per_minute": 900}, poll={"settle": settle_in(25), "max_lag": "10m"}
         )
         with Daemon(tmp_path, config) as daemon:
             daemon.wait_ready()
@@ -125,7 +125,7 @@ def test_a_daemon_shows_its_media_and_an_error_without_reloading(browser: Browse
                 expect(page.locator(".facts")).to_contain_text(": 500")
                 expect(page.locator("tr.failed", has_text="whole merchant/play_count/all").first).to_be_visible()
                 assert page.evaluate("window.notReloaded")
-            assert visited.complaints == []
+            assert visited.problems == []
 
 
 def test_every_media_has_a_picture_with_the_expected_line(browser: Browser, shown: Shown) -> None:
@@ -166,7 +166,7 @@ def test_columns_are_sorted_by_keyboard(browser: Browser, shown: Shown) -> None:
         ("ascending", [*least, "Media 0"]),
         ("none", configured),
     ]
-    assert visited.complaints == []
+    assert visited.problems == []
 
 
 def test_media_are_filtered_in_place(browser: Browser, shown: Shown) -> None:
@@ -199,7 +199,7 @@ def test_a_refresh_keeps_what_a_person_did(browser: Browser, shown: Shown) -> No
         assert names(page)[0] == "Media 7"
         assert page.evaluate("[notReloaded, scrollY, document.activeElement.id]") == [True, 400, "filter"]
         expect(page.get_by_text("60 of 60 media")).to_be_visible()
-    assert visited.complaints == []
+    assert visited.problems == []
 
 
 def test_a_new_configuration_loads_the_page_anew(browser: Browser, shown: Shown) -> None:
@@ -235,7 +235,7 @@ def test_hostile_texts_stay_texts(browser: Browser, shown: Shown) -> None:
         visited.page.reload()
         assert names(visited.page) == [NASTY]
         assert visited.page.locator("img").count() == 0
-    assert visited.complaints == []
+    assert visited.problems == []
 
 
 def test_without_javascript_all_is_there(browser: Browser, shown: Shown) -> None:
@@ -253,7 +253,7 @@ def test_the_page_is_accessible(browser: Browser, shown: Shown, viewport: Mappin
     """Axe finds nothing to complain of: contrast, headings, table headers, names, landmarks. Nothing but the tables
     is wider than the screen, and the background follows the scheme.
     """
-    [merchant] = many(6).merchants
+    [merchant] = status_with_media(6).merchants
     failing = replace(merchant, up=False, last_error="503 " + "x" * 200, last_error_at=NOW)
     shown.status = replace(shown.status, merchants=(failing, replace(merchant, merchant_id="second")))
     with visit(browser, shown.url, viewport=viewport, color_scheme=scheme) as visited:
@@ -265,4 +265,4 @@ def test_the_page_is_accessible(browser: Browser, shown: Shown, viewport: Mappin
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         brightness = sum(map(int, re.findall(r"\d+", background)))
         assert (brightness > 600) == (scheme == "light")
-    assert visited.complaints == []
+    assert visited.problems == []

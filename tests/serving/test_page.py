@@ -11,7 +11,7 @@ from exporter.api.request_log import Exchange
 from exporter.serving.page import MOST_MEDIA, POLICY, page
 from exporter.serving.schema import Drop, DropState, Status
 from exporter.views import Hour
-from tests.support.statuses import NOW, many
+from tests.support.statuses import NOW, status_with_media
 
 NASTY = '<script>alert("1")</script><img src=x onerror=alert(2)>\'&'
 VOID = {"meta", "link", "input"}
@@ -73,7 +73,7 @@ def changed(status: Status, **changes: Any) -> Status:
 
 def test_a_merchant_is_shown_in_facts() -> None:
     """Plays, drop, API, horizon, budget, staleness with its bound, token, success, lost minutes, error."""
-    status = changed(many(1), last_error="503 from the API", last_error_at=NOW - 7300)
+    status = changed(status_with_media(1), last_error="503 from the API", last_error_at=NOW - 7300)
     facts = {term: " ".join(text.split()) for term, text in Reader(page(status)).facts.items()}
     assert facts == {
         "Plays, last minute": "100 of 100 expected",
@@ -94,7 +94,7 @@ def test_a_merchant_is_shown_in_facts() -> None:
 
 def test_a_media_is_one_row() -> None:
     """Name, id, sparkline, last minute and expected plays, drop, staleness, live, last error."""
-    rows = Reader(page(many(5))).cells
+    rows = Reader(page(status_with_media(5))).cells
     head = ["Media", "Last hour", "Last minute", "Drop", "Staleness", "Live", "Last error"]
     assert rows[0] == head
     assert rows[3] == ["Media 2 m2", "", "3 of 15", "critical −80 %", "2 min newest data 4 min ago", "–", "–"]
@@ -104,7 +104,7 @@ def test_a_media_is_one_row() -> None:
 
 def test_a_media_that_fails_or_is_gone_says_so() -> None:
     """In its row, with the error that came last; the merchant's facts count the streams, and the lookups that fail."""
-    status = many(6)
+    status = status_with_media(6)
     media = list(status.merchants[0].media)
     media[3] = replace(media[3], gone=True, failing_streams=1)
     media[4] = replace(media[4], failing_streams=1)
@@ -117,7 +117,7 @@ def test_a_media_that_fails_or_is_gone_says_so() -> None:
 
 def test_what_is_not_known_is_a_dash() -> None:
     """A merchant and a media before their first answer have dashes, not zeros or None."""
-    status = many(1)
+    status = status_with_media(1)
     media = replace(
         status.merchants[0].media[0],
         name="",
@@ -139,14 +139,14 @@ def test_what_is_not_known_is_a_dash() -> None:
 )
 def test_a_drop_has_a_label(state: str, label: str) -> None:
     """A media without drop alerts, and one without a verdict, are not shown as fine."""
-    status = many(1)
+    status = status_with_media(1)
     media = replace(status.merchants[0].media[0], drop=Drop(DropState(state)))
     assert Reader(page(changed(status, media=(media,)))).cells[1][3] == label
 
 
 def test_the_newest_requests_are_rows_and_failures_stand_out() -> None:
     """Each request has its time, merchant, endpoint, stream, code, seconds and error."""
-    reader = Reader(page(many(5)))
+    reader = Reader(page(status_with_media(5)))
     assert reader.cells[-2] == ["2 s ago", "acme", "aggregations", "m1/play_count/all", "200", "0.05 s", "–"]
     assert reader.cells[-1][-4:] == ["m4/play_count/all", "503", "0.25 s", "503 SERVER_ERROR"]
     rows = [attributes for tag, attributes in reader.tags if tag == "tr"]
@@ -155,7 +155,7 @@ def test_the_newest_requests_are_rows_and_failures_stand_out() -> None:
 
 def test_without_media_the_page_says_so() -> None:
     """A merchant without media and a log without requests have a row that says it."""
-    text = page(replace(changed(many(1), media=()), requests=()))
+    text = page(replace(changed(status_with_media(1), media=()), requests=()))
     assert [row for row in Reader(text).cells if len(row) == 1] == [
         ["No media configured. The whole merchant is counted anyway."],
         ["No requests yet."],
@@ -164,7 +164,7 @@ def test_without_media_the_page_says_so() -> None:
 
 def test_very_many_media_of_several_merchants_are_left_to_pages_of_their_own() -> None:
     """Such a page has the facts of each merchant, and a link to its media; the page of one merchant has all of them."""
-    status = many(MOST_MEDIA)
+    status = status_with_media(MOST_MEDIA)
     one = status.merchants[0]
     several = replace(status, merchants=(one, replace(one, merchant_id="b & c", media=one.media[:1])))
     reader = Reader(page(several))
@@ -176,7 +176,7 @@ def test_very_many_media_of_several_merchants_are_left_to_pages_of_their_own() -
 
 def paths(hour: Hour) -> list[str | None]:
     """The paths of a sparkline: expected, plays."""
-    status = many(1)
+    status = status_with_media(1)
     text = page(
         changed(status, media=(replace(status.merchants[0].media[0], hour=hour),), whole=status.merchants[0].whole)
     )
@@ -197,7 +197,7 @@ def test_an_hour_without_plays_is_drawn_all_the_same(values: tuple[float | None,
 
 def nasty() -> Status:
     """A status in which every text is hostile."""
-    status = many(2)
+    status = status_with_media(2)
     merchant = status.merchants[0]
     media = replace(
         merchant.media[0], media_id=NASTY, name=NASTY, labels={NASTY: NASTY}, last_error=NASTY, last_error_at=NOW
@@ -231,7 +231,7 @@ def test_the_policy_allows_the_pages_own_script_and_style_and_no_other() -> None
 
 def test_nothing_in_the_page_is_from_elsewhere() -> None:
     """No link, picture or script names another host; no style is on a tag, where the policy would refuse it."""
-    for tag, attributes in Reader(page(many(3))).tags:
+    for tag, attributes in Reader(page(status_with_media(3))).tags:
         assert not {"style", "onclick", "src"} & set(attributes), tag
         assert not re.match(r"(\w+:)?//", attributes.get("href") or ""), tag
 
@@ -239,7 +239,7 @@ def test_nothing_in_the_page_is_from_elsewhere() -> None:
 @pytest.mark.parametrize("expiry", [1e300, -1e300, 253402300800.0])
 def test_a_time_beyond_the_calendar_does_not_fail_the_page(expiry: float) -> None:
     """A token's expiry that no calendar has is shown as the number it is."""
-    facts = Reader(page(changed(many(1), token_expiry=expiry))).facts
+    facts = Reader(page(changed(status_with_media(1), token_expiry=expiry))).facts
     assert facts["Token expiry"] == f"{expiry:g}"
 
 
@@ -248,7 +248,7 @@ def test_a_time_beyond_the_calendar_does_not_fail_the_page(expiry: float) -> Non
 )
 def test_expected_plays_are_rough(value: float, shown: str) -> None:
     """What is expected is an estimate, and is not shown more exactly than it is."""
-    status = many(1)
+    status = status_with_media(1)
     media = status.merchants[0].media[0]
     rows = Reader(page(changed(status, media=(replace(media, drop=replace(media.drop, expected=value)),)))).cells
     assert rows[1][2] == f"5 of {shown}"
@@ -256,7 +256,11 @@ def test_expected_plays_are_rough(value: float, shown: str) -> None:
 
 def test_a_clock_that_is_behind_makes_no_negative_age() -> None:
     """What is from after `now`, as after a clock step, is 0 s old."""
-    assert Reader(page(changed(many(1), last_success=NOW + 3600))).facts["Last success"].split() == ["0", "s", "ago"]
+    assert Reader(page(changed(status_with_media(1), last_success=NOW + 3600))).facts["Last success"].split() == [
+        "0",
+        "s",
+        "ago",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -264,4 +268,4 @@ def test_a_clock_that_is_behind_makes_no_negative_age() -> None:
 )
 def test_numbers_are_short(value: float, shown: str) -> None:
     """A whole number has its thousands marked, another what matters of it."""
-    assert Reader(page(changed(many(1), budget=value))).facts["Request budget"].split()[0] == shown
+    assert Reader(page(changed(status_with_media(1), budget=value))).facts["Request budget"].split()[0] == shown

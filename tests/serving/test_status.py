@@ -23,7 +23,7 @@ from exporter.views import (
     Thresholds,
     Verdict,
 )
-from tests.support.statuses import NOW, THROUGH, many, stream_view
+from tests.support.statuses import NOW, THROUGH, status_with_media, stream_view
 
 
 def built(
@@ -267,7 +267,7 @@ def test_a_part_is_about_one_merchant() -> None:
 
 def test_the_json_is_the_tree() -> None:
     """The JSON has a key for each field, at each level, and the same values."""
-    status = many(5)
+    status = status_with_media(5)
 
     def plain(value: Any) -> Any:
         if is_dataclass(value):
