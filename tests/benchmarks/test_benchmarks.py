@@ -142,8 +142,8 @@ def test_staleness_from_the_log() -> None:
 
 def test_the_most_requests_in_a_minute() -> None:
     """Of requests exactly 60 s apart only one counts."""
-    assert freshness.most_in(60.0, [0.0, 1.0, 59.9, 60.0, 61.0, 200.0]) == 3
-    assert freshness.most_in(60.0, []) == 0
+    assert freshness.most_within(60.0, [0.0, 1.0, 59.9, 60.0, 61.0, 200.0]) == 3
+    assert freshness.most_within(60.0, []) == 0
 
 
 def test_the_picture_is_svg_with_its_lines(tmp_path: Path) -> None:
