@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure everything, or what is named."""
+"""`python -m benchmarks`: run all benchmarks, or the named ones."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from benchmarks import answers, drops, fleet, freshness, memory, replaying, scra
 from benchmarks.report import Table
 from exporter import __version__, logs
 
-# Each is given a folder for its files, which it shares with the others.
+# Each gets a folder for its files, which it shares with the others.
 BENCHMARKS: Mapping[str, Callable[..., Table]] = {
     "scrape": scrape.run,
     "answers": answers.run,
@@ -27,7 +27,7 @@ BENCHMARKS: Mapping[str, Callable[..., Table]] = {
     "drops-cost": drops.run_cost,
 }
 
-# These run for minutes of real time; an argument sets how many.
+# These run for minutes of real time; an argument sets the number.
 TIMED = ("freshness", "fleet")
 
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--minutes is for {', '.join(TIMED)}")
     if unknown := set(names) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
-    # As in the daemon, what is not to be logged costs next to nothing.
+    # As in the daemon, an event that is not logged costs nearly nothing.
     logs.setup("error")
     print(
         f"smartstream-exporter {__version__}, Python {platform.python_version()}, {os.cpu_count()} CPUs; "

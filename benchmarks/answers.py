@@ -1,4 +1,4 @@
-"""What an answer of the API costs the daemon."""
+"""The cost of an answer of the API for the daemon."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import requests
 
 from benchmarks.report import Cell, Table, figures
-from benchmarks.simulated import HandClock, simulated_api
+from benchmarks.simulated import ManualClock, simulated_api
 from exporter.api.connections import DeadlineAdapter
 from exporter.assembly import Polling, build_polling
 from exporter.config.settings import Settings
@@ -19,14 +19,14 @@ from exporter.storage.state import open_state
 MERCHANT = "broadcaster"
 STREAMS_PER_MEDIA = 5
 
-# A little more than the budget's window, so that each round has all of the budget.
+# A little more than the budget's window, so that each round has the whole budget.
 STEP = 60.2
 
 START = 1_780_000_000.0
 
 
 def run(folder: Path, *, media: Sequence[int] = (8, 240), answers: int = 1000, repeats: int = 5) -> Table:
-    """Measure so many answers, so many times, for merchants of so many media."""
+    """Measure this number of answers, this number of times, for merchants with this number of media."""
     return Table(
         "answers",
         "CPU seconds of client, ledger and limiter per 1,000 answers of a simulated API in another process, "
@@ -37,7 +37,7 @@ def run(folder: Path, *, media: Sequence[int] = (8, 240), answers: int = 1000, r
 
 
 def _row(folder: Path, media: int, answers: int, repeats: int) -> tuple[Cell, ...]:
-    clock = HandClock(START)
+    clock = ManualClock(START)
     with simulated_api(clock, media) as url:
         settings = _settings(url, media)
         state = open_state(folder / f"answers-{media}.db", clock.now)
@@ -69,7 +69,7 @@ def _settings(url: str, media: int) -> Settings:
 
 
 class _Recorder(DeadlineAdapter):
-    """Remembers what was sent."""
+    """Records the sent requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,10 +81,10 @@ class _Recorder(DeadlineAdapter):
 
 
 def _measure(
-    polling: Polling, adapter: _Recorder, clock: HandClock, answers: int, repeats: int
+    polling: Polling, adapter: _Recorder, clock: ManualClock, answers: int, repeats: int
 ) -> Iterator[tuple[float, float]]:
-    """CPU seconds per 1,000 answers, the daemon's and those of bare requests."""
-    # The first round makes everything for the first time.
+    """CPU seconds per 1,000 answers, of the daemon and of bare requests."""
+    # The first round creates everything for the first time.
     _round(polling, clock)
     for _ in range(repeats):
         adapter.sent.clear()
@@ -98,7 +98,7 @@ def _measure(
         yield ours / len(adapter.sent) * 1000, bare / len(adapter.sent) * 1000
 
 
-def _round(polling: Polling, clock: HandClock) -> None:
+def _round(polling: Polling, clock: ManualClock) -> None:
     clock.sleep(STEP)
     polling.pollers[MERCHANT].round()
     polling.ledger.show_counted(clock.now())

@@ -1,7 +1,7 @@
-"""An API in a process of its own that answers with next to no work: what a benchmark measures is the exporter.
+"""An API in a separate process that answers with very little work, so that a benchmark measures the exporter.
 
-Every minute of every stream has the same plays, every media the same name, every token is good. One thread, no
-checks: it takes a tenth of the CPU time that the simulator would.
+Every minute of every stream has the same plays, every media the same name, every token is valid. With one thread and no
+checks, it takes a tenth of the CPU time of the simulator.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _MEDIA = b'{"id": "%s", "ref_id": "", "name": "name", "live_event_id": null, "en
 
 @contextlib.contextmanager
 def canned_api() -> Iterator[tuple[str, int]]:
-    """The API while the block runs: its URL and its process."""
+    """Run the API while the block runs; yields its URL and its process."""
     ours, theirs = _PROCESSES.Pipe()
     process = _PROCESSES.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
@@ -61,7 +61,7 @@ async def listen(answer: Callable[[bytes], bytes], seconds: float = 0.0) -> asyn
 
 
 class _Peer(asyncio.Protocol):
-    """One connection, kept for many requests, one at a time."""
+    """One connection for many requests, one at a time."""
 
     def __init__(self, answer: Callable[[bytes], bytes], seconds: float) -> None:
         self._answer = answer
@@ -94,8 +94,8 @@ class _Peer(asyncio.Protocol):
 
 
 def _answer(target: bytes) -> bytes:
-    if asked := _RANGE.search(target):
-        return _rows(asked[1].decode(), asked[2].decode(), hourly=b"interval=hour" in target)
+    if requested := _RANGE.search(target):
+        return _rows(requested[1].decode(), requested[2].decode(), hourly=b"interval=hour" in target)
     return other_than_rows(target)
 
 
@@ -109,7 +109,7 @@ def other_than_rows(target: bytes) -> bytes:
 @lru_cache(maxsize=1024)
 def _rows(first: str, last: str, *, hourly: bool) -> bytes:
     """A row for each minute or hour from one minute to another, as in the query."""
-    # Local times as the API writes them; no zone is needed to count minutes.
+    # Local times as the API writes them; minutes can be counted without a zone.
     minute = datetime.strptime(first, "%Y%m%d%H%M")  # noqa: DTZ007
     end = datetime.strptime(last, "%Y%m%d%H%M")  # noqa: DTZ007
     form, plays, step = (

@@ -1,4 +1,6 @@
-"""How well drops of plays are detected: of those put into simulated and real plays, and how many alarms are false."""
+"""How well drops of plays are detected: how many of those in simulated and real plays, and how many
+alarms are false.
+"""
 
 import json
 import math
@@ -17,33 +19,33 @@ from exporter.drops.baseline import Baseline, Observation
 from exporter.drops.detector import KEPT, Alarm, Together, broad, judge, judge_live
 from exporter.model import DAY_MINUTES, Minute
 
-# What was chosen was chosen on other seeds: 1 to 14, and the real series with seeds 1 to 8.
+# The detector's constants were chosen with other seeds: 1 to 14, and the real series with seeds 1 to 8.
 SEEDS = range(301, 307)
 REAL_SEEDS = range(301, 307)
 
-# Nothing was chosen on the taxi rides: of them these shares, with these seeds.
+# Nothing was chosen with the taxi rides. These are the measured shares of them, with these seeds.
 RIDE_SHARES = (1.0, 0.1, 0.02)
 RIDE_SEEDS = range(301, 303)
 
 WARNING, CRITICAL, WHOLE = 0.4, 0.6, 0.35
 
-# A live event is judged once it has run for so long; its state is fetched so often, in minutes.
+# A live event is judged after it has run for this time; its state is fetched at this interval, in minutes.
 LIVE_AFTER = 12
 LIVE_STATE = 2
 
-# After a drop, an alarm is its echo for so long.
+# After a drop, an alarm within this time is its echo.
 ECHO = KEPT
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one rule made of one series.
+    """The result of one rule on one series.
 
     Attributes:
         kind: "media" for one that is always on, "live", "merchant", "real" or "thinned": real with drops thinned in,
             and "rides" or "thinned rides".
         rule: The rule's name.
-        weeks: How long the series is.
+        weeks: The length of the series.
         drops: Each drop with the minutes until the alarm began; None if it was missed.
         false: The minutes of alarms without a drop.
         missing: How many of these followed within an hour of missing data.
@@ -59,7 +61,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class Scanned:
-    """One series under the rules: the alarms of each and where they began."""
+    """One series under the rules: the alarms of each rule and their starts."""
 
     series: Series
     kind: str
@@ -67,17 +69,17 @@ class Scanned:
     begun: dict[str, list[Minute]] = field(default_factory=dict)
 
     def step(self, rule: str, minute: Minute, ratio: float | None) -> None:
-        """Take one minute's ratio."""
+        """Process one minute's ratio."""
         change = self.rules[rule].step(minute, ratio)
         if change and change.firing:
             self.begun.setdefault(rule, []).append(change.minute)
 
     def outcomes(self, drops: Sequence[Drop], ignored: Sequence[Drop] = ()) -> list[Outcome]:
-        """What each rule made of it.
+        """The outcome of each rule.
 
         Args:
-            drops: What is to be found.
-            ignored: In these an alarm is neither right nor wrong.
+            drops: The drops to be found.
+            ignored: Minutes in which an alarm is neither right nor wrong.
         """
         found = []
         for rule in self.rules:
@@ -95,8 +97,8 @@ class Scanned:
         return found
 
 
-class _Naive:
-    """The rules that people write first, over running sums."""
+class _SimpleRules:
+    """The rules that people write first, based on moving sums."""
 
     def __init__(self, series: Series) -> None:
         known = [0]
@@ -107,7 +109,9 @@ class _Naive:
         self._known, self._sums, self._hours, self._first = known, sums, series.hours, series.first
 
     def rate(self, at: int) -> float | None:
-        """Of the five minutes that end with the minute `at` of the series; before it, from the hours."""
+        """The rate of the five minutes that end with the minute `at` of the series; before its
+        start, from the hours.
+        """
         if at < 4:
             hour = self._first + at - (self._first + at) % 60
             return self._hours[hour] / 60 if hour in self._hours else None
@@ -115,11 +119,11 @@ class _Naive:
         return (self._sums[at + 1] - self._sums[at - 4]) / known if known else None
 
     def hour_ago(self, at: int) -> float | None:
-        """1 where the rate is below half of that an hour ago."""
+        """1 if the rate is below half of that an hour ago."""
         return self._below(at, 60)
 
     def days_ago(self, at: int) -> float | None:
-        """1 where the rate is below half of yesterday's and last week's."""
+        """1 if the rate is below half of yesterday's and last week's."""
         yesterday, last_week = self._below(at, DAY_MINUTES), self._below(at, WEEK)
         return None if yesterday is None or last_week is None else min(yesterday, last_week)
 
@@ -134,7 +138,7 @@ RULES = (HOUR_AGO, DAYS_AGO, DETECTOR, DETECTOR_CRITICAL)
 
 
 def scan(series: Series, kind: str, threshold: float = WARNING) -> Scanned:
-    """The detector's alarms, and those of the naive rules."""
+    """Run the detector and the simple rules over a series."""
     scanned = Scanned(
         series,
         kind,
@@ -145,15 +149,15 @@ def scan(series: Series, kind: str, threshold: float = WARNING) -> Scanned:
             DETECTOR_CRITICAL: Alarm(CRITICAL),
         },
     )
-    naive = _Naive(series)
+    simple = _SimpleRules(series)
     for at in range(len(series.plays)):
-        scanned.step(HOUR_AGO, series.first + at, naive.hour_ago(at))
-        scanned.step(DAYS_AGO, series.first + at, naive.days_ago(at))
+        scanned.step(HOUR_AGO, series.first + at, simple.hour_ago(at))
+        scanned.step(DAYS_AGO, series.first + at, simple.days_ago(at))
     return scanned
 
 
 def judge_merchant(merchant: Merchant) -> list[Outcome]:
-    """All series of a merchant, each asked for as often as its plays are worth."""
+    """Scan all series of a merchant, each requested as often as the planner would for its plays."""
     first = merchant.whole.first
     scanned = [scan(each, "live" if each.live else "media") for each in merchant.series]
     whole = scan(merchant.whole, "merchant", WHOLE)
@@ -203,7 +207,7 @@ def _both(scanned: Scanned, minute: Minute, ratio: float | None) -> None:
 def _live_step(scanned: Scanned, observations: Iterable[Observation]) -> None:
     for observation in observations:
         ratio: float | None = 0.0
-        # The state of the event is fetched now and then: its end is noticed late.
+        # The state of the event is fetched at intervals: its end is noticed late.
         seen = observation.minute - observation.minute % LIVE_STATE
         if any(
             begin + LIVE_AFTER <= observation.minute and begin <= seen < end for begin, end in scanned.series.events
@@ -214,7 +218,7 @@ def _live_step(scanned: Scanned, observations: Iterable[Observation]) -> None:
 
 
 def judge_real(series: Series, kind: str) -> list[Outcome]:
-    """A real series, which has no others beside it."""
+    """Scan a real series, which has no other media."""
     scanned = scan(series, kind)
     track = _track(series)
     for observation in track.take(series.first, series.plays):
@@ -249,8 +253,10 @@ def run(
     ride_seeds: Sequence[int] = RIDE_SEEDS,
     days: int | None = None,
 ) -> Table:
-    """Measure merchants of so many always-on media, live media and weeks, and so many days of real series, or all."""
-    # Spawned, so that the parent's threads are none of theirs.
+    """Measure merchants with this number of always-on media, live media and weeks, and this number of days of real
+    series, or all.
+    """
+    # Spawned, so that they have none of the parent's threads.
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         simulated = pool.map_async(partial(_simulated, size=size), seeds, chunksize=1)
         recorded = pool.starmap(_real, [(name, seed, days) for name in names for seed in real_seeds], chunksize=1)
@@ -279,7 +285,7 @@ Measure = Callable[[Sequence[Outcome]], Cell]
 def _delays(
     outcomes: Sequence[Outcome], kind: str, depths: Sequence[float], rate: float, below: float
 ) -> list[int | None]:
-    """Of the drops of such depths and plays a minute."""
+    """The delays of the drops with this depth and this number of plays a minute."""
     return [
         delay
         for outcome in outcomes
@@ -300,7 +306,7 @@ def recall(kind: str, depths: Sequence[float], rate: float = 0.0, below: float =
 
 
 def delay_of(share: float, kind: str, depths: Sequence[float], rate: float) -> Measure:
-    """The minutes within which this share of the alarms began, of drops that were found; empty if none were."""
+    """The minutes within which this share of the found drops' alarms began; empty if none were found."""
 
     def measure(outcomes: Sequence[Outcome]) -> Cell:
         found = sorted(delay for delay in _delays(outcomes, kind, depths, rate, math.inf) if delay is not None)
@@ -321,7 +327,7 @@ def false(kind: str) -> Measure:
 
 
 def after_missing(outcomes: Sequence[Outcome]) -> Cell:
-    """How many of the false alarms of always-on media began within an hour of missing data."""
+    """The number of false alarms of always-on media that began within an hour of missing data."""
     return sum(each.missing for each in outcomes if each.kind == "media")
 
 
@@ -360,7 +366,7 @@ MEASURES: dict[str, Measure] = {
 
 
 def run_cost(_: Path, *, weeks: Sequence[int] = (1, 4), minutes: int = DAY_MINUTES, repeats: int = 3) -> Table:
-    """Measure what the detector takes with so many weeks of history."""
+    """Measure the cost of the detector with this number of weeks of history."""
     dice = random.Random(1)  # noqa: S311 - a simulation
     plays: list[float | None] = [float(dice.randrange(30, 60)) for _ in range(5 * WEEK)]
     return Table(

@@ -1,4 +1,4 @@
-"""How many merchants one process holds, in real time."""
+"""The number of merchants that one process can poll, in real time."""
 
 import os
 import re
@@ -16,11 +16,11 @@ from benchmarks.report import Cell, Table
 from exporter.config.load import load
 from exporter.model import MINUTE
 from exporter.storage.state import open_state
-from tests.support.audience import know_past, media_ids
+from tests.support.audience import mark_history_known, media_ids
 
 REQUESTS = 45
 
-# Of the default configuration: three for each media, and for the whole merchant.
+# Streams of the default configuration: three for each media, and for the whole merchant.
 STREAMS_PER_MEDIA = 3
 
 
@@ -32,11 +32,11 @@ def run(
     minutes: float = 2.0,
     warm_up: float = 1.0,
 ) -> Table:
-    """Measure daemons with so many merchants of so many media for so many minutes, after a warm-up."""
+    """Measure daemons with this number of merchants and media for this number of minutes, after a warm-up."""
     return Table(
         "fleet",
         f"a daemon with merchants of {media} media each ({STREAMS_PER_MEDIA * (media + 1)} streams, {REQUESTS} "
-        "requests a minute allowed) against a canned API, in real time, all names and all of the past known. "
+        "requests a minute allowed) against a canned API, in real time, all names and all history known. "
         "CPUs are CPU seconds a second; the age is that "
         "of the plays in minutes, of media and whole merchants, of which settling takes 2 to 3",
         (
@@ -59,7 +59,7 @@ def run(
 def _row(folder: Path, merchants: int, media: int, minutes: float, warm_up: float) -> tuple[Cell, ...]:
     with canned_api() as (url, api_pid):
         config = configure(folder / f"fleet-{merchants}", url, merchants, media)
-        know_all(config)
+        mark_all_known(config)
         with running(Prepared(config, load(config, {}), 0)) as daemon:
             time.sleep(warm_up * 60)
             began, cpu, api_cpu = time.monotonic(), _cpu_seconds(daemon.pid), _cpu_seconds(api_pid)
@@ -86,7 +86,7 @@ def _row(folder: Path, merchants: int, media: int, minutes: float, warm_up: floa
 
 
 def configure(place: Path, url: str, merchants: int, media: int) -> Path:
-    """Make a folder with the configuration of a fleet; the configuration's path."""
+    """Create a folder with the configuration of a fleet; return the configuration's path."""
     place.mkdir()
     config = place / "config.yaml"
     secrets = {"api_key": "key", "mail_address": "ops@example.com", "password": "password"}
@@ -107,12 +107,12 @@ def configure(place: Path, url: str, merchants: int, media: int) -> Path:
     return config
 
 
-def know_all(config: Path) -> None:
-    """Let the state file know all names and all of the past, as after the first hour."""
+def mark_all_known(config: Path) -> None:
+    """Store in the state file that all names and all history are known, as after the first hour."""
     settings = load(config, {})
     state = open_state(settings.storage.path, time.time)
     try:
-        # One transaction: the disk is not what is measured.
+        # One transaction, as the disk is not measured.
         with state.transaction() as db:
             db.executemany(
                 "INSERT INTO media (merchant_id, media_id, name, ref_id, encode_type, live_event_id, fetched_at) "
@@ -120,20 +120,20 @@ def know_all(config: Path) -> None:
                 [(each.id, media.id, time.time()) for each in settings.merchants for media in each.media],
             )
         for merchant in settings.merchants:
-            know_past(state, merchant.id, ["", *(media.id for media in merchant.media)])
+            mark_history_known(state, merchant.id, ["", *(media.id for media in merchant.media)])
     finally:
         state.close()
 
 
 def _cpu_seconds(pid: int) -> float:
-    """The CPU time that a process has taken, with that of the kernel for it."""
-    # After the name, which may hold anything, and its bracket: fields 14 and 15 of proc(5), utime and stime.
+    """The CPU time of a process, kernel time included."""
+    # After the name, which may contain anything, and its bracket: fields 14 and 15 of proc(5), utime and stime.
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _age(page: str, family: str, now: float) -> float:
-    """How many minutes the plays are old, in the mean."""
+    """The mean age of the plays in minutes."""
     return fmean(now - end for end in _values(page, family, 'group="all"', 'target="play_count"')) / MINUTE
 
 

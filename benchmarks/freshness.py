@@ -1,12 +1,12 @@
-"""How fresh the daemon keeps the plays of a merchant: its own rounds over HTTP, by the API's log, in real time.
+"""How fresh the daemon keeps the plays of a merchant: its own rounds over HTTP, from the API's log, in real time.
 
-Each daemon is the real command, with all names, the past and the plays of the last half hour known. It has an API to
-itself, which notes when each request arrives. All run side by side.
+Each daemon is the real command, with all names, the history and the plays of the last half hour known. It has its own
+API, which logs the arrival of each request. All run in parallel.
 
-Staleness is looked at at the end of each minute, before the next one settles: the settled minutes of each media that
-none of its requests has asked for, the mean weighted by the media's true plays. A request that has arrived by then, so
-early that its answer has left, has asked for the minutes up to the one that its range ends with. The bound is that of
-the same weights with all requests but one, which is the whole merchant's, and a longest wait where it can be held.
+Staleness is measured at the end of each minute, before the next one settles: the settled minutes of each media that no
+request was for, with the mean weighted by the media's true plays. A request counts with all minutes of its range if it
+has arrived so early that its answer has left. The bound is that of the same weights with all requests but one, which is
+for the whole merchant, and of a longest wait if it can be kept.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from exporter.drops.warmup import MINUTES_BACK, WarmupRequest
 from exporter.model import MINUTE, Minute, MinuteRange, Rows
 from exporter.planning.index import lower_bound
 from exporter.storage.state import open_state
-from tests.support.audience import MERCHANT, Audience, know_past, media_ids, stream_of, zipf
+from tests.support.audience import MERCHANT, Audience, mark_history_known, media_ids, stream_of, zipf
 
 REQUESTS = 45
 
@@ -45,10 +45,10 @@ LONGEST_WAIT = 30
 
 SETTLE = 120.0
 
-# A minute's rows are there so many seconds after its end.
+# Seconds after a minute's end until its rows exist.
 LAG = 60.0
 
-# Plays a minute of the media that is played most.
+# Plays a minute of the media with most plays.
 MOST_PLAYS = 1000.0
 
 _API_ZONE = timezone(timedelta(hours=9))
@@ -59,9 +59,9 @@ class Scenario:
     """A merchant whose freshness is measured.
 
     Attributes:
-        name: What is special about it.
-        media: How many media there are. Their plays fall off by Zipf's law.
-        seconds: How long the API takes to answer.
+        name: Its name.
+        media: The number of media. Their plays follow Zipf's law.
+        seconds: The seconds that the API takes to answer.
         wild: Whether one media of them has a quarter of all plays, in each minute between none and twice as many.
     """
 
@@ -71,7 +71,7 @@ class Scenario:
     wild: bool = False
 
     def audience(self) -> Audience:
-        """How often each media is played."""
+        """The plays of each media."""
         media = media_ids(self.media)
         if not self.wild:
             return Audience(zipf(media, 1.0, MOST_PLAYS))
@@ -90,7 +90,7 @@ SCENARIOS = (
 def run(
     folder: Path, *, scenarios: Sequence[Scenario] = SCENARIOS, minutes: float = 30.0, warm_up: float = 10.0
 ) -> Table:
-    """Measure these merchants for so many minutes after a warm-up, at the end of each minute."""
+    """Measure these merchants for this number of minutes after a warm-up, at the end of each minute."""
     with contextlib.ExitStack() as stack:
         apis = [stack.enter_context(logging_api(each.audience(), each.seconds)) for each in scenarios]
         daemons = [
@@ -127,12 +127,12 @@ def run(
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request as the API saw it.
+    """A request in the API's log.
 
     Attributes:
-        at: When (Unix seconds).
-        media_id: Whose plays it asked for, "" for the whole merchant; None where it asked for anything else.
-        last: The newest minute that it asked for.
+        at: Its arrival (Unix seconds).
+        media_id: The media whose plays were requested, "" for the whole merchant; None for other requests.
+        last: The newest requested minute.
     """
 
     at: float
@@ -142,13 +142,13 @@ class Arrival:
 
 @dataclass(slots=True)
 class LoggingApi:
-    """An API that notes what arrives.
+    """An API that logs the arrival of requests.
 
     Attributes:
-        url: Where it is.
-        audience: Whose plays it knows.
-        seconds: How long each answer takes.
-        arrivals: What has arrived, oldest first.
+        url: Its address.
+        audience: The audience with the plays.
+        seconds: The seconds that each answer takes.
+        arrivals: The requests, oldest first.
     """
 
     url: str
@@ -172,7 +172,7 @@ class LoggingApi:
 
 @contextlib.contextmanager
 def logging_api(audience: Audience, seconds: float) -> Iterator[LoggingApi]:
-    """An API on a thread of its own while the block runs."""
+    """Run an API on its own thread while the block runs."""
     api = LoggingApi("", audience, seconds)
     loop = asyncio.new_event_loop()
     server = loop.run_until_complete(listen(api.answer, seconds))
@@ -189,7 +189,7 @@ def logging_api(audience: Audience, seconds: float) -> Iterator[LoggingApi]:
 
 
 def prepare(place: Path, api: LoggingApi, now: float) -> Prepared:
-    """Make a configuration and its state file, as a daemon leaves them that has run for a day until now."""
+    """Create a configuration and its state file, as a daemon leaves them after a day until now."""
     place.mkdir()
     config = place / "config.yaml"
     media = list(api.audience.rates)
@@ -205,21 +205,21 @@ def prepare(place: Path, api: LoggingApi, now: float) -> Prepared:
     written = {"api": {"url": api.url}, "merchants": [merchant], "storage": {"path": str(place / "state.db")}}
     config.write_text(json.dumps(written), encoding="utf-8")
     settings = load(config, {})
-    _know_all(settings, api.audience, now)
+    _store_history(settings, api.audience, now)
     return Prepared(config, settings, 0)
 
 
-def _know_all(settings: Settings, audience: Audience, now: float) -> None:
+def _store_history(settings: Settings, audience: Audience, now: float) -> None:
     (merchant,) = settings.merchants
     window = whole_minutes(settings.poll.revision_window)
     newest = ended_before(now, settings.poll.settle)
-    asked = MinuteRange(newest - window, newest)
+    requested = MinuteRange(newest - window, newest)
     state = open_state(settings.storage.path, lambda: now)
     try:
         ledger = Ledger(state, settings, lambda _: None)
         ledger.sync(settings.merchants, now - (window + 1) * MINUTE)
         for stream in merchant.streams():
-            ledger.enter(stream, asked, audience.rows(stream.media_id, asked), now)
+            ledger.enter(stream, requested, audience.rows(stream.media_id, requested), now)
         catalog = Catalog(state, merchant)
         for place, media_id in enumerate(audience.rates):
             # Not all at once, or none of them would be due meanwhile.
@@ -230,13 +230,13 @@ def _know_all(settings: Settings, audience: Audience, now: float) -> None:
         day = MinuteRange(newest - MINUTES_BACK + 1, newest)
         watch.enter_history(WarmupRequest(stream_of(""), day, hourly=False), audience.rows("", day))
         watch.save(now)
-        know_past(state, MERCHANT, ["", *audience.rates])
+        mark_history_known(state, MERCHANT, ["", *audience.rates])
     finally:
         state.close()
 
 
 def _watch(daemons: Sequence[Running], began: float, end: float) -> list[tuple[float, float]]:
-    """Staleness and bound (minutes) as each daemon exports them: means over the minutes of a span of time."""
+    """Staleness and bound (minutes) as each daemon exports them: means over the minutes of a period."""
     exposed: list[list[tuple[float, float]]] = [[] for _ in daemons]
     while True:
         # Shortly before each minute's end.
@@ -254,7 +254,7 @@ def _watch(daemons: Sequence[Running], began: float, end: float) -> list[tuple[f
 def _row(scenario: Scenario, api: LoggingApi, began: float, end: float, own: tuple[float, float]) -> tuple[Cell, ...]:
     rates = api.audience.rates
     ends = [min(end, began + place * MINUTE) for place in range(1, max(1, round((end - began) / MINUTE)) + 1)]
-    # Known when it was made ready.
+    # The prepared state is up to date, so a media without a request counts as fresh at the start.
     seen = [staleness(api.arrivals, rates, moment, api.seconds) for moment in ends]
     bound = lower_bound(list(rates.values()), REQUESTS - 1, LONGEST_WAIT)
     arrivals = [arrival for arrival in api.arrivals if began <= arrival.at < end]
@@ -268,7 +268,7 @@ def _row(scenario: Scenario, api: LoggingApi, began: float, end: float, own: tup
         mean / bound if bound else 1.0,
         *own,
         len(arrivals) / (end - began) * MINUTE,
-        most_in(60.0, [arrival.at for arrival in api.arrivals]),
+        most_within(60.0, [arrival.at for arrival in api.arrivals]),
         _seconds_after(arrivals, rates),
     )
 
@@ -277,24 +277,24 @@ def staleness(arrivals: Sequence[Arrival], rates: Mapping[str, float], moment: f
     """The mean of the media's staleness (minutes) just before a moment, weighted by their plays.
 
     Args:
-        arrivals: What has arrived at the API. A media that was never asked for counts as up to date at the first.
+        arrivals: The requests at the API. A media without a request counts as up to date at the first one.
         rates: Plays a minute by media id.
         moment: Unix seconds. A minute that settles at that moment does not count.
-        seconds: How long an answer takes.
+        seconds: The seconds that an answer takes.
     """
     before = [each for each in arrivals if each.at + seconds < moment]
     settled = ended_before(moment - 0.001, SETTLE)
     start = ended_before(arrivals[0].at, SETTLE) - 1 if arrivals else settled
-    asked = dict.fromkeys(rates, start)
+    requested = dict.fromkeys(rates, start)
     for each in before:
-        if each.media_id in asked:
-            asked[each.media_id] = max(asked[each.media_id], each.last)
-    behind = sum(rate * max(0, settled - asked[media_id]) for media_id, rate in rates.items())
+        if each.media_id in requested:
+            requested[each.media_id] = max(requested[each.media_id], each.last)
+    behind = sum(rate * max(0, settled - requested[media_id]) for media_id, rate in rates.items())
     return behind / sum(rates.values())
 
 
-def most_in(seconds: float, moments: Sequence[float]) -> int:
-    """The largest number of ascending moments that are less than so many seconds apart."""
+def most_within(seconds: float, moments: Sequence[float]) -> int:
+    """The largest number of ascending times that are less than this number of seconds apart."""
     most, first = 0, 0
     for place, moment in enumerate(moments):
         while moment - moments[first] >= seconds:
@@ -304,7 +304,7 @@ def most_in(seconds: float, moments: Sequence[float]) -> int:
 
 
 def _seconds_after(arrivals: Sequence[Arrival], rates: Mapping[str, float]) -> float:
-    """How long after a minute's settling the requests arrive that are the first to ask for it, weighted by plays."""
+    """Seconds from a minute's settling to the arrival of the first request for it, weighted by plays."""
     waits = [(rates[each.media_id], each.at - (each.last + 1) * MINUTE - SETTLE) for each in arrivals if each.media_id]
     return sum(rate * wait for rate, wait in waits) / sum(rate for rate, _ in waits) if waits else 0.0
 

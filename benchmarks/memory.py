@@ -1,4 +1,4 @@
-"""How much memory the series take."""
+"""The memory that the series take."""
 
 import time
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ SCRAPES = 5
 
 
 def run(folder: Path, *, series: Sequence[int] = (10_000, 100_000), repeats: int = 3) -> Table:
-    """Measure daemons with so many series, so many times each."""
+    """Measure daemons with this number of series, this number of times each."""
     empty = _measure(prepare(folder, 0, time.time()), repeats)
     rows = [_row(prepare(folder, count, time.time()), empty, repeats) for count in series]
     return Table(
@@ -39,7 +39,7 @@ def _measure(prepared: Prepared, repeats: int) -> list[Figures]:
 
 
 def _memory(prepared: Prepared) -> tuple[float, float, float]:
-    """MiB after the start, after some scrapes, and at the most."""
+    """MiB after the start, after some scrapes, and the maximum."""
     with running(prepared) as daemon:
         started = daemon.memory("VmRSS")
         for _ in range(SCRAPES):

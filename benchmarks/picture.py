@@ -1,4 +1,4 @@
-"""A picture of some lines over logarithmic axes, as SVG. It brings its own background: the page's may be dark."""
+"""A diagram of some lines over logarithmic axes, as SVG. It has its own background, as the page's may be dark."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,14 +13,14 @@ _INK, _FAINT = "#222222", "#dddddd"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line, or points.
+    """A line or points.
 
     Attributes:
-        name: What it is, for the legend.
-        points: Where it goes, from left to right; all numbers are more than 0.
+        name: Its name in the legend.
+        points: Its points, from left to right; all numbers are more than 0.
         colour: As in CSS.
-        dashes: Lengths of dashes and gaps, or "" for a whole line.
-        marks: Whether it is points, each with its value beside it, and no line.
+        dashes: Lengths of dashes and gaps, or "" for a solid line.
+        marks: Draw only the points, each with its value beside it, and no line.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """A logarithmic axis from one number to another, at so many units of the picture."""
+    """A logarithmic axis from one number to another, with a length in units of the picture."""
 
     low: float
     high: float
@@ -46,7 +46,7 @@ class _Axis:
     def ticks(self) -> Iterator[float]:
         for power in range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1):
             for digit in (1, 2, 5):
-                # Not 10.0 ** power: a tenth is to be written as 0.1.
+                # Not 10.0 ** power: a tenth must be written as 0.1.
                 tick = digit * 10**power if power >= 0 else digit / 10**-power
                 if self.low <= tick <= self.high:
                     yield tick

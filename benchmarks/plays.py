@@ -1,8 +1,8 @@
 """Simulated plays of a merchant, by minute, for the drop detector; and plays made from real counts.
 
-What is simulated makes detection hard: evening peaks, weekends, plays that vary more than independent viewers',
+The simulation makes detection hard: evening peaks, weekends, plays that vary more than those of independent viewers,
 slow changes of each media and of all, growth, bursts, a holiday, old outages and spikes, missing minutes. Drops are
-thinned in: each play is lost with the same chance.
+made by thinning: each play is removed with the same probability.
 """
 
 import csv
@@ -35,13 +35,13 @@ REAL_NAMES = tuple(sorted(path.name.removesuffix(".csv.gz") for path in REAL.glo
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Plays that were taken out.
+    """A drop: plays that were removed.
 
     Attributes:
-        first: The first minute of it.
-        length: In minutes.
-        depth: The share of the plays that is lost.
-        rate: The plays a minute that there would have been.
+        first: Its first minute.
+        length: Its length in minutes.
+        depth: The share of the plays that is removed.
+        rate: The plays a minute without the drop.
     """
 
     first: Minute
@@ -59,8 +59,8 @@ class Series:
         live: Whether it is a live media.
         hours: First minute of an hour before the first minute -> plays.
         plays: From the first minute on; None where missing.
-        drops: In order of time.
-        events: First minute, and minute after the last, of live events.
+        drops: The drops, in order of time.
+        events: First minute, and minute after the last, of each live event.
     """
 
     first: Minute
@@ -76,7 +76,7 @@ class Merchant:
     """All media of one merchant.
 
     Attributes:
-        series: Of each media, all for the same minutes.
+        series: The series of each media, all for the same minutes.
         whole: Their sum, and the drops of all media at once.
     """
 
@@ -92,7 +92,7 @@ def simulate(seed: int, *, always_on: int = 40, live: int = 10, weeks: int = 4) 
     history = HISTORY_WEEKS * WEEK // STEP
     gaps = [_gap(dice, minutes) for _ in range(weeks // 2)]
     together = _wander(dice, history + steps, sigma=0.04, hours=3)
-    # One day of the second half begins and ends as people go to bed.
+    # A holiday of one day in the second half, from an hour before midnight to the same time of the next day.
     holiday = history + (dice.randrange(weeks * 7 // 2, weeks * 7 - 1) * DAY_MINUTES - 60) // STEP
     for step in range(max(0, holiday), min(len(together), holiday + DAY_MINUTES // STEP)):
         edge = min(step - holiday, holiday + DAY_MINUTES // STEP - step) / 36
@@ -188,7 +188,7 @@ def _rates(dice: random.Random, together: Sequence[float]) -> list[float]:
         for step in range(len(together))
     ]
     for _ in range(dice.randrange(4)):
-        # Old outages and spikes, which must not become the season.
+        # Old outages and spikes, which must not affect the season.
         first, length = dice.randrange(HISTORY_WEEKS * WEEK // STEP), dice.randrange(6, 72)
         factor = dice.choice((0.0, 0.1, 3.0, 5.0))
         for step in range(first, min(HISTORY_WEEKS * WEEK // STEP, first + length)):
@@ -197,7 +197,7 @@ def _rates(dice: random.Random, together: Sequence[float]) -> list[float]:
 
 
 def _bursts(dice: random.Random, minutes: int) -> Iterator[tuple[int, list[float]]]:
-    """Somebody famous links to it: plays rise within minutes and fade away."""
+    """Sudden attention, as after a link from a popular page: plays rise within minutes and fade."""
     at = dice.expovariate(1 / WEEK)
     while at < minutes:
         height, fading, rise = dice.uniform(1, 8), dice.uniform(10, 60), dice.randrange(1, 10)
@@ -214,7 +214,7 @@ def _bursts(dice: random.Random, minutes: int) -> Iterator[tuple[int, list[float
 def _drops(
     dice: random.Random, rates: Sequence[float], taken: Sequence[Drop], gaps: Sequence[tuple[int, int]]
 ) -> list[Drop]:
-    """About two a week, at any time of the day, none near another or near what is missing."""
+    """About two a week, at any time of the day, none near another or near missing minutes."""
     drops: list[Drop] = []
     for _ in range(2 * len(rates) // WEEK):
         first, length = dice.randrange(len(rates) - max(LENGTHS)), dice.choice(LENGTHS)
@@ -283,10 +283,10 @@ def real(name: str, seed: int, *, drops: bool, days: int | None = None) -> Serie
     The first three weeks are history by the hour, the rest are minutes.
 
     Args:
-        name: Of the file, without its extensions.
-        seed: For the spreading and the drops.
-        drops: Whether to thin some in: one in about two days.
-        days: How many after the history; None for all.
+        name: The name of the file, without its extensions.
+        seed: The seed for the spreading and the drops.
+        drops: Add drops by thinning, one in about two days.
+        days: The number of days after the history; None for all.
     """
     dice = random.Random(seed)  # noqa: S311 - a simulation
     rows = _rows(name)
@@ -304,8 +304,8 @@ def rides(share: float, seed: int, *, drops: bool, days: int | None = None) -> S
     """The taxi rides of New York over seven months, a share of them, interpolated between half hours.
 
     Args:
-        share: Of all rides, which are some 500 a minute.
-        seed: For the minutes and the drops.
+        share: The share of all rides, which are some 500 a minute.
+        seed: The seed for the minutes and the drops.
         drops: As for `real`.
         days: As for `real`.
     """
@@ -316,7 +316,7 @@ def rides(share: float, seed: int, *, drops: bool, days: int | None = None) -> S
     plays: list[float | None] = []
     for at, count in enumerate(counts):
         for minute in range(step):
-            # From the half hour's centre, towards the neighbour on that side.
+            # From the half hour's center, towards the neighbor on that side.
             away = (minute + 0.5) / step - 0.5
             neighbour = counts[min(len(counts) - 1, max(0, at + (1 if away > 0 else -1)))]
             plays.append(_count(dice, share * (count + abs(away) * (neighbour - count)) / step, 1.0))
@@ -332,7 +332,7 @@ def _rows(name: str) -> list[tuple[Minute, int]]:
 
 
 def _end(days: int | None) -> int | None:
-    """The number of minutes of the history and so many days."""
+    """The number of minutes of the history and this number of days."""
     return None if days is None else HISTORY_WEEKS * WEEK + days * DAY_MINUTES
 
 

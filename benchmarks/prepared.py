@@ -1,4 +1,4 @@
-"""A configuration and a state file with many series, as a daemon leaves them behind: made by the product's own code."""
+"""A configuration and a state file with many series, as a daemon leaves them, created by the exporter's own code."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,8 @@ from exporter.counting.windows import ended_before, whole_minutes
 from exporter.model import MINUTE, Group, Minute, MinuteRange, Rows, Stream
 from exporter.storage.state import open_state
 
-# On `/metrics` a media has 100 series: twice the plays by 1 + 38 + 6 labels, the devices, the ends of 4 streams, two
-# thresholds, its info, how many of its streams fail, whether it is gone.
+# On `/metrics` a media has 100 series: plays as counter and gauge with 1 + 38 + 6 label values, the devices, the data
+# timestamps of 4 streams, two thresholds, its info, the number of its failing streams, and whether it is gone.
 SERIES_PER_MEDIA = 100
 _LABELS = {
     Group.ALL: ("",),
@@ -25,7 +25,7 @@ _COLLECT = [
     {"target": "device_count"},
 ]
 
-# Nothing listens there.
+# An address on which nothing listens.
 DEAD_API = "http://127.0.0.1:1/v1"
 
 
@@ -35,8 +35,8 @@ class Prepared:
 
     Attributes:
         config: The configuration file.
-        settings: What is in it.
-        series: How many series of media `/metrics` shows; those of the exporter itself come on top.
+        settings: The settings in it.
+        series: The number of media series on `/metrics`, without those of the exporter itself.
     """
 
     config: Path
@@ -45,12 +45,12 @@ class Prepared:
 
 
 def prepare(folder: Path, series: int, now: float) -> Prepared:
-    """Make a configuration and its state file, or take those that an earlier call has made.
+    """Create a configuration and its state file, or use those of an earlier call.
 
     Args:
-        folder: Where to.
-        series: How many, a multiple of 100.
-        now: When the last answer came (Unix seconds).
+        folder: The folder for the files.
+        series: The number of series, a multiple of 100.
+        now: The time of the last answer (Unix seconds).
     """
     place = folder / f"{series}-series"
     config = place / "config.yaml"
@@ -78,7 +78,7 @@ def _config(state: Path, media: int) -> str:
 
 
 def _fill(settings: Settings, now: float) -> None:
-    """Count a revision window with plays in every minute: the most that a state file keeps of a series."""
+    """Count a revision window with plays in every minute: the most that a state file has of a series."""
     window = whole_minutes(settings.poll.revision_window)
     newest = ended_before(now, settings.poll.settle)
     asked = MinuteRange(newest - window, newest)
@@ -89,7 +89,7 @@ def _fill(settings: Settings, now: float) -> None:
         for merchant in settings.merchants:
             for stream in merchant.streams():
                 ledger.enter(stream, asked, _rows(stream, asked), now)
-        # Once their 0 has been on display for a minute.
+        # Counters have exported their 0 for a minute by then.
         ledger.show_counted(now + MINUTE)
     finally:
         state.close()

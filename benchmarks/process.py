@@ -1,4 +1,4 @@
-"""The daemon as a process of its own, and what it takes."""
+"""The daemon as a separate process, and its use of resources."""
 
 import contextlib
 import gzip
@@ -19,11 +19,11 @@ STOP_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A daemon that runs.
+    """A running daemon.
 
     Attributes:
-        port: Where it listens.
-        pid: Its process.
+        port: The port on which it listens.
+        pid: Its process id.
         listens_after: Seconds from its start until it listened.
     """
 
@@ -32,7 +32,7 @@ class Running:
     listens_after: float
 
     def scrape(self) -> bytes:
-        """The page of `/metrics`, as Prometheus asks for it."""
+        """The page `/metrics`, requested with the headers of Prometheus."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
             headers = {"Accept": "application/openmetrics-text;version=1.0.0", "Accept-Encoding": "gzip"}
@@ -40,8 +40,8 @@ class Running:
             return gzip.decompress(connection.getresponse().read())
 
     def memory(self, field: str) -> float:
-        """`VmRSS`, the resident memory, or `VmHWM`, the most that it was so far, in MiB."""
-        # Not getrusage: there, a child begins with its parent's most.
+        """`VmRSS`, the resident memory, or `VmHWM`, its maximum so far, in MiB."""
+        # Not getrusage: there, a child begins with its parent's maximum.
         status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
         line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
         return int(line.split()[1]) / 1024
@@ -49,7 +49,7 @@ class Running:
 
 @contextlib.contextmanager
 def running(prepared: Prepared) -> Iterator[Running]:
-    """A daemon with this configuration and state, from its start until it is stopped."""
+    """A daemon with this configuration and state, from its start until the block ends."""
     port = _free_port()
     began = time.perf_counter()
     command = [

@@ -1,4 +1,4 @@
-"""How long `replay` takes."""
+"""The duration of `replay`."""
 
 import os
 import random
@@ -18,7 +18,7 @@ _FIRST = 29_803_140
 
 
 def run(folder: Path, *, media: int = 40, days: int = 28, repeats: int = 3) -> Table:
-    """Measure a recording of so many media and days, so many times."""
+    """Measure a recording with this number of media and days, this number of times."""
     path = folder / f"replay-{media}-{days}.csv"
     _record(path, media, days)
     return Table(

@@ -1,4 +1,4 @@
-"""What a benchmark returns, and how it is printed."""
+"""The result of a benchmark, and its output."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,25 +7,25 @@ from statistics import median
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What several runs measured.
+    """The measurements of several runs.
 
     Attributes:
-        values: One of each run; at least one.
+        values: One value of each run; at least one.
     """
 
     values: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The one in the middle."""
+        """The median."""
         return median(self.values)
 
     def per(self, other: "Figures") -> "Figures":
-        """The ratios to what the same runs measured of something else."""
+        """The ratios to the same runs' values of something else."""
         return Figures(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
 
     def __str__(self) -> str:
-        """The median, and in brackets the lowest and the highest."""
+        """The median, and in brackets the lowest and the highest value."""
         return f"{_number(self.median)} ({_number(min(self.values))} – {_number(max(self.values))})"
 
 
@@ -37,10 +37,10 @@ class Table:
     """The result of a benchmark.
 
     Attributes:
-        title: What it is about.
-        compared: One line on what is measured and compared.
-        headings: Of the columns, with units.
-        rows: As many cells in each as there are headings.
+        title: The name of the benchmark.
+        compared: One line about what is measured and compared.
+        headings: The headings of the columns, with units.
+        rows: The rows, with a cell for each heading.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
     def __str__(self) -> str:
-        """As text with aligned columns, numbers to the right."""
+        """The table as text with aligned columns, numbers to the right."""
         rows = [[_text(cell) for cell in row] for row in self.rows]
         widths = [max(map(len, column)) for column in zip(self.headings, *rows, strict=True)]
         aligns = [str.ljust if any(map(_is_word, column)) else str.rjust for column in zip(*self.rows, strict=True)]
@@ -61,7 +61,7 @@ class Table:
 
 
 def figures(values: Iterable[float]) -> Figures:
-    """What several runs measured."""
+    """The figures of several runs."""
     return Figures(tuple(values))
 
 
@@ -74,5 +74,5 @@ def _text(cell: Cell) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits that matter."""
+    """Three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

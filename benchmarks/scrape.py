@@ -1,4 +1,4 @@
-"""How long `/metrics` takes."""
+"""The duration of a scrape of `/metrics`."""
 
 import gc
 import time
@@ -21,13 +21,13 @@ from exporter.storage.state import open_state
 
 PLAIN = "plain generate_latest"
 
-# What Prometheus asks for, oldest and newest of what it knows.
+# The formats that Prometheus requests, the oldest and the newest.
 _TEXT = "text/plain;version=0.0.4"
 _OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
 
 def run(folder: Path, *, series: Sequence[int] = (10_000, 100_000), repeats: int = 5) -> Table:
-    """Measure `/metrics` with so many series, so many times each."""
+    """Measure `/metrics` with this number of series, this number of times each."""
     return Table(
         "scrape",
         "CPU seconds of /metrics, as a ratio to prometheus_client's plain rendering of the same families ready-made",
@@ -54,7 +54,7 @@ def _rows(prepared: Prepared, repeats: int) -> Iterator[tuple[Cell, ...]]:
             docs=lambda: "",
         )
         ready_made = CollectorRegistry()
-        ready_made.register(_ReadyMade(list(registry.collect())))
+        ready_made.register(_Prepared(list(registry.collect())))
         measured = _measure(
             {
                 PLAIN: lambda: generate_latest(ready_made),
@@ -73,7 +73,7 @@ def _rows(prepared: Prepared, repeats: int) -> Iterator[tuple[Cell, ...]]:
         yield what, prepared.series, seconds, seconds.per(measured[PLAIN])
 
 
-class _ReadyMade(Collector):
+class _Prepared(Collector):
     """Families that cost nothing to collect."""
 
     def __init__(self, metrics: list[Metric]) -> None:
@@ -84,11 +84,11 @@ class _ReadyMade(Collector):
 
 
 def _measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, Figures]:
-    """The CPU seconds of each call, taken in turns, so that what else the machine does is spread over all."""
+    """The CPU seconds of each call, called alternately, so that other load on the machine is spread over all."""
     seconds: dict[str, list[float]] = {what: [] for what in calls}
     for _ in range(repeats):
         for what, call in calls.items():
-            # Or one would pay for what another left behind.
+            # Otherwise a call would pay for the garbage of another.
             gc.collect()
             began = time.process_time()
             call()

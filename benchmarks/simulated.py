@@ -1,4 +1,4 @@
-"""The simulated API in a process of its own, on a clock turned by hand."""
+"""The simulated API in a separate process, on a manual clock."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from exporter.simulator.server import SimulatorServer
 _PROCESSES = get_context("spawn")
 
 
-class HandClock:
-    """Time that passes only by `advance` and `sleep`; shared with the processes that get it."""
+class ManualClock:
+    """A clock that advances only by `advance` and `sleep`; shared with the processes that get it."""
 
     def __init__(self, now: float) -> None:
         self._now = _PROCESSES.RawValue("d", now)
@@ -25,7 +25,7 @@ class HandClock:
         return float(self._now.value)
 
     def monotonic(self) -> float:
-        """The same: this clock is never set."""
+        """The same, as this clock is never set."""
         return self.now()
 
     def sleep(self, seconds: float) -> None:
@@ -34,8 +34,8 @@ class HandClock:
 
 
 @contextlib.contextmanager
-def simulated_api(clock: HandClock, media: int) -> Iterator[str]:
-    """A simulated API without faults or a limit worth the name, of so many media; its URL."""
+def simulated_api(clock: ManualClock, media: int) -> Iterator[str]:
+    """A simulated API without faults, with a very high limit and this number of media; yields its URL."""
     ours, theirs = _PROCESSES.Pipe()
     process = _PROCESSES.Process(target=_serve, args=(theirs, clock, media), daemon=True)
     process.start()
@@ -49,7 +49,7 @@ def simulated_api(clock: HandClock, media: int) -> Iterator[str]:
         process.close()
 
 
-def _serve(connection: Connection, clock: HandClock, media: int) -> None:
+def _serve(connection: Connection, clock: ManualClock, media: int) -> None:
     logs.setup("error")
     world = World(media=media)
     faults = Faults(rate_limit=1_000_000, token_life=1_000_000)

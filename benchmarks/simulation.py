@@ -1,11 +1,11 @@
 """How fresh the plays of many media are with 50 requests a minute, simulated.
 
-A merchant's audience is played through the real poller, ledger and limiter; only the network and the time are stand-ins
-(`audience`). The state file is on a disk of memory where there is one.
+The real poller, ledger and budget poll a merchant's audience; only the network and the time are simulated (`audience`).
+The state file is on a disk in memory if there is one.
 
-Staleness is looked at each minute right after the round: the settled minutes of each media that are not counted yet,
-the mean weighted by the media's true plays. The bound is that of the same weights and requests, and a longest wait
-where it can be held. Of 50 requests one is the whole merchant's, in the schedule, the bound and the rotation alike.
+Staleness is measured each minute right after the round: the settled minutes of each media that are not counted yet,
+with the mean weighted by the media's true plays. The bound is that of the same weights and requests, and of a longest
+wait if it can be kept. One of the 50 requests is for the whole merchant, in the schedule, the bound and the rotation.
 """
 
 import math
@@ -30,9 +30,9 @@ from tests.support.audience import (
     Audience,
     Process,
     folder_in_memory,
-    know_catalog,
     media_ids,
     settings_for,
+    store_catalog,
     stream_of,
     zipf,
 )
@@ -40,17 +40,17 @@ from tests.support.fakes import FakeClock
 
 REQUESTS = 50
 
-# For the media; one request a minute is the whole merchant's.
+# For the media; one request a minute is for the whole merchant.
 ROOM = REQUESTS - 1
 
 LONGEST_WAIT = 30
 
 SETTLE = 120.0
 
-# Plays a minute of the media that is played most.
+# Plays a minute of the media with most plays.
 MOST_PLAYS = 1000.0
 
-# An answer takes 0.2 s, and four are on the way at once.
+# An answer takes 0.2 s, with four requests at once.
 ANSWER_SECONDS = 0.05
 
 START = 1_780_000_000.0
@@ -66,7 +66,9 @@ def run(
     minutes: int = 120,
     picture: Path = PICTURE,
 ) -> Table:
-    """Measure merchants of so many media, whose plays fall off so fast, for at least so many minutes each."""
+    """Measure merchants with this number of media and this Zipf exponent of their plays, for at least this number of
+    minutes each.
+    """
     results = [_measure(folder, count, exponent, minutes) for exponent in exponents for count in media]
     shown = [result for result in results if result.exponent == exponents[0]]
     picture.parent.mkdir(parents=True, exist_ok=True)
@@ -75,8 +77,8 @@ def run(
         "simulation",
         "simulated, one request after the other: minutes of staleness, weighted by plays, with "
         f"{REQUESTS} requests a minute, as a ratio to the bound of any schedule: with known weights, with an empty "
-        "state file from its first minute on (no weight, name or past is known), and in a fixed rotation. Beside the "
-        "empty state, the ratio to the same minutes with these known",
+        "state file from its first minute on (no weight, name or history is known), and in a fixed rotation. Beside "
+        "the empty state, the ratio to the same minutes with these known",
         (
             "Zipf",
             "media",
@@ -95,7 +97,7 @@ def run(
 
 
 def run_planning(folder: Path, *, streams: Sequence[int] = (500, 5000), rounds: int = 40) -> Table:
-    """Measure what it costs to plan so many rounds of so many streams."""
+    """Measure the cost of planning this number of rounds of this number of streams."""
     costs = [figures(_planning(folder, count, rounds)) for count in streams]
     return Table(
         "planning",
@@ -106,16 +108,16 @@ def run_planning(folder: Path, *, streams: Sequence[int] = (500, 5000), rounds: 
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What was seen of a merchant's plays in some minutes.
+class _Observed:
+    """The freshness of a merchant's plays in some minutes.
 
     Attributes:
-        staleness: The weighted mean, of each minute.
-        plays: How many plays were settled.
-        at_once: How many of them were counted within 2 minutes of their settling.
-        counted: How many plays were counted.
-        waited: How many minutes they had waited, all together.
-        slowest: The most minutes that an answer was behind.
+        staleness: The weighted mean of each minute.
+        plays: The number of settled plays.
+        at_once: The number of plays that were counted within 2 minutes of their settling.
+        counted: The number of counted plays.
+        waited: The sum of their waits, in minutes.
+        slowest: The largest staleness of an answer, in minutes.
     """
 
     staleness: list[float] = field(default_factory=list)
@@ -131,22 +133,22 @@ class _Result:
     """How fresh a merchant's plays are.
 
     Attributes:
-        media: How many media there are.
-        exponent: How fast their plays fall off.
-        bound: What no schedule could be below, in minutes.
+        media: The number of media.
+        exponent: The Zipf exponent of their plays.
+        bound: The lower bound of any schedule, in minutes.
         rotation: The staleness of a fixed rotation.
-        empty: What was seen from the first minute of an empty state on.
-        empty_known: The mean staleness of the same minutes, had weights, names and the past been known.
-        warm: What was seen after a warm-up.
+        empty: The freshness from the first minute of an empty state on.
+        empty_known: The mean staleness of the same minutes with known weights, names and history.
+        warm: The freshness after a warm-up.
     """
 
     media: int
     exponent: float
     bound: float
     rotation: float
-    empty: _Seen
+    empty: _Observed
     empty_known: float
-    warm: _Seen
+    warm: _Observed
 
 
 def _row(result: _Result) -> tuple[Cell, ...]:
@@ -170,15 +172,15 @@ def _measure(folder: Path, count: int, exponent: float, minutes: int) -> _Result
     media = media_ids(count)
     rates = zipf(media, exponent, MOST_PLAYS)
     weights = list(rates.values())
-    # Each stream has two turns, and as many again when it is warm.
+    # Enough for two requests of each stream, and for as many again after the warm-up.
     minutes = max(minutes, 2 * math.ceil(count / ROOM))
     clock = FakeClock(START - START % MINUTE - 1)
     with folder_in_memory(folder) as place:
         state = open_state(Path(place) / "state.db", clock.now)
         try:
-            empty = _watch(state, clock, Audience(rates), minutes)
-            know_catalog(state, media, clock)
-            warm = _watch(state, clock, Audience(rates), minutes, warm_up=minutes)
+            empty = _observe(state, clock, Audience(rates), minutes)
+            store_catalog(state, media, clock)
+            warm = _observe(state, clock, Audience(rates), minutes, warm_up=minutes)
         finally:
             state.close()
     return _Result(
@@ -192,58 +194,58 @@ def _measure(folder: Path, count: int, exponent: float, minutes: int) -> _Result
     )
 
 
-def _watch(state: State, clock: FakeClock, audience: Audience, minutes: int, warm_up: int = 0) -> _Seen:
-    """Start a process, let it run, and see what it knows when, in so many minutes after the warm-up."""
+def _observe(state: State, clock: FakeClock, audience: Audience, minutes: int, warm_up: int = 0) -> _Observed:
+    """Start a process, and record when it counts which minutes, in this number of minutes after the warm-up."""
     process = Process(state, settings_for(list(audience.rates), REQUESTS), clock, audience, seconds=ANSWER_SECONDS)
     streams = {media_id: stream_of(media_id) for media_id in audience.rates}
     through = {media_id: process.ledger.through(stream) for media_id, stream in streams.items()}
     every = sum(audience.rates.values())
-    seen = _Seen()
+    observed = _Observed()
     for minute in range(warm_up + minutes):
         if minute == warm_up:
-            seen = _Seen()
+            observed = _Observed()
         clock.to_next_minute()
         process.client.answers.clear()
         process.poller.round()
         for stream, at, last in process.client.answers:
             if stream.media_id:
-                _note(seen, audience.rates[stream.media_id], range(through[stream.media_id] + 1, last + 1), at)
+                _record(observed, audience.rates[stream.media_id], range(through[stream.media_id] + 1, last + 1), at)
                 through[stream.media_id] = last
         settled = process.ledger.settled(MERCHANT, clock.now())
         behind = sum(rate * (settled - through[media_id]) for media_id, rate in audience.rates.items())
-        seen.staleness.append(behind / every)
-        seen.plays += every
-    seen.slowest = max(seen.slowest, *(settled - minute for minute in through.values()))
-    return seen
+        observed.staleness.append(behind / every)
+        observed.plays += every
+    observed.slowest = max(observed.slowest, *(settled - minute for minute in through.values()))
+    return observed
 
 
-def _note(seen: _Seen, rate: float, counted: range, at: float) -> None:
-    """Note that a media's minutes were counted at a moment (Unix seconds)."""
+def _record(observed: _Observed, rate: float, counted: range, at: float) -> None:
+    """Record that a media's minutes were counted at a time (Unix seconds)."""
     waits = [at - (minute + 1) * MINUTE - SETTLE for minute in counted]
-    seen.counted += rate * len(waits)
-    seen.waited += rate * sum(waits) / MINUTE
-    seen.at_once += rate * sum(wait <= 2 * MINUTE for wait in waits)
-    seen.slowest = max(seen.slowest, len(waits))
+    observed.counted += rate * len(waits)
+    observed.waited += rate * sum(waits) / MINUTE
+    observed.at_once += rate * sum(wait <= 2 * MINUTE for wait in waits)
+    observed.slowest = max(observed.slowest, len(waits))
 
 
 def _from_the_start(weights: Sequence[float], minutes: int) -> float:
-    """The mean staleness of the first minutes after a start in which none is stale, with weights that are known."""
-    asked_at: list[Minute] = [0] * len(weights)
+    """The mean staleness of the first minutes after a start in which none is stale, with known weights."""
+    requested_at: list[Minute] = [0] * len(weights)
     total = 0.0
     for minute in range(1, minutes + 1):
-        candidates = [Candidate(place, weight, minute - asked_at[place]) for place, weight in enumerate(weights)]
+        candidates = [Candidate(place, weight, minute - requested_at[place]) for place, weight in enumerate(weights)]
         for place in choose(candidates, ROOM, len(weights), LONGEST_WAIT):
-            asked_at[place] = minute
-        total += sum(weight * (minute - asked) for weight, asked in zip(weights, asked_at, strict=True))
+            requested_at[place] = minute
+        total += sum(weight * (minute - requested) for weight, requested in zip(weights, requested_at, strict=True))
     return total / sum(weights) / minutes
 
 
 def rotation(streams: int, room: int) -> float:
-    """The mean staleness where all streams take turns, whatever their weights, in minutes."""
+    """The mean staleness in minutes if all streams are requested in rotation, whatever their weights."""
     if streams <= room:
         return 0.0
     turn = streams / room
-    # A stream waits for whole minutes, now one more and now one less.
+    # A stream waits for whole minutes, one more or one less each time.
     short = math.floor(turn)
     share = turn - short
     return ((1 - share) * short**2 + share * (short + 1) ** 2) / turn / 2 - 0.5
@@ -251,7 +253,7 @@ def rotation(streams: int, room: int) -> float:
 
 @contextmanager
 def _timed_plannings() -> Iterator[list[float]]:
-    """The CPU seconds of each planning meanwhile."""
+    """Collect the CPU seconds of each planning while the block runs."""
     plan = RequestQueue.plan
     seconds: list[float] = []
 
@@ -267,14 +269,14 @@ def _timed_plannings() -> Iterator[list[float]]:
 
 
 def _planning(folder: Path, count: int, rounds: int) -> Iterator[float]:
-    """CPU milliseconds for all planning of each round, of a merchant of so many streams."""
+    """CPU milliseconds for all planning of each round, for a merchant with this number of streams."""
     media = media_ids(count - 1)
     audience = Audience(zipf(media, 1.0, MOST_PLAYS))
     clock = FakeClock(START - START % MINUTE - 1)
     with folder_in_memory(folder) as place, _timed_plannings() as plannings:
         state = open_state(Path(place) / "state.db", clock.now)
         try:
-            know_catalog(state, media, clock)
+            store_catalog(state, media, clock)
             process = Process(state, settings_for(media, REQUESTS), clock, audience, seconds=ANSWER_SECONDS)
             for warm_up in (True, False):
                 for _ in range(rounds):

@@ -1,6 +1,6 @@
-"""How long it takes from the start to the first scrape.
+"""The time from the start to the first scrape.
 
-A series of the state file is one of Prometheus where there is only a gauge, and two where there is a counter, too.
+A series of the state file is one of Prometheus if it has only a gauge, and two if it has a counter, too.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from benchmarks.report import Cell, Figures, Table, figures
 
 
 def run(folder: Path, *, series: Sequence[int] = (0, 10_000, 100_000, 212_800), repeats: int = 5) -> Table:
-    """Measure the start with so many series in the state file, so many times each."""
+    """Measure the start with this number of series in the state file, this number of times each."""
     started = [prepare(folder, count, time.time()) for count in series]
-    # In turns, so that what else the machine does is spread over all.
+    # Alternately, so that other load on the machine is spread over all.
     runs = [(_imports(), [_start(prepared) for prepared in started]) for _ in range(repeats)]
     imports = figures(seconds for seconds, _ in runs)
     rows = [_row(prepared, [times[place] for _, times in runs], imports) for place, prepared in enumerate(started)]
@@ -41,7 +41,7 @@ def _row(prepared: Prepared, times: Sequence[tuple[float, float]], imports: Figu
 
 
 def _start(prepared: Prepared) -> tuple[float, float]:
-    """Seconds until a daemon listens, and until its first scrape is whole."""
+    """Seconds until a daemon listens, and until its first scrape is complete."""
     began = time.perf_counter()
     with running(prepared) as daemon:
         page = daemon.scrape()

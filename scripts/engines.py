@@ -46,7 +46,7 @@ class Engine(Protocol):
         ...
 
     def stop(self) -> int:
-        """Send SIGTERM and return the exit code, KILLED where SIGKILL had to follow."""
+        """Send SIGTERM and return the exit code, or KILLED if SIGKILL was necessary."""
         ...
 
     def remove(self) -> None:
@@ -103,8 +103,8 @@ class Buildah:
 
     name = "buildah"
 
-    # `buildah run` has no read-only root, so the namespace is made by hand. $0 is the root, $1 the user, $2
-    # the working directory. /data stays writable below it, with the owner that the image gave it.
+    # `buildah run` has no read-only root, so this command creates the namespace. $0 is the root, $1 the user, $2 the
+    # working directory. /data stays writable below it, with its owner in the image.
     _ENTER = """
         mount --bind "$0" "$0" && mount --bind "$0/data" "$0/data" &&
         mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" &&
@@ -201,7 +201,7 @@ def answers(*command: str) -> bool:
 
 
 def run(*command: str, show: bool = False) -> str:
-    """Run a command and return what it printed, or show that; Failed with the last line where it fails."""
+    """Run a command and return its output, or print it; raise Failed with the last line if it fails."""
     done = subprocess.run(command, capture_output=not show, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr or "").strip().rpartition("\n")[2]

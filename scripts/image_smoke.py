@@ -79,7 +79,7 @@ def plays_in(metrics: str) -> float:
 
 
 def wait_for(path: str, wanted: Callable[[str], bool], seconds: float) -> str:
-    """Poll a page until it shows what is wanted, and return it."""
+    """Poll a page until it shows the expected text, and return it."""
     deadline = time.monotonic() + seconds
     seen = "no answer"
     while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What all tests share: programs that may be missing, seeds, and that nothing is skipped with CI=true."""
+"""What all tests share: programs that may be missing, seeds, and a check that nothing is skipped with CI=true."""
 
 import itertools
 import logging
@@ -22,11 +22,11 @@ from tests.support.fakes import FakeClock
 
 TESTS = Path(__file__).parent
 
-# Of these, coverage is not measured. They run whole programs, and hardly a line that the tests of the packages do not
-# run; measuring makes a program's start two and a half times as slow, and a simulation three times.
+# Coverage is not measured for these. They run whole programs, and hardly a line that the packages' own tests do not
+# run; with coverage a program's start takes two and a half times as long, and a simulation three times.
 UNMEASURED = {"benchmarks", "end_to_end", "project"}
 
-# The tests of these files share what takes long to set up, so one worker runs all of a file.
+# The tests of each of these files share an expensive set-up, so one worker runs all of a file.
 TOGETHER = {
     "tests/benchmarks/test_drops.py",
     "tests/drops/test_monitor.py",
@@ -35,7 +35,7 @@ TOGETHER = {
     "tests/storage/test_damage.py",
 }
 
-# A test's speed is the machine's business.
+# The speed of a test depends on the machine.
 hypothesis.settings.register_profile("any-speed", deadline=None)
 hypothesis.settings.load_profile("any-speed")
 
@@ -70,7 +70,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest starts first; what waits and what computes, in turn."""
+    """The longest tests start first, and tests that wait alternate with tests that compute."""
     waiting, computing, others = [], [], []
     for item in items:
         if UNMEASURED.intersection(item.path.relative_to(TESTS).parts):
@@ -89,7 +89,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Measuring coverage makes a simulation three times as slow, and it runs hardly a line that no other test runs.
 
-    A program that a signal interrupts while coverage holds its lock hangs for ever: the lock is never given back.
+    A program that a signal interrupts while coverage holds its lock hangs for ever: the lock is never released.
     """
     measuring = coverage.Coverage.current()
     if measuring is None or not item.get_closest_marker("unmeasured"):
@@ -134,7 +134,7 @@ def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
-    """Logging is global, and the exporter's commands set it up: each test leaves it as it was."""
+    """Logging is global, and the exporter's commands set it up: each test restores it."""
     root = logging.getLogger()
     level, handlers, show = root.level, list(root.handlers), warnings.showwarning
     yield
@@ -176,7 +176,7 @@ def amtool_bin() -> Path:
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """A clock that stands still until it is turned."""
+    """A clock that stands still until a test advances it."""
     return FakeClock()
 
 

@@ -1,4 +1,4 @@
-"""The command line: what each command prints, and with which code it ends."""
+"""The command line: the output and the exit code of each command."""
 
 import re
 import signal
@@ -33,7 +33,7 @@ merchants:
         groups: [country]
 """
 
-# Where each fault of it is.
+# The places of its errors.
 BAD_PLACES = ["api.url", "api.tiemout", "merchants[0].api_key_env", "merchants[0].collect[0].groups[0]"]
 
 
@@ -55,7 +55,7 @@ def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a flag prints that ends the process with 0."""
+    """The output of a flag that ends the process with 0."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 0
@@ -66,12 +66,12 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 @pytest.mark.parametrize("program", [[str(SCRIPT)], python("-m", "exporter")], ids=["script", "module"])
 def test_both_ways_to_start_are_the_same_program(program: list[str]) -> None:
-    """The installed script and `python -m exporter` tell the same version."""
+    """The installed script and `python -m exporter` print the same version."""
     run = subprocess.run([*program, "--version"], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout, run.stderr) == (0, f"smartstream-exporter {__version__}\n", "")
 
 
-def test_help_tells_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     """`--help` names the commands and the flags, each with an explanation."""
     text = printed(capsys, "--help")
     commands = re.findall(r"^    ([a-z-]+) +\S", text.partition("commands:")[2], re.MULTILINE)
@@ -84,12 +84,12 @@ def test_help_tells_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("command", ["backfill", "check-config", "demo", "plan", "replay", "simulate"])
 def test_each_command_has_a_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    """`COMMAND --help` says how it is called."""
+    """`COMMAND --help` shows the usage of the command."""
     assert printed(capsys, command, "--help").startswith(f"usage: smartstream-exporter {command} ")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--conifg.file=x"], "unrecognized arguments: --conifg.file=x"),
         (["--config=x"], "unrecognized arguments: --config=x"),
@@ -106,9 +106,9 @@ def test_each_command_has_a_help(capsys: pytest.CaptureFixture[str], command: st
         (["check-config", "a", "b"], "unrecognized arguments: b"),
     ],
 )
-def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
-    """What cannot be meant is told by name; a flag is never guessed from its beginning."""
-    assert f"error: {told}" in usage_error(capsys, *arguments)
+def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    """An invalid argument is named; a flag is never completed from its beginning."""
+    assert f"error: {message}" in usage_error(capsys, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,9 @@ def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: 
     ],
 )
 def test_a_flag_counts_before_and_after_a_command(command: str, flag: str, name: str, value: object) -> None:
-    """What stands before the command is not replaced by the command's default; without it, the default holds."""
+    """The value of a flag before the command is not replaced by the command's default; without a flag, the default is
+    used.
+    """
     parser = _parser()
     assert getattr(parser.parse_args([flag, command]), name) == value
     assert getattr(parser.parse_args([command, flag]), name) == value
@@ -131,7 +133,7 @@ def test_a_flag_counts_before_and_after_a_command(command: str, flag: str, name:
 
 
 def test_check_config_says_ok(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A good configuration: one line with its size, and 0."""
+    """A valid configuration is one line with its size, and exit code 0."""
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(GOOD))
     assert main(["check-config", str(path)]) == 0
@@ -139,8 +141,8 @@ def test_check_config_says_ok(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert (out, err) == ("ok: 1 merchant, 0 media, 1 stream, 45 requests a minute allowed\n", "")
 
 
-def test_check_config_tells_every_fault(capsys: pytest.CaptureFixture[str], bad_config: Path) -> None:
-    """A bad configuration: every fault on a line of its own that begins with its place, and 1."""
+def test_check_config_lists_every_error(capsys: pytest.CaptureFixture[str], bad_config: Path) -> None:
+    """In an invalid configuration, every error is a line that begins with its place, and the exit code is 1."""
     assert main(["check-config", str(bad_config)]) == 1
     out, err = capsys.readouterr()
     assert out == ""
@@ -148,7 +150,7 @@ def test_check_config_tells_every_fault(capsys: pytest.CaptureFixture[str], bad_
 
 
 def test_the_daemon_refuses_a_bad_configuration(capsys: pytest.CaptureFixture[str], bad_config: Path) -> None:
-    """It tells the same lines as check-config, ends with 1, and makes no state file."""
+    """It prints the same lines as check-config, ends with 1, and creates no state file."""
     state = bad_config.with_name("state.db")
     assert main([f"--config.file={bad_config}", f"--storage.path={state}"]) == 1
     daemon_said = capsys.readouterr()
@@ -157,8 +159,8 @@ def test_the_daemon_refuses_a_bad_configuration(capsys: pytest.CaptureFixture[st
     assert not state.exists()
 
 
-def test_what_ends_with_its_work_is_known_before_the_imports(capsys: pytest.CaptureFixture[str]) -> None:
-    """An early signal ends these with 130, and what serves with 0: the two lists of commands agree."""
+def test_commands_that_end_are_known_before_the_imports(capsys: pytest.CaptureFixture[str]) -> None:
+    """An early signal ends these commands with 130, and servers with 0: the two lists of commands agree."""
     with pytest.raises(SystemExit):
         main(["--help"])
     commands = re.findall(r"^    ([a-z-]+) {2,}", capsys.readouterr().out, re.MULTILINE)
@@ -172,7 +174,7 @@ def test_what_ends_with_its_work_is_known_before_the_imports(capsys: pytest.Capt
         ("all_proxy", "http://user:pa#55@proxy:3128", "is not the address of a proxy"),
     ],
 )
-def test_variables_that_cannot_work_are_found_before_the_start(
+def test_invalid_variables_are_found_before_the_start(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -180,12 +182,14 @@ def test_variables_that_cannot_work_are_found_before_the_start(
     value: str,
     problem: str,
 ) -> None:
-    """A proxy that can never work: one line that names the variable and no password, and 1, without a state file."""
+    """A proxy that cannot work is one line that names the variable and no password, and exit code 1, without a state
+    file.
+    """
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, value)
     path = tmp_path / "config.yaml"
-    # To loopback, no proxy is used.
+    # Connections to loopback use no proxy.
     path.write_text(yaml.safe_dump(configuration("http://api.invalid/v1")))
     state = tmp_path / "state.db"
     for arguments in (["check-config", str(path)], [f"--config.file={path}", f"--storage.path={state}"]):
@@ -199,15 +203,15 @@ def test_variables_that_cannot_work_are_found_before_the_start(
 
 
 def test_a_missing_configuration_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """The line names the file that is looked for."""
+    """The line names the missing file."""
     path = tmp_path / "nowhere.yaml"
     assert main([f"--config.file={path}"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert str(path) in line
 
 
-def test_simulate_serves_the_api_until_it_is_told_to_end(tmp_path: Path) -> None:
-    """The simulated API answers at the address that it prints, and SIGINT ends it with 0."""
+def test_simulate_serves_the_api_until_a_signal(tmp_path: Path) -> None:
+    """The simulated API responds at the printed address, and SIGINT ends it with 0."""
     with Program([*python("-m", "exporter"), "simulate", "--listen-address=127.0.0.1:0"], tmp_path) as api:
         url = api.line(r"listens on (http://\S+)/v1")[1]
         assert get(f"{url}/control/faults").json()["late_minutes"] == 1
@@ -216,8 +220,8 @@ def test_simulate_serves_the_api_until_it_is_told_to_end(tmp_path: Path) -> None
         assert api.ended() == 0
 
 
-def test_the_configuration_that_simulate_prints_is_good(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """What `simulate --print-config` prints passes `check-config`."""
+def test_the_configuration_that_simulate_prints_is_valid(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The output of `simulate --print-config` passes `check-config`."""
     assert main(["simulate", "--print-config"]) == 0
     path = tmp_path / "config.yaml"
     path.write_text(capsys.readouterr().out)

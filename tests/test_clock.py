@@ -1,6 +1,6 @@
-"""The API's time where this machine's clock is wrong: at the first start, as a step while it runs, after a restart.
+"""The API's time when this machine's clock is wrong: at the first start, as a step at run time, after a restart.
 
-The real client, ledger and poller against the simulated API. The machine has a clock of its own.
+The real client, ledger and poller run against the simulated API. The machine has its own clock.
 """
 
 from collections.abc import Iterator
@@ -37,16 +37,16 @@ KEYS = Stream(MERCHANT, "", Target.KEY_DELIVERY_COUNT, Group.ALL)
 WRONG = [3 * HOUR, 3 * DAY, -3 * HOUR, -3 * DAY]
 
 
-# What it has computed serves all tests.
+# All tests use its cache.
 WORLD = World(seed=3, media=4)
 
 
 class Machine:
-    """A machine that runs the exporter, and the API elsewhere, whose clock is right.
+    """A machine that runs the exporter, and an API whose clock is right.
 
     Attributes:
         true: The API's clock.
-        wall: This machine's, which can be set.
+        wall: The clock of this machine, which can be set.
     """
 
     def __init__(self, path: Path, wrong: float) -> None:
@@ -94,8 +94,8 @@ class Machine:
         self.close()
         self.open()
 
-    def live(self, minutes: int) -> None:
-        """So many minutes, each with a round and a scrape."""
+    def run_minutes(self, minutes: int) -> None:
+        """Run this number of minutes, each with a round and a scrape."""
         for _ in range(minutes):
             self.pass_time(60 - self.true.wall % 60 + 0.5)
             with capture_logs() as logs:
@@ -104,16 +104,16 @@ class Machine:
             self.lines += [f"{line['log_level']}: {line['event']}" for line in logs]
 
     def pass_time(self, seconds: float) -> None:
-        """Both clocks go on."""
+        """Advance both clocks."""
         self.true.advance(seconds)
         self.wall.advance(seconds)
 
     def through(self, stream: Stream = WHOLE) -> Minute:
-        """The newest minute counted."""
+        """The newest counted minute."""
         return self.polling.ledger.through(stream)
 
     def counted(self, stream: Stream = WHOLE) -> float:
-        """What a counter without a label shows."""
+        """The value of a counter without a label."""
         (series,) = self.polling.ledger.snapshot.merchants[MERCHANT].streams[stream].series
         assert series.total is not None
         return series.total
@@ -127,12 +127,12 @@ class Machine:
 
     @property
     def complete(self) -> Minute:
-        """The newest minute that had ended 2 minutes ago, in truth."""
+        """The newest minute that ended 2 minutes ago by the right clock."""
         return ended_before(self.true.wall, 120)
 
     @property
     def lost(self) -> int:
-        """Minutes that are said to be lost."""
+        """The number of lost minutes."""
         return self.polling.ledger.snapshot.merchants[MERCHANT].lost_minutes
 
 
@@ -147,42 +147,44 @@ def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machine]
 
 @pytest.mark.parametrize("machine", WRONG, indirect=True)
 def test_at_the_first_start_counting_begins_by_the_clock_of_the_api(machine: Machine) -> None:
-    """However wrong this machine's clock is: counted is what was played since the start, nothing more, at once."""
+    """However wrong this machine's clock is, exactly the plays since the start are counted, at once."""
     start = ended_before(machine.first_start, 120)
-    machine.live(40)
+    machine.run_minutes(40)
     assert machine.through() == machine.complete
     assert machine.counted() == machine.played(start + 1, machine.complete)
     assert machine.lost == 0
 
 
 @pytest.mark.parametrize("machine", [3 * HOUR, 3 * DAY, -3 * DAY], indirect=True)
-def test_after_the_clock_was_set_right_counting_goes_on(machine: Machine) -> None:
-    """Set right while it runs, and again with a restart in between: no play is lost, none is counted twice."""
+def test_counting_continues_after_the_clock_was_corrected(machine: Machine) -> None:
+    """The clock is corrected at run time, and again with a restart in between: no play is lost,
+    none is counted twice.
+    """
     start = ended_before(machine.first_start, 120)
-    machine.live(20)
+    machine.run_minutes(20)
     machine.wall.wall = machine.true.wall
-    machine.live(20)
+    machine.run_minutes(20)
     machine.restart()
-    machine.live(20)
+    machine.run_minutes(20)
     assert machine.counted() == machine.played(start + 1, machine.complete)
     assert machine.lost == 0
 
 
 @pytest.mark.parametrize("step", [26 * HOUR, -26 * HOUR, 3 * HOUR, 3 * DAY, -3 * DAY])
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_clock_that_is_set_wrong_while_it_runs_moves_nothing(machine: Machine, step: float, restarted: bool) -> None:
-    """A step of the wall clock of hours or days, and back: each minute is counted once, at its time, none is lost."""
+def test_a_clock_that_becomes_wrong_changes_nothing(machine: Machine, step: float, restarted: bool) -> None:
+    """The wall clock steps by hours or days, and back: each minute is counted once, at its time, and none is lost."""
     start = ended_before(machine.first_start, 120)
-    machine.live(15)
+    machine.run_minutes(15)
     machine.wall.wall += step
     if restarted:
         machine.restart()
-    machine.live(15)
+    machine.run_minutes(15)
     assert machine.through() == machine.complete
     machine.wall.wall -= step
     if restarted:
         machine.restart()
-    machine.live(15)
+    machine.run_minutes(15)
     assert machine.through() == machine.complete
     assert machine.counted() == machine.played(start + 1, machine.complete)
     assert machine.lost == 0
@@ -191,16 +193,16 @@ def test_a_clock_that_is_set_wrong_while_it_runs_moves_nothing(machine: Machine,
 
 @pytest.mark.parametrize("ahead", [3 * HOUR, 26 * HOUR, 3 * DAY])
 def test_a_state_file_that_is_ahead_is_rebased(machine: Machine, ahead: float) -> None:
-    """A state file in which a wrong clock has let empty minutes be counted: counting goes on now, with a warning, and
-    what was played before it went wrong and since is counted once.
+    """A wrong clock has let empty minutes be counted. Counting continues at the right time, with a warning, and the
+    plays before the error and since are counted once.
     """
     start = ended_before(machine.first_start, 120)
-    machine.live(15)
+    machine.run_minutes(15)
     before = machine.counted(KEYS)
     with machine.state.transaction() as db:
         db.execute("UPDATE streams SET through = through + ?", (round(ahead / 60),))
     machine.restart()
-    machine.live(31)
+    machine.run_minutes(31)
     assert machine.through() == machine.complete
     assert machine.counted() == machine.played(start + 1, machine.complete)
     assert machine.lost == 0
@@ -210,7 +212,7 @@ def test_a_state_file_that_is_ahead_is_rebased(machine: Machine, ahead: float) -
 
 @pytest.mark.parametrize("ahead", [3 * HOUR, 3 * DAY])
 def test_a_stream_that_begins_in_the_future_begins_now(machine: Machine, ahead: float) -> None:
-    """A state file begun by a clock that was ahead: the plays from now on are counted, none of before."""
+    """In a state file that began with a clock that was ahead, the plays from now on are counted, none of before."""
     with machine.state.transaction() as db:
         minutes = round(ahead / 60)
         db.execute(
@@ -219,56 +221,60 @@ def test_a_stream_that_begins_in_the_future_begins_now(machine: Machine, ahead: 
             (minutes,) * 4,
         )
     machine.restart()
-    machine.live(1)
+    machine.run_minutes(1)
     begun = machine.through()
     assert begun == machine.complete
-    machine.live(30)
+    machine.run_minutes(30)
     assert machine.counted() == machine.played(begun + 1, machine.complete)
 
 
 @pytest.mark.parametrize("machine", [3 * HOUR, -3 * HOUR], indirect=True)
 def test_a_wrong_clock_is_reported(machine: Machine) -> None:
-    """The snapshot says by how much, and the problem says which way and what to do; both go when it is set right."""
+    """The snapshot has the difference, and the problem has the direction and the fix; both disappear when the clock is
+    corrected.
+    """
     assert machine.polling.snapshot().clock_offset == 0
-    machine.live(2)
+    machine.run_minutes(2)
     wrong = machine.wall.wall - machine.true.wall
     assert machine.polling.snapshot().clock_offset == pytest.approx(wrong, abs=2)
     problem = clock_problem(machine.polling.snapshot().clock_offset)
     assert f"is 3h {'ahead of' if wrong > 0 else 'behind'} the API's" in problem
     machine.wall.wall = machine.true.wall
-    machine.live(1)
+    machine.run_minutes(1)
     assert machine.polling.snapshot().clock_offset == 0
 
 
-def test_a_machine_that_slept_goes_on(machine: Machine) -> None:
-    """After a suspend the monotonic clock is hours behind: the next answer brings the API's time, nothing is lost."""
+def test_a_suspended_machine_continues(machine: Machine) -> None:
+    """After a suspend the monotonic clock is hours behind: the next answer brings the API's time,
+    and nothing is lost.
+    """
     start = ended_before(machine.first_start, 120)
-    machine.live(15)
+    machine.run_minutes(15)
     machine.true.advance(5 * HOUR)
     machine.wall.wall += 5 * HOUR
-    machine.live(15)
+    machine.run_minutes(15)
     assert machine.through() == machine.complete
     assert machine.counted() == machine.played(start + 1, machine.complete)
     assert machine.lost == 0
 
 
 @pytest.mark.parametrize("leap", [3 * HOUR, 26 * HOUR, 3 * DAY])
-def test_a_monotonic_clock_that_leaps_moves_nothing(machine: Machine, leap: float) -> None:
-    """A virtual machine that is moved can let even the monotonic clock leap: the next answer sets the time right."""
+def test_a_jump_of_the_monotonic_clock_changes_nothing(machine: Machine, leap: float) -> None:
+    """When a virtual machine is moved, even the monotonic clock can jump: the next answer corrects the time."""
     start = ended_before(machine.first_start, 120)
-    machine.live(15)
+    machine.run_minutes(15)
     machine.wall.advance(leap)
-    machine.live(15)
+    machine.run_minutes(15)
     assert machine.through() == machine.complete
     assert machine.counted() == machine.played(start + 1, machine.complete)
     assert machine.lost == 0
 
 
 def test_a_wrong_clock_is_logged_when_it_is_noticed_and_when_it_is_right(machine: Machine) -> None:
-    """One warning, no matter how often it is looked at, and one line when it is resolved."""
+    """There is one warning, no matter how often the clock is checked, and one line when it is resolved."""
     schedule = Scheduler(machine.wall, {})
     health = ProcessHealth(machine.polling, machine.state, schedule)
-    machine.live(1)
+    machine.run_minutes(1)
     with capture_logs() as logs:
         for wrong in (0.0, 3 * HOUR, 0.0):
             machine.wall.wall = machine.true.wall + wrong
@@ -280,7 +286,7 @@ def test_a_wrong_clock_is_logged_when_it_is_noticed_and_when_it_is_right(machine
     assert logs[1]["event"] == f"resolved: {logs[0]['event']}"
 
 
-def test_clocks_that_agree_leave_the_machine_its_own() -> None:
+def test_small_differences_are_ignored() -> None:
     """Within half a minute, and while an answer took minutes, the machine's clock counts."""
     wall = FakeClock(1_000_000.0)
     clock = ApiClock(wall)
@@ -292,8 +298,8 @@ def test_clocks_that_agree_leave_the_machine_its_own() -> None:
     assert clock.offset == pytest.approx(CLOCKS_AGREE + 3, abs=1)
 
 
-def test_without_a_date_the_machine_has_its_own_time() -> None:
-    """An API that sends no Date: the wall clock counts, whatever it does."""
+def test_without_a_date_the_machine_uses_its_own_clock() -> None:
+    """If the API sends no Date, the wall clock counts, whatever it does."""
     wall = FakeClock()
     clock = ApiClock(wall)
     wall.wall += DAY

@@ -15,7 +15,7 @@ from tests.support.processes import PATIENCE, configuration, merchant, python
 
 CONFIG = configuration("http://127.0.0.1:9/v1", merchant(id="放送局", media=[{"id": "番組"}]))
 
-# Terminals that do not know Japanese, or not all of it.
+# Terminals with no Japanese characters, or only some.
 TERMINALS: Mapping[str, Mapping[str, str]] = {
     "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     "ASCII": {"PYTHONIOENCODING": "ascii:strict"},
@@ -25,7 +25,7 @@ TERMINALS: Mapping[str, Mapping[str, str]] = {
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A good configuration, with names in Japanese."""
+    """A valid configuration, with names in Japanese."""
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(CONFIG, allow_unicode=True), encoding="utf-8")
     return path
@@ -33,7 +33,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def wrong(tmp_path: Path) -> Path:
-    """A configuration with an error, at a place that is hard to show."""
+    """A configuration with an error in a value that is hard to show."""
     path = tmp_path / "wrong.yaml"
     path.write_text(yaml.safe_dump({**CONFIG, "鍵🔑é": 1}, allow_unicode=True), encoding="utf-8")
     return path
@@ -61,8 +61,8 @@ def plays(tmp_path: Path) -> Path:
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("terminal", TERMINALS)
-def test_what_a_terminal_cannot_show_is_escaped(terminal: str, config: Path, wrong: Path, plays: Path) -> None:
-    """In every command, a character that the output cannot show is its escape, and never a traceback."""
+def test_unsupported_characters_are_escaped(terminal: str, config: Path, wrong: Path, plays: Path) -> None:
+    """In every command, a character that the output cannot encode is escaped, and is never a traceback."""
     commands: dict[tuple[str, ...], int] = {
         ("check-config", str(wrong)): 1,
         ("plan", f"--config.file={config}"): 0,
@@ -79,13 +79,13 @@ def test_what_a_terminal_cannot_show_is_escaped(terminal: str, config: Path, wro
     assert escaped if terminal == "cp932" else len(escaped) == len(commands)
 
 
-def test_the_log_escapes_what_its_encoding_lacks(config: Path) -> None:
-    """The daemon's log in ASCII shows where a file with a Japanese name was put."""
+def test_the_log_escapes_unsupported_characters(config: Path) -> None:
+    """The daemon's log in ASCII shows the path of a file with a Japanese name."""
     path = config.with_name("状態")
     path.mkdir()
     open_state(path / "state.db", time.time).close()
     with (path / "state.db").open("r+b") as file:
-        # The pages after the first, which tells that it is the exporter's.
+        # The pages after the first, which identifies the file as the exporter's.
         file.seek(PAGE)
         file.write(b"\xff" * PAGE)
     command = python("-m", "exporter", f"--config.file={config}", f"--storage.path={path / 'state.db'}")
@@ -99,12 +99,12 @@ def test_the_log_escapes_what_its_encoding_lacks(config: Path) -> None:
     assert b"\\u72b6\\u614b/state.db: the state file is damaged" in line
 
 
-# By how the shell redirects it; 3 is a pipe whose other end is closed.
+# By the redirection of the shell; 3 is a pipe whose other end is closed.
 OUTPUTS = {"closed pipe": ">&3", "full disk": ">/dev/full", "closed": ">&-"}
 
 
 def into(output: str, *arguments: str, unbuffered: str) -> tuple[int, str]:
-    """Run a command; its exit code and what it writes to standard error."""
+    """Run a command; return its exit code and its standard error."""
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -126,15 +126,15 @@ def into(output: str, *arguments: str, unbuffered: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_output_that_nobody_takes_is_no_traceback(output: str, unbuffered: str, config: Path) -> None:
-    """A pipe closed early is quiet, a full disk is one line; both end with 1. A closed output is none."""
+def test_unwritable_output_is_no_traceback(output: str, unbuffered: str, config: Path) -> None:
+    """A pipe closed early is silent, a full disk is one line; both end with 1. A closed output is no error."""
     code, shown = into(output, "check-config", str(config), unbuffered=unbuffered)
     assert code == (0 if output == "closed" else 1)
     full = "smartstream-exporter: cannot write the output: No space left on device\n"
     assert shown == (full if output == "full disk" else "")
 
 
-def test_help_that_nobody_takes_is_no_traceback() -> None:
-    """`--help | head -0` is quiet."""
+def test_help_into_a_closed_pipe_is_no_traceback() -> None:
+    """`--help | head -0` prints no error."""
     _, shown = into("closed pipe", "--help", unbuffered="")
     assert shown == ""

@@ -9,8 +9,8 @@ from tests.support.processes import Program, get, python, wait_until
 
 
 def test_the_demo_shows_plays(tmp_path: Path) -> None:
-    """It tells the address to open; there plays appear at once, a page and JSON that name the media, and documentation.
-    It leaves nothing.
+    """The demo prints the address to open. There, plays, a page and JSON that name the media, and documentation appear
+    at once. It leaves no files.
     """
     command = [*python("-m", "exporter"), "demo", "--web.listen-address=127.0.0.1:0"]
     temporary = tmp_path / "tmp"

@@ -1,4 +1,4 @@
-"""Characters that nobody sees are found, whatever they are called, and others are not."""
+"""Invisible characters are found, whatever their names, and others are not."""
 
 import unicodedata
 
@@ -21,29 +21,29 @@ from exporter.invisible import escape_invisible, find_garbling, find_invisible
         ("\ufeff", "U+FEFF ZERO WIDTH NO-BREAK SPACE"), ("\U000e0041", "U+E0041 TAG LATIN CAPITAL LETTER A"),
     ],
 )  # fmt: skip
-def test_what_nobody_sees(character: str, name: str) -> None:
-    """Each is called by its name in Unicode and its place, the first of several alone."""
+def test_invisible_characters(character: str, name: str) -> None:
+    """The first one is reported with its Unicode name and its position."""
     assert find_invisible(f"ab{character}c{character}") == f"{name} at position 3"
     assert escape_invisible(f"ab{character}") == f"ab<{name.split(maxsplit=1)[0]}>"
 
 
 @given(st.text(st.characters(categories=("L", "N", "P", "S")), max_size=20))
-def test_what_can_be_seen(text: str) -> None:
-    """Letters, digits, signs and plain spaces of any language are left alone, but for the few that are blank."""
+def test_visible_characters(text: str) -> None:
+    """Letters, digits, signs and plain spaces of any language are accepted, except the few that are blank."""
     if not any("FILLER" in unicodedata.name(each, "") or each == "\u2800" for each in text):
         assert find_invisible(f" {text} ") is None
         assert escape_invisible(text) == text
 
 
 @pytest.mark.parametrize("character", ["\0", "\n", "\x85", "\u2028", "\u202e", "\u2066", "\u200f", "\ud800"])
-def test_what_garbles_a_page(character: str) -> None:
-    """Text for people has no line ends, controls, and no characters that turn it around."""
+def test_characters_that_break_a_page(character: str) -> None:
+    """Text for readers has no line ends, no controls, and no characters that change its direction."""
     found = find_garbling(f"a{character}")
     assert found
     assert found.startswith(f"U+{ord(character):04X} ")
     assert found.endswith(" at position 2")
 
 
-def test_what_belongs_to_text_for_people() -> None:
-    """Wide spaces, joiners and what chooses the form of a character are part of names."""
+def test_characters_that_belong_to_text() -> None:
+    """Wide spaces, joiners and variation selectors are part of names."""
     assert find_garbling("朝の　ニュース می\u200cخواهم 👩\u200d👧 ❤\ufe0f 1\u00a0000") is None

@@ -27,7 +27,7 @@ def lines_of(stream: io.StringIO) -> list[str]:
 
 
 def text_of(stream: io.StringIO) -> str:
-    """What is written, once all of it is."""
+    """The output, once all of it is written."""
     assert logs.flush(PATIENCE)
     return stream.getvalue()
 
@@ -39,7 +39,7 @@ def start(level: str = "info", log_format: Any = "logfmt", secrets: tuple[str, .
 
 
 def without_others() -> None:
-    """Take pytest's own handlers away: they keep texts that its report cannot carry, or is too long with."""
+    """Remove pytest's own handlers: they keep texts that are too long for its report, or invalid in it."""
     logging.getLogger().handlers.clear()
 
 
@@ -48,7 +48,7 @@ def fail(text: str = "two\nlines") -> None:
 
 
 def test_a_line_is_time_level_message_and_fields() -> None:
-    """A logfmt line begins with ts (UTC, milliseconds), level and msg; the fields come in the order given."""
+    """A logfmt line begins with ts (UTC, milliseconds), level and msg; the fields come in the given order."""
     stream = start()
     structlog.get_logger("poll").info("asked for more", stream="m1/plays", minutes=3, ok=True, wait=None)
     [line] = lines_of(stream)
@@ -60,7 +60,7 @@ def test_a_line_is_time_level_message_and_fields() -> None:
 
 
 def test_json_lines_have_the_same_fields() -> None:
-    """With `json` every line is an object, its keys in the same order."""
+    """With `json` every line is an object with its keys in the same order."""
     stream = start(log_format="json")
     structlog.get_logger("poll").warning("late", minutes=3)
     [line] = lines_of(stream)
@@ -71,7 +71,7 @@ def test_json_lines_have_the_same_fields() -> None:
 
 @pytest.mark.parametrize("log_format", ["logfmt", "json"])
 def test_libraries_log_in_the_same_form(log_format: str) -> None:
-    """A record of the standard library's logging is rendered as the program's own are."""
+    """A record of the standard library's logging is rendered like the program's own."""
     stream = start(log_format=log_format)
     logging.getLogger("library").critical("%d thread(s) still running", 2)
     [line] = lines_of(stream)
@@ -83,7 +83,7 @@ def test_libraries_log_in_the_same_form(log_format: str) -> None:
 
 @pytest.mark.parametrize(("level", "shown"), [("debug", 4), ("info", 3), ("warn", 2), ("error", 1)])
 def test_the_level_is_a_threshold(level: str, shown: int) -> None:
-    """What is below the level is not written, whoever logs it."""
+    """An event below the level is not written, whoever logs it."""
     stream = start(level)
     for log in (structlog.get_logger("poll"), logging.getLogger("library")):
         log.debug("a")
@@ -104,16 +104,16 @@ def test_chatty_libraries_are_quiet(name: str, level: str) -> None:
     assert len(lines_of(stream)) == (1 if level == "debug" else 0)
 
 
-def test_a_round_that_is_late_is_logged_once() -> None:
-    """What the scheduler skips is an event, which a listener of our own logs in our own words."""
+def test_a_late_round_is_logged_once() -> None:
+    """A skipped run is an event of the scheduler; our own listener logs it."""
     stream = start("debug")
     logging.getLogger("apscheduler.scheduler").warning("skipped: maximum number of running instances reached (1)")
     assert lines_of(stream) == []
 
 
 @pytest.mark.parametrize("level", ["debug", "error"])
-def test_what_peers_of_the_http_server_do_is_no_news(level: str) -> None:
-    """Anybody could fill the log with the library's lines about requests that are none."""
+def test_invalid_requests_to_the_http_server_are_not_logged(level: str) -> None:
+    """Otherwise any client could fill the log with the library's lines about invalid requests."""
     stream = start(level)
     logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
     logging.getLogger("asyncio").warning("socket.send() raised exception.")
@@ -161,7 +161,7 @@ def test_exc_info_without_an_exception_is_no_error() -> None:
 @pytest.mark.parametrize("log_format", ["logfmt", "json"])
 @pytest.mark.parametrize("code", [0x0A, 0x0D, 0x1B, 0x00, 0x2028, 0x85, 0xD800], ids=hex)
 def test_no_text_from_outside_breaks_a_line(code: int, log_format: str) -> None:
-    """A control character, a line separator, half a character: none ends the line or reaches a terminal."""
+    """A control character, a line separator or half a surrogate pair neither ends the line nor reaches a terminal."""
     without_others()
     char = chr(code)
     stream = start(log_format=log_format)
@@ -192,15 +192,15 @@ def test_secrets_are_not_written(log_format: str, level: str) -> None:
     assert "ss" not in text.replace("<secret>", "").replace("password", "").replace("class", "").replace("process", "")
 
 
-def test_a_secret_that_begins_with_another_is_replaced_whole() -> None:
-    """The longer of two secrets leaves nothing of itself behind."""
+def test_a_secret_that_begins_with_another_is_replaced_completely() -> None:
+    """No part of the longer of two secrets is left."""
     stream = start(secrets=("abcdef", "abcdefghi"))
     structlog.get_logger("client").info("abcdefghi abcdef abcdefgh")
     assert 'msg="<secret> <secret> <secret>gh"' in text_of(stream)
 
 
-def test_a_second_set_up_replaces_the_first() -> None:
-    """Set up twice, each event is still one line, in the newer form."""
+def test_a_second_setup_replaces_the_first() -> None:
+    """After two set-ups, each event is still one line, in the newer form."""
     first = start()
     second = start(log_format="json")
     structlog.get_logger("poll").info("once")
@@ -208,8 +208,8 @@ def test_a_second_set_up_replaces_the_first() -> None:
     assert json.loads(text_of(second))["msg"] == "once"
 
 
-def test_other_handlers_are_left_alone() -> None:
-    """Set-up removes only what it has put there itself."""
+def test_other_handlers_are_unchanged() -> None:
+    """The set-up removes only its own handlers."""
     mine = logging.NullHandler()
     logging.getLogger().addHandler(mine)
     start()
@@ -217,7 +217,7 @@ def test_other_handlers_are_left_alone() -> None:
 
 
 def test_the_log_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a stream the log is on standard error, so that standard output is left to the commands."""
+    """Without a stream the log is on standard error, so that standard output is free for the commands."""
     logs.setup()
     structlog.get_logger("poll").info("hello")
     logs.flush()
@@ -238,8 +238,8 @@ def test_warnings_are_lines_too() -> None:
     assert "component=py.warnings" in line
 
 
-def test_a_log_that_cannot_be_written_fails_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    """A closed stream neither raises where something is logged, nor writes the unredacted record elsewhere."""
+def test_an_unwritable_log_fails_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """A closed stream raises nothing where something is logged, and the unredacted record is not written elsewhere."""
     stream = start(secrets=("sesame",))
     stream.close()
     structlog.get_logger("poll").info("hello", key="sesame")
@@ -248,7 +248,7 @@ def test_a_log_that_cannot_be_written_fails_nothing(capsys: pytest.CaptureFixtur
     assert logs.problem() == "cannot write the log: it is closed; check the log's destination"
 
 
-def test_an_unknown_level_is_a_mistake() -> None:
+def test_an_unknown_level_is_an_error() -> None:
     """A level that is not in LEVELS raises at once, and nothing is changed."""
     before = list(logging.getLogger().handlers)
     with pytest.raises(KeyError):
@@ -256,7 +256,7 @@ def test_an_unknown_level_is_a_mistake() -> None:
     assert logging.getLogger().handlers == before
 
 
-def test_what_nothing_catches_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_uncaught_exception_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that ends a thread, or the process, is logged in one line with its secrets hidden."""
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
@@ -292,8 +292,8 @@ class Pipe:
     """A pipe that holds 4 KiB.
 
     Attributes:
-        reader: Where to read.
-        writer: Where to write.
+        reader: The reading end.
+        writer: The writing end.
     """
 
     reader: io.TextIOWrapper
@@ -307,7 +307,7 @@ def pipe() -> Iterator[Pipe]:
     reader, writer = os.fdopen(read_end, encoding="ascii"), os.fdopen(write_end, "w", encoding="ascii")
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     yield Pipe(reader, writer)
-    # What waits still goes out before both ends are closed.
+    # The waiting lines are written before both ends are closed.
     thread = threading.Thread(target=reader.read)
     thread.start()
     assert logs.flush(PATIENCE)
@@ -323,8 +323,10 @@ def fill(log: Any, first: int, last: int) -> None:
         log.info(f"line {number}", text="x" * 1000)
 
 
-def test_a_reader_that_hangs_blocks_nobody(pipe: Pipe) -> None:
-    """While nobody reads, lines are queued up to a limit, others are dropped and counted; a notice reports them."""
+def test_a_hanging_reader_blocks_no_thread(pipe: Pipe) -> None:
+    """While the log is not read, lines are queued up to a limit, others are dropped and counted; a
+    notice reports them.
+    """
     without_others()
     logs.setup(stream=pipe.writer)
     before = logs.dropped()
@@ -423,8 +425,8 @@ def test_dropped_lines_are_reported_without_another_line(monkeypatch: pytest.Mon
     assert stream.getvalue() == "1 lost\n"
 
 
-def test_a_line_that_was_written_in_part_does_not_spoil_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a disk took half of a line, the next begins on a line of its own."""
+def test_a_partly_written_line_does_not_break_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a disk accepted half of a line, the next line begins on a line of its own."""
     written = bytearray()
     takes = [3, 0, 100, 100]
 
@@ -450,15 +452,15 @@ def test_a_line_that_was_written_in_part_does_not_spoil_the_next(monkeypatch: py
     assert written == b"abc\n1 lost\nnext\n"
 
 
-def test_what_the_encoding_lacks_is_escaped(pipe: Pipe) -> None:
-    """A log in ASCII shows a name in Japanese by its escapes."""
+def test_unsupported_characters_are_escaped(pipe: Pipe) -> None:
+    """A log in ASCII shows the escapes of a name in Japanese."""
     without_others()
     logs.setup(stream=pipe.writer)
     structlog.get_logger("poll").info("read", name="朝")
     assert "name=\\u671d" in pipe.reader.readline()
 
 
-def test_a_value_that_cannot_be_shown_is_a_line_dropped() -> None:
+def test_a_value_that_cannot_be_rendered_drops_its_line() -> None:
     """A value that raises when it is rendered is counted as a dropped line, and a notice reports it."""
 
     class Odd:
@@ -477,8 +479,8 @@ def test_a_value_that_cannot_be_shown_is_a_line_dropped() -> None:
     assert logs.dropped() == before + 1
 
 
-def test_what_is_logged_while_something_is_logged_is_a_line_too() -> None:
-    """A value that logs when it is rendered, and a collection of garbage that does, block nothing."""
+def test_logging_during_logging_is_a_line_too() -> None:
+    """A value that logs when it is rendered, and a garbage collection that does, block nothing."""
 
     class Chatty:
         def __str__(self) -> str:
@@ -494,7 +496,7 @@ def test_what_is_logged_while_something_is_logged_is_a_line_too() -> None:
 
 
 def test_lines_are_rendered_when_they_are_logged(pipe: Pipe) -> None:
-    """A value that changes while its line waits is shown as it was."""
+    """A value that changes while its line waits is shown with its old value."""
     without_others()
     logs.setup(stream=pipe.writer)
     log = structlog.get_logger("poll")

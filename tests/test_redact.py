@@ -1,4 +1,4 @@
-"""Secrets in texts, however they are spelled there."""
+"""Secrets in texts, in any encoding."""
 
 import base64
 import re
@@ -19,12 +19,12 @@ SECRET = 'K9x/api+key="Zq7&1 ß'
     secret=st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=8, max_size=40),
     steps=st.lists(st.tuples(st.sampled_from(sorted(SPELLINGS)), st.integers(0, 127)), max_size=4),
 )
-def test_a_secret_is_found_in_every_spelling_of_a_spelling(secret: str, steps: list[tuple[str, int]]) -> None:
-    """Whatever the secret, and however often and in whatever way it was written again, it is hidden."""
-    # Not a text of blanks, nor one of a few different characters, which can be a part of its own spelling.
+def test_a_secret_is_found_in_nested_encodings(secret: str, steps: list[tuple[str, int]]) -> None:
+    """Any secret is hidden, however often and in whatever way it is encoded again."""
+    # Not a text of blanks, nor one of a few different characters, which can be a part of its own encoding.
     assume(len(set(secret)) > 4 and sum(char.isalnum() for char in secret) >= 6)
     assume(sum(name.startswith("Base64") for name, _ in steps) <= 2)
-    # Nobody escapes a part of an escape.
+    # No program escapes a part of an escape.
     assume(all(name != "some of a URL" for name, _ in steps[1:]))
     text = secret
     for name, number in steps:
@@ -39,8 +39,8 @@ def test_a_secret_is_found_in_every_spelling_of_a_spelling(secret: str, steps: l
     text=st.text(st.sampled_from(string.ascii_letters + " .,:;-/%&\\+=é日…"), max_size=60),
     secret=st.text(st.sampled_from(string.digits), min_size=6, max_size=20),
 )
-def test_other_texts_stay_as_they_are(text: str, secret: str) -> None:
-    """What does not hold the secret is not changed."""
+def test_other_texts_stay_unchanged(text: str, secret: str) -> None:
+    """A text without the secret is not changed."""
     assert Redactor([secret]).hide(text) == text
 
 
@@ -72,7 +72,7 @@ def test_other_texts_stay_as_they_are(text: str, secret: str) -> None:
     ],
 )
 def test_secrets_that_are_echoed(text: str, hidden: str) -> None:
-    """A secret in a text is hidden: whole, in another spelling, without its double spaces, and cut at the end."""
+    """A secret in a text is hidden: complete, in another encoding, without its double spaces, and cut at the end."""
     secrets = [
         "hunter22",
         "hunter22-and-more",
@@ -86,13 +86,13 @@ def test_secrets_that_are_echoed(text: str, hidden: str) -> None:
     assert Redactor(secrets).hide(text) == hidden
 
 
-def test_nothing_to_hide() -> None:
-    """Without secrets a text stays as it is."""
+def test_without_secrets_nothing_is_hidden() -> None:
+    """Without secrets a text stays unchanged."""
     assert Redactor([]).hide("$^ text") == "$^ text"
 
 
-def test_what_was_hidden_stays_as_it_is() -> None:
-    """The log hides once more what the client has hidden, and that changes nothing."""
+def test_hidden_text_stays_unchanged() -> None:
+    """The log hides secrets again in texts from the client, which changes nothing."""
     redactor = Redactor(["secret", SECRET])
     once = redactor.hide(f"{SECRET} and secret")
     assert once == f"{HIDDEN} and {HIDDEN}"
@@ -100,8 +100,8 @@ def test_what_was_hidden_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("length", range(5, 120))
-def test_a_text_that_is_cut_anywhere_shows_no_more_than_three_characters_of_a_secret(length: int) -> None:
-    """Wherever `clean` cuts a text, in whatever spelling, what is left of the secret is hidden."""
+def test_a_cut_text_shows_at_most_three_characters_of_a_secret(length: int) -> None:
+    """Wherever `clean` cuts a text, in whatever encoding, the rest of the secret is hidden."""
     redactor = Redactor([SECRET])
     for spell in SPELLINGS.values():
         shown = redactor.hide(clean(f"no: {spell(SECRET, 0)} {spell(SECRET, 1)}", length))
@@ -120,20 +120,20 @@ def test_a_text_that_is_cut_anywhere_shows_no_more_than_three_characters_of_a_se
         (base64.b64encode(b"user:abc").decode(), "dXNlcj<secret>="),
     ],
 )
-def test_a_short_secret_is_hidden_where_it_stands_alone(text: str, hidden: str) -> None:
+def test_a_short_secret_is_hidden_as_a_whole_word(text: str, hidden: str) -> None:
     """A password of three letters is hidden, and does not make other words unreadable."""
     assert Redactor(["abc"]).hide(text) == hidden
 
 
-def test_a_text_that_would_take_long_to_decode_is_hidden_whole() -> None:
-    """Megabytes of escapes in escapes cost no more than a bounded time, and nothing of them is shown."""
+def test_a_text_that_takes_too_long_to_decode_is_hidden_completely() -> None:
+    """Megabytes of nested escapes cost a limited time, and nothing of them is shown."""
     redactor = Redactor([SECRET])
     assert redactor.hide("%25252541" * 100_000) == HIDDEN
     assert redactor.hide("QUFB" * 100_000) == HIDDEN
     assert redactor.hide("a word " * 100_000) == "a word " * 100_000
 
 
-def test_of_many_secrets_each_is_found() -> None:
+def test_each_of_many_secrets_is_found() -> None:
     """Hundreds of merchants have hundreds of secrets."""
     secrets = [f"key-{number:05d}" for number in range(1000)]
     redactor = Redactor(secrets)

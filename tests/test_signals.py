@@ -1,4 +1,4 @@
-"""Signals are waited for in the main thread, whichever thread they interrupt."""
+"""The main thread waits for signals, whichever thread they interrupt."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from tests.support.processes import PATIENCE, Program, python
 
 @pytest.fixture(autouse=True)
 def _undo() -> None:
-    """Each test leaves the handlers as they were; none of these signals may end the tests."""
+    """Each test restores the handlers; none of these signals may end the tests."""
     assert signal.getsignal(signal.SIGUSR1) == signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
 
 
@@ -30,7 +30,7 @@ def test_signals_come_one_by_one() -> None:
 
 
 def test_a_signal_ends_the_wait_at_once() -> None:
-    """Whichever thread it interrupts, the wait does not last until its timeout."""
+    """The wait ends before its timeout, whichever thread the signal interrupts."""
     with Signals([signal.SIGUSR1]) as signals:
         thread = threading.Thread(target=lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1))
         threading.Timer(0.1, thread.start).start()
@@ -69,7 +69,7 @@ except KeyboardInterrupt:
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_second_signal_ends_a_command_that_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
-    """The first interrupts it; if its cleanup blocks, the second ends it."""
+    """The first signal interrupts it; if its cleanup blocks, the second ends it."""
     with Program(python("-c", CLEANS_UP), tmp_path, {"PYTHONPATH": str(Path.cwd())}) as program:
         program.line("ready")
         program.send(number)

@@ -39,7 +39,7 @@ def test_a_time_is_read(text: str, instant: float) -> None:
         ("2026-01-31T25:00:00Z", "is not a valid date or time"),
     ],
 )
-def test_what_is_no_time_is_refused(text: str, message: str) -> None:
+def test_an_invalid_time_is_refused(text: str, message: str) -> None:
     """An ambiguous or invalid time is rejected with a message that quotes it."""
     with pytest.raises(ValueError, match=message) as refused:
         parse_instant(text)
@@ -47,7 +47,7 @@ def test_what_is_no_time_is_refused(text: str, message: str) -> None:
 
 
 def test_a_time_is_written() -> None:
-    """As RFC 3339 in UTC, which reads as the same time."""
+    """The form is RFC 3339 in UTC, which is read as the same time."""
     assert format_instant(1769850000.9) == "2026-01-31T09:00:00Z"
     assert parse_instant(format_instant(1769850000)) == 1769850000
 

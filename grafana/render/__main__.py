@@ -25,8 +25,8 @@ IMAGES = ROOT / "docs" / "images"
 HOURS = 6
 STEP = 60
 
-# What is drawn: how many rows of a dashboard, from the top, and where to. Maps and heat maps are Grafana's own. What
-# the process of the exporter would show is the drawing's own, so that picture is for looking at only.
+# The pictures: the number of rows of a dashboard, from the top, and the file. Maps and heat maps are Grafana's own. The
+# metrics of the exporter's process would be those of the renderer, so that dashboard is only for viewing.
 PICTURES = {"overview": (35, IMAGES), "media": (100, IMAGES), "exporter": (100, BUILD)}
 
 PAGE = """<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="page.css">
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def _draw() -> None:
-    """Take the pictures; what goes wrong in a page is printed."""
+    """Take the pictures; print the errors of a page."""
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=_program("chromium"), args=arguments)
@@ -68,7 +68,7 @@ def _draw() -> None:
             page.on("pageerror", lambda error: print(error, file=sys.stderr))
             page.goto((BUILD / f"{picture}.html").as_uri())
             page.wait_for_selector("#page canvas", state="attached")
-            # Charts are drawn a few frames after they are there.
+            # Charts are drawn a few frames after they appear.
             page.wait_for_timeout(1500)
             page.locator("#page").screenshot(path=folder / f"{picture}.png")
         browser.close()

@@ -1,4 +1,4 @@
-"""Hours of history in a minute: the exporter's parts on a clock turned by hand, written down as Prometheus' blocks."""
+"""Hours of history in a minute: the exporter's parts on a manual clock, written as Prometheus' blocks."""
 
 import subprocess
 from collections import defaultdict
@@ -24,7 +24,7 @@ TARGET = {"instance": "exporter:10077", "job": "smartstream"}
 # Seconds between two scrapes.
 SCRAPE = 30.0
 
-# A drop of so much begins so long before the end (seconds).
+# The depth of the drop, and the seconds from its start to the end.
 DROP, DROP_AGO = 0.8, 30 * 60.0
 
 ALERTS = (("SmartstreamPlaysDrop", "warning", 0.4), ("SmartstreamPlaysDropCritical", "critical", 0.6))
@@ -44,23 +44,23 @@ COLLECT = [
     ),
 ]
 
-# A family's name and a series' labels -> its samples: instants and values.
+# A family's name and a series' labels -> its samples: times and values.
 Scraped = dict[tuple[str, tuple[tuple[str, str], ...]], list[tuple[float, float]]]
 
 
 def write_blocks(promtool: Path, folder: Path, until: float, hours: float) -> str:
-    """Let the exporter live for some hours before an instant, and write what was scraped as blocks.
+    """Run the exporter for some hours before an instant, and write the scraped samples as blocks.
 
     Args:
         promtool: Prometheus' tool.
-        folder: Where `tsdb` is made.
+        folder: The folder in which `tsdb` is created.
         until: The last instant (Unix seconds).
-        hours: How long it lives.
+        hours: The number of hours.
 
     Returns:
         The id of the media whose plays drop.
     """
-    scraped, dropped = _life(folder / "state.db", until - hours * 3600, until)
+    scraped, dropped = _run(folder / "state.db", until - hours * 3600, until)
     _add_alerts(scraped)
     path = folder / "history.om"
     with path.open("w") as file:
@@ -73,10 +73,10 @@ def write_blocks(promtool: Path, folder: Path, until: float, hours: float) -> st
     return dropped
 
 
-def _life(state_path: Path, start: float, until: float) -> tuple[Scraped, str]:
+def _run(state_path: Path, start: float, until: float) -> tuple[Scraped, str]:
     world = World(seed=1)
     clock = FakeClock(start - start % 60)
-    # The busiest media that is a file: the live ones have a detector of their own.
+    # The busiest media that is a file, as live ones have their own detector.
     files = (media for media in world.catalog(MERCHANT).values() if media.schedule is None)
     dropped = max(files, key=lambda media: media.peak).id
     switch = FaultSwitch(world, clock.now, Faults(late_jitter=0.5, revise_up=0.2, rate_limit=1000))
@@ -126,7 +126,9 @@ def _samples(registry: CollectorRegistry) -> Iterable[tuple[str, Mapping[str, st
 
 
 def _add_alerts(scraped: Scraped) -> None:
-    """Add what Prometheus would have written of drops: alerts that fire after two minutes above their thresholds."""
+    """Add the `ALERTS` that Prometheus would have recorded for drops: they fire after two minutes above their
+    thresholds.
+    """
     drops = [item for item in scraped.items() if item[0][0] == "smartstream_plays_drop_ratio"]
     for (_, labels), samples in drops:
         which = {label: value for label, value in labels if label in {"merchant_id", "media_id"}}

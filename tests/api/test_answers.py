@@ -50,7 +50,7 @@ def body(answer: object) -> bytes:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        pytest.param(MANUAL, {AT: 10, AT + 1: 12}, id="as the manual prints it"),
+        pytest.param(MANUAL, {AT: 10, AT + 1: 12}, id="as printed in the manual"),
         pytest.param('{ [ {"date": "2018/12/01 14:34", "all": 1}, ], }', {AT: 1}, id="braced, with commas"),
         pytest.param("{[]}", {}, id="braced and empty"),
         pytest.param([row(all=10)], {AT: 10}, id="a bare list"),
@@ -72,7 +72,7 @@ def body(answer: object) -> bytes:
         ),
     ],
 )
-def test_rows_of_everything(answer: object, expected: Mapping[Minute, float]) -> None:
+def test_rows_without_groups(answer: object, expected: Mapping[Minute, float]) -> None:
     """Every plausible form of an answer without groups gives the same rows, under the label value ""."""
     found = answers.rows(body(answer), PLAYS, TOKYO).rows
     assert found == {minute: {"": value} for minute, value in expected.items()}
@@ -196,10 +196,10 @@ PLAYERS = Stream("m", "", Target.PLAY_COUNT, Group.PLAYER)
         (PLAYS, {"values": {"all": 3}}, None),
     ],
 )
-def test_names_say_what_is_a_label_value_and_what_a_count(
+def test_names_decide_what_is_a_label_value_and_what_a_count(
     stream: Stream, members: dict[str, object], expected: Mapping[str, float] | None
 ) -> None:
-    """A number is parsed as what its name says; if that is ambiguous, the whole answer is rejected."""
+    """A number is parsed as its name says; if that is ambiguous, the whole answer is rejected."""
     answer = body([row(**{"4712" if stream is PLAYERS else "50": 1}), {"date": "2018/12/01 14:35", **members}])
     if stream is PLAYS:
         answer = body([row(**members)])
@@ -212,7 +212,7 @@ def test_names_say_what_is_a_label_value_and_what_a_count(
 
 
 def test_the_error_names_the_ambiguous_member() -> None:
-    """The line names the row, the member and what it may be."""
+    """The message names the row, the member and its possible meanings."""
     with pytest.raises(MalformedAnswer) as caught:
         answers.rows(body([row(value=25, count=10)]), PERCENTAGES, TOKYO)
     assert str(caught.value) == (
@@ -266,10 +266,10 @@ def test_the_error_names_the_ambiguous_member() -> None:
         (COUNTRIES, [row(**{"": -1, "unknown": 4})], {"unknown": None}, "row 1: -1 is negative"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_unknown(
+def test_an_unusable_value_is_unknown(
     stream: Stream, answer: object, expected: Mapping[str, float | None], problem: str | None
 ) -> None:
-    """One bad value of one minute and label value is unknown and told, and everything else is read."""
+    """One bad value of a minute and label value is unknown and reported; everything else is read."""
     more = '[{"date": "2018/12/01 14:35", "%s": 7}, ' % ("all" if stream is PLAYS else "jp")
     for text, at in ((body(answer).decode(), 1), (more + body(answer).decode()[1:], 2)):
         reading = answers.rows(text.encode(), stream, TOKYO)
@@ -281,13 +281,13 @@ def test_a_value_that_cannot_be_used_is_unknown(
 
 
 @pytest.mark.parametrize("answer", [[row(jp=1, all=-1)], [row(all="N/A"), row(jp=1)], [row(jp=1, all=2), row(all=3)]])
-def test_a_total_that_cannot_be_used_does_not_matter_beside_its_parts(answer: object) -> None:
-    """Where the parts are known nobody needs their sum."""
+def test_an_unusable_total_does_not_matter_beside_its_parts(answer: object) -> None:
+    """If the parts are known, their sum is not needed."""
     assert answers.rows(body(answer), COUNTRIES, TOKYO) == Reading({AT: {"jp": 1}})
 
 
-def test_label_values_that_become_too_much_together_are_unknown() -> None:
-    """The sum of label values that become the same is as large as a number may be, or unknown."""
+def test_merged_label_values_that_become_too_large_are_unknown() -> None:
+    """The sum of label values that become equal is at most the largest allowed number, or unknown."""
     half = {"x" * 200 + "1": 10**12, "x" * 200 + "2": 1}
     assert answers.rows(body([row(**half)]), COUNTRIES, TOKYO).rows == {AT: {"x" * 200: None}}
 
@@ -306,24 +306,24 @@ def test_label_values_that_become_too_much_together_are_unknown() -> None:
         ),
     ],
 )
-def test_a_row_without_a_date_that_can_be_read_is_left_out(bad: object, problem: str) -> None:
-    """The other rows are read; where there is no other, the answer is refused."""
+def test_a_row_with_an_unreadable_date_is_left_out(bad: object, problem: str) -> None:
+    """The other rows are read; if there is none, the answer is rejected."""
     reading = answers.rows(body([row(all=1), bad, row(all=1)]), PLAYS, TOKYO)
     assert reading == Reading({AT: {"": 1}}, (problem,))
     with pytest.raises(MalformedAnswer):
         answers.rows(body([bad, bad]), PLAYS, TOKYO)
 
 
-def test_problems_are_few() -> None:
-    """However much of an answer cannot be used, a few lines tell of it, in the order of the rows."""
+def test_the_number_of_problems_is_limited() -> None:
+    """However much of an answer is unusable, there are only a few messages, in the order of the rows."""
     answer = [{"date": f"2018/12/01 14:{minute}", "all": -1} for minute in range(10, 50)]
     problems = answers.rows(body(answer), PLAYS, TOKYO).problems
     assert [problem[:6] for problem in problems] == ["row 1:", "row 2:", "row 3:", "and 37"]
     assert problems[-1] == "and 37 more"
 
 
-def test_problems_that_are_not_shown_are_not_put_into_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row is written out for the few lines that are shown, not for each of its values."""
+def test_problems_that_are_not_shown_are_not_formatted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row is formatted only for the few messages that are shown, not for each of its values."""
     written: list[object] = []
 
     def note(value: object) -> str:
@@ -336,7 +336,7 @@ def test_problems_that_are_not_shown_are_not_put_into_words(monkeypatch: pytest.
     assert sum(isinstance(value, dict) for value in written) == answers.MOST_PROBLEMS
 
 
-def test_of_a_large_value_no_more_is_written_than_is_looked_at() -> None:
+def test_an_excerpt_reads_only_what_it_shows() -> None:
     """An excerpt of a row of megabytes costs no more than one of a line."""
 
     class Large(list[int]):
@@ -352,7 +352,7 @@ def test_of_a_large_value_no_more_is_written_than_is_looked_at() -> None:
     assert large.looked_at < 2_000
 
 
-def test_a_defect_in_one_label_value_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_in_one_label_value_concerns_only_that_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """A value that raises an unexpected exception is unknown; the others are used."""
     number = row_values._number
 
@@ -368,8 +368,8 @@ def test_a_defect_in_one_label_value_is_its_own(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("answer", [[row(all={"count": 1})], [row(play_count=[1])]])
-def test_objects_in_the_place_of_all_numbers_are_another_form(answer: object) -> None:
-    """Objects everywhere are no bad value, but a form that nobody knows."""
+def test_objects_in_place_of_all_numbers_are_another_form(answer: object) -> None:
+    """Objects everywhere are not bad values, but an unknown form, which is rejected."""
     with pytest.raises(MalformedAnswer, match="row 1: an object or a list instead of a number"):
         answers.rows(body(answer), PLAYS, TOKYO)
 
@@ -392,8 +392,8 @@ def test_objects_in_the_place_of_all_numbers_are_another_form(answer: object) ->
         {"code": 0, "msg": "success", "data": {}},
     ],
 )
-def test_no_rows_in_other_words(answer: object) -> None:
-    """What says in plain words that there are no rows is no rows, and no fault."""
+def test_no_rows_in_other_forms(answer: object) -> None:
+    """An answer that clearly means "no rows" has no rows and is no error."""
     for stream in (PLAYS, COUNTRIES, KEYS):
         assert answers.rows(body(answer), stream, TOKYO) == Reading({})
 
@@ -423,13 +423,13 @@ def test_no_rows_in_other_words(answer: object) -> None:
     ],
 )
 def test_an_error_is_never_read_as_no_rows(answer: object) -> None:
-    """An answer that tells of an error, or of anything but no rows, is refused."""
+    """An answer that reports an error, or anything but no rows, is rejected."""
     with pytest.raises(MalformedAnswer):
         answers.rows(body(answer), PLAYS, TOKYO)
 
 
-def test_rows_in_an_object_of_an_object() -> None:
-    """The only list of the outermost objects that have one is the rows."""
+def test_rows_in_a_nested_object() -> None:
+    """The rows are the only list of the outermost objects that have one."""
     assert answers.rows(body({"data": {"aggregations": [row(all=3)]}, "meta": {"page": 1}}), PLAYS, TOKYO).rows == {
         AT: {"": 3}
     }
@@ -440,7 +440,7 @@ def test_rows_in_an_object_of_an_object() -> None:
 @pytest.mark.parametrize("read", [answers.media, answers.live_event])
 @pytest.mark.parametrize("answer", ["null", "{}", '{"id": 1, "id": 2}', '{"id": NaN}', ""])
 def test_other_answers_stay_strict(read: Callable[[bytes], object], answer: str) -> None:
-    """What is no rows, or rows with a bad value, is no media and no live event."""
+    """An answer without rows, or with a bad value, is no media and no live event."""
     with pytest.raises(MalformedAnswer):
         read(answer.encode())
 
@@ -500,8 +500,8 @@ def test_other_answers_stay_strict(read: Callable[[bytes], object], answer: str)
         (COUNTRIES, [row(country=[{"value": True, "count": 2}])], None),
     ],
 )
-def test_what_does_not_read_as_rows(stream: Stream, answer: object, message: str | None) -> None:
-    """An ambiguous or unreadable answer is rejected whole, and the message names the row."""
+def test_unreadable_rows(stream: Stream, answer: object, message: str | None) -> None:
+    """An ambiguous or unreadable answer is rejected as a whole, and the message names the row."""
     with pytest.raises(MalformedAnswer) as caught:
         answers.rows(body(answer), stream, TOKYO)
     assert message in (None, str(caught.value))
@@ -509,8 +509,8 @@ def test_what_does_not_read_as_rows(stream: Stream, answer: object, message: str
     assert len(str(caught.value)) < 300
 
 
-def test_bytes_that_are_no_text() -> None:
-    """A body that is not UTF-8 is refused; nobody guesses its encoding."""
+def test_bytes_that_are_not_text() -> None:
+    """A body that is not UTF-8 is rejected; the encoding is never guessed."""
     with pytest.raises(MalformedAnswer, match=r"^not UTF-8$"):
         answers.rows("日本".encode("shift_jis"), PLAYS, TOKYO)
 
@@ -530,7 +530,7 @@ def test_bytes_that_are_no_text() -> None:
     ],
 )
 def test_dates_of_minutes(date: str, expected: Minute) -> None:
-    """A date is local, whatever its separators, unless it names its offset."""
+    """A date is local, whatever its separators, unless it has an offset."""
     assert list(answers.rows(body([{"date": date, "all": 1}]), PLAYS, TOKYO).rows) == [expected]
 
 
@@ -546,7 +546,7 @@ def test_dates_of_minutes(date: str, expected: Minute) -> None:
     ],
 )
 def test_dates_of_days(date: str) -> None:
-    """The row of a day stands at the minute of the local midnight."""
+    """The row of a day belongs to the minute of the local midnight."""
     assert list(answers.rows(body([{"date": date, "all": 1}]), KEYS, TOKYO).rows) == [MIDNIGHT]
 
 
@@ -562,21 +562,21 @@ def test_dates_of_days(date: str) -> None:
         (7, None),
     ],
 )
-def test_when_a_live_event_began(written: object, started: float | None) -> None:
-    """A time with an offset is read; any other could be hours off, and tells nothing."""
+def test_the_start_of_a_live_event(written: object, started: float | None) -> None:
+    """A time with an offset is read; any other could be wrong by hours, and is ignored."""
     event = answers.live_event(body({"encode_status": "running", "live_encode_start_at": written}))
     assert event == answers.LiveEvent(running=True, started=started)
 
 
 @pytest.mark.parametrize("date", ["2018/12/01 14", "2018/12/01 14:00", "2018-12-01T14:00:00+09:00", "2018-12-01 05Z"])
 def test_dates_of_hours(date: str) -> None:
-    """The row of an hour stands at the minute at which the hour starts."""
+    """The row of an hour belongs to the minute at which the hour starts."""
     assert list(answers.rows(body([{"date": date, "all": 1}]), PLAYS, TOKYO, hourly=True).rows) == [AT - 34]
 
 
 @pytest.mark.parametrize("date", ["2018/12/01", "2018/12/01 14:34"])
-def test_what_is_no_hour(date: str) -> None:
-    """A day and a minute are refused where hours were asked for, and an hour where minutes were."""
+def test_dates_that_are_no_hour(date: str) -> None:
+    """A day and a minute are rejected where hours were requested, and an hour where minutes were."""
     with pytest.raises(MalformedAnswer):
         answers.rows(body([{"date": date, "all": 1}]), PLAYS, TOKYO, hourly=True)
     with pytest.raises(MalformedAnswer):
@@ -588,7 +588,7 @@ def test_what_is_no_hour(date: str) -> None:
     ["0000/01/01 00:00", "2018/13/01 00:00", "2018/12/01 24:00", "2018/12/01 14:60", "2018/12/01 14:34:60"],
 )
 def test_dates_that_do_not_exist(date: str) -> None:
-    """A date that no calendar has is refused."""
+    """A date that is in no calendar is rejected."""
     for stream in (PLAYS, KEYS):
         with pytest.raises(MalformedAnswer):
             answers.rows(body([{"date": date, "all": 1}]), stream, TOKYO)
@@ -597,7 +597,7 @@ def test_dates_that_do_not_exist(date: str) -> None:
 @pytest.mark.parametrize("year", ["0001", "9999"])
 @pytest.mark.parametrize("offset", ["", "Z", "+14:00", "-14:00", "+2359"])
 def test_dates_at_the_ends_of_time(year: str, offset: str) -> None:
-    """The first and the last years that there are give rows or the usual error."""
+    """The first and the last possible years give rows or the usual error."""
     for stream in (PLAYS, KEYS):
         for date in (f"{year}/01/01 00:00{offset}", f"{year}/12/31 23:59{offset}"):
             try:
@@ -619,8 +619,8 @@ def test_dates_at_the_ends_of_time(year: str, offset: str) -> None:
     ],
 )
 def test_days_on_which_clocks_change(zone: str, day: tuple[int, int, int]) -> None:
-    """Rows of all minutes around a change of the clocks come back as the minutes that they were, whether the
-    hour that is there twice has one row for each minute or one for each label value.
+    """Rows of all minutes around a change of the clocks give the original minutes, whether a repeated hour has one row
+    for each minute or one for each label value.
     """
     local = ZoneInfo(zone)
     first = minute_of(datetime(*day, tzinfo=local).timestamp()) - 60
@@ -633,8 +633,8 @@ def test_days_on_which_clocks_change(zone: str, day: tuple[int, int, int]) -> No
     assert answers.rows(body(long), COUNTRIES, local).rows == expected
 
 
-def test_equal_rows_of_an_hour_that_is_there_twice() -> None:
-    """Two equal rows of a minute that is there twice are two minutes; where a third differs, the later is unknown."""
+def test_equal_rows_of_a_repeated_hour() -> None:
+    """Two equal rows of a repeated minute are two minutes; if a third differs, the later minute is unknown."""
     twice = {"date": "2026/11/01 01:30", "all": 5}
     first = minute_of(datetime(2026, 11, 1, 5, 30, tzinfo=UTC).timestamp())
     assert answers.rows(body([twice, twice]), PLAYS, NEW_YORK).rows == {first: {"": 5}, first + 60: {"": 5}}
@@ -644,7 +644,7 @@ def test_equal_rows_of_an_hour_that_is_there_twice() -> None:
 
 
 def test_midnights_that_do_not_exist() -> None:
-    """Where clocks are set forward at midnight the day starts an hour later, in whatever form it is written."""
+    """If clocks go forward at midnight, the day starts an hour later, in whatever form its date is written."""
     start = minute_of(datetime(2026, 3, 28, 22, 0, tzinfo=UTC).timestamp())
     for date in ("2026/03/29", "2026/03/29 00:00", "2026-03-29T01:00:00+03:00"):
         found = answers.rows(body([{"date": date, "all": 1}]), KEYS, ZoneInfo("Asia/Beirut")).rows
@@ -677,7 +677,7 @@ MEDIA = {
     ],
 )
 def test_media(answer: object, expected: answers.Media) -> None:
-    """A media's texts are read as they are; null is ""."""
+    """A media's texts are read unchanged; null is ""."""
     assert answers.media(body(answer)) == expected
 
 
@@ -691,8 +691,8 @@ def test_media(answer: object, expected: answers.Media) -> None:
         ({"a": {"id": 1}, "b": {"id": 2}}, 'not a media: {"a": {"id": 1}, "b": {"id": 2}}'),
     ],
 )
-def test_what_is_no_media(answer: object, message: str) -> None:
-    """An answer that does not look like a media is refused."""
+def test_invalid_media(answer: object, message: str) -> None:
+    """An answer that does not look like a media is rejected."""
     with pytest.raises(MalformedAnswer) as caught:
         answers.media(body(answer))
     assert str(caught.value) == message
@@ -711,12 +711,12 @@ def test_what_is_no_media(answer: object, message: str) -> None:
     ],
 )
 def test_live_events(status: object, running: bool) -> None:
-    """A live event runs when its state says so, and not when it says nothing."""
+    """A live event runs if its state says so, and not if the state is empty."""
     assert answers.live_event(body({"id": "e1", "encode_status": status})) == answers.LiveEvent(running)
 
 
 def test_a_live_event_without_a_state() -> None:
-    """An answer that does not tell whether the event runs is refused."""
+    """An answer without the state of the event is rejected."""
     with pytest.raises(MalformedAnswer, match="not a live event"):
         answers.live_event(body({"id": "e1"}))
 
@@ -745,7 +745,9 @@ def test_a_live_event_without_a_state() -> None:
     ],
 )
 def test_tokens(answer: dict[str, Any], expiry: float | None) -> None:
-    """A token's expiry is read in every plausible form; one that cannot be parsed is unknown, which is no error."""
+    """A token's expiry is read in every plausible form; an expiry that cannot be parsed is unknown,
+    which is no error.
+    """
     assert answers.token(body({"token": "abc.def-1", **answer})) == ("abc.def-1", expiry)
 
 
@@ -766,7 +768,7 @@ def test_tokens(answer: dict[str, Any], expiry: float | None) -> None:
         {"token": "s3cret" * 3000},
     ],
 )
-def test_what_is_no_token(answer: object) -> None:
+def test_invalid_tokens(answer: object) -> None:
     """A token that is invalid in a header is rejected, and the message contains nothing of the answer."""
     with pytest.raises(MalformedAnswer) as caught:
         answers.token(body(answer))
@@ -811,7 +813,7 @@ def test_a_value_too_deep_to_write() -> None:
     assert excerpt(value) == "(deeply nested)"
 
 
-# ---- whatever comes ----
+# ---- random answers ----
 
 
 JSON_VALUES = st.recursive(
@@ -851,7 +853,7 @@ STREAMS = st.builds(Stream, st.just("m"), st.just(""), st.sampled_from(Target), 
 
 @st.composite
 def mutations(draw: st.DrawFn) -> bytes:
-    """A good answer with a few bytes left out, doubled, replaced."""
+    """A good answer with a few bytes removed, doubled or replaced."""
     good = bytearray(
         draw(st.sampled_from([MANUAL, json.dumps({"r": [row(country={"jp": 1})]}), json.dumps(MEDIA)])).encode()
     )
@@ -872,7 +874,7 @@ BODIES = (
 
 
 def attempt(read: Callable[[], T]) -> tuple[T | None, str]:
-    """What was read, or the message of `MalformedAnswer`."""
+    """The parsed value, or the message of `MalformedAnswer`."""
     try:
         return read(), ""
     except MalformedAnswer as error:
@@ -906,7 +908,7 @@ def test_any_body_gives_rows_or_the_error(body: bytes, stream: Stream, zone: Zon
 
 @given(body=BODIES)
 def test_any_body_gives_a_value_or_the_error(body: bytes) -> None:
-    """The other answers, too, raise nothing but `MalformedAnswer`; an error's text is printable and short."""
+    """The other parsers, too, raise nothing but `MalformedAnswer`; an error's text is printable and short."""
     readers: tuple[Callable[[bytes], object], ...] = (answers.media, answers.live_event, answers.token)
     for read in readers:
         _, problem = attempt(partial(read, body))
@@ -918,7 +920,7 @@ def test_any_body_gives_a_value_or_the_error(body: bytes) -> None:
 
 @given(text=st.text(st.characters()), longest=st.integers(2, 50))
 def test_cleaned_texts_fit(text: str, longest: int) -> None:
-    """A cleaned text is printable and short enough, and one that is cut says so."""
+    """A cleaned text is printable and short enough, and a cut text is marked as cut."""
     line = clean(text, longest)
     assert line.isprintable()
     assert len(line) <= longest
@@ -936,7 +938,7 @@ COUNTS = st.dictionaries(
 def test_every_form_of_the_same_numbers_gives_the_same_rows(
     counts: dict[int, dict[str, int]], data: st.DataObject
 ) -> None:
-    """Rows in any order and form, with totals, strings and nulls mixed in, come back as the numbers they were."""
+    """Rows in any order and form, mixed with totals, strings and nulls, give the original numbers."""
     written: list[dict[str, object]] = []
     for offset, values in counts.items():
         local = datetime(2018, 12, 1, 0, 0) + timedelta(minutes=offset)  # noqa: DTZ001 - as the API writes it
@@ -974,12 +976,12 @@ LABELS = st.sampled_from(["25", "50", "4711", "0", "jp", "Player A", "ios"])
     group=st.sampled_from([group for group in Group if group is not Group.ALL]),
     data=st.data(),
 )
-def test_a_label_value_and_its_count_are_read_or_refused(
+def test_a_label_value_and_its_count_are_read_or_rejected(
     label: str, count: int, group: Group, data: st.DataObject
 ) -> None:
-    """Whatever the members of a row are called: the label value comes back with its count, or the row is refused.
+    """Whatever the members of a row are called, the label value gets its count, or the row is rejected.
 
-    No other label value is made up of the name of a member, or of an id beside it.
+    No label value is created from the name of a member, or from an id beside it.
     """
     written: object = int(label) if label.isdigit() and data.draw(st.booleans()) else label
     # Beside a country's rows "id" is Indonesia.

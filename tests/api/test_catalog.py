@@ -38,12 +38,12 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 @pytest.fixture
 def build(state: State) -> Build:
-    """Makes a catalog with the media a and b, or others; as after a restart if it is not the first."""
+    """Create a catalog with the media a and b, or others; a second call is a restart."""
     return lambda *media: Catalog(state, settings(list(media) or [{"id": "a"}, {"id": "b"}]))
 
 
-def test_all_media_are_looked_up_at_first(build: Build) -> None:
-    """Each media once, then none for hours."""
+def test_all_media_are_looked_up_first(build: Build) -> None:
+    """Each media is looked up once, and then none for hours."""
     catalog = build()
     assert catalog.next_lookup(NOW) == A
     catalog.enter_media(A, known("a"), NOW)
@@ -53,7 +53,7 @@ def test_all_media_are_looked_up_at_first(build: Build) -> None:
     assert catalog.next_lookup(NOW + MEDIA_EVERY) == A
 
 
-def test_what_is_under_way_is_not_asked_for_again(build: Build) -> None:
+def test_a_lookup_under_way_is_not_requested_again(build: Build) -> None:
     """Another thread gets the next lookup, or none."""
     catalog = build()
     assert catalog.next_lookup(NOW, {A}) == B
@@ -61,7 +61,7 @@ def test_what_is_under_way_is_not_asked_for_again(build: Build) -> None:
 
 
 def test_the_longest_due_comes_first(build: Build) -> None:
-    """Lookups that are late take turns in the order in which they became due."""
+    """Late lookups come in the order in which they became due."""
     catalog = build()
     catalog.enter_media(B, known("b"), NOW)
     catalog.enter_media(A, known("a"), NOW + 1)
@@ -69,14 +69,14 @@ def test_the_longest_due_comes_first(build: Build) -> None:
 
 
 def test_a_merchant_without_media_needs_no_lookup(state: State) -> None:
-    """There is nothing to ask for, and nothing to show."""
+    """There is nothing to request, and nothing to show."""
     catalog = Catalog(state, settings([]))
     assert catalog.next_lookup(NOW) is None
     assert catalog.views(NOW) == {}
 
 
 def test_a_failed_lookup_is_tried_again_later(build: Build) -> None:
-    """It makes way for the others, and comes again after a while; what was known stays."""
+    """The other lookups come first, and the failed one after a delay; the known data stays."""
     catalog = build()
     catalog.enter_media(A, known(name="News"), NOW)
     late = NOW + MEDIA_EVERY
@@ -88,8 +88,8 @@ def test_a_failed_lookup_is_tried_again_later(build: Build) -> None:
     assert catalog.views(late)["a"].name == "News"
 
 
-def test_before_its_lookup_a_media_has_what_is_configured(build: Build) -> None:
-    """A view of every media is there from the start, in the order of the configuration."""
+def test_before_its_lookup_a_media_has_its_configured_name(build: Build) -> None:
+    """There is a view of every media from the start, in the order of the configuration."""
     catalog = build({"id": "b", "name": "Mine", "labels": {"channel": "news"}}, {"id": "a"})
     assert list(catalog.views(NOW).values()) == [
         MediaView("b", name="Mine", labels={"channel": "news"}),
@@ -98,7 +98,7 @@ def test_before_its_lookup_a_media_has_what_is_configured(build: Build) -> None:
 
 
 def test_a_configured_name_wins(build: Build) -> None:
-    """The catalog gives the name where the configuration does not; the rest is always the catalog's."""
+    """The catalog gives the name if the configuration has none; the other data is always the catalog's."""
     catalog = build({"id": "a", "name": "Mine"}, {"id": "b"})
     catalog.enter_media(A, known("a", name="Theirs"), NOW)
     catalog.enter_media(B, known("b", name="Theirs"), NOW)
@@ -109,7 +109,7 @@ def test_a_configured_name_wins(build: Build) -> None:
 
 
 def test_a_rename_replaces_the_name(build: Build) -> None:
-    """There is one view of a media, with the newest name, after a restart too."""
+    """There is one view of a media, with the newest name, also after a restart."""
     catalog = build({"id": "a"})
     catalog.enter_media(A, known(name="Old"), NOW)
     catalog.enter_media(A, known(name="New"), NOW + MEDIA_EVERY)
@@ -118,8 +118,8 @@ def test_a_rename_replaces_the_name(build: Build) -> None:
         assert [view.name for view in each.views(NOW + MEDIA_EVERY).values()] == ["New"]
 
 
-def test_a_live_event_is_asked_for_every_few_minutes(build: Build) -> None:
-    """As soon as it is known, and from then on again and again; its state is shown."""
+def test_a_live_event_is_looked_up_every_few_minutes(build: Build) -> None:
+    """Its first lookup comes as soon as it is known, the next ones at intervals; its state is shown."""
     catalog = build({"id": "a"})
     catalog.enter_media(A, known(event="e"), NOW)
     event = Lookup("a", "e")
@@ -145,8 +145,8 @@ def test_a_stale_live_event_is_not_exposed(build: Build) -> None:
 
 
 @pytest.mark.parametrize("after", ["", "f"])
-def test_another_live_event_replaces_the_one_before(build: Build, after: str) -> None:
-    """The old event is not asked for again, and its state is not shown for the new one."""
+def test_a_new_live_event_replaces_the_previous(build: Build, after: str) -> None:
+    """The old event is not looked up again, and its state is not shown for the new one."""
     catalog = build({"id": "a"})
     catalog.enter_media(A, known(event="e"), NOW)
     catalog.enter_live(Lookup("a", "e"), LiveEvent(True), NOW)
@@ -156,8 +156,10 @@ def test_another_live_event_replaces_the_one_before(build: Build, after: str) ->
 
 
 @pytest.mark.parametrize("fails", [True, False])
-def test_an_answer_about_the_live_event_before_comes_too_late(build: Build, fails: bool) -> None:
-    """What was under way while the media was given another event is not entered, and not tried again."""
+def test_a_late_answer_about_the_previous_live_event_is_ignored(build: Build, fails: bool) -> None:
+    """If the media got another event while the lookup was under way, the answer is not entered, and the lookup is not
+    repeated.
+    """
     catalog = build({"id": "a"})
     old = Lookup("a", "e")
     catalog.enter_media(A, known(event="e"), NOW)
@@ -171,8 +173,8 @@ def test_an_answer_about_the_live_event_before_comes_too_late(build: Build, fail
     assert catalog.next_lookup(NOW + MEDIA_EVERY - 1, {Lookup("a", "f")}) is None
 
 
-def test_a_restart_asks_for_nothing_that_is_known(build: Build) -> None:
-    """Names are in the state file; only the states of live events are asked for at once."""
+def test_a_restart_requests_nothing_that_is_known(build: Build) -> None:
+    """Names are in the state file; only the states of live events are requested at once."""
     catalog = build()
     catalog.enter_media(A, known("a", event="e"), NOW)
     catalog.enter_media(B, known("b"), NOW)
@@ -185,8 +187,8 @@ def test_a_restart_asks_for_nothing_that_is_known(build: Build) -> None:
     assert restarted.next_lookup(NOW + MEDIA_EVERY, {Lookup("a", "e")}) == A
 
 
-def test_a_restart_takes_only_what_is_configured(build: Build, state: State) -> None:
-    """Media that left the configuration, and those of another merchant, are not shown."""
+def test_a_restart_shows_only_configured_media(build: Build, state: State) -> None:
+    """Media that were removed from the configuration, and those of another merchant, are not shown."""
     build().enter_media(A, known("a"), NOW)
     assert list(build({"id": "b"}).views(NOW)) == ["b"]
     other = Catalog(state, settings([{"id": "a"}], merchant_id="other"))
@@ -194,8 +196,8 @@ def test_a_restart_takes_only_what_is_configured(build: Build, state: State) -> 
     assert other.next_lookup(NOW) == A
 
 
-def test_a_clock_that_was_set_back_holds_nothing_up(build: Build) -> None:
-    """What was entered years ahead is asked for again now, and the state of a live event is not used."""
+def test_a_clock_that_was_set_back_delays_nothing(build: Build) -> None:
+    """Data that was entered years in the future is requested again now, and the state of a live event is not used."""
     catalog = build({"id": "a"})
     ahead = NOW + 10 * 365 * 86400
     catalog.enter_media(A, known(event="e"), ahead)

@@ -56,7 +56,7 @@ PASSWORD = 'p4ss "w\\rd" 0123456789'
 PLAYS = Stream("m1", "", Target.PLAY_COUNT, Group.ALL)
 
 Answer = bytes | Script
-# A request with it waits for as long as a slow machine needs, and one that is to time out does so soon.
+# A request with the long timeout waits even for a slow machine; one with the short timeout ends soon.
 PATIENT, HASTY = 60.0, 0.2
 
 
@@ -71,7 +71,7 @@ ROWS = reply(200, [{"date": "2018/12/01 14:34", "all": 10}])
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What the environment of the machine says of proxies and passwords does not matter."""
+    """The environment's proxies and passwords do not apply."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "requests_ca_bundle", "curl_ca_bundle"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -79,7 +79,7 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class FakeSlot:
-    """A place in a budget that counts how often it was given back."""
+    """A slot of the budget that counts how often it was released."""
 
     def __init__(self) -> None:
         self.ended = 0
@@ -89,12 +89,12 @@ class FakeSlot:
 
 
 class FakeBudget:
-    """A budget that counts.
+    """A budget that counts its use.
 
     Attributes:
         left: Requests that may still leave.
-        slots: What was taken.
-        refusals: What the API wanted to wait at each 429.
+        slots: The taken slots.
+        refusals: The Retry-After of each 429, or None.
     """
 
     def __init__(self, left: int = 1000) -> None:
@@ -122,15 +122,15 @@ class HastyClock(SystemClock):
 
 
 class Api:
-    """A peer that gives out tokens and answers everything else as a test says.
+    """A server that issues tokens and responds to everything else as a test defines.
 
     Attributes:
-        answer: What the calls answer.
-        token: What a request for a token answers, with `{n}` for its number.
-        life: Seconds that tokens are good for.
+        answer: The response to a call.
+        token: The response to a request for a token, with `{n}` for its number.
+        lifetime: Seconds for which a token is valid.
         clock: The time of both sides.
-        budget: The client's.
-        exchanges: What the client told of its exchanges.
+        budget: The budget of the client.
+        exchanges: The exchanges that the client reported.
     """
 
     def __init__(self, *, tls: bool = False) -> None:
@@ -138,7 +138,7 @@ class Api:
         self.token: Callable[[int], Answer] = lambda n: reply(
             200, {"token": f"t0ken-{n}-0123456789", "expiration": self.expiration()}
         )
-        self.life = 3600.0
+        self.lifetime = 3600.0
         self.clock = FakeClock()
         self.budget = FakeBudget()
         self.exchanges: list[Exchange] = []
@@ -146,7 +146,7 @@ class Api:
         self.peer = Peer(self._answer, tls=tls)
 
     def expiration(self) -> str:
-        return datetime.fromtimestamp(self.clock.wall + self.life, UTC).isoformat()
+        return datetime.fromtimestamp(self.clock.wall + self.lifetime, UTC).isoformat()
 
     def _answer(self, request: Request) -> Answer:
         if request.path.endswith("/auth-token/"):
@@ -160,7 +160,7 @@ class Api:
         return [request for request in self.peer.requests if not request.path.endswith("/auth-token/")]
 
     def patient_client(self) -> AbstractContextManager[Client]:
-        """A client whose waits between requests for tokens pass by the clock of both sides."""
+        """A client whose waits between requests for tokens advance the clock of both sides."""
         return self.client(clock=self.clock)
 
     @contextmanager
@@ -184,7 +184,7 @@ class Api:
 
     @property
     def observed(self) -> list[tuple[str, str]]:
-        """The endpoint and the code of each exchange that the client told of."""
+        """The endpoint and the code of each exchange that the client reported."""
         return [(exchange.endpoint, exchange.code) for exchange in self.exchanges]
 
 
@@ -195,8 +195,8 @@ def api() -> Iterator[Api]:
         yield made
 
 
-def everything_told(error: BaseException) -> str:
-    """All that a log could show of an error."""
+def everything_logged(error: BaseException) -> str:
+    """Everything that a log could show of an error."""
     return "".join(traceback.format_exception(error)) + repr(error) + repr(error.__context__)
 
 
@@ -207,11 +207,11 @@ def fails(client: Client, kind: type[ApiError] = ApiError) -> str:
     return str(caught.value)
 
 
-# ---- what is sent ----
+# ---- requests ----
 
 
-def test_a_request_is_what_the_manual_says(api: Api) -> None:
-    """Path, headers and query of the token's and the data's requests, and the rows of the answer."""
+def test_a_request_is_as_in_the_manual(api: Api) -> None:
+    """Path, headers and query of the requests for the token and for data, and the rows of the answer."""
     with api.client() as client:
         assert client.aggregations(PLAYS, ASKED).rows == {AT: {"": 10}}
     login, call = api.peer.requests
@@ -233,7 +233,7 @@ def test_a_request_is_what_the_manual_says(api: Api) -> None:
         assert request.headers["user-agent"] == f"smartstream-exporter/{__version__}"
 
 
-def test_a_media_and_a_group_are_named(api: Api) -> None:
+def test_a_media_and_a_group_are_sent(api: Api) -> None:
     """A media's stream sends its id; the group is always sent."""
     api.answer = lambda _: reply(200, [{"date": "2018/12/01 14:34", "jp": 10}])
     with api.client() as client:
@@ -243,8 +243,8 @@ def test_a_media_and_a_group_are_named(api: Api) -> None:
     assert (query["media_id"], query["target"], query["group"]) == ("7f8d&x", "device_count", "country")
 
 
-def test_days_are_asked_for_whole(api: Api) -> None:
-    """A target that is by day asks from the local midnight of the first day to the last second of the last."""
+def test_whole_days_are_requested(api: Api) -> None:
+    """The query of a target by day is from the local midnight of the first day to the last second of the last."""
     api.answer = lambda _: reply(200, [{"date": "2018/12/01", "all": 3}])
     with api.client() as client:
         stream = Stream("m1", "x", Target.KEY_DELIVERY_COUNT, Group.ALL)
@@ -254,8 +254,8 @@ def test_days_are_asked_for_whole(api: Api) -> None:
     assert (query["interval"], query["from"], query["to"]) == ("day", "20181130000000", "20181201235959")
 
 
-def test_hours_are_asked_for_by_name(api: Api) -> None:
-    """A range can be asked for by hour."""
+def test_hours_are_requested_as_hours(api: Api) -> None:
+    """A range can be requested by hour."""
     api.answer = lambda _: reply(200, [{"date": "2018/12/01 14", "all": 3}])
     with api.client() as client:
         asked = MinuteRange(at(2018, 11, 30, 14, 0), at(2018, 12, 1, 14, 59))
@@ -265,7 +265,7 @@ def test_hours_are_asked_for_by_name(api: Api) -> None:
 
 
 def test_no_content_is_no_rows(api: Api) -> None:
-    """204 says that there are no rows; to a lookup or a request for a token it says nothing, as an empty 200 does."""
+    """204 means that there are no rows; for a lookup or a token it is no answer, like an empty 200."""
     api.answer = lambda _: b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"
     with api.client() as client:
         assert client.aggregations(PLAYS, ASKED) == Reading({})
@@ -280,8 +280,8 @@ def test_no_content_is_no_rows(api: Api) -> None:
         assert fails(client, SignInFailed).startswith("auth-token: no token")
 
 
-def test_what_cannot_be_used_is_told_without_secrets(api: Api) -> None:
-    """A value that cannot be used comes back as a problem, in which no secret can be read."""
+def test_an_unusable_value_is_reported_without_secrets(api: Api) -> None:
+    """An unusable value is returned as a problem whose text contains no secret."""
     api.answer = lambda _: reply(200, [{"date": "2018/12/01 14:34", "all": API_KEY}])
     with api.client() as client:
         reading = client.aggregations(PLAYS, ASKED)
@@ -303,18 +303,20 @@ def test_what_cannot_be_used_is_told_without_secrets(api: Api) -> None:
         ("Australia/Lord_Howe", (2026, 4, 4, 14, 40), (2026, 4, 4, 15, 10), ("20260405012900", "20260405020059")),
     ],
 )
-def test_local_time_that_is_there_twice_is_asked_for_whole(
+def test_a_repeated_local_time_is_requested_as_a_whole(
     api: Api, zone: str, first: tuple[int, ...], last: tuple[int, ...], sent: tuple[str, str]
 ) -> None:
-    """Where a range begins or ends in such a time, the request begins before it and ends after it."""
+    """If a range begins or ends in a repeated local time, the query begins before it and ends after it."""
     asked = MinuteRange(*(minute_of(datetime(*each, tzinfo=UTC).timestamp()) for each in (first, last)))  # type: ignore[misc, arg-type]
     with api.client(timezone=ZoneInfo(zone)) as client:
         client.aggregations(PLAYS, asked)
     assert (api.calls[0].query["from"], api.calls[0].query["to"]) == sent
 
 
-def test_days_without_a_midnight_are_asked_for_from_their_first_minute(api: Api) -> None:
-    """A time that no clock shows is never sent; a day whose last hour is there twice is asked for past its end."""
+def test_days_without_a_midnight_are_requested_from_their_first_minute(api: Api) -> None:
+    """A local time that does not exist is never sent; the query of a day whose last hour is repeated ends after the
+    day.
+    """
     api.answer = lambda _: reply(200, [])
     with api.client(timezone=ZoneInfo("Asia/Beirut")) as client:
         for day in (datetime(2026, 3, 29, 12, tzinfo=UTC), datetime(2026, 10, 24, 12, tzinfo=UTC)):
@@ -327,7 +329,7 @@ def test_days_without_a_midnight_are_asked_for_from_their_first_minute(api: Api)
 
 
 def test_the_catalog_and_live_events(api: Api) -> None:
-    """A media and a live event are asked for by their ids, odd ones quoted."""
+    """A media and a live event are requested by their ids, with special characters quoted."""
     api.answer = lambda _: reply(200, {"id": "a b", "name": "News", "encode_status": "encode_status_running"})
     with api.client(merchant_id="m?1") as client:
         assert client.media("a b").name == "News"
@@ -338,8 +340,8 @@ def test_the_catalog_and_live_events(api: Api) -> None:
     assert api.observed == [("auth-token", "200"), ("medias", "200"), ("live_events", "200")]
 
 
-def test_netrc_has_no_say(api: Api, tmp_path: Path) -> None:
-    """A password for the host in ~/.netrc, which `requests` would send, replaces nothing."""
+def test_netrc_is_ignored(api: Api, tmp_path: Path) -> None:
+    """A password for the host in ~/.netrc, which `requests` would send, is not used."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login l password n3trc\n")
     with api.client() as client:
         client.aggregations(PLAYS, ASKED)
@@ -349,7 +351,7 @@ def test_netrc_has_no_say(api: Api, tmp_path: Path) -> None:
 
 
 def test_connections_are_kept_and_cookies_are_not(api: Api) -> None:
-    """Requests that follow each other use one connection; a cookie of the API is not sent back."""
+    """Successive requests use one connection; a cookie of the API is not sent back."""
     api.answer = lambda _: reply(200, [], Set_Cookie="a=b; Path=/")
     with api.client() as client:
         for _ in range(3):
@@ -365,7 +367,7 @@ def test_connections_are_kept_and_cookies_are_not(api: Api) -> None:
 def test_proxies_of_the_environment_are_used(
     api: Api, monkeypatch: pytest.MonkeyPatch, scheme: str, target: str
 ) -> None:
-    """The usual variables name a proxy, whose refusal is told as such."""
+    """The usual variables define a proxy, whose refusal is reported as such."""
     api.token = lambda _: reply(407, "no")
     api.answer = lambda _: reply(407, "no")
     monkeypatch.setenv(f"{scheme}_proxy", api.peer.url)
@@ -376,8 +378,8 @@ def test_proxies_of_the_environment_are_used(
     assert [request.target for request in api.peer.requests] == [target]
 
 
-def test_no_proxy_holds_a_thread(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that drips for ever is hung up on like any other peer."""
+def test_no_proxy_blocks_a_thread(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection to a proxy that sends bytes for ever is closed like any other."""
     api.token = lambda _: drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n")
     monkeypatch.setenv("http_proxy", api.peer.url)
     with api.client(timeout=HASTY, url="http://api.invalid/v1") as client:
@@ -385,7 +387,7 @@ def test_no_proxy_holds_a_thread(api: Api, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_password_of_a_proxy_is_hidden(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that repeats its account gets it into no message."""
+    """If a proxy echoes its credentials, they are in no message."""
     api.token = lambda _: reply(403, api.peer.requests[-1].headers["proxy-authorization"] + " pr%40xy pr@xy")
     monkeypatch.setenv("http_proxy", api.peer.url.replace("://", "://user:pr%40xy@"))
     with api.client(url="http://api.invalid/v1") as client:
@@ -395,29 +397,29 @@ def test_the_password_of_a_proxy_is_hidden(api: Api, monkeypatch: pytest.MonkeyP
 # ---- tokens ----
 
 
-@pytest.mark.parametrize(("life", "margin"), [(3600.0, 60.0), (100.0, 10.0)])
-def test_a_token_is_renewed_before_it_expires(api: Api, life: float, margin: float) -> None:
-    """A token serves until a minute before its expiry, or until a tenth of its life is left."""
-    api.life = life
+@pytest.mark.parametrize(("lifetime", "margin"), [(3600.0, 60.0), (100.0, 10.0)])
+def test_a_token_is_renewed_before_it_expires(api: Api, lifetime: float, margin: float) -> None:
+    """A token is used until a minute before its expiry, or until a tenth of its lifetime is left."""
+    api.lifetime = lifetime
     with api.client() as client:
         assert client.token_expiry is None
         client.aggregations(PLAYS, ASKED)
-        assert client.token_expiry == api.clock.wall + life
-        api.clock.advance(life - margin - 1)
+        assert client.token_expiry == api.clock.wall + lifetime
+        api.clock.advance(lifetime - margin - 1)
         client.aggregations(PLAYS, ASKED)
         assert api.tokens == 1
         api.clock.advance(2)
         client.aggregations(PLAYS, ASKED)
         assert api.tokens == 2
-        assert client.token_expiry == api.clock.wall + life
+        assert client.token_expiry == api.clock.wall + lifetime
     assert api.calls[-1].headers["authorization"] == "Bearer t0ken-2-0123456789"
 
 
-@pytest.mark.parametrize("life", [-1e6, 0.0, None])
-def test_an_expiry_that_cannot_be_is_unknown(api: Api, life: float | None) -> None:
-    """A token that expired before it was given out, by a clock that differs, or that names no expiry serves."""
-    api.life = life or 0.0
-    if life is None:
+@pytest.mark.parametrize("lifetime", [-1e6, 0.0, None])
+def test_an_impossible_expiry_is_unknown(api: Api, lifetime: float | None) -> None:
+    """A token is used even if it has no expiry, or if it had expired before it was issued because the clocks differ."""
+    api.lifetime = lifetime or 0.0
+    if lifetime is None:
         api.token = lambda n: reply(200, {"token": f"t{n}"})
     with api.client() as client:
         for _ in range(3):
@@ -427,7 +429,7 @@ def test_an_expiry_that_cannot_be_is_unknown(api: Api, life: float | None) -> No
     assert api.tokens == 1
 
 
-def good_tokens(*good: str) -> Callable[[Request], Answer]:
+def valid_tokens(*good: str) -> Callable[[Request], Answer]:
     def answer(request: Request) -> Answer:
         if request.headers["authorization"].removeprefix("Bearer ") in good:
             return ROWS
@@ -437,8 +439,8 @@ def good_tokens(*good: str) -> Callable[[Request], Answer]:
 
 
 def test_a_refused_token_is_renewed_once(api: Api) -> None:
-    """After a 401 the request is sent again with a new token, and with a slot of its own."""
-    api.answer = good_tokens("t0ken-2-0123456789")
+    """After a 401 the request is sent again with a new token, and takes another slot."""
+    api.answer = valid_tokens("t0ken-2-0123456789")
     with api.client() as client:
         assert client.aggregations(PLAYS, ASKED).rows
     assert api.observed == [
@@ -451,11 +453,11 @@ def test_a_refused_token_is_renewed_once(api: Api) -> None:
     assert len(api.budget.slots) == 4
 
 
-def test_a_second_refusal_is_told(api: Api) -> None:
-    """When the new token is refused, too, that is the end of it. Where one token after the other is refused from the
-    first use on, the next is asked for ever more rarely, and each request is made once meanwhile.
+def test_a_second_refusal_is_reported(api: Api) -> None:
+    """If the new token is refused, too, the call fails. If each token is refused from its first use on, new ones are
+    requested less and less often, and each call is sent once meanwhile.
     """
-    api.answer = good_tokens()
+    api.answer = valid_tokens()
     with api.patient_client() as client:
         assert fails(client, Unauthorized) == (
             "aggregations: 401 UNAUTHORIZED: the token is not good; "
@@ -478,7 +480,7 @@ ALLOWED, REFUSED = (Stream("m1", media_id, Target.PLAY_COUNT, Group.ALL) for med
 
 
 def only(*allowed: str) -> Callable[[Request], Answer]:
-    """The whole merchant's and these media's rows, with any token; 401 for all others."""
+    """Answer the whole merchant and these media, with any token; respond 401 to all others."""
 
     def answer(request: Request) -> Answer:
         asked = request.query.get("media_id", "") if request.query else request.path
@@ -487,9 +489,9 @@ def only(*allowed: str) -> Callable[[Request], Answer]:
     return answer
 
 
-def test_media_that_the_account_may_not_see_cost_one_token(api: Api) -> None:
-    """A token that is good for others is renewed once for the first media that it is refused for, and not for the next
-    89; nor for the same media again, nor for a lookup of the catalog.
+def test_refused_media_cost_one_token(api: Api) -> None:
+    """A valid token is renewed once for the first media for which it is refused, and not for the next 89; nor for the
+    same media again, nor for a lookup of the catalog.
     """
     api.answer = only("allowed")
     refused = [Stream("m1", f"refused-{number}", Target.PLAY_COUNT, Group.ALL) for number in range(90)]
@@ -508,8 +510,8 @@ def test_media_that_the_account_may_not_see_cost_one_token(api: Api) -> None:
         assert client.renewals == 1
 
 
-def test_a_whole_merchant_that_is_refused_costs_one_token(api: Api) -> None:
-    """Where the account sees its media but not the whole merchant, that is no reason to renew the token each minute."""
+def test_a_refused_whole_merchant_costs_one_token(api: Api) -> None:
+    """If the account has no permission for the whole merchant, that is no reason to renew the token each minute."""
     api.answer = lambda request: ROWS if "media_id" in request.query else reply(401, {"code": "NO"})
     with api.patient_client() as client:
         for _ in range(60):
@@ -519,8 +521,10 @@ def test_a_whole_merchant_that_is_refused_costs_one_token(api: Api) -> None:
     assert api.tokens == 2
 
 
-def test_a_revoked_token_is_found_by_what_it_was_good_for(api: Api) -> None:
-    """While some media are known to be refused, a token is renewed when it is refused for what it was good for."""
+def test_a_revoked_token_is_noticed_by_a_request_it_was_accepted_for(api: Api) -> None:
+    """While some media are known to be refused, a token is renewed when it is refused for a request that it was
+    accepted for before.
+    """
     api.answer = only("allowed")
     with api.patient_client() as client:
         client.aggregations(PLAYS, ASKED)
@@ -528,7 +532,7 @@ def test_a_revoked_token_is_found_by_what_it_was_good_for(api: Api) -> None:
             client.aggregations(REFUSED, ASKED)
         client.aggregations(ALLOWED, ASKED)
         assert api.tokens == 2
-        api.answer = good_tokens("t0ken-3-0123456789")
+        api.answer = valid_tokens("t0ken-3-0123456789")
         with pytest.raises(Unauthorized):
             client.aggregations(REFUSED, ASKED)
         assert (api.tokens, client.renewals) == (2, 1)
@@ -538,7 +542,7 @@ def test_a_revoked_token_is_found_by_what_it_was_good_for(api: Api) -> None:
 
 
 def test_threads_renew_a_revoked_token_once(api: Api) -> None:
-    """When threads ask for different media and the token is revoked, that is one new token, whether or not some media
+    """If the token is revoked while threads request different media, there is one new token, whether or not some media
     are known to be refused.
     """
     threads = 8
@@ -569,13 +573,14 @@ def test_threads_renew_a_revoked_token_once(api: Api) -> None:
             assert client.renewals == before + 1
 
 
-# ---- a token that does not come ----
+# ---- failed sign-in ----
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
-def test_a_password_that_is_refused(api: Api, status: int) -> None:
-    """A request for a token that is refused says what to check, and sends nothing else. The next is sent 1, 2, 4, 8
-    and then every 15 minutes later: too many could lock the account. Meanwhile the error tells the same, and when.
+def test_a_refused_password(api: Api, status: int) -> None:
+    """When a request for a token is refused, the error says what to check, and no other request is sent. The next
+    attempts come 1, 2, 4, 8 and then every 15 minutes later, as too many could lock the account. Meanwhile the error is
+    the same, with the time of the next attempt.
     """
     api.token = lambda _: reply(status, {"code": "NO", "message": "no"})
     message = f"auth-token: {status} NO: no; check the merchant's id, api_key, mail_address and password"
@@ -597,7 +602,7 @@ def test_a_password_that_is_refused(api: Api, status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "told"),
+    ("answer", "code", "message"),
     [
         (reply(200, {"tokens": "t0ken-1-0123456789"}), "200", "no token that is valid in an HTTP header"),
         (reply(200, {"token": "t0ken-1\r\nX: y"}), "200", "no token that is valid in an HTTP header"),
@@ -607,16 +612,16 @@ def test_a_password_that_is_refused(api: Api, status: int) -> None:
         (b"", "error", "127.0.0.1:"),
     ],
 )
-def test_a_token_that_does_not_come(api: Api, answer: bytes, code: str, told: str) -> None:
-    """Whatever else comes in its place, there is no token, nothing else is sent, and the next request for one waits: 15
-    seconds, then twice as long each time, up to 4 minutes.
+def test_a_failed_sign_in(api: Api, answer: bytes, code: str, message: str) -> None:
+    """Any other response to a request for a token means that there is no token and no other request is sent. The next
+    attempt waits for 15 seconds, then twice as long each time, up to 4 minutes.
     """
     api.token = lambda _: answer or (lambda connection: connection.sendall(b""))
     sent = []
     with api.patient_client() as client:
         for second in range(0, 1200, 5):
             before = api.tokens
-            with pytest.raises(SignInFailed, match=f"^auth-token: {told}") as caught:
+            with pytest.raises(SignInFailed, match=f"^auth-token: {message}") as caught:
                 client.aggregations(PLAYS, ASKED)
             assert (caught.value.code, caught.value.refused) == (code, False)
             sent += [second] * (api.tokens - before)
@@ -626,7 +631,7 @@ def test_a_token_that_does_not_come(api: Api, answer: bytes, code: str, told: st
     assert api.calls == []
 
 
-def test_a_token_that_comes_forgets_that_it_did_not(api: Api) -> None:
+def test_a_sign_in_resets_the_backoff(api: Api) -> None:
     """After a success the next failure waits as long as the first."""
     waits = []
     with api.patient_client() as client:
@@ -644,8 +649,8 @@ def test_a_token_that_comes_forgets_that_it_did_not(api: Api) -> None:
 
 
 @pytest.mark.parametrize("threads", [8])
-def test_threads_do_not_ask_for_a_token_that_does_not_come(api: Api, threads: int) -> None:
-    """When several threads want a token and it is refused, that was one request."""
+def test_threads_share_a_failed_sign_in(api: Api, threads: int) -> None:
+    """If several threads need a token and it is refused, there was one request."""
     api.token = lambda _: reply(401, "no")
     errors: list[str] = []
     with api.client() as client:
@@ -662,7 +667,7 @@ def test_threads_do_not_ask_for_a_token_that_does_not_come(api: Api, threads: in
 
 
 def test_too_many_requests_for_a_token(api: Api) -> None:
-    """A 429 for a token is what it is with every request: the budget waits for it, and nothing else."""
+    """A 429 for a token is like any other 429: the budget waits, and nothing else does."""
     api.token = lambda _: reply(429, "slow down", Retry_After="9")
     with api.client() as client:
         for _ in range(2):
@@ -671,10 +676,10 @@ def test_too_many_requests_for_a_token(api: Api) -> None:
 
 
 def test_threads_renew_once(api: Api) -> None:
-    """When all of a merchant's threads are refused the same token, one of them gets another for all."""
+    """When all of a merchant's threads get a 401 for the same token, one of them renews it for all."""
     threads = 8
     together = threading.Barrier(threads, timeout=PATIENT)
-    good = good_tokens("t0ken-2-0123456789")
+    good = valid_tokens("t0ken-2-0123456789")
 
     def answer(request: Request) -> Answer:
         if request.headers["authorization"].endswith("t0ken-1-0123456789"):
@@ -705,9 +710,11 @@ def test_threads_renew_once(api: Api) -> None:
 
 @pytest.mark.parametrize("left", [0, 1, 2, 3])
 def test_nothing_leaves_without_a_slot(api: Api, left: int) -> None:
-    """Tokens, calls and repetitions take a slot each; without one nothing is sent, and what was got is kept."""
+    """Requests for tokens, calls and repetitions take a slot each; without one nothing is sent, and a token already
+    received is kept.
+    """
     api.budget.left = left
-    api.answer = good_tokens("t0ken-2-0123456789")
+    api.answer = valid_tokens("t0ken-2-0123456789")
     with api.client() as client:
         with pytest.raises(BudgetSpent):
             client.aggregations(PLAYS, ASKED)
@@ -741,13 +748,13 @@ def test_nothing_leaves_without_a_slot(api: Api, left: int) -> None:
     ],
 )
 def test_retry_after(header: str | None, wait: float | None) -> None:
-    """A Retry-After is seconds or a date to come; anything else says nothing."""
+    """A Retry-After is a number of seconds or a date in the future; anything else is ignored."""
     assert retry_after(header, datetime(2026, 5, 15, 9, tzinfo=UTC).timestamp()) == wait
 
 
 @pytest.mark.parametrize(("headers", "wait"), [({"Retry_After": "30"}, 30.0), ({}, None)])
-def test_a_429_is_told_to_the_budget(api: Api, headers: dict[str, str], wait: float | None) -> None:
-    """The budget learns of each 429, with the API's wish or without, and the caller gets it as an error."""
+def test_a_429_is_reported_to_the_budget(api: Api, headers: dict[str, str], wait: float | None) -> None:
+    """The budget gets each 429, with or without Retry-After, and the caller gets an error."""
     api.answer = lambda _: reply(429, {"code": "TOO_MANY"}, **headers)
     with api.client() as client, pytest.raises(RateLimited) as caught:
         client.aggregations(PLAYS, ASKED)
@@ -759,8 +766,10 @@ def test_a_429_is_told_to_the_budget(api: Api, headers: dict[str, str], wait: fl
 @pytest.mark.parametrize(
     ("headers", "wait"), [({"Retry_After": "30"}, 30.0), ({"Retry_After": "soon"}, None), ({}, None)]
 )
-def test_the_wait_of_a_5xx_is_told(api: Api, status: int, headers: dict[str, str], wait: float | None) -> None:
-    """The caller learns how long the API wants to be left alone, for a token, too; the budget does not."""
+def test_the_retry_after_of_a_5xx_is_reported_to_the_caller(
+    api: Api, status: int, headers: dict[str, str], wait: float | None
+) -> None:
+    """The caller gets the API's Retry-After, for a token, too; the budget does not."""
     busy = reply(status, {"code": "BUSY"}, **headers)
     api.answer = lambda _: busy
     with api.client() as client:
@@ -779,7 +788,7 @@ def test_the_wait_of_a_5xx_is_told(api: Api, status: int, headers: dict[str, str
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "told"),
+    ("status", "kind", "message"),
     [
         (400, BadRequest, "400 CODE: text"),
         (403, RefusedError, "403 CODE: text; check that the account has the permissions for media and analytics"),
@@ -790,49 +799,51 @@ def test_the_wait_of_a_5xx_is_told(api: Api, status: int, headers: dict[str, str
         (304, RefusedError, "304, a redirect to another path, not followed; check api.url"),
     ],
 )
-def test_statuses(api: Api, status: int, kind: type[RefusedError], told: str) -> None:
-    """Each status is its error, with the API's own words and what to check."""
+def test_statuses(api: Api, status: int, kind: type[RefusedError], message: str) -> None:
+    """Each status has its error, with the API's message and what to check."""
     body = b"" if status == 304 else {"code": "CODE", "message": "text"}
     api.answer = lambda _: reply(status, body)
     with api.client() as client:
-        assert fails(client, kind) == f"aggregations: {told}"
+        assert fails(client, kind) == f"aggregations: {message}"
         assert api.observed[-1] == ("aggregations", str(status))
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_not_followed(api: Api, status: int) -> None:
-    """An API key does not travel to another host, nor anywhere else; the body of a redirect may never end."""
+    """The API key goes to no other host or path; the body of a redirect may never end."""
     with Peer(lambda _: ROWS) as other:
         head = f"HTTP/1.1 {status} Moved\r\nLocation: http://u:pw@{other.url[7:]}/x\r\n\r\n"
         api.answer = lambda _: drip(head.encode(), b"x" * 70_000)
         with api.client() as client:
-            told = fails(client, RefusedError)
-        assert told == f"aggregations: {status}, a redirect to {other.url[7:]}, not followed; check api.url"
+            message = fails(client, RefusedError)
+        assert message == f"aggregations: {status}, a redirect to {other.url[7:]}, not followed; check api.url"
         assert other.requests == []
 
 
 @pytest.mark.parametrize("location", ["http://[::1", "http://\xff/", "//"])
 def test_redirects_to_nowhere(api: Api, location: str) -> None:
-    """A redirect whose target is no address is a refusal like any other."""
+    """A redirect to an invalid address is a refusal like any other."""
     api.answer = lambda _: reply(302, "", Location=location)
     with api.client() as client:
         assert fails(client, RefusedError).startswith("aggregations: 302, a redirect to ")
 
 
-# ---- answers that cannot be used ----
+# ---- unusable answers ----
 
 
-def test_a_malformed_answer_was_an_answer(api: Api) -> None:
-    """A 200 that does not read as rows is counted as a 200; the error says which call and why."""
+def test_a_malformed_answer_counts_as_a_200(api: Api) -> None:
+    """A 200 that cannot be read as rows is counted as a 200; the error names the call and the reason."""
     api.answer = lambda _: reply(200, b"<html>Please wait")
     with api.client() as client:
-        told = fails(client, MalformedAnswer)
-    assert told == "aggregations: not JSON (Expecting value, character 0): <html>Please wait"
+        message = fails(client, MalformedAnswer)
+    assert message == "aggregations: not JSON (Expecting value, character 0): <html>Please wait"
     assert api.observed[-1] == ("aggregations", "200")
 
 
-def test_an_exchange_tells_what_was_asked_and_why_it_failed(api: Api) -> None:
-    """A token, a stream, a media, a live event: each is told with its words, and a failure with the error's text."""
+def test_an_exchange_has_the_request_and_its_error(api: Api) -> None:
+    """Exchanges for a token, a stream, a media and a live event have their description, and a failed one has the
+    error's text.
+    """
     stream = Stream("m1", "abc", Target.PLAY_TIME, Group.OS)
     with api.client() as client:
         api.answer = lambda _: ROWS
@@ -846,8 +857,8 @@ def test_an_exchange_tells_what_was_asked_and_why_it_failed(api: Api) -> None:
         api.answer = lambda _: b"SSH-2.0-OpenSSH_9.2\r\n"
         with pytest.raises(NoAnswer) as silent:
             client.live_event("e1")
-    told = [(each.endpoint, each.code, each.asked, each.media_id, each.error) for each in api.exchanges]
-    assert told == [
+    exchanges = [(each.endpoint, each.code, each.asked, each.media_id, each.error) for each in api.exchanges]
+    assert exchanges == [
         ("auth-token", "200", "", "", ""),
         ("aggregations", "200", "whole merchant/play_count/all", "", ""),
         ("aggregations", "200", "abc/play_time/os by hour", "abc", str(unreadable.value)),
@@ -859,14 +870,14 @@ def test_an_exchange_tells_what_was_asked_and_why_it_failed(api: Api) -> None:
 
 
 def test_the_content_type_does_not_matter(api: Api) -> None:
-    """JSON that is sent as something else is still JSON, and may be compressed."""
+    """JSON with another content type is still JSON, and may be compressed."""
     body = gzip.compress(b'[{"date": "2018/12/01 14:34", "all": 10}]', mtime=0)
     api.answer = lambda _: reply(200, body, Content_Type="text/html; charset=x", Content_Encoding="gzip")
     with api.client() as client:
         assert client.aggregations(PLAYS, ASKED).rows == {AT: {"": 10}}
 
 
-# ---- how large an answer may be ----
+# ---- the maximum size of an answer ----
 
 
 COUNTRIES = Stream("m1", "", Target.PLAY_COUNT, Group.COUNTRY)
@@ -890,10 +901,12 @@ KEYS = Stream("m1", "x", Target.KEY_DELIVERY_COUNT, Group.ALL)
         (COUNTRIES, 1440, False, 250_000, "1440 minutes of whole merchant/play_count/country"),
     ],
 )
-def test_how_large_an_answer_may_be_follows_from_what_is_asked(
+def test_the_maximum_size_follows_from_the_request(
     stream: Stream, minutes: int, hourly: bool, values: int, asked: str
 ) -> None:
-    """So many rows and some, each with so many values, but not more than the memory of a small machine."""
+    """The limit is the number of requested rows and some more, each with a number of values, but never more than the
+    memory of a small machine.
+    """
     limit = rows_limit(stream, minutes, hourly=hourly)
     assert limit == Limit(65536 + 64 * values, values, asked)
 
@@ -901,8 +914,8 @@ def test_how_large_an_answer_may_be_follows_from_what_is_asked(
 LIMIT = "the limit is 142336 bytes and 1200 values"
 
 
-def test_an_answer_without_end(api: Api) -> None:
-    """An answer that is larger than any to this can be is not read to its end, packed or not."""
+def test_an_endless_answer(api: Api) -> None:
+    """An answer larger than any valid one is not read to its end, compressed or not."""
     for body, headers in (
         (b" " * 2**18, ""),
         (gzip.compress(b" " * 2**24, mtime=0), "Content-Encoding: gzip\r\nContent-Length: 16314\r\n"),
@@ -929,17 +942,15 @@ def test_an_answer_without_end(api: Api) -> None:
         pytest.param(b"[" + b'{"date":"2018/12/01 14:34","all":10},' * 1_200 + b"1]", id="rows"),
     ],
 )
-def test_values_are_counted_before_anything_is_made_of_them(
-    api: Api, monkeypatch: pytest.MonkeyPatch, body: bytes
-) -> None:
-    """An answer with too many values is refused with a line that says what was asked for, what came, and the limit."""
+def test_values_are_counted_before_objects_are_created(api: Api, monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+    """An answer with too many values is rejected with the requested range, the size of the answer and the limit."""
     api.answer = lambda _: reply(200, body)
     with api.client() as client:
         client._sign_in.token()
         monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was read"))
-        told = fails(client, TooLarge)
-    came = told.partition("got ")[2].split()[0]
-    assert told == (
+        message = fails(client, TooLarge)
+    came = message.partition("got ")[2].split()[0]
+    assert message == (
         "aggregations: the answer is too large: asked for 2 minutes of whole merchant/play_count/all, "
         f"got {came} values, {LIMIT}"
     )
@@ -948,7 +959,7 @@ def test_values_are_counted_before_anything_is_made_of_them(
 
 
 def bomb(start: bytes, again: bytes, end: bytes, size: int) -> bytes:
-    """A small answer that is large when it is unpacked."""
+    """A small answer that is large when decompressed."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     block = again * (2**20 // len(again))
     parts = [packer.compress(start), *(packer.compress(block) for _ in range(size // 2**20)), packer.compress(end)]
@@ -967,7 +978,9 @@ def bomb(start: bytes, again: bytes, end: bytes, size: int) -> bytes:
     ],
 )
 def test_a_bomb_takes_little_memory(api: Api, parts: tuple[bytes, bytes, bytes], size: int) -> None:
-    """100 KiB that were gigabytes as objects of Python take a few times what an answer may have."""
+    """100 KiB that would be gigabytes of Python objects take only a few times the memory of the
+    largest valid answer.
+    """
     body = bomb(*parts, size)
     assert len(body) < 150_000
     api.answer = lambda _: reply(200, body, Content_Encoding="gzip")
@@ -983,8 +996,10 @@ def test_a_bomb_takes_little_memory(api: Api, parts: tuple[bytes, bytes, bytes],
     assert peak < 60 * 2**20
 
 
-def test_large_answers_are_read_one_at_a_time() -> None:
-    """Another large one waits until the first is done; a small one does not. What cannot be read lets the next go."""
+def test_large_answers_are_parsed_one_at_a_time() -> None:
+    """A second large answer waits until the first is parsed; a small one does not. An unreadable answer lets the next
+    go.
+    """
     limit = Limit(2**20, 1, "rows")
     large, small = (transport.Answer(200, {}, b" " * size) for size in (unpacking.LARGE + 1, unpacking.LARGE))
     packed = transport.Answer(200, {"Content-Encoding": "gzip"}, gzip.compress(large.packed, mtime=0))
@@ -1016,8 +1031,8 @@ def test_large_answers_are_read_one_at_a_time() -> None:
         ("gzip", gzip.compress(b"[" + b" " * 100_000 + b"]", mtime=0)),
     ],
 )
-def test_answers_may_be_packed(api: Api, packing: str, packed: bytes) -> None:
-    """Gzip, and deflate in both ways in which it is sent, are asked for and read."""
+def test_answers_may_be_compressed(api: Api, packing: str, packed: bytes) -> None:
+    """Gzip, and deflate in both of its usual forms, are requested and decompressed."""
     api.answer = lambda _: reply(200, packed, Content_Encoding=packing)
     with api.client() as client:
         assert client.aggregations(PLAYS, ASKED) == Reading({})
@@ -1025,18 +1040,18 @@ def test_answers_may_be_packed(api: Api, packing: str, packed: bytes) -> None:
 
 
 @pytest.mark.parametrize("packing", ["br", "zstd", "gzip, gzip", "compress"])
-def test_answers_that_are_packed_otherwise(api: Api, packing: str) -> None:
-    """What was not asked for is not unpacked; of an error the status counts all the same."""
+def test_other_compressions_are_rejected(api: Api, packing: str) -> None:
+    """An encoding that was not requested is not decompressed; the status of an error counts all the same."""
     with api.client() as client:
         api.answer = lambda _: reply(200, b"[]", Content_Encoding=packing)
-        told = fails(client, MalformedAnswer)
-        assert told == f'aggregations: the answer is packed as "{packing}", which was not asked for'
+        message = fails(client, MalformedAnswer)
+        assert message == f'aggregations: the answer is packed as "{packing}", which was not asked for'
         api.answer = lambda _: reply(500, b"[]", Content_Encoding=packing)
         assert fails(client, ServerError) == "aggregations: 500"
 
 
-def test_a_large_token_is_none(api: Api) -> None:
-    """The answer to a request for a token may be as large as one, and no larger."""
+def test_a_large_token_is_rejected(api: Api) -> None:
+    """The answer to a request for a token has the size limit of a token."""
     api.token = lambda _: reply(200, {"token": "t" * 70_000})
     with api.client() as client:
         assert fails(client, SignInFailed) == (
@@ -1048,15 +1063,15 @@ def test_a_large_token_is_none(api: Api) -> None:
 @pytest.mark.parametrize(
     "body", [bomb(b"", b"no ", b"", 60 * 2**20), gzip.compress(b"no " * 30_000, mtime=0)[:-9], b"no gzip"]
 )
-def test_an_error_that_is_packed(api: Api, body: bytes) -> None:
-    """Of an error no more is unpacked than is told, and one that cannot be unpacked is an error."""
+def test_a_compressed_error(api: Api, body: bytes) -> None:
+    """Only the shown part of an error is decompressed, and one that cannot be decompressed is an error."""
     api.answer = lambda _: reply(500, body, Content_Encoding="gzip")
     with api.client() as client:
         assert fails(client, ServerError).startswith("aggregations: 500" + " no no" * (body != b"no gzip"))
 
 
-def test_an_error_without_end(api: Api) -> None:
-    """Of an error no more is read than is told."""
+def test_an_endless_error(api: Api) -> None:
+    """Only the shown part of an error is read."""
     api.answer = lambda _: drip(b"HTTP/1.1 500 No\r\n\r\n" + b"no " * 30_000)
     with api.client() as client:
         assert fails(client, ServerError).startswith("aggregations: 500 no no no")
@@ -1085,8 +1100,8 @@ def send(data: bytes) -> Script:
         pytest.param(drip(b"HTTP/1.1 500 No\r\n\r\n"), id="an error without end"),
     ],
 )
-def test_no_peer_holds_a_thread(api: Api, script: Script) -> None:
-    """A peer that is silent, or drips for ever, is hung up on when the time is over, at whatever stage."""
+def test_no_peer_blocks_a_thread(api: Api, script: Script) -> None:
+    """The connection to a server that is silent, or sends bytes for ever, is closed at the deadline, at every stage."""
     api.token = lambda _: script
     with api.client(timeout=HASTY) as client:
         assert fails(client, SignInFailed) == "auth-token: timed out after 0.2 s"
@@ -1094,7 +1109,7 @@ def test_no_peer_holds_a_thread(api: Api, script: Script) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         (b"", "{peer} ended the connection"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[", "the answer was cut"),
@@ -1109,24 +1124,24 @@ def test_no_peer_holds_a_thread(api: Api, script: Script) -> None:
         ),
     ],
 )
-def test_answers_that_are_not_whole(api: Api, answer: bytes, told: str) -> None:
-    """An answer that ends early, or is no HTTP, is no answer; a short message says so."""
+def test_incomplete_answers(api: Api, answer: bytes, message: str) -> None:
+    """An answer that ends early, or is not HTTP, is no answer; the message is short."""
     api.answer = lambda _: send(answer)
     with api.client() as client:
-        assert fails(client, NoAnswer) == "aggregations: " + told.format(peer=api.peer.url[7:])
+        assert fails(client, NoAnswer) == "aggregations: " + message.format(peer=api.peer.url[7:])
         assert api.observed[-1] == ("aggregations", "error")
         api.answer = lambda _: ROWS
         assert client.aggregations(PLAYS, ASKED).rows, "the next request works"
 
 
-def test_nobody_listens(api: Api, free_port: int) -> None:
-    """A connection that is refused is no answer."""
+def test_a_refused_connection(api: Api, free_port: int) -> None:
+    """A refused connection is no answer."""
     with api.client(url=f"http://127.0.0.1:{free_port}/v1") as client:
         assert fails(client, SignInFailed) == f"auth-token: 127.0.0.1:{free_port} refused the connection"
 
 
 def test_a_name_that_does_not_resolve(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failing DNS is no answer."""
+    """A failing DNS lookup is no answer."""
 
     def getaddrinfo(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
@@ -1137,7 +1152,7 @@ def test_a_name_that_does_not_resolve(api: Api, monkeypatch: pytest.MonkeyPatch)
 
 
 class Resolver:
-    """Names for `socket.getaddrinfo`: `hangs.invalid` is looked up until `release`, `many.invalid` has the addresses.
+    """A replacement for `socket.getaddrinfo`: `hangs.invalid` hangs until `release`, `many.invalid` has the addresses.
 
     Attributes:
         asked: The names that were looked up, in order.
@@ -1151,7 +1166,7 @@ class Resolver:
         monkeypatch.setattr(socket, "getaddrinfo", self._look_up)
 
     def release(self) -> None:
-        """Let what hangs be found on 127.0.0.1."""
+        """Let the hanging lookups return 127.0.0.1."""
         self._released.set()
 
     def _look_up(self, host: str, port: int, *args: Any, **options: Any) -> list[Any]:
@@ -1164,54 +1179,56 @@ class Resolver:
         return [each for address in addresses for each in self._original(address, port, *args, **options)]
 
 
-def resolving() -> list[threading.Thread]:
-    """The threads that look up names."""
+def resolver_threads() -> list[threading.Thread]:
+    """The threads of DNS lookups."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("resolve ")]
 
 
-def test_a_name_that_is_looked_up_for_ever_holds_one_thread(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many requests want its addresses: each ends in time, and they are used once they are known."""
+def test_a_hanging_dns_lookup_blocks_one_thread(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of requests may need its addresses: each ends in time, and the addresses are used
+    once they are known.
+    """
     resolver = Resolver(monkeypatch)
     url = api.peer.url.replace("127.0.0.1", "hangs.invalid")
-    told: list[str] = []
+    messages: list[str] = []
     with api.client(url=f"{url}/v1", timeout=HASTY) as client:
-        work = [threading.Thread(target=lambda: told.append(fails(client)), daemon=True) for _ in range(4)]
+        work = [threading.Thread(target=lambda: messages.append(fails(client)), daemon=True) for _ in range(4)]
         for thread in work:
             thread.start()
         for thread in work:
             thread.join(PATIENT)
         with api.client(url=f"{url}/v1", timeout=HASTY) as another:
-            told.append(fails(another))
-    assert {each.partition(";")[0] for each in told} == {
+            messages.append(fails(another))
+    assert {each.partition(";")[0] for each in messages} == {
         f"auth-token: cannot resolve hangs.invalid:{url.rpartition(':')[2]}"
     }
-    assert len(told) == 5
+    assert len(messages) == 5
     assert resolver.asked == ["hangs.invalid"]
-    [thread] = resolving()
+    [thread] = resolver_threads()
     resolver.release()
     thread.join(PATIENT)
-    assert not resolving()
+    assert not resolver_threads()
     with api.client(url=f"{url}/v1") as client:
         assert client.aggregations(PLAYS, ASKED).rows
     assert resolver.asked == ["hangs.invalid"] * 2
     assert {request.headers["host"] for request in api.peer.requests} == {url[7:]}
 
 
-def test_the_name_of_a_proxy_that_is_looked_up_for_ever(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy's name is no other than the API's."""
+def test_a_hanging_dns_lookup_of_a_proxy(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of a proxy is handled like that of the API."""
     resolver = Resolver(monkeypatch)
     monkeypatch.setenv("https_proxy", "http://hangs.invalid:3128")
     with api.client(url="https://api.invalid/v1", timeout=HASTY) as client:
         assert fails(client).startswith("auth-token: ")
     assert resolver.asked == ["hangs.invalid"]
     resolver.release()
-    for thread in resolving():
+    for thread in resolver_threads():
         thread.join(PATIENT)
 
 
 @contextmanager
 def black_hole(address: str, port: int) -> Iterator[None]:
-    """An address whose connections are never made: its listener's queue is full."""
+    """An address whose connections are never accepted: the queue of its listener is full."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -1239,8 +1256,8 @@ def test_dead_addresses_share_the_time(api: Api, monkeypatch: pytest.MonkeyPatch
         assert time.monotonic() - began < 4
 
 
-def test_an_address_that_works_is_found(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind an address that does not answer, and one that refuses, the one that works has its share of the time."""
+def test_a_working_address_is_found(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an address that does not answer and one that refuses, the working one still gets its share of the time."""
     Resolver(monkeypatch, "127.0.0.2", "127.0.0.3", "127.0.0.1")
     port = int(api.peer.url.rpartition(":")[2])
     with black_hole("127.0.0.2", port), api.client(url=f"http://many.invalid:{port}/v1", timeout=3.0) as client:
@@ -1249,12 +1266,12 @@ def test_an_address_that_works_is_found(api: Api, monkeypatch: pytest.MonkeyPatc
     assert {request.connection for request in api.peer.requests} == {1}
 
 
-# The beginning of a TLS record of 16 KiB with a ServerHello.
+# The start of a TLS record of 16 KiB with a ServerHello.
 HELLO = b"\x16\x03\x03\x40\x00\x02\x00\x3f\xf0"
 
 
 def begin_handshake(connection: socket.socket) -> None:
-    """As a proxy that has connected to a peer whose handshake does not end."""
+    """Act as a proxy connected to a server whose handshake does not end."""
     connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
     connection.recv(1)
     drip(HELLO)(connection)
@@ -1269,8 +1286,8 @@ def begin_handshake(connection: socket.socket) -> None:
         pytest.param(begin_handshake, id="a handshake without end"),
     ],
 )
-def test_no_proxy_of_https_holds_a_thread(api: Api, monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
-    """A proxy that never connects, or connects to nothing that answers, is hung up on."""
+def test_no_proxy_of_https_blocks_a_thread(api: Api, monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
+    """The connection to a proxy that never connects, or connects to a server that never answers, is closed."""
     api.answer = lambda _: script
     monkeypatch.setenv("https_proxy", api.peer.url)
     with api.client(timeout=1.0, url="https://api.invalid/v1") as client:
@@ -1298,8 +1315,8 @@ def test_no_proxy_with_tls_holds_a_thread(monkeypatch: pytest.MonkeyPatch, scrip
 
 
 @pytest.mark.parametrize("start", [b"", HELLO])
-def test_no_handshake_holds_a_thread(api: Api, start: bytes) -> None:
-    """A peer that never ends the TLS handshake is hung up on, though it sends a byte now and then."""
+def test_no_handshake_blocks_a_thread(api: Api, start: bytes) -> None:
+    """The connection to a server that never ends the TLS handshake is closed, though it sends a byte now and then."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def talk() -> None:
@@ -1316,7 +1333,7 @@ def test_no_handshake_holds_a_thread(api: Api, start: bytes) -> None:
 
 
 def test_requests_share_one_thread_for_their_deadlines(api: Api) -> None:
-    """Many requests on their way take no thread each beside their own."""
+    """Many requests under way need no additional thread each."""
     threads = 12
     together = threading.Barrier(threads + 1, timeout=PATIENT)
 
@@ -1340,18 +1357,18 @@ def test_requests_share_one_thread_for_their_deadlines(api: Api) -> None:
         together.wait()
         for thread in work:
             thread.join(PATIENT)
-    # Those of the peer have no names of their own.
+    # The threads of the server have no names of their own.
     assert not {name for name in new if "_talk" not in name}
 
 
-def test_a_certificate_that_nobody_vouches_for() -> None:
-    """A peer whose certificate is not trusted learns nothing, and what is wrong with it is told."""
+def test_an_untrusted_certificate() -> None:
+    """A server whose certificate is not trusted receives nothing, and the message names the reason."""
     api = Api(tls=True)
     with api.peer, api.client() as client:
-        told = fails(client, SignInFailed)
+        message = fails(client, SignInFailed)
     host = api.peer.url[8:]
     fix = "to trust another CA, name its file in REQUESTS_CA_BUNDLE"
-    assert told == f"auth-token: the TLS certificate of {host} is not valid: self-signed certificate; {fix}"
+    assert message == f"auth-token: the TLS certificate of {host} is not valid: self-signed certificate; {fix}"
     assert api.peer.requests == []
 
 
@@ -1363,8 +1380,10 @@ def test_a_certificate_that_nobody_vouches_for() -> None:
         pytest.param(drip(b"HTTP/1.1 200 OK\r\n\r\n"), id="a body without a length"),
     ],
 )
-def test_no_peer_with_tls_holds_a_thread(monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
-    """With TLS, too, a peer that is silent or drips is hung up on, and one that answers is not."""
+def test_no_peer_with_tls_blocks_a_thread(monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
+    """With TLS, too, the connection to a server that is silent or sends bytes for ever is closed, and that to one that
+    answers is not.
+    """
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
     api = Api(tls=True)
     with api.peer:
@@ -1376,7 +1395,7 @@ def test_no_peer_with_tls_holds_a_thread(monkeypatch: pytest.MonkeyPatch, script
 
 
 def test_a_peer_without_tls(api: Api) -> None:
-    """HTTPS to a peer that does not speak it is no answer."""
+    """HTTPS to a server without TLS is no answer."""
 
     def talk(listener: socket.socket) -> None:
         connection, _ = listener.accept()
@@ -1412,7 +1431,7 @@ class FailingAdapter(BaseAdapter):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (requests.ConnectTimeout(), "timed out after 60 s"),
         (OSError(113, "No route to host"), "cannot reach a.invalid: No route to host"),
@@ -1421,17 +1440,17 @@ class FailingAdapter(BaseAdapter):
         (ValueError(), "the request to a.invalid failed (ValueError)"),
     ],
 )
-def test_errors_of_the_libraries(api: Api, error: Exception, told: str) -> None:
-    """Every error of the libraries below is one of the tree with a short message of our own, and is its cause."""
+def test_errors_of_the_libraries(api: Api, error: Exception, message: str) -> None:
+    """Every error of the libraries is mapped to one of the tree, with a short message of our own, and is its cause."""
     with api.client(url="https://a.invalid/v1", adapter=FailingAdapter(error)) as client:
         with pytest.raises(SignInFailed) as caught:
             client.aggregations(PLAYS, ASKED)
-        assert str(caught.value) == f"auth-token: {told}"
+        assert str(caught.value) == f"auth-token: {message}"
         assert caught.value.__cause__ is error
 
 
 def test_an_adapter_without_a_deadline(api: Api) -> None:
-    """A transport that is handed in keeps the deadline, too, while the body comes."""
+    """A transport that is passed in keeps the deadline, too, while the body arrives."""
     api.token = lambda _: drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n")
     with api.client(timeout=HASTY, adapter=HTTPAdapter()) as client:
         assert fails(client, SignInFailed) == "auth-token: timed out after 0.2 s"
@@ -1461,33 +1480,33 @@ ECHOES: list[Callable[[str], Answer]] = [
 def test_an_echoed_secret_is_hidden(
     api: Api, caplog: pytest.LogCaptureFixture, secret: str, echo: Callable[[str], Answer]
 ) -> None:
-    """Whatever the API does with a secret, no part of it that is of use is in an error, its causes or a log."""
+    """Whatever the API does with a secret, no usable part of it is in an error, its causes or a log."""
     caplog.set_level(logging.DEBUG)
     api.answer = lambda _: echo(secret)
     with api.client() as client:
         try:
             problem = str(client.aggregations(PLAYS, ASKED).problems)
         except ApiError as error:
-            problem = everything_told(error)
-        told = problem + repr(client) + repr(vars(client._sign_in)["_token"]) + caplog.text
+            problem = everything_logged(error)
+        message = problem + repr(client) + repr(vars(client._sign_in)["_token"]) + caplog.text
     for hidden in (API_KEY, PASSWORD, "t0ken-1-0123456789"):
-        assert hidden not in told
-        assert json.dumps(hidden)[1:-1] not in told
-        assert hidden[:6] not in told
+        assert hidden not in message
+        assert json.dumps(hidden)[1:-1] not in message
+        assert hidden[:6] not in message
 
 
-def test_an_api_key_that_no_header_can_carry(api: Api) -> None:
-    """The library that refuses such a key quotes it; that does not come through."""
+def test_an_api_key_that_no_header_can_contain(api: Api) -> None:
+    """The library quotes such a key in its error; ours does not contain it."""
     for key in (f"{API_KEY}\n", f"{API_KEY}☃"):
         with api.client(api_key=key) as client:
             with pytest.raises(SignInFailed) as caught:
                 client.aggregations(PLAYS, ASKED)
-            assert API_KEY not in everything_told(caught.value)
+            assert API_KEY not in everything_logged(caught.value)
     assert api.peer.requests == []
 
 
-def test_a_call_that_is_killed_gives_its_slot_back(api: Api) -> None:
-    """An exchange that ends in a way that nobody foresaw gives its slot back all the same."""
+def test_a_killed_call_releases_its_slot(api: Api) -> None:
+    """A call that ends with an unexpected exception still releases its slot."""
     adapter = FailingAdapter(ValueError())
     adapter.error = KeyboardInterrupt()  # type: ignore[assignment]
     with api.client(adapter=adapter) as client, pytest.raises(KeyboardInterrupt):
@@ -1495,26 +1514,28 @@ def test_a_call_that_is_killed_gives_its_slot_back(api: Api) -> None:
     assert [slot.ended for slot in api.budget.slots] == [1]
 
 
-# ---- what nobody foresaw ----
+# ---- unexpected exceptions ----
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RecursionError(), KeyError("x"), OverflowError(API_KEY)])
-def test_an_answer_that_cannot_be_handled(api: Api, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    """A defect in reading an answer is an error of the tree that says where; the request has the code of its answer."""
+def test_a_defect_after_the_answer(api: Api, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A defect in reading an answer is an error of the tree that names the place; the exchange has the status code of
+    the answer.
+    """
 
     def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(answers, "rows", fail)
     with api.client() as client:
-        told = fails(client, Unhandled)
-    assert re.fullmatch(rf"aggregations: unexpected {type(error).__name__} at test_client.py:\d+", told)
+        message = fails(client, Unhandled)
+    assert re.fullmatch(rf"aggregations: unexpected {type(error).__name__} at test_client.py:\d+", message)
     assert api.observed[-1] == ("aggregations", "200")
-    assert api.exchanges[-1].error == told
+    assert api.exchanges[-1].error == message
 
 
-def test_a_request_that_cannot_be_handled(api: Api) -> None:
-    """A defect before an answer has come is told as no answer; for a token it is a sign-in that failed."""
+def test_a_defect_before_the_answer(api: Api) -> None:
+    """A defect before an answer is reported as no answer; for a token it is a failed sign-in."""
     with api.client(adapter=FailingAdapter(RuntimeError("can't start new thread"))) as client:
         assert "auth-token: unexpected RuntimeError at test_client.py:" in fails(client, SignInFailed)
         assert "; next attempt at " in fails(client, SignInFailed)
@@ -1530,7 +1551,7 @@ EVERY_CALL: list[Callable[[Client], object]] = [
 
 @pytest.mark.parametrize("call", EVERY_CALL)
 def test_every_call_raises_from_the_tree(api: Api, call: Callable[[Client], object]) -> None:
-    """Nothing but the errors of the tree comes out of any call, whatever the API answers."""
+    """Whatever the API answers, a call raises only errors of the tree."""
     answers = [reply(200, answer) for answer in (None, [], {}, [1], "x", b"", b"\xff", {"id": "x"})]
     with api.client() as client:
         for answer in answers:

@@ -1,4 +1,4 @@
-"""Rows of repeated local times, from an API that knows no other time."""
+"""Rows of repeated local times, from an API that has only local times."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -29,13 +29,13 @@ PLAYS = Stream("m", "a", Target.PLAY_COUNT, Group.ALL)
 COUNTRIES = Stream("m", "", Target.PLAY_COUNT, Group.COUNTRY)
 KEYS = Stream("m", "", Target.KEY_DELIVERY_COUNT, Group.ALL)
 
-# How much of a written time is shown.
+# Characters of a written time that are shown.
 FORMS = {"minute": 16, "hour": 13, "day": 10}
 NO_MARKS = str.maketrans("", "", "/ :")
 
 Row = dict[str, Any]
 Order = Callable[[list[Row]], list[Row]]
-# Minute -> label value -> plays. A minute that is not there has no row.
+# Minute -> label value -> plays. A missing minute has no row.
 Truth = Mapping[Minute, Mapping[str, int]]
 
 
@@ -56,7 +56,7 @@ def by_label(rows: list[Row]) -> list[Row]:
 
 
 class NoBudget:
-    """Lets every request pass."""
+    """A budget that lets every request pass."""
 
     def take(self) -> "NoBudget":
         return self
@@ -69,13 +69,13 @@ class NoBudget:
 
 
 class LocalApi(Client):
-    """A client of an API that keeps local times only: it shows all rows whose written time is between `from` and `to`.
+    """A client of an API with local times only: it returns all rows whose written time is between `from` and `to`.
 
     Attributes:
-        truth: What was played.
+        truth: The true plays.
         zone: Its zone.
         long: Whether there is a row for each label value.
-        order: In which order the rows are.
+        order: The order of the rows.
     """
 
     def __init__(self, truth: Truth, zone: ZoneInfo, order: Order = oldest_first, *, long: bool = False) -> None:
@@ -89,11 +89,11 @@ class LocalApi(Client):
         self.long = long
         self.order = order
 
-    def ask(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Rows:
-        """What the client reads of an answer, for the minutes that were asked for."""
-        reading = self.aggregations(stream, asked, hourly=hourly)
+    def request(self, stream: Stream, requested: MinuteRange, *, hourly: bool = False) -> Rows:
+        """The rows that the client reads from an answer, for the requested minutes."""
+        reading = self.aggregations(stream, requested, hourly=hourly)
         assert reading.problems == ()
-        return {minute: values for minute, values in reading.rows.items() if minute in asked}
+        return {minute: values for minute, values in reading.rows.items() if minute in requested}
 
     def _get(self, request: Any) -> Any:
         return request.read(json.dumps(self._rows(request.query)).encode())
@@ -111,7 +111,7 @@ class LocalApi(Client):
         for minute in sorted(self.truth):
             written, offset = text_of(minute, self.zone)
             if first <= written.translate(NO_MARKS) + "00" <= last:
-                # In zones that are set back by an hour both hours have a row, elsewhere one.
+                # Where the clocks go back by an hour, both hours have a row; elsewhere one.
                 apart = offset if not hourly or self.zone.key != "Australia/Lord_Howe" else None
                 date = written[:form]
                 shown.append(((date, apart if form > len("2026/11/01") else None), self.truth[minute]))
@@ -145,8 +145,8 @@ def plays(labels: list[str], at_least: int) -> st.SearchStrategy[dict[str, int]]
 
 
 @given(data=st.data(), change=st.sampled_from(CHANGES), long=st.booleans())
-def test_minutes_come_back_as_what_they_were(data: st.DataObject, change: tuple[str, Minute], long: bool) -> None:
-    """Where all minutes until now have a row, every range gives the truth, in each form and order of the rows."""
+def test_minutes_are_read_unchanged(data: st.DataObject, change: tuple[str, Minute], long: bool) -> None:
+    """If all minutes until now have a row, every range gives the true plays, in each form and order of the rows."""
     name, at = change
     order = data.draw(st.sampled_from([oldest_first, newest_first, by_text, *([by_label] if long else [])]))
     in_time = order in (oldest_first, newest_first)
@@ -155,12 +155,14 @@ def test_minutes_come_back_as_what_they_were(data: st.DataObject, change: tuple[
     until = data.draw(st.integers(at - 100, at + 200))
     truth = {}
     for minute in range(at - 250, until):
-        # In the other orders a label value that is left out in one pass only is taken for the first's.
+        # In the other orders, a label value that only one pass has is assigned to the first.
         shown = random.sample(labels, random.randint(1, len(labels))) if in_time else labels
         truth[minute] = {label: random.randint(0, 99) for label in sorted(shown)}
-    asked = data.draw(ranges(at))
+    requested = data.draw(ranges(at))
     api = LocalApi(truth, ZoneInfo(name), order, long=long)
-    assert api.ask(COUNTRIES, asked) == {minute: values for minute, values in truth.items() if minute in asked}
+    assert api.request(COUNTRIES, requested) == {
+        minute: values for minute, values in truth.items() if minute in requested
+    }
 
 
 @given(data=st.data(), change=st.sampled_from(REPEATS), long=st.booleans())
@@ -174,14 +176,14 @@ def test_sums_are_right_where_minutes_have_no_row(
     near = st.integers(at - length - 2, at + length + 1)
     truth = data.draw(st.dictionaries(near, plays(["jp", "us"], 1), max_size=12))
     api = LocalApi(truth, zone, order, long=long)
-    whole = api.ask(COUNTRIES, MinuteRange(at - 250, at + 250))
+    whole = api.request(COUNTRIES, MinuteRange(at - 250, at + 250))
     assert sums(whole) == sums(truth)
     assert without(whole, repeat) == without(truth, repeat)
     split = data.draw(near)
     before, after = MinuteRange(at - 250, split), MinuteRange(split + 1, at + 250)
     api = LocalApi(truth, zone, long=long)
-    parts = {**api.ask(COUNTRIES, before), **api.ask(COUNTRIES, after)}
-    assert parts == api.ask(COUNTRIES, MinuteRange(before.first, after.last))
+    parts = {**api.request(COUNTRIES, before), **api.request(COUNTRIES, after)}
+    assert parts == api.request(COUNTRIES, MinuteRange(before.first, after.last))
 
 
 def sums(rows: Rows | Truth) -> dict[str, float]:
@@ -212,30 +214,32 @@ def test_the_second_pass_begins_where_times_go_back() -> None:
 
 @pytest.mark.parametrize(("name", "at"), CHANGES)
 @pytest.mark.parametrize("order", [oldest_first, newest_first])
-def test_hours_come_back_as_what_they_were(name: str, at: Minute, order: Order) -> None:
-    """The hours of history that lie in the range are the truth, those that are there twice as well."""
+def test_hours_are_read_unchanged(name: str, at: Minute, order: Order) -> None:
+    """The hours of history inside the range are the true plays, repeated hours included."""
     zone = ZoneInfo(name)
     truth = {minute: {"all": minute % 7 + 1} for minute in range(at - 900, at + 900)}
     api = LocalApi(truth, zone, order)
     for first, last in ((at - 600, at + 599), (at - 60, at + 599), (at - 600, at - 1), (at, at + 299)):
-        asked = MinuteRange(first // 60 * 60, last // 60 * 60 + 59)
+        requested = MinuteRange(first // 60 * 60, last // 60 * 60 + 59)
         expected: dict[Minute, float] = {}
-        for minute in range(asked.first, asked.last + 1):
+        for minute in range(requested.first, requested.last + 1):
             moment = local(minute, zone)
             start = minute_of(moment.replace(minute=0).timestamp())
             if repeat_of(start, zone) is None and zone.key == "Australia/Lord_Howe":
                 start = minute_of(moment.replace(minute=0, fold=0).timestamp())
             expected[start] = expected.get(start, 0) + truth[minute]["all"]
-        found = api.ask(PLAYS, asked, hourly=True)
-        inner = [start for start in expected if start in asked and start + 90 in asked]
+        found = api.request(PLAYS, requested, hourly=True)
+        inner = [start for start in expected if start in requested and start + 90 in requested]
         assert inner
         for start in inner:
             assert found[start] == {"": expected[start]}
 
 
 @pytest.mark.parametrize(("name", "at"), CHANGES)
-def test_days_come_back_as_what_they_were(name: str, at: Minute) -> None:
-    """The days around a change have all of their plays, where midnight is there twice or not at all as well."""
+def test_days_are_read_unchanged(name: str, at: Minute) -> None:
+    """The days around a change of the clocks have all of their plays, also if midnight is repeated
+    or does not exist.
+    """
     zone = ZoneInfo(name)
     truth = {minute: {"all": 1} for minute in range(at - 5000, at + 5000)}
     api = LocalApi(truth, zone)
@@ -244,21 +248,21 @@ def test_days_come_back_as_what_they_were(name: str, at: Minute) -> None:
     starts = [midnight(each, zone) for each in days]
     for first in range(3):
         for last in range(first + 1, 4):
-            asked = MinuteRange(starts[first], starts[last] - 1)
+            requested = MinuteRange(starts[first], starts[last] - 1)
             expected = {starts[each]: {"": starts[each + 1] - starts[each]} for each in range(first, last)}
-            assert api.ask(KEYS, asked) == expected
+            assert api.request(KEYS, requested) == expected
 
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("repeat", REPEATS[:3], ids=lambda repeat: repeat[0])
 @pytest.mark.parametrize(("often", "every"), [(1, 25), (23, 1)])
 @pytest.mark.parametrize("played", ["through", "until the first pass", "from the second pass"])
-def test_the_counter_is_right_after_the_clocks_were_set_back(
+def test_the_counter_is_exact_after_the_clocks_were_set_back(
     state: State, repeat: tuple[str, Minute, int], often: int, every: int, played: str
 ) -> None:
-    """Asked each minute or seldom, with a row in each minute or in few, the counter is the sum of all plays.
+    """With frequent or rare requests and with rows in every minute or in few, the counter is the sum of all plays.
 
-    So it is for plays that begin in the second pass or end in the first, though no row says which pass it is.
+    That includes plays that begin in the second pass or end in the first, though no row says which pass it is.
     """
     name, at, length = repeat
     minutes = {
@@ -272,7 +276,7 @@ def test_the_counter_is_right_after_the_clocks_were_set_back(
     clock = FakeClock(end_of(at - 100))
     ledger = Ledger(state, settings, on_revision=lambda age: None)
     ledger.sync(settings.merchants, clock.now())
-    # The whole merchant has a row in each minute, so that a minute of the media without one is a zero.
+    # The whole merchant has a row in each minute, so a media's minute without one is a zero.
     everything = {minute: {"all": 9} for minute in range(at - 200, at + 140)}
     played_of = {Stream("m", "", Target.PLAY_COUNT, Group.ALL): everything, PLAYS: truth}
     api = LocalApi({}, ZoneInfo(name))
@@ -280,8 +284,8 @@ def test_the_counter_is_right_after_the_clocks_were_set_back(
         clock.advance(60.0 * every)
         ledger.show_counted(clock.now())
         for stream, played_then in played_of.items():
-            asked = ledger.to_ask(stream, clock.now())
+            requested = ledger.to_ask(stream, clock.now())
             api.truth = {minute: values for minute, values in played_then.items() if end_of(minute) <= clock.now()}
-            ledger.enter(stream, asked, api.ask(stream, asked), clock.now())
+            ledger.enter(stream, requested, api.request(stream, requested), clock.now())
     (series,) = ledger.snapshot.merchants["m"].streams[PLAYS].series
     assert series.total == sum(values["all"] for values in truth.values())

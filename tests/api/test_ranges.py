@@ -1,4 +1,4 @@
-"""The length of a range: shortened by halves while the API refuses it or answers too much."""
+"""The length of a range: halved while the API refuses it or its answer is too large."""
 
 import pytest
 
@@ -12,7 +12,7 @@ REFUSED, DENSE = BadRequest("no", status=400), TooLarge("too much")
     ("length", "shortest", "shorter"), [(1000, 60, 500), (101, 60, 60), (61, 60, 60), (60, 60, None), (10, 60, None)]
 )
 def test_a_half_is_not_below_the_shortest_range(length: int, shortest: int, shorter: int | None) -> None:
-    """A range that is as short as can be has no half."""
+    """The shortest range has no half."""
     assert half(length, shortest) == shorter
 
 
@@ -20,7 +20,7 @@ def test_a_half_is_not_below_the_shortest_range(length: int, shortest: int, shor
     ("error", "shortest", "dense"), [(REFUSED, SHORTEST_RANGE, False), (DENSE, SHORTEST_DENSE_RANGE, True)]
 )
 def test_a_range_is_halved_down_to_the_shortest(error: BadRequest | TooLarge, shortest: int, *, dense: bool) -> None:
-    """Each failure halves the range, until it is as short as can be; a refusal of that is final."""
+    """Each failure halves the range down to the shortest; a refusal of that is final."""
     finder = RangeFinder(1000)
     lengths = []
     while finder.shorten(finder.length, error):
@@ -32,13 +32,13 @@ def test_a_range_is_halved_down_to_the_shortest(error: BadRequest | TooLarge, sh
 
 
 def test_a_shorter_range_is_half_of_what_was_requested() -> None:
-    """The last range of a stream may be shorter than the limit: what failed is what is halved."""
+    """The last range of a stream may be shorter than the limit: the failed range is halved, not the limit."""
     finder = RangeFinder(1000)
     assert finder.shorten(300, REFUSED)
     assert finder.length == 150
 
 
-def test_the_length_that_worked_last_comes_back_when_shorter_ones_do_not_help() -> None:
+def test_the_last_working_length_is_restored_if_shorter_ones_do_not_help() -> None:
     """A stream that the API refuses at any length shortens the ranges of no other."""
     finder = RangeFinder(1000)
     assert finder.shorten(1000, REFUSED)
@@ -50,7 +50,7 @@ def test_the_length_that_worked_last_comes_back_when_shorter_ones_do_not_help() 
 
 
 def test_one_minute_can_be_the_shortest_dense_range() -> None:
-    """A fetch of history goes on minute by minute, for each answer moves it on."""
+    """A fetch of history continues minute by minute, as each answer moves it on."""
     finder = RangeFinder(2, shortest_dense=1)
     assert finder.shorten(2, DENSE)
     assert finder.length == 1

@@ -10,7 +10,7 @@ def bad(number: int, media_id: str = "m1") -> Exchange:
 
 
 def test_the_newest_come_first() -> None:
-    """What is shown begins with the newest request; a failure among the newest is there once."""
+    """The list begins with the newest request; a failure among the newest is there once."""
     log = RequestLog()
     for exchange in (good(1), bad(2), good(3)):
         log.note(exchange)
@@ -18,7 +18,7 @@ def test_the_newest_come_first() -> None:
 
 
 def test_failures_are_kept_longer() -> None:
-    """Good requests push out good ones, but no failure; of both, only so many are kept."""
+    """Successful requests replace successful ones, but no failure; the number of both is limited."""
     log = RequestLog()
     for number in range(KEPT + 5):
         log.note(bad(number))
@@ -30,7 +30,7 @@ def test_failures_are_kept_longer() -> None:
 
 
 def test_each_media_keeps_its_last_failure() -> None:
-    """However many failures of others come after it; a failure without a media belongs to none."""
+    """Any number of failures of others may follow; a failure without a media belongs to none."""
     log = RequestLog()
     for exchange in (bad(1, "m1"), bad(2, "m2"), bad(3, "m2"), bad(4, ""), good(5)):
         log.note(exchange)
@@ -45,7 +45,7 @@ def test_each_media_keeps_its_last_failure() -> None:
 
 
 def test_a_view_does_not_change() -> None:
-    """What a reader was given stays as it was, whatever comes after."""
+    """A view that a reader has stays the same, whatever comes later."""
     log = RequestLog()
     log.note(bad(1))
     before = log.view()

@@ -1,4 +1,4 @@
-"""`backfill`: the file, what it costs, and what stops it. The API is the simulated one, over real HTTP."""
+"""`backfill`: the file, its cost, and the reasons to stop. The API is simulated, over real HTTP."""
 
 import contextlib
 import re
@@ -49,7 +49,7 @@ COLLECT = [
     {"target": "session_count"},
     {"target": "key_delivery_count"},
 ]
-# What of it adds up, by counter.
+# The values that add up, by counter.
 COUNTED = {
     "smartstream_plays_total": (Target.PLAY_COUNT, Group.ALL),
     "smartstream_plays_by_device_total": (Target.PLAY_COUNT, Group.DEVICE),
@@ -61,14 +61,14 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class Api:
-    """The simulated API, and an exporter's files beside it; both by one clock.
+    """The simulated API and the files of an exporter, with one clock.
 
     Attributes:
         clock: The time.
-        world: The values.
-        app: What answers.
-        folder: Where the files are.
-        monkeypatch: The test's.
+        world: The values of the API.
+        app: The application of the API.
+        folder: The folder of the files.
+        monkeypatch: The fixture of the test.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Api:
         command.run(settings, order, self.clock)
 
     def before_answers(self, hook: Callable[[], object]) -> None:
-        """Call something before each answer with rows; another call replaces it."""
+        """Call a function before each answer with rows; another call replaces it."""
         usual = Endpoints.aggregations
 
         def answer(*arguments: Any) -> Reply:
@@ -112,14 +112,14 @@ class Api:
 
         self.monkeypatch.setattr(self.app._endpoints, "aggregations", answer)
 
-    def asked(self, status: int = 200) -> list[str]:
-        """The queries for rows that had an answer of this status."""
+    def requested(self, status: int = 200) -> list[str]:
+        """The queries for rows that got this status."""
         requests = self.app.journal.newest()
         return [each.query for each in requests if (each.endpoint, each.status) == ("aggregations", status)]
 
-    def sums(self, minutes: MinuteRange) -> dict[tuple[str, Labels], float]:
-        """What each counter with a play has to count in these minutes, by its name and labels."""
-        sums: dict[tuple[str, Labels], float] = {}
+    def expected_sums(self, minutes: MinuteRange) -> dict[tuple[str, Labels], float]:
+        """The expected sum of each counter with a play in these minutes, by its name and labels."""
+        expected_sums: dict[tuple[str, Labels], float] = {}
         for name, (target, group) in COUNTED.items():
             for media_id in ["", *self.media(2)]:
                 owner = {"merchant_id": MERCHANT} | ({"media_id": media_id} if media_id else {})
@@ -127,8 +127,8 @@ class Api:
                 for label, total in final_sums(self.world, MERCHANT, media_id, target, group, minutes).items():
                     labels = owner | ({group.value: label} if label else {})
                     if total or not label:
-                        sums[shown, tuple(sorted(labels.items()))] = total
-        return sums
+                        expected_sums[shown, tuple(sorted(labels.items()))] = total
+        return expected_sums
 
 
 @pytest.fixture
@@ -151,17 +151,17 @@ def series(path: Path) -> dict[tuple[str, Labels], list[tuple[float, float]]]:
     return found
 
 
-def of_minutes(sums: Mapping[tuple[str, Labels], Any]) -> dict[tuple[str, Labels], Any]:
-    """Those that have minutes."""
-    return {key: value for key, value in sums.items() if "key_deliveries" not in key[0]}
+def by_minute(expected_sums: Mapping[tuple[str, Labels], Any]) -> dict[tuple[str, Labels], Any]:
+    """The series that have minutes."""
+    return {key: value for key, value in expected_sums.items() if "key_deliveries" not in key[0]}
 
 
-def test_the_sums_are_what_the_api_has(api: Api) -> None:
-    """Each counter grows by the sum over all its minutes, from a 0, a sample a minute, up to the end."""
+def test_the_sums_are_those_of_the_api(api: Api) -> None:
+    """Each counter grows by the sum of all its minutes, from 0, with a sample a minute, up to the end."""
     api.run(api.settings(), hours=3)
-    found = of_minutes(series(api.output))
-    assert {key: samples[-1][1] for key, samples in found.items()} == of_minutes(
-        api.sums(MinuteRange(int(NOON // 60), int(NOON // 60) + 179))
+    found = by_minute(series(api.output))
+    assert {key: samples[-1][1] for key, samples in found.items()} == by_minute(
+        api.expected_sums(MinuteRange(int(NOON // 60), int(NOON // 60) + 179))
     )
     for (name, _), samples in found.items():
         assert samples[0][1] == 0
@@ -178,22 +178,24 @@ def test_the_sums_are_what_the_api_has(api: Api) -> None:
 
 
 @pytest.mark.unmeasured
-def test_a_day_counts_when_it_ends(api: Api) -> None:
-    """DRM keys of a whole local day are counted in its last minute; days that are cut off are not."""
+def test_a_day_is_counted_when_it_ends(api: Api) -> None:
+    """DRM keys of a whole local day are counted in its last minute; incomplete days are not."""
     midnight = NOON + 3 * HOUR
     api.run(api.settings(), since=NOON, hours=24 + 3 + 5)
     keys = {key: samples for key, samples in series(api.output).items() if "key_deliveries" in key[0]}
     day = MinuteRange(int(midnight // 60), int(midnight // 60) + 1439)
-    sums = api.sums(day)
+    expected_sums = api.expected_sums(day)
     assert len(keys) == 3
     for key, samples in keys.items():
         assert {value for at, value in samples if at < midnight + 86400} == {0}
-        assert {value for at, value in samples if at >= midnight + 86400} == {sums[key]}
-    assert max(sums[key] for key in keys) > 0
+        assert {value for at, value in samples if at >= midnight + 86400} == {expected_sums[key]}
+    assert max(expected_sums[key] for key in keys) > 0
 
 
 def test_the_file_is_openmetrics_of_the_same_families(api: Api) -> None:
-    """The names, HELP and labels are those of /metrics, families and series stand together, labels are added."""
+    """The names, HELP and labels are those of /metrics, the samples of families and series are together, and labels are
+    added.
+    """
     api.run(api.settings(), hours=0.1, job="smartstream", instance='a"b\\c')
     text = api.output.read_text()
     assert text.endswith("\n# EOF\n")
@@ -210,7 +212,7 @@ def test_the_file_is_openmetrics_of_the_same_families(api: Api) -> None:
 
 
 def test_prometheus_sees_the_same_growth(api: Api, prometheus_bin: Path, promtool_bin: Path, free_port: int) -> None:
-    """What promtool makes are blocks, and what a counter grows by in a real Prometheus is the sum over the minutes."""
+    """Promtool creates blocks, and in a real Prometheus a counter grows by the sum of the minutes."""
     api.run(api.settings(), hours=3)
     made = subprocess.run(
         [promtool_bin, "tsdb", "create-blocks-from", "openmetrics", api.output, api.folder / "tsdb"],
@@ -222,7 +224,7 @@ def test_prometheus_sees_the_same_growth(api: Api, prometheus_bin: Path, promtoo
     with Prometheus(prometheus_bin, api.folder, free_port, {}) as prometheus:
         written = series(api.output)
         for name in {name for name, _ in written}:
-            # Not `increase()`: it extrapolates, and since Prometheus 3 a range is without the sample at its start.
+            # Not `increase()`: it extrapolates, and since Prometheus 3 a range excludes the sample at its start.
             growth = prometheus.query(f"{name} - {name} offset 3h", at=NOON + 3 * HOUR)
             assert len(growth) == sum(of == name for of, _ in written)
             for grown in growth:
@@ -230,13 +232,13 @@ def test_prometheus_sees_the_same_growth(api: Api, prometheus_bin: Path, promtoo
                 assert float(grown["value"][1]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_what_is_fetched_is_not_fetched_again(api: Api) -> None:
-    """After an API that failed, the same command goes on where it was, and the sums are the same."""
+def test_fetched_data_is_not_fetched_again(api: Api) -> None:
+    """After a failure of the API, the same command continues where it stopped, and the sums are the same."""
     settings = api.settings()
     api.app.faults.set(max_range=60)
 
     def fail_once() -> None:
-        if len(api.asked()) == 12:
+        if len(api.requested()) == 12:
             api.app.faults.set(error_rate=1.0)
 
     api.before_answers(fail_once)
@@ -246,26 +248,28 @@ def test_what_is_fetched_is_not_fetched_again(api: Api) -> None:
     api.before_answers(lambda: api.app.faults.set(error_rate=0.0))
     api.app.faults.set(error_rate=0.0)
     api.run(settings)
-    answered = [query for query in api.asked() if "key_delivery" not in query]
+    answered = [query for query in api.requested() if "key_delivery" not in query]
     assert len(answered) == len(set(answered)) > 13
-    found = of_minutes(series(api.output))
-    assert {key: samples[-1][1] for key, samples in found.items()} == of_minutes(
-        api.sums(MinuteRange(int(NOON // 60), int(NOON // 60) + 179))
+    found = by_minute(series(api.output))
+    assert {key: samples[-1][1] for key, samples in found.items()} == by_minute(
+        api.expected_sums(MinuteRange(int(NOON // 60), int(NOON // 60) + 179))
     )
 
 
 def test_long_ranges_are_halved_once(api: Api) -> None:
-    """Ranges that the API refuses are halved until it takes them; what works is kept for all streams."""
+    """Ranges that the API refuses are halved until it accepts them; the working length is used for all streams."""
     api.app.faults.set(max_range=100)
     api.run(api.settings(), hours=6)
-    refused = api.asked(400)
+    refused = api.requested(400)
     assert len(refused) == 2
     assert max(map(len, series(api.output).values())) == 361
 
 
 @pytest.mark.unmeasured
-def test_ranges_that_hold_too_much_are_halved(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So are those whose answers are too large; what is too much for the shortest range leaves its stream out only."""
+def test_ranges_with_too_large_answers_are_halved(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranges whose answers are too large are halved, too; if the shortest is still too large, only its stream is left
+    out.
+    """
     monkeypatch.setattr(limits, "MOST_VALUES", 400)
     api.run(api.settings(), hours=6)
     assert max(map(len, series(api.output).values())) == 361
@@ -273,7 +277,7 @@ def test_ranges_that_hold_too_much_are_halved(api: Api, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("place", ["the client", "the columns"])
 def test_a_stream_with_a_defect_is_left_out(api: Api, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    """An answer at which the exporter fails in a way that nobody foresaw costs its stream, all of it, and no other."""
+    """An answer that raises an unexpected exception costs its whole stream, and no other."""
     api.app.faults.set(max_range=60)
     bad, good = api.media(2)
     where, name = (answers, "rows") if place == "the client" else (command, "columns_of")
@@ -283,7 +287,7 @@ def test_a_stream_with_a_defect_is_left_out(api: Api, monkeypatch: pytest.Monkey
     def fail(first: Any, second: Any, *rest: Any, **options: Any) -> Any:
         stream = second if place == "the client" else first.stream
         calls[stream] += 1
-        # After the first part of it was good.
+        # After a good answer for its first part.
         if stream.media_id == bad and calls[stream] == 2:
             raise KeyError("secret")
         return original(first, second, *rest, **options)
@@ -302,7 +306,7 @@ def test_a_stream_with_a_defect_is_left_out(api: Api, monkeypatch: pytest.Monkey
 
 
 def test_the_budget_is_kept_over_runs(api: Api) -> None:
-    """In no 60 seconds more requests leave than configured, not even when a second run follows at once."""
+    """In no 60 seconds more requests leave than configured, even if a second run follows at once."""
     settings = api.settings(limit=4)
     api.run(settings)
     api.output.rename(api.folder / "first.om")
@@ -311,8 +315,8 @@ def test_the_budget_is_kept_over_runs(api: Api) -> None:
     assert busiest(api.app.journal, MERCHANT) == 4
 
 
-def test_a_media_that_is_gone_is_left_out(api: Api) -> None:
-    """Its series are missing, all others are there; where none is left, that is an error."""
+def test_a_missing_media_is_left_out(api: Api) -> None:
+    """Its series are missing, all others are there; if none is left, that is an error."""
     gone, there = api.media(2)
     api.app.faults.set(gone=[gone])
     api.run(api.settings())
@@ -321,7 +325,7 @@ def test_a_media_that_is_gone_is_left_out(api: Api) -> None:
 
 
 def test_no_history_at_all_is_an_error(api: Api) -> None:
-    """Where the API refuses every stream, no file is written."""
+    """If the API refuses every stream, no file is written."""
 
     def refuse() -> None:
         raise bad_request("never")
@@ -332,7 +336,7 @@ def test_no_history_at_all_is_an_error(api: Api) -> None:
     assert not api.output.exists()
 
 
-def test_an_account_that_is_refused_ends_it(api: Api) -> None:
+def test_a_refused_account_ends_it(api: Api) -> None:
     """A refused password is not tried again."""
     api.app.faults.set(token_refused=True)
     with pytest.raises(HistoryError, match="auth-token: 401"):
@@ -340,19 +344,19 @@ def test_an_account_that_is_refused_ends_it(api: Api) -> None:
     assert len(api.app.journal.newest()) == 1
 
 
-def test_a_short_outage_is_waited_out(api: Api) -> None:
-    """A few failures in a row, refusals for the limit's sake among them, do not end it."""
+def test_a_short_outage_does_not_end_it(api: Api) -> None:
+    """A few failures in a row, 429s included, are retried."""
     api.app.faults.set(error_rate=0.4, rate_limit=6)
     api.run(api.settings(limit=30))
-    assert len(api.asked(429)) > 0
-    found = of_minutes(series(api.output))
-    assert {key: samples[-1][1] for key, samples in found.items()} == of_minutes(
-        api.sums(MinuteRange(int(NOON // 60), int(NOON // 60) + 179))
+    assert len(api.requested(429)) > 0
+    found = by_minute(series(api.output))
+    assert {key: samples[-1][1] for key, samples in found.items()} == by_minute(
+        api.expected_sums(MinuteRange(int(NOON // 60), int(NOON // 60) + 179))
     )
 
 
 def test_label_values_beyond_the_limit_are_other(api: Api) -> None:
-    """They are counted together, so that the sum over the label is right."""
+    """They are counted together, so the sum over the label is right."""
     api.run(api.settings(max_label_values=2))
     devices = {
         key: samples for key, samples in series(api.output).items() if key[0] == "smartstream_plays_by_device_total"
@@ -372,8 +376,8 @@ def test_label_values_beyond_the_limit_are_other(api: Api) -> None:
 
 
 @pytest.mark.unmeasured
-def test_an_interrupt_says_how_to_go_on(api: Api) -> None:
-    """SIGINT ends the program with one line and 130, and the same command goes on with what is missing."""
+def test_an_interrupt_says_how_to_continue(api: Api) -> None:
+    """SIGINT ends the program with one line and 130, and the same command continues with the missing part."""
     config = api.folder / "config.yaml"
     api.settings()
     command = [
@@ -386,28 +390,28 @@ def test_an_interrupt_says_how_to_go_on(api: Api) -> None:
     ]
 
     def hang_later() -> None:
-        if len(api.asked()) == 4:
+        if len(api.requested()) == 4:
             api.app.faults.set(hang_rate=1.0)
 
     api.before_answers(hang_later)
     with Program(command, api.folder) as program:
-        wait_until("some answers are there", lambda: len(api.asked()) >= 5)
+        wait_until("some answers are there", lambda: len(api.requested()) >= 5)
         program.send(signal.SIGINT)
         assert program.ended() == 130
-    told = "smartstream-exporter: interrupted; what is fetched is kept, the same command goes on there"
-    assert program.lines[-1] == told
+    message = "smartstream-exporter: interrupted; what is fetched is kept, the same command goes on there"
+    assert program.lines[-1] == message
     assert not [line for line in program.lines if "Traceback" in line]
     api.before_answers(lambda: None)
     api.app.faults.set(hang_rate=0.0)
     with Program(command, api.folder) as program:
         assert program.ended() == 0, program.output
     assert [line for line in program.lines if re.search("level=info msg=fetching .*fetched_before=(33|42)%", line)]
-    # The one that was interrupted, and perhaps one whose answer was on its way.
-    assert len(api.asked()) - len(set(api.asked())) <= 2
+    # The interrupted request, and perhaps one whose answer was under way.
+    assert len(api.requested()) - len(set(api.requested())) <= 2
 
 
 @pytest.mark.parametrize(
-    ("since", "until", "told"),
+    ("since", "until", "message"),
     [
         (NOON, NOON, "--to: not later than --from"),
         (NOON, NOON + 59, "--to: not later than --from"),
@@ -415,16 +419,16 @@ def test_an_interrupt_says_how_to_go_on(api: Api) -> None:
         (NOON, NOON + 30 * 86400, "--to: rows may still come for the minutes after 20"),
     ],
 )
-def test_times_that_cannot_be(api: Api, since: float, until: float, told: str) -> None:
-    """A range without a minute, from before there was anything, or up to minutes not settled is one line."""
+def test_impossible_times(api: Api, since: float, until: float, message: str) -> None:
+    """A range without a minute, before any data, or with unsettled minutes is one line."""
     with pytest.raises(InputError) as refused:
         command.run(api.settings(), Order(since, until, api.output, {}), api.clock)
-    assert str(refused.value).startswith(told)
+    assert str(refused.value).startswith(message)
     assert not list(api.folder.glob("past.om*"))
 
 
-def test_a_file_that_is_there_is_not_replaced(api: Api) -> None:
-    """Nothing is asked for, and the file stays."""
+def test_an_existing_file_is_not_replaced(api: Api) -> None:
+    """Nothing is requested, and the file stays."""
     api.output.write_text("precious")
     with pytest.raises(InputError, match="is there already"):
         api.run(api.settings())
@@ -432,7 +436,7 @@ def test_a_file_that_is_there_is_not_replaced(api: Api) -> None:
     assert api.app.journal.newest() == ()
 
 
-def test_work_of_other_arguments_is_not_mixed_in(api: Api) -> None:
+def test_a_checkpoint_of_other_arguments_is_refused(api: Api) -> None:
     """A checkpoint of another period, or another file, is refused in one line."""
     api.app.faults.set(token_refused=True)
     with pytest.raises(HistoryError):
@@ -444,15 +448,15 @@ def test_work_of_other_arguments_is_not_mixed_in(api: Api) -> None:
         api.run(api.settings())
 
 
-def test_a_folder_that_is_not_there_is_told(api: Api) -> None:
-    """The file cannot be made: one line, before anything is asked for."""
+def test_a_missing_folder_is_reported(api: Api) -> None:
+    """If the file cannot be created, there is one line before anything is requested."""
     with pytest.raises(InputError, match=r"nowhere/past\.om\.partial: cannot be used as the checkpoint file"):
         command.run(api.settings(), Order(NOON, NOON + HOUR, api.folder / "nowhere" / "past.om", {}), api.clock)
     assert api.app.journal.newest() == ()
 
 
-def test_a_disk_that_fills_up_is_told(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The output cannot be written whole: one line, no half of a file, and what is fetched is kept."""
+def test_a_disk_that_fills_up_is_reported(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the output cannot be written completely, there is one line and no partial file, and fetched data is kept."""
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -463,13 +467,13 @@ def test_a_disk_that_fills_up_is_told(api: Api, monkeypatch: pytest.MonkeyPatch)
             api.run(api.settings())
     assert not api.output.exists()
     assert not list(api.folder.glob("*.tmp"))
-    before = len(api.asked())
+    before = len(api.requested())
     api.run(api.settings())
-    assert len(api.asked()) == before
+    assert len(api.requested()) == before
 
 
 def test_a_running_exporter_keeps_its_budget(api: Api) -> None:
-    """While an exporter has the state file, backfill does not begin, and says what to do."""
+    """While an exporter uses the state file, backfill does not begin, and prints what to do."""
     settings = api.settings()
     state = open_state(settings.storage.path, api.clock.now)
     try:
@@ -480,7 +484,7 @@ def test_a_running_exporter_keeps_its_budget(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--from=yesterday"], "argument --from: 'yesterday' is not a time; write "),
         (["--label=job"], "argument --label: 'job' is not a label; write NAME=VALUE"),
@@ -488,21 +492,21 @@ def test_a_running_exporter_keeps_its_budget(api: Api) -> None:
         (["--label=job=a\nb"], "argument --label: 'job=a\\nb' is not a label"),
     ],
 )
-def test_wrong_usage(capsys: pytest.CaptureFixture[str], flags: list[str], told: str) -> None:
-    """A flag's value that cannot be used ends the program with 2 and a line that names the flag."""
+def test_wrong_usage(capsys: pytest.CaptureFixture[str], flags: list[str], message: str) -> None:
+    """An invalid value of a flag ends the program with 2 and a line that names the flag."""
     with pytest.raises(SystemExit) as ended:
         cli.main(["backfill", "--from=2026-01-01", "--to=2026-01-02", "--output=x", *flags])
     assert ended.value.code == 2
-    assert told in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_labels_of_the_series_are_their_own(api: Api) -> None:
-    """A label that a series has itself cannot be given."""
+def test_labels_of_the_series_are_reserved(api: Api) -> None:
+    """A label that a series already has cannot be added."""
     with pytest.raises(InputError, match="--label: the series have a label media_id of their own"):
         api.run(api.settings(), media_id="x")
 
 
-def test_the_work_file_is_a_database_meanwhile(api: Api) -> None:
+def test_each_answer_is_stored_in_the_checkpoint(api: Api) -> None:
     """Each answer is in the checkpoint when the next request leaves."""
     seen = []
 

@@ -1,4 +1,4 @@
-"""`replay`: alerts from a file and from the API, what is told of bad files, and the picture."""
+"""`replay`: alerts from a file and from the API, the errors of bad files, and the picture."""
 
 import json
 import math
@@ -47,7 +47,7 @@ Rows = list[tuple[int, str, float]]
 
 
 def steady(media_id: str = "a", minutes: int = 480, plays: int = 40, fall: tuple[int, int] = (300, 340)) -> Rows:
-    """Plays that hardly change but for a fall to a tenth, from one minute to before another."""
+    """Constant plays with a fall to a tenth, from one minute to before another."""
     return [
         (FIRST + at, media_id, (plays + at * 7 % 5 - 2) // (10 if fall[0] <= at < fall[1] else 1))
         for at in range(minutes)
@@ -61,7 +61,7 @@ def write(path: Path, rows: Rows, form: Callable[[int], str] = lambda minute: st
 
 
 def run(capsys: pytest.CaptureFixture[str], path: Path, *flags: str) -> list[dict[str, Any]]:
-    """What `replay --csv` prints as JSON."""
+    """The output of `replay --csv` as JSON."""
     assert cli.main(["replay", f"--csv={path}", "--format=json", *flags]) == 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
@@ -100,8 +100,8 @@ def noisy(seed: int, media: int = 4, hours: int = 30) -> list[Recording]:
     return made
 
 
-def by_minutes(played: Sequence[Recording]) -> list[Alert]:
-    """The same as a daemon would find it: minute by minute, all media, every verdict."""
+def minute_by_minute(played: Sequence[Recording]) -> list[Alert]:
+    """The alerts as a daemon finds them: minute by minute, all media, every verdict."""
     every = [whole_merchant(played), *played]
     tracks = {each.media_id: Baseline() for each in every}
     plays = {each.media_id: dict(zip(each.minutes, each.plays, strict=True)) for each in every}
@@ -121,13 +121,13 @@ def by_minutes(played: Sequence[Recording]) -> list[Alert]:
         alert
         for media_id in said.keys() - {""}
         for severity, level in (("warning", 0.4), ("critical", 0.6))
-        for alert in alarmed(media_id, severity, level, said[media_id], plays[media_id], last)
+        for alert in alerts_of(media_id, severity, level, said[media_id], plays[media_id], last)
     ]
-    found += alarmed("", "merchant", MERCHANT_THRESHOLD, said[""], plays[""], last)
+    found += alerts_of("", "merchant", MERCHANT_THRESHOLD, said[""], plays[""], last)
     return sorted(found, key=lambda each: (each.start, each.media_id, each.severity))
 
 
-def alarmed(
+def alerts_of(
     media_id: str,
     severity: str,
     level: float,
@@ -135,7 +135,7 @@ def alarmed(
     plays: Mapping[Minute, float],
     last: Minute,
 ) -> Iterator[Alert]:
-    """The alerts of one alert that takes every minute."""
+    """The alerts of a rule without a delay, over all minutes."""
     alarm = Alarm(level)
     start, worst = 0, Verdict(0, 0.0, 0.0, 0.0)
     for now in range(FIRST, last + KEPT + 2):
@@ -150,7 +150,7 @@ def alarmed(
             worst = verdict
 
 
-def rehearsed(played: Sequence[Recording], processes: int = 1) -> list[Alert]:
+def in_two_steps(played: Sequence[Recording], processes: int = 1) -> list[Alert]:
     limits = dict.fromkeys(["", *(each.media_id for each in played)], DEFAULT_THRESHOLDS)
     return list(parallel.backtest(played, limits, processes=processes, progress=lambda _: None).alerts)
 
@@ -159,7 +159,9 @@ def rehearsed(played: Sequence[Recording], processes: int = 1) -> list[Alert]:
 
 
 def test_a_fall_is_an_alert(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A fall to a tenth is a warning, a critical alert and one of the merchant, soon after it began and its end."""
+    """A fall to a tenth is a warning, a critical alert and one of the merchant; they begin soon after its begin and end
+    soon after its end.
+    """
     found = run(capsys, write(tmp_path / "plays.csv", steady()))
     assert {(each["media_id"], each["severity"]) for each in found} == {
         ("a", "warning"),
@@ -175,8 +177,8 @@ def test_a_fall_is_an_alert(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
         assert 3 <= each["actual"] <= 4
 
 
-def test_words_say_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Without --format, an alert is one line for people; how many there are is on standard error."""
+def test_the_text_output_has_the_same_alerts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Without --format, an alert is one line of text; the number of alerts is on standard error."""
     assert cli.main(["replay", f"--csv={write(tmp_path / 'plays.csv', steady())}"]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
@@ -187,13 +189,13 @@ def test_words_say_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert err == "3 alerts; 1 media, 0.3 media-days of plays\n"
 
 
-def test_steady_plays_are_silence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_constant_plays_give_no_alert(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Without a fall nothing is printed."""
     assert run(capsys, write(tmp_path / "plays.csv", steady(fall=(0, 0)))) == []
 
 
-def test_the_order_of_rows_is_no_matter(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Rows in any order, minutes in either form, are the same recording."""
+def test_the_order_of_rows_does_not_matter(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Rows in any order, with minutes in either form, are the same recording."""
     rows = steady("a") + steady("b", fall=(200, 230))
     expected = run(capsys, write(tmp_path / "sorted.csv", rows))
     random.Random(1).shuffle(rows)
@@ -203,32 +205,34 @@ def test_the_order_of_rows_is_no_matter(capsys: pytest.CaptureFixture[str], tmp_
 
 
 def test_missing_minutes_are_not_zero(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Minutes that are not in the file are no drop, whichever way they are missing."""
+    """Minutes that are not in the file are no drop, whatever form the gap has."""
     rows = [row for row in steady(fall=(0, 0)) if not 300 <= row[0] - FIRST < 340]
     assert run(capsys, write(tmp_path / "plays.csv", rows)) == []
 
 
 def test_the_merchant_is_unknown_where_a_media_has_a_gap() -> None:
-    """A gap within an hour of rows on both sides hides a minute; before the first row and after the last none does."""
+    """A gap with rows within an hour on both sides makes the merchant's minute unknown; before the first row and after
+    the last no gap does.
+    """
     rows = [(FIRST + at, "a", 1.0) for at in range(300)]
     rows += [(FIRST + at, "b", 2.0) for at in range(100, 300) if not (110 <= at < 120 or 130 <= at < 260)]
     whole = whole_merchant(recordings(rows))
     plays = dict(zip(whole.minutes, whole.plays, strict=True))
     hidden = {at for at in range(300) if FIRST + at not in plays}
-    # Of the long gap, those minutes that have rows within an hour on both sides: there are none.
+    # The long gap has no minutes with rows within an hour on both sides.
     assert hidden == set(range(110, 120))
     assert plays[FIRST + 50] == 1.0
     assert plays[FIRST + 105] == 3.0
     assert plays[FIRST + 200] == 1.0
 
 
-def test_what_still_fires_ends_with_the_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """An alert that is not over at the newest minute of the file ends there."""
+def test_a_firing_alert_ends_with_the_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """An alert that still fires at the newest minute of the file ends there."""
     found = run(capsys, write(tmp_path / "plays.csv", steady(minutes=320)))
     assert {minute(each, "end") for each in found} == {319}
 
 
-def test_only_what_begins_later_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_evaluate_from_reports_only_later_alerts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """With --evaluate-from the rows before are history: alerts that begin then or later are the same."""
     rows = steady("a") + steady("b", fall=(200, 230))
     path = write(tmp_path / "plays.csv", rows)
@@ -241,19 +245,19 @@ def test_only_what_begins_later_is_told(capsys: pytest.CaptureFixture[str], tmp_
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("which", range(6))
-def test_it_is_what_a_daemon_would_find(which: int) -> None:
-    """Two steps over whole recordings give exactly the alerts of going on minute by minute with all media."""
+def test_the_alerts_are_those_of_a_daemon(which: int) -> None:
+    """Two steps over whole recordings give exactly the alerts of a run minute by minute with all media."""
     played = noisy(which)
-    found = rehearsed(played)
-    assert found == by_minutes(played)
+    found = in_two_steps(played)
+    assert found == minute_by_minute(played)
     assert found
 
 
 @pytest.mark.unmeasured
-def test_many_processes_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work shared by processes gives the same alerts, to the last digit."""
+def test_several_processes_give_the_same_alerts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work distributed over processes gives the same alerts, to the last digit."""
     played = noisy(7, media=20, hours=20)
-    alone = rehearsed(played)
+    alone = in_two_steps(played)
     monkeypatch.setattr(parallel, "WORTH_SHARING", 0)
     done: list[int] = []
     limits = dict.fromkeys(["", *(each.media_id for each in played)], DEFAULT_THRESHOLDS)
@@ -267,12 +271,12 @@ def fail(*_: object, **__: object) -> None:
     raise MemoryError("for a reason")
 
 
-def test_a_process_that_fails_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What goes wrong in one of them is raised, and what has not begun is not waited for."""
+def test_a_failing_process_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in a process is raised, and work that has not begun is not waited for."""
     monkeypatch.setattr(parallel, "WORTH_SHARING", 0)
     monkeypatch.setattr(parallel, "_scan_some", fail)
     with pytest.raises(MemoryError, match="for a reason"):
-        rehearsed(noisy(1), processes=2)
+        in_two_steps(noisy(1), processes=2)
 
 
 def end(*_: object, **__: object) -> None:
@@ -280,16 +284,16 @@ def end(*_: object, **__: object) -> None:
 
 
 @pytest.mark.unmeasured
-def test_a_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that ends without a word is told in a line, and not waited for."""
+def test_a_killed_process_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends without a result is reported in a line, and not waited for."""
     monkeypatch.setattr(parallel, "WORTH_SHARING", 0)
     monkeypatch.setattr(parallel, "_scan_some", end)
     with pytest.raises(InputError, match="one of the processes was killed"):
-        rehearsed(noisy(1), processes=2)
+        in_two_steps(noisy(1), processes=2)
 
 
-def test_sums_of_parts_are_the_sums() -> None:
-    """Media counted apart and merged have the sums of media counted together."""
+def test_merged_sums_are_the_sums() -> None:
+    """Media counted separately and merged have the sums of media counted together."""
     observations = [
         Observation(FIRST, r5, forecast, 1.0, ((0.0, 0),) * 3, None) for r5, forecast in ((2.0, 8.0), (4.0, 4.0))
     ]
@@ -303,11 +307,11 @@ def test_sums_of_parts_are_the_sums() -> None:
     assert together.broad(FIRST) is broad(observations) is True
 
 
-# ---- while it works ----
+# ---- progress and interrupts ----
 
 
 def test_a_terminal_has_a_progress_bar(tmp_path: Path) -> None:
-    """A bar is drawn where standard error is a terminal, and nowhere else; the alerts are on standard output."""
+    """A progress bar is drawn only if standard error is a terminal; the alerts are on standard output."""
     path = write(tmp_path / "plays.csv", steady())
     command = [*python("-m", "exporter"), "replay", f"--csv={path}"]
     ours, theirs = pty.openpty()
@@ -328,7 +332,7 @@ def test_an_interrupt_is_one_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "plays.csv")
     for number in (signal.SIGINT, signal.SIGTERM):
         with Program([*python("-m", "exporter"), "replay", f"--csv={tmp_path}/plays.csv"], tmp_path) as program:
-            # Once the other side is open, it reads.
+            # The open succeeds once the other side reads.
             with (tmp_path / "plays.csv").open("w"):
                 program.send(number)
                 assert program.ended() == 130
@@ -345,7 +349,7 @@ def config_file(folder: Path, **merchant: Any) -> Path:
 
 
 def test_thresholds_are_those_of_the_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A media's own thresholds count, one that is left out has no alert, others have the merchant's."""
+    """A media's own thresholds count, an excluded media has no alert, others have the merchant's."""
     rows = [*steady("a"), *steady("b"), *steady("c"), *steady("d", fall=(0, 0), plays=400)]
     path = write(tmp_path / "plays.csv", rows)
     media = [{"id": "a", "drop": {"critical": 0.97}}, {"id": "b", "drop": False}]
@@ -360,14 +364,14 @@ def test_thresholds_are_those_of_the_configuration(capsys: pytest.CaptureFixture
 def test_a_file_needs_no_configuration(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unless one is named, none is looked for, not even where a broken one stands."""
+    """Unless a configuration is named, none is read, even if there is an invalid one."""
     (tmp_path / "config.yaml").write_text("broken: [")
     monkeypatch.chdir(tmp_path)
     assert len(run(capsys, write(tmp_path / "plays.csv", steady()))) == 3
 
 
-def test_a_merchant_can_be_left_out() -> None:
-    """Where the merchant has no thresholds, neither it nor its media have alerts."""
+def test_a_merchant_can_be_excluded() -> None:
+    """If the merchant has no thresholds, neither it nor its media have alerts."""
     played = recordings(steady())
     limits: dict[str, Thresholds | None] = {"": None, "a": None}
     assert parallel.backtest(played, limits, processes=1, progress=lambda _: None).alerts == []
@@ -377,7 +381,7 @@ def test_a_merchant_can_be_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", ":1: the header is not minute,media_id,plays"),
         ("minute,media,plays\n", ":1: the header is not minute,media_id,plays"),
@@ -396,19 +400,19 @@ def test_a_merchant_can_be_left_out() -> None:
         ('minute,media_id,plays\n60,"a"b,1\n', ":2: not CSV ("),
     ],
 )
-def test_a_bad_file_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, told: str) -> None:
-    """Each fault is one line with the file and, where there is one, the line; the exit code is 1."""
+def test_a_bad_file_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, message: str) -> None:
+    """Each error is one line with the file and, if known, the line; the exit code is 1."""
     path = tmp_path / "plays.csv"
     path.write_text(text)
     assert cli.main(["replay", f"--csv={path}"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     (line,) = err.splitlines()
-    assert line.startswith(f"smartstream-exporter: {path}{told}")
+    assert line.startswith(f"smartstream-exporter: {path}{message}")
 
 
-def test_what_is_no_text_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A file in another encoding, or none at all, is one line."""
+def test_an_unknown_encoding_is_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A file in another encoding, or in none, is one line."""
     path = tmp_path / "plays.csv"
     path.write_bytes(b"minute,media_id,plays\n60,\xe9,1\n")
     assert cli.main(["replay", f"--csv={path}"]) == 1
@@ -418,15 +422,15 @@ def test_what_is_no_text_is_told(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert "cannot be read (No such file or directory)" in second
 
 
-def test_a_spreadsheet_may_begin_with_a_mark(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A byte order mark and Windows' line ends are no fault."""
+def test_a_spreadsheets_byte_order_mark_is_accepted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A byte order mark and Windows' line ends are no error."""
     path = write(tmp_path / "plays.csv", steady())
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     assert len(run(capsys, path)) == 3
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         ([], "one of the arguments --csv --media is required"),
         (["--csv=x", "--media=y"], "argument --media: not allowed with argument --csv"),
@@ -434,12 +438,12 @@ def test_a_spreadsheet_may_begin_with_a_mark(capsys: pytest.CaptureFixture[str],
         (["--csv=x", "--evaluate-from=noon"], "argument --evaluate-from: 'noon' is not a time"),
     ],
 )
-def test_wrong_usage(capsys: pytest.CaptureFixture[str], flags: list[str], told: str) -> None:
-    """Flags that do not fit end the program with 2 and a line that says which."""
+def test_wrong_usage(capsys: pytest.CaptureFixture[str], flags: list[str], message: str) -> None:
+    """Flags that do not fit together end the program with 2 and a line that names them."""
     with pytest.raises(SystemExit) as ended:
         cli.main(["replay", *flags])
     assert ended.value.code == 2
-    assert told in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 # ---- the picture ----
@@ -456,12 +460,12 @@ def test_the_picture_shows_media_and_alerts(capsys: pytest.CaptureFixture[str], 
     marks = [rect.get("class") for rect in root.iter(f"{SVG}rect") if rect.get("class")]
     assert sorted(marks, key=str) == sorted(each["severity"] for each in found)
     assert marks
-    # A line for the plays of each strip, and one for what was expected.
+    # A line for the plays of each strip, and one for the expected plays.
     assert len([path for path in root.iter(f"{SVG}path") if path.get("stroke-width") == "1.2"]) == 6
 
 
-def test_the_picture_begins_where_alerts_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """With --evaluate-from it is of the time from then on; where nothing is left to draw, that is told."""
+def test_the_picture_begins_with_evaluate_from(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """With --evaluate-from it shows the time from then on; if nothing is left to draw, that is an error."""
     picture = tmp_path / "plays.svg"
     path = write(tmp_path / "plays.csv", steady())
     run(capsys, path, f"--plot={picture}", f"--evaluate-from={(FIRST + 290) * 60}")
@@ -472,8 +476,8 @@ def test_the_picture_begins_where_alerts_are_told(capsys: pytest.CaptureFixture[
     assert "--plot: there are no plays at or after --evaluate-from" in capsys.readouterr().err
 
 
-def test_a_picture_that_cannot_be_written_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """The alerts are printed, and then one line says what is wrong with the picture."""
+def test_a_picture_that_cannot_be_written_is_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The alerts are printed, and then one line has the error of the picture."""
     path = write(tmp_path / "plays.csv", steady())
     assert cli.main(["replay", f"--csv={path}", f"--plot={tmp_path}/nowhere/a.svg"]) == 1
     out, err = capsys.readouterr()
@@ -482,7 +486,7 @@ def test_a_picture_that_cannot_be_written_is_told(capsys: pytest.CaptureFixture[
 
 
 def test_a_long_recording_is_a_small_picture() -> None:
-    """Forty media of ten days stay far below a megabyte, and a gap of a day is a hole in the line."""
+    """Forty media of ten days stay far below a megabyte, and a gap of a day is a gap in the line."""
     minutes = [FIRST + at for at in range(14400) if not 5000 <= at < 6440]
     plays = [float(10 + at % 60) for at in minutes]
     strip = plot.Strip("a", minutes, plays, plays, [])
@@ -518,13 +522,15 @@ def settings_for(url: str, folder: Path, media: Sequence[str], *more: Mapping[st
 OUTPUT = Output(json=True, since=None, plot=None)
 
 
-def test_the_api_s_past_is_replayed(
+def test_the_apis_history_is_replayed(
     capsys: pytest.CaptureFixture[str],
     api: tuple[SimulatorApp, str],
     clock: FakeClock,
     tmp_path: Path,
 ) -> None:
-    """A fall in the API's minutes is told as of a file; live media are left out with a line, and the budget is kept."""
+    """A fall in the API's minutes is reported as from a file; live media are left out with a line, and the budget is
+    kept.
+    """
     app, url = api
     drama, channel, *_, news = list(app.world.catalog(MERCHANT))[:5]
     now = clock.now()
@@ -540,20 +546,20 @@ def test_the_api_s_past_is_replayed(
     assert (drama, "critical") in {(each["media_id"], each["severity"]) for each in found}
     assert f"media {channel} is left out: it is live" in err
     assert "; 2 media, 4.0 media-days of plays" in err
-    asked = [each for each in app.journal.newest() if each.endpoint == "aggregations"]
-    assert len(asked) == 2
+    requested = [each for each in app.journal.newest() if each.endpoint == "aggregations"]
+    assert len(requested) == 2
     assert busiest(app.journal, MERCHANT) <= 45
 
 
 def test_minutes_before_the_first_row_are_unknown() -> None:
-    """A media that came later has no zeros before; a minute without a row after that is a zero."""
+    """A newer media has no zeros before its first row; a later minute without a row is a zero."""
     made = command._recording("a", {FIRST + 3: 5.0, FIRST + 5: 1.0}, FIRST + 6)
     assert list(made.minutes) == [FIRST + 3, FIRST + 4, FIRST + 5, FIRST + 6]
     assert list(made.plays) == [5.0, 0.0, 1.0, 0.0]
 
 
-def test_minutes_that_cannot_be_used_are_left_out() -> None:
-    """A minute whose plays are not known is no zero."""
+def test_unusable_minutes_are_left_out() -> None:
+    """A minute with unknown plays is no zero."""
     made = command._recording("a", {FIRST + 3: 5.0, FIRST + 4: None, FIRST + 6: 1.0}, FIRST + 6)
     assert list(made.minutes) == [FIRST + 3, FIRST + 5, FIRST + 6]
     assert list(made.plays) == [5.0, 0.0, 1.0]
@@ -562,13 +568,13 @@ def test_minutes_that_cannot_be_used_are_left_out() -> None:
 def test_media_that_cannot_be_replayed(
     capsys: pytest.CaptureFixture[str], api: tuple[SimulatorApp, str], clock: FakeClock, tmp_path: Path
 ) -> None:
-    """Ids that are not configured, of two merchants, unknown to the catalog, or without plays are told in a line."""
+    """Ids that are not configured, of two merchants, unknown to the catalog, or without plays are one line each."""
     app, url = api
     drama = next(iter(app.world.catalog(MERCHANT)))
     other = {"id": "other", "media": [{"id": "far"}]}
     settings = settings_for(url, tmp_path, [drama, "gone"], other)
-    with pytest.raises(InputError, match="--media: nobody is not in the configuration"):
-        command.of_api(settings, ["nobody"], 1, OUTPUT, clock)
+    with pytest.raises(InputError, match="--media: unknown is not in the configuration"):
+        command.of_api(settings, ["unknown"], 1, OUTPUT, clock)
     with pytest.raises(InputError, match="the media are of broadcaster and other; replay one merchant at a time"):
         command.of_api(settings, [drama, "far"], 1, OUTPUT, clock)
     with pytest.raises(InputError, match="no media is left to be replayed"):
@@ -581,10 +587,10 @@ def test_media_that_cannot_be_replayed(
         command.of_api(settings, [drama], 1, OUTPUT, clock)
 
 
-def test_the_catalog_is_asked_within_the_budget(
+def test_catalog_lookups_stay_within_the_budget(
     api: tuple[SimulatorApp, str], clock: FakeClock, tmp_path: Path
 ) -> None:
-    """With one request a minute it takes its time, through failures too, and no 60 seconds have two."""
+    """With one request a minute they take their time, also through failures, and no 60 seconds have two."""
     app, url = api
     drama = next(iter(app.world.catalog(MERCHANT)))
     merchant = {"media": [{"id": drama}], "requests_per_minute": 1}
@@ -596,7 +602,7 @@ def test_the_catalog_is_asked_within_the_budget(
 
 
 def test_a_running_exporter_keeps_its_budget(api: tuple[SimulatorApp, str], clock: FakeClock, tmp_path: Path) -> None:
-    """While an exporter has the state file nothing is fetched, from the command line either."""
+    """While an exporter uses the state file nothing is fetched, also not by the command line."""
     _, url = api
     settings = settings_for(url, tmp_path, ["a"])
     state = open_state(settings.storage.path, clock.now)
@@ -608,8 +614,8 @@ def test_a_running_exporter_keeps_its_budget(api: tuple[SimulatorApp, str], cloc
         state.close()
 
 
-def test_minutes_are_minutes(tmp_path: Path) -> None:
-    """A time within a minute is that minute."""
+def test_a_time_is_its_minute(tmp_path: Path) -> None:
+    """A time within a minute stands for that minute."""
     path = tmp_path / "plays.csv"
     path.write_text("minute,media_id,plays\n2026-01-05T00:01:59Z,a,1.5\n1767571260.5,b,2\n")
     read: dict[str, tuple[list[Minute], list[float]]] = {

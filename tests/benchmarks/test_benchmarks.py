@@ -1,4 +1,4 @@
-"""That the benchmarks run and have figures; how fast anything is, no test says."""
+"""The benchmarks run and have figures; no test checks a speed."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from exporter.config.load import load
 from exporter.model import minute_of
 from tests.support.processes import wait_until
 
-# Each benchmark in a tiny size, what its rows are about, and how many columns of figures it has.
+# Each benchmark in a tiny size, the subjects of its rows, and the number of columns with figures.
 TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
     "scrape": (
         lambda folder: scrape.run(folder, series=(100,), repeats=2),
@@ -81,13 +81,13 @@ TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
 
 
 def test_every_benchmark_is_tested() -> None:
-    """No benchmark is without a test in a tiny size."""
+    """Every benchmark has a test in a tiny size."""
     assert list(TINY) == list(command.BENCHMARKS)
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_benchmark_has_its_figures(name: str, tmp_path: Path) -> None:
-    """Each benchmark runs, and has a row with figures for each thing that it compares."""
+    """Each benchmark runs, and has a row with figures for each subject that it compares."""
     run, rows, columns = TINY[name]
     table = run(tmp_path)
     assert table.title == name
@@ -95,12 +95,12 @@ def test_a_benchmark_has_its_figures(name: str, tmp_path: Path) -> None:
     assert all(len(row) == len(table.headings) for row in table.rows)
     last = [cell for cell in table.rows[-1] if isinstance(cell, Figures)]
     assert len(last) == columns
-    # Growth of memory this small can be anything.
+    # The growth of memory can be anything at this size.
     assert name == "memory" or all(value > 0 for cell in last for value in cell.values)
 
 
 def test_the_fleet_polls(tmp_path: Path) -> None:
-    """A fleet's daemon really asks the canned API, which answers so that plays are counted."""
+    """A fleet's daemon really polls the canned API, whose answers are counted."""
     with canned_api() as (url, _):
         config = fleet.configure(tmp_path / "fleet", url, merchants=2, media=3)
         with running(Prepared(config, load(config, {}), 0)) as daemon:
@@ -110,23 +110,23 @@ def test_the_fleet_polls(tmp_path: Path) -> None:
     assert 'code="200",endpoint="aggregations",merchant_id="merchant-1"' in page
 
 
-def test_the_daemon_asks_for_what_has_settled(tmp_path: Path) -> None:
-    """A daemon whose state was made ready, and which is up to date, asks an API that notes what arrives, nothing about
-    names and the past; as the minutes were known before, the whole merchant's plays come first.
+def test_the_daemon_requests_settled_minutes(tmp_path: Path) -> None:
+    """A daemon whose prepared state is up to date requests no names and no history from an API that logs all requests.
+    As the earlier minutes are known, the whole merchant's plays come first.
     """
     audience = freshness.Scenario("steady", 3).audience()
     with freshness.logging_api(audience, 0.01) as api:
         two_minutes_ago = time.time() - 2 * 60
         with running(freshness.prepare(tmp_path / "merchant", api, two_minutes_ago)):
-            wait_until("all are asked for", lambda: {each.media_id for each in api.arrivals} >= {"", *audience.rates})
-    asked = [each for each in api.arrivals if each.media_id is not None]
-    assert asked[0].media_id == ""
+            wait_until("all are requested", lambda: {each.media_id for each in api.arrivals} >= {"", *audience.rates})
+    requested = [each for each in api.arrivals if each.media_id is not None]
+    assert requested[0].media_id == ""
     # One may have left just before a minute settled.
-    assert all(minute_of(each.at - 30) - 3 <= each.last <= minute_of(each.at) - 3 for each in asked)
+    assert all(minute_of(each.at - 30) - 3 <= each.last <= minute_of(each.at) - 3 for each in requested)
 
 
-def test_staleness_by_the_log() -> None:
-    """What a media's requests have asked for is not stale, from when an answer has left; all else is, by the minute."""
+def test_staleness_from_the_log() -> None:
+    """The requested minutes of a media are fresh once the answer has left; all later ones are stale, by the minute."""
     noon = 1_780_000_020.0
     newest = minute_of(noon) - 3
     rates = {"a": 3.0, "b": 1.0}
@@ -136,14 +136,14 @@ def test_staleness_by_the_log() -> None:
     assert freshness.staleness(later, rates, noon + 120, 0.1) == pytest.approx(1 / 4)
     assert freshness.staleness(later, rates, noon + 120, 60.0) == pytest.approx(1.0)
     assert freshness.staleness(later, rates, noon + 180, 0.1) == pytest.approx((1 * 3 + 2 * 1) / 4)
-    # Before its first request, a media is behind since the log began.
+    # Before its first request, a media is stale since the start of the log.
     assert freshness.staleness(log[:2], rates, noon + 60, 0.1) == pytest.approx(1 / 4)
 
 
-def test_the_most_in_a_minute() -> None:
-    """Of moments exactly 60 s apart only one counts."""
-    assert freshness.most_in(60.0, [0.0, 1.0, 59.9, 60.0, 61.0, 200.0]) == 3
-    assert freshness.most_in(60.0, []) == 0
+def test_the_most_requests_in_a_minute() -> None:
+    """Of requests exactly 60 s apart only one counts."""
+    assert freshness.most_within(60.0, [0.0, 1.0, 59.9, 60.0, 61.0, 200.0]) == 3
+    assert freshness.most_within(60.0, []) == 0
 
 
 def test_the_picture_is_svg_with_its_lines(tmp_path: Path) -> None:
@@ -158,12 +158,12 @@ def test_the_picture_is_svg_with_its_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("streams", "room", "mean"), [(10, 10, 0.0), (10, 5, 0.5), (10, 4, 0.8), (30, 10, 1.0)])
 def test_a_rotation_by_hand(streams: int, room: int, mean: float) -> None:
-    """Turns of 2 minutes are 0, 1, 0, 1, …; of 2.5, now 2 and now 3 minutes."""
+    """Calculated manually: turns of 2 minutes are 0, 1, 0, 1, …; turns of 2.5 are 2 and 3 minutes alternately."""
     assert simulation.rotation(streams, room) == pytest.approx(mean)
 
 
-def test_the_page_has_the_series_that_were_prepared(tmp_path: Path) -> None:
-    """A daemon that starts with a prepared state file shows just as many series of media, as they were counted."""
+def test_the_page_has_the_prepared_series(tmp_path: Path) -> None:
+    """A daemon that starts with a prepared state file exports exactly these series of media, with their values."""
     prepared = prepare(tmp_path, 200, now=1_780_000_000.0)
     with running(prepared) as daemon:
         page = daemon.scrape().decode()
@@ -177,8 +177,8 @@ def _plays(minutes: int) -> float:
     return float(sum(1 + minute % 97 for minute in range(newest - minutes + 1, newest + 1)))
 
 
-def test_preparing_again_takes_what_is_there(tmp_path: Path) -> None:
-    """What was prepared for one benchmark is used by the next."""
+def test_preparing_again_uses_the_existing_files(tmp_path: Path) -> None:
+    """The files prepared for one benchmark are used by the next."""
     first = prepare(tmp_path, 100, now=1_780_000_000.0)
     written = first.settings.storage.path.stat().st_mtime_ns
     assert prepare(tmp_path, 100, now=1_790_000_000.0) == first
@@ -186,7 +186,7 @@ def test_preparing_again_takes_what_is_there(tmp_path: Path) -> None:
 
 
 def test_a_table_is_aligned() -> None:
-    """Words stand to the left, numbers to the right; figures are the median and the spread."""
+    """Text is left-aligned, numbers are right-aligned; figures are the median and the range."""
     table = Table(
         "pages",
         "what they take",
@@ -201,8 +201,10 @@ def test_a_table_is_aligned() -> None:
     ]
 
 
-def test_the_command_runs_what_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A name runs that benchmark alone; none runs all."""
+def test_the_command_runs_the_named_benchmarks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name runs only that benchmark; no name runs all."""
     monkeypatch.setattr(logs, "setup", lambda *_: None)
     tables = {name: Table(name, "nothing", ("what",), (("a",),)) for name in ("one", "two")}
     monkeypatch.setattr(command, "BENCHMARKS", {name: lambda _, name=name: tables[name] for name in tables})
@@ -215,8 +217,8 @@ def test_the_command_runs_what_is_named(monkeypatch: pytest.MonkeyPatch, capsys:
     ]
 
 
-def test_how_long_to_measure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--minutes` is handed on to what takes so long as it is told, and refused for anything else."""
+def test_the_duration_of_a_measurement(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--minutes` is passed to benchmarks that have a duration, and refused for the others."""
     monkeypatch.setattr(logs, "setup", lambda *_: None)
     row = Table("freshness", "nothing", ("minutes",), ())
     monkeypatch.setattr(command, "BENCHMARKS", {"freshness": lambda _, minutes: replace(row, rows=((minutes,),))})
@@ -230,7 +232,7 @@ def test_how_long_to_measure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """A name that there is no benchmark for ends with code 2 and a list of those that there are."""
+    """An unknown name ends with code 2 and a list of the benchmarks."""
     with pytest.raises(SystemExit) as ended:
         command.main(["speed"])
     assert ended.value.code == 2

@@ -1,4 +1,4 @@
-"""The detector on small simulated merchants: that it stays as good as it was, and that its benchmark measures."""
+"""The detector on small simulated merchants: its quality stays, and its benchmark measures it."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from exporter.model import DAY_MINUTES
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
-    """Of three merchants with six always-on media and one live media, for a week each."""
+    """The outcomes of three merchants with six always-on media and one live media, for a week each."""
     merchants = (plays.simulate(seed, always_on=6, live=1, weeks=1) for seed in (31, 32, 33))
     return [outcome for merchant in merchants for outcome in drops.judge_merchant(merchant)]
 
@@ -31,21 +31,21 @@ def test_deep_drops_are_found_within_minutes(outcomes: list[Outcome]) -> None:
     assert measured(outcomes, "… minutes, p90") <= 8
 
 
-def test_hardly_an_alarm_is_false(outcomes: list[Outcome]) -> None:
-    """In 18 weeks of media at most one alarm is false, where the rule of an hour ago has more than one a week."""
+def test_nearly_no_alarm_is_false(outcomes: list[Outcome]) -> None:
+    """In 18 media-weeks at most one alarm is false, where the rule of an hour ago has more than one a week."""
     assert measured(outcomes, "false alarms per media-week") <= 1 / 18
     assert measured(outcomes, "false alarms per media-week", drops.HOUR_AGO) > 1
 
 
 def test_the_simulation_is_the_same_for_the_same_seed() -> None:
-    """What is reported can be measured again; another seed is another merchant."""
+    """A reported result can be measured again; another seed is another merchant."""
     one, same, other = (plays.simulate(seed, always_on=1, live=1, weeks=1) for seed in (1, 1, 2))
     assert one == same
     assert one != other
 
 
-def test_real_series_have_drops_thinned_in() -> None:
-    """In a drop of 80% about a fifth of the real counts is left; beside the drops nothing has changed."""
+def test_real_series_get_thinned_drops() -> None:
+    """In a drop of 80% about a fifth of the real counts is left; outside the drops nothing changes."""
     name = "Twitter_volume_AMZN"
     plain, thinned = (plays.real(name, 1, drops=drops) for drops in (False, True))
     assert (plain.first, len(plain.plays), plain.hours) == (thinned.first, len(thinned.plays), thinned.hours)
@@ -60,7 +60,7 @@ def test_real_series_have_drops_thinned_in() -> None:
 
 
 def test_rides_keep_their_number() -> None:
-    """To interpolate between half hours changes no day, and a share of the rides is that share of each hour."""
+    """Interpolation between half hours changes no day, and a share of the rides is that share of each hour."""
     whole, part = (plays.rides(share, 1, drops=False, days=7) for share in (1.0, 0.1))
     assert (whole.first, len(whole.plays)) == (part.first, len(part.plays))
     hours = [sum(value or 0 for value in whole.plays[at : at + 60]) for at in range(0, DAY_MINUTES, 60)]
@@ -71,7 +71,9 @@ def test_rides_keep_their_number() -> None:
 
 
 def test_an_alarm_is_right_false_or_an_echo() -> None:
-    """One that begins in a drop finds it; one shortly after is its echo; another is false, and may follow a gap."""
+    """An alarm that begins in a drop finds it; one shortly after is its echo; another is false, and
+    may follow a gap.
+    """
     series = Series(
         first=1000,
         live=False,

@@ -1,4 +1,4 @@
-"""The proxy and the CA certificates of the environment: what can never work is refused, what fails is named."""
+"""Proxies and CA certificates of the environment: impossible values are refused, failures are named."""
 
 import os
 import socket
@@ -28,13 +28,13 @@ NO_ADDRESS = f"is not the address of a proxy; {EXAMPLE}, and special characters 
 CERTIFICATES = "name a file with CA certificates in PEM form, or unset the variable"
 WRITE_BOTH = "write both into HTTPS_PROXY, as http://user:password@host:port"
 
-# Where nothing listens.
+# An address on which nothing listens.
 DEAD = "127.0.0.1:1"
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's own variables do not matter."""
+    """Hide the machine's own variables."""
     for name in os.environ:
         if name.lower().endswith("_proxy") or name.endswith("_CA_BUNDLE"):
             monkeypatch.delenv(name)
@@ -48,7 +48,7 @@ def refused(url: str, environ: Mapping[str, str]) -> str:
     return error
 
 
-# ---- which proxy ----
+# ---- the choice of the proxy ----
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def refused(url: str, environ: Mapping[str, str]) -> str:
     ],
 )
 def test_the_proxy_of_an_address(url: str, environ: dict[str, str], proxy: str | None) -> None:
-    """The variables mean what they mean to curl and requests; a proxy is shown without user and password."""
+    """The variables mean the same as to curl and requests; a proxy is shown without user and password."""
     route = find_route(url, environ)
     assert (str(route.proxy) if route.proxy else None) == proxy
     assert SECRET not in f"{route} {route!r}"
@@ -103,14 +103,14 @@ def test_the_proxy_of_an_address(url: str, environ: dict[str, str], proxy: str |
         ("http://h\u200b:1", "contains U+200B ZERO WIDTH SPACE at position 9; remove it"),
     ],
 )
-def test_a_proxy_that_can_never_work(value: str, problem: str) -> None:
-    """The line names the variable and shows nothing of a password."""
+def test_an_impossible_proxy(value: str, problem: str) -> None:
+    """The message names the variable and shows nothing of a password."""
     assert refused(API, {"HTTPS_PROXY": value}) == f"HTTPS_PROXY: {problem}"
 
 
 @pytest.mark.parametrize("scheme", ["socks4", "socks5", "socks5h"])
 def test_a_socks_proxy(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    """Such a proxy needs a package, which is no part of the exporter."""
+    """SOCKS needs a package that is not part of the exporter."""
     environ = {"ALL_PROXY": f"{scheme}://user:{SECRET}@h:1080"}
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     fix = "install it, or name an HTTP proxy"
@@ -119,7 +119,7 @@ def test_a_socks_proxy(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     assert str(find_route(API, environ).proxy) == f"the proxy {scheme}://h:1080 of ALL_PROXY"
 
 
-# ---- which certificates ----
+# ---- the choice of the certificates ----
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
@@ -134,20 +134,20 @@ def test_a_socks_proxy(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
         ("cut", CERTIFICATE.read_bytes()[:-100], "holds no CA certificate"),
     ],
 )
-def test_certificates_that_are_none(
+def test_files_without_certificates(
     tmp_path: Path, variable: str, name: str, content: bytes | None, problem: str
 ) -> None:
-    """The line names the variable and the path."""
+    """The message names the variable and the path."""
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
     assert refused(API, {variable: str(path)}) == f"{variable}: {path} {problem}; {CERTIFICATES}"
-    # Without TLS nobody reads it.
+    # Without TLS the file is not read.
     assert find_route(PLAIN, {variable: str(path)}).ca_path is None
 
 
 def test_folders_and_devices_of_certificates(tmp_path: Path) -> None:
-    """A folder is good if OpenSSL finds certificates in it; what never ends is not read."""
+    """A folder is accepted if OpenSSL finds certificates in it; a file without an end is not read."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     folder = tmp_path / "folder"
@@ -162,7 +162,7 @@ def test_folders_and_devices_of_certificates(tmp_path: Path) -> None:
     assert find_route(API, {"REQUESTS_CA_BUNDLE": str(folder)}).ca_path == folder
 
 
-def test_every_variable_that_cannot_work_is_listed() -> None:
+def test_every_invalid_variable_is_listed() -> None:
     """The proxy and the certificates are two lines."""
     with pytest.raises(ConfigError) as caught:
         find_route(API, {"HTTPS_PROXY": "foo://h", "REQUESTS_CA_BUNDLE": "no\nne"})
@@ -172,11 +172,11 @@ def test_every_variable_that_cannot_work_is_listed() -> None:
     )
 
 
-# ---- what a failure is called ----
+# ---- the message of a failure ----
 
 
-def told(url: str, environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """What is said of a request that fails."""
+def error_of(url: str, environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The error of a failing request."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     with open_session(url) as session, pytest.raises(NoAnswer) as caught:
@@ -186,7 +186,7 @@ def told(url: str, environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) 
 
 
 def says(content: bytes) -> Script:
-    """Sends a few bytes and hangs up."""
+    """Send a few bytes and close the connection."""
 
     def send(connection: socket.socket) -> None:
         connection.sendall(content)
@@ -202,13 +202,13 @@ def says(content: bytes) -> Script:
         (says(b""), "{proxy} ended the connection; check the proxy and the variable"),
     ],
 )
-def test_a_proxy_that_is_none(
+def test_an_invalid_proxy(
     monkeypatch: pytest.MonkeyPatch, url: str, variable: str, script: Script, problem: str
 ) -> None:
-    """Whatever the proxy does before the tunnel is open is the proxy's failure, and not the API's."""
+    """A failure before the tunnel is open is reported as the proxy's, and not the API's."""
     with Peer(lambda _: script) as peer:
         environ = {variable: peer.url.replace("://", f"://user:{SECRET}@")}
-        assert told(url, environ, monkeypatch) == problem.format(proxy=f"the proxy {peer.url} of {variable}")
+        assert error_of(url, environ, monkeypatch) == problem.format(proxy=f"the proxy {peer.url} of {variable}")
 
 
 @pytest.mark.parametrize(
@@ -220,78 +220,78 @@ def test_a_proxy_that_is_none(
     ],
 )
 def test_a_proxy_that_opens_no_tunnel(monkeypatch: pytest.MonkeyPatch, status: int, problem: str) -> None:
-    """The line says which proxy of which variable, and what to do."""
+    """The message names the proxy, its variable and the fix."""
     with Peer(lambda _: reply(status, f"user:{SECRET}")) as peer:
         environ = {"HTTPS_PROXY": peer.url.replace("://", f"://user:{SECRET}@")}
-        assert told(API, environ, monkeypatch) == f"the proxy {peer.url} of HTTPS_PROXY {problem}"
+        assert error_of(API, environ, monkeypatch) == f"the proxy {peer.url} of HTTPS_PROXY {problem}"
         assert peer.requests[0].headers["proxy-authorization"] == "Basic dXNlcjpodW50ZXIy"
 
 
-def test_a_proxy_that_wants_an_account_without_a_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without TLS, too, only a proxy answers 407, and what it says is not shown."""
+def test_a_proxy_that_requires_credentials_without_a_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without TLS, too, only a proxy responds 407, and its text is not shown."""
     with Peer(lambda _: reply(407, f"user:{SECRET}")) as peer:
-        problem = told(PLAIN, {"HTTP_PROXY": peer.url}, monkeypatch)
+        problem = error_of(PLAIN, {"HTTP_PROXY": peer.url}, monkeypatch)
     assert problem.startswith(f"the proxy {peer.url} of HTTP_PROXY refuses the request (407): ")
 
 
-def test_a_proxy_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that is down, or has no such name, is named without its account."""
+def test_an_unreachable_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that is down, or whose name does not exist, is named without its credentials."""
     proxy = f"the proxy http://{DEAD} of ALL_PROXY"
-    problem = told(API, {"ALL_PROXY": f"http://user:{SECRET}@{DEAD}"}, monkeypatch)
+    problem = error_of(API, {"ALL_PROXY": f"http://user:{SECRET}@{DEAD}"}, monkeypatch)
     assert problem == f"{proxy} refused the connection; check the proxy and the variable"
 
     def getaddrinfo(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    problem = told(API, {"ALL_PROXY": f"user:{SECRET}@proxy.invalid:3128"}, monkeypatch)
+    problem = error_of(API, {"ALL_PROXY": f"user:{SECRET}@proxy.invalid:3128"}, monkeypatch)
     expected = "cannot resolve the proxy http://proxy.invalid:3128 of ALL_PROXY; check the proxy and the variable"
     assert problem == expected
 
 
 def test_a_proxy_with_the_wrong_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TLS to a proxy that does not speak it is the proxy's failure."""
+    """TLS to a proxy without TLS is reported as the proxy's failure."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def refuse() -> None:
             connection, _ = listener.accept()
             with connection:
-                # What comes is no line that a server would wait for the end of.
+                # The bytes contain no line whose end a server would wait for.
                 connection.recv(65536)
                 connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
         server = threading.Thread(target=refuse, daemon=True)
         server.start()
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
-        problem = told(API, {"HTTPS_PROXY": url}, monkeypatch)
+        problem = error_of(API, {"HTTPS_PROXY": url}, monkeypatch)
         server.join()
     assert problem.startswith(f"TLS with the proxy {url} of HTTPS_PROXY failed: ")
 
 
 def test_a_proxy_whose_certificate_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The certificate is called the proxy's."""
+    """The certificate is named as the proxy's."""
     with Peer(lambda _: reply(), tls=True) as peer:
-        problem = told(API, {"HTTPS_PROXY": peer.url}, monkeypatch)
+        problem = error_of(API, {"HTTPS_PROXY": peer.url}, monkeypatch)
     assert problem.startswith(f"the TLS certificate of the proxy {peer.url} of HTTPS_PROXY is not valid: self-signed")
 
 
 def test_a_failure_behind_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the tunnel is open, a failure is the API's, and the proxy is told as the way there."""
+    """Once the tunnel is open, a failure is the API's, and the message says that the request went through the proxy."""
     with Peer(lambda _: says(b"HTTP/1.1 200 OK\r\n\r\n")) as peer:
-        problem = told(API, {"HTTPS_PROXY": peer.url}, monkeypatch)
+        problem = error_of(API, {"HTTPS_PROXY": peer.url}, monkeypatch)
     assert problem.startswith(("TLS with api.example.com failed: ", "api.example.com ended "))
     assert problem.endswith(f", through the proxy {peer.url} of HTTPS_PROXY")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "127.8.0.1", "[::1]:9"])
-def test_no_proxy_leads_to_this_machine_itself(host: str) -> None:
-    """The demo works behind a company's proxy, which would reach its own loopback addresses."""
+def test_loopback_addresses_use_no_proxy(host: str) -> None:
+    """The demo works behind a company's proxy, which would connect to its own loopback addresses."""
     assert find_route(f"http://{host}/v1", {"HTTP_PROXY": "http://proxy.example.com:3128"}) == Route()
     assert find_route(f"https://{host}/v1", {"ALL_PROXY": "nonsense://"}) == Route()
 
 
 def test_an_answer_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The request reaches the proxy with the account, which is a secret of the session."""
+    """The request reaches the proxy with the credentials, which are a secret of the session."""
     seen: list[Request] = []
 
     def answer(request: Request) -> bytes:
@@ -309,8 +309,8 @@ def test_an_answer_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert session.secrets == ("p%40ss", "p@ss", "dXNlcjpwQHNz")
 
 
-def test_certificates_that_go_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Certificates that were there at the start and are not any more are named, with the variable."""
+def test_certificates_that_are_deleted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Certificates that existed at the start and are missing now are named, with the variable."""
     path = tmp_path / "ca.pem"
     path.write_bytes(CERTIFICATE.read_bytes())
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
@@ -324,19 +324,19 @@ def test_certificates_that_go_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         assert exchange(session, "GET", peer.url, timeout=20, limit=SMALL, hide=str).status == 200
 
 
-def test_certificates_without_the_one_that_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A certificate of another CA is told with the file that does not have it."""
+def test_certificates_without_the_required_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """If the API's certificate is from another CA, the message names the file that does not have it."""
     path = tmp_path / "ca.pem"
     path.write_bytes(Path(DEFAULT_CA_BUNDLE_PATH).read_bytes())
     with Peer(lambda _: reply(), tls=True) as peer:
-        problem = told(peer.url, {"CURL_CA_BUNDLE": str(path)}, monkeypatch)
+        problem = error_of(peer.url, {"CURL_CA_BUNDLE": str(path)}, monkeypatch)
     host = peer.url.removeprefix("https://")
     start = f"the TLS certificate of {host} is not valid: self-signed certificate"
     assert problem == f"{start}; its CA is not in {path} of CURL_CA_BUNDLE"
 
 
 def test_a_timeout_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request that takes too long tells the way that it took."""
+    """The error of a slow request names the proxy."""
     with Peer(lambda _: drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n")) as peer:
         monkeypatch.setenv("HTTP_PROXY", peer.url)
         with open_session(PLAIN) as session, pytest.raises(NoAnswer) as caught:
@@ -358,6 +358,6 @@ def test_the_daemon_behind_a_proxy_that_is_down(tmp_path: Path) -> None:
     assert not any(SECRET in page for page in pages)
 
 
-def test_no_way_without_variables() -> None:
-    """Without variables requests go straight to the API, with the certificates that come with the exporter."""
+def test_the_default_connection() -> None:
+    """Without variables requests go directly to the API, with the certificates that come with the exporter."""
     assert find_route(API, {"SSL_CERT_FILE": "/none", "OTHER_PROXY": "foo://h"}) == Route()

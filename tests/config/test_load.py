@@ -90,7 +90,7 @@ def test_all_errors_at_once(loaded: Any) -> None:
     assert SECRET not in str(caught.value)
 
 
-def test_every_key_is_checked_for_nothing_and_for_nonsense(loaded: Any) -> None:
+def test_every_key_is_checked_for_missing_and_invalid_values(loaded: Any) -> None:
     """A key without a value, or with a list or a mapping as its value, gives one line with its place."""
     sections: dict[str, type[BaseModel]] = {
         "api": ApiSettings,
@@ -125,7 +125,7 @@ def test_the_first_errors_are_listed_and_the_rest_counted(loaded: Any, wrong: in
         assert rest == ((last,) if last else ())
 
 
-def test_the_way_to_the_api_is_part_of_it(tmp_path: Path) -> None:
+def test_the_connection_to_the_api_is_checked(tmp_path: Path) -> None:
     """Invalid proxy and CA variables are configuration errors if the URL of the API needs them."""
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(merchant()))
@@ -247,7 +247,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=4), inner, max_size=5),
     max_leaves=25,
 )
-# Indicators of YAML among words of the configuration, as typos produce them.
+# YAML indicators among keywords of the configuration, as typos produce them.
 SLIPS = st.lists(
     st.sampled_from(":-{}[],#?|>'\"\\%@=~5 \n\t\0\x85\ufeffあ😀")
     | st.sampled_from([": ", "- ", "\n  ", "\n    ", "\n---\n", "<<", "&a ", "*a", "!!int ", "!!set ", "!x "])
@@ -278,8 +278,8 @@ def assert_only_config_errors(scratch: Path, content: bytes) -> None:
 @example(data={"merchants": [{"id": 10**400, "requests_per_minute": 10**400, "media": [{"priority": 10**400}]}]})
 @example(data={"poll": {"settle": 10**400, "max_lag": "9" * 500 + "y"}, "api": {"timezone": "a" * 300}})
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
-def test_no_data_breaks_it(scratch: Path, data: Any) -> None:
-    """Whatever a YAML file says, the only exception is a ConfigError with one line for each error."""
+def test_any_data_gives_only_config_errors(scratch: Path, data: Any) -> None:
+    """Whatever a YAML file contains, the only exception is a ConfigError with one line for each error."""
     text = yaml.dump(data, allow_unicode=True)
     assert_only_config_errors(scratch, text.encode("utf-8", "surrogatepass"))
 
@@ -292,6 +292,6 @@ def test_no_data_breaks_it(scratch: Path, data: Any) -> None:
 @example(content=b"<<: [{a: b}, 5]")
 @example(content=b"merchants: !!omap [a: b]")
 @settings(max_examples=300)
-def test_no_text_breaks_it(scratch: Path, content: bytes) -> None:
+def test_any_text_gives_only_config_errors(scratch: Path, content: bytes) -> None:
     """Whatever bytes a file has, the only exception is a ConfigError with one line for each error."""
     assert_only_config_errors(scratch, content)

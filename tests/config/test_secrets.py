@@ -158,7 +158,7 @@ FLOW = f"merchants: [{{id: m, api_key: {SECRET}, mail_address: a@b, password: '{
 @example(text=FLOW, start=FLOW.index(f": {SECRET}"), cut=2, put="")
 @example(text=BLOCK, start=BLOCK.index(SECRET), cut=0, put="*")
 @settings(max_examples=500)
-def test_slips_show_no_secret(scratch: Path, text: str, start: int, cut: int, put: str) -> None:
+def test_typos_show_no_secret(scratch: Path, text: str, start: int, cut: int, put: str) -> None:
     """A typo anywhere in a file, also next to a secret, never shows the secret in a message."""
     scratch.write_text(text[:start] + put + text[start + cut :])
     try:

@@ -112,8 +112,8 @@ def test_short_durations_for_trials(loaded: Any) -> None:
     assert (poll.settle, poll.max_lag) == (5, 30)
 
 
-def test_code_makes_settings_of_its_own() -> None:
-    """Code passes seconds and secrets directly; a validation error of code does not show the values."""
+def test_settings_built_by_code() -> None:
+    """Code passes seconds and secrets directly; a validation error does not show the values."""
     assert PollSettings(settle=5, max_lag=7.5).max_lag == 7.5
     assert made_merchant(api_key=SecretStr("with space")).api_key.get_secret_value() == "with space"
     with pytest.raises(ValidationError) as caught:

@@ -23,7 +23,7 @@ from tests.support.configs import SECRET, merchant
         ("[" * 1000, "is nested too deeply; use fewer levels"),
         ("{a: " * 1000, "is nested too deeply; use fewer levels"),
     ],
-    ids=["utf-16", "utf-16 the other way", "latin-1", "empty", "lists", "mappings"],
+    ids=["utf-16", "utf-16 big-endian", "latin-1", "empty", "lists", "mappings"],
 )
 def test_unreadable_content(loaded: Any, tmp_path: Path, content: str | bytes, error: str) -> None:
     """A file that cannot be text, or cannot be a configuration, gives one line with its name."""
@@ -125,7 +125,7 @@ def test_anchors_and_merges(loaded: Any) -> None:
     assert [(each.id, len(each.collect)) for each in found.merchants] == [("a", 1), ("b", 1)]
 
 
-def test_fault_in_an_aliased_value(loaded: Any) -> None:
+def test_an_error_in_an_aliased_value(loaded: Any) -> None:
     """An error in an aliased value is reported at both places."""
     with pytest.raises(ConfigError) as caught:
         loaded(yaml.safe_dump(merchant()) + "poll: {settle: &wrong 5, max_staleness: *wrong}")
@@ -145,7 +145,7 @@ def test_byte_order_mark(loaded: Any) -> None:
     [("y", "y"), ("n", "n"), ("2026-01-01", "2026-01-01"), ("=", "="), ("_1", "_1"), ("0:30", "0:30"), ("1e", "1e"),
      ("'0123'", "0123"), ('"1:30"', "1:30"), ("!!str 1_000", "1_000"), ("0x1G", "0x1G"), ("08x", "08x")],
 )  # fmt: skip
-def test_an_id_is_as_it_is_written(loaded: Any, written: str, read: str) -> None:
+def test_an_id_is_kept_as_written(loaded: Any, written: str, read: str) -> None:
     """Text that no version of YAML reads as a number, and quoted text, is kept as written."""
     content = yaml.safe_dump(merchant()).replace("id: m", f"id: {written}")
     assert loaded(content).merchants[0].id == read

@@ -1,4 +1,4 @@
-"""The ledger in its state file: one answer one transaction, shown after it."""
+"""The ledger in its state file: one transaction for each answer, published after the commit."""
 
 import sqlite3
 from collections.abc import Callable
@@ -69,21 +69,21 @@ def answer(ledger: Ledger, clock: FakeClock, stream: Stream, rows: dict[Minute, 
 
 
 def pass_minute(ledger: Ledger, clock: FakeClock) -> Minute:
-    """Let a minute pass and zeros be shown for it; returns the newest minute."""
+    """Let a minute pass in which zeros are exported; return the newest minute."""
     clock.advance(60)
     ledger.show_counted(clock.now())
     return newest(clock)
 
 
 def test_a_stream_begins_at_zero(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
-    """Before the first answer a counter shows 0, and neither gauges nor a time are claimed."""
+    """Before the first answer a counter is 0, and there are neither gauges nor a timestamp."""
     ledger = open_ledger()
     assert view(ledger, PLAYS) == StreamView(PLAYS, None, (SeriesView("", 0.0, None),))
     assert view(ledger, COUNTRIES).series == ()
 
 
-def test_a_new_counter_shows_its_zero_for_a_minute(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
-    """Plays of a new label value are counted at once and shown when its 0 has been on display for a minute."""
+def test_a_new_counter_exports_its_zero_for_a_minute(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+    """Plays of a new label value are counted at once, and exported after the 0 was exported for a minute."""
     ledger = open_ledger()
     minute = pass_minute(ledger, clock)
     answer(ledger, clock, COUNTRIES, {minute: {"jp": 5}})
@@ -96,10 +96,8 @@ def test_a_new_counter_shows_its_zero_for_a_minute(open_ledger: Callable[..., Le
     assert view(ledger, COUNTRIES).series[0].total == 5
 
 
-def test_a_counter_that_was_shown_is_not_zero_after_a_restart(
-    open_ledger: Callable[..., Ledger], clock: FakeClock
-) -> None:
-    """A restart shows what was shown; a counter that was not yet shown has its minute of 0 again."""
+def test_an_exported_counter_is_not_zero_after_a_restart(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+    """A restart exports the same values; a counter that was not exported yet has its minute of 0 again."""
     ledger = open_ledger()
     minute = pass_minute(ledger, clock)
     answer(ledger, clock, PLAYS, {minute: {"": 7}})
@@ -112,7 +110,7 @@ def test_a_counter_that_was_shown_is_not_zero_after_a_restart(
 
 
 def test_a_restart_catches_up(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
-    """The first request after an outage asks for all minutes since, a revision window more, and counts them once."""
+    """The first request after an outage is for all minutes since and a revision window more, and counts them once."""
     ledger = open_ledger()
     first = pass_minute(ledger, clock)
     answer(ledger, clock, PLAYS, {first: {"": 7}})
@@ -121,12 +119,12 @@ def test_a_restart_catches_up(open_ledger: Callable[..., Ledger], clock: FakeClo
     rows = {minute: {"": 1.0} for minute in range(first, newest(clock) + 1)}
     asked = answer(again, clock, PLAYS, rows)
     assert (asked.first, asked.last) == (first - 30, newest(clock))
-    # The first minute is revised from 7 to 1: 6 of the 300 that follow pay for it.
+    # The first minute is revised from 7 to 1: the following 300 first pay off 6.
     assert view(again, PLAYS).series[0].total == 7 + 300 - 6
     assert again.snapshot.merchants["m"].lost_minutes == 0
 
 
-def test_what_is_too_old_to_be_caught_up_is_told(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+def test_minutes_too_old_to_catch_up_are_lost(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
     """Minutes beyond max_catch_up are counted as lost, and stay counted after a restart."""
     ledger = open_ledger()
     first = pass_minute(ledger, clock)
@@ -138,10 +136,10 @@ def test_what_is_too_old_to_be_caught_up_is_told(open_ledger: Callable[..., Ledg
     assert open_ledger().snapshot.merchants["m"].lost_minutes == 120
 
 
-def test_a_failed_write_shows_and_counts_nothing(
+def test_a_failed_write_exports_and_counts_nothing(
     open_ledger: Callable[..., Ledger], clock: FakeClock, state: State
 ) -> None:
-    """On a full disk nothing changes; the same answer is counted once the disk takes it."""
+    """On a full disk nothing changes; the same answer is counted once the disk has space."""
     ledger = open_ledger()
     minute = pass_minute(ledger, clock)
     before = ledger.snapshot
@@ -159,7 +157,7 @@ def test_a_failed_write_shows_and_counts_nothing(
     assert sum(series.total or 0 for series in view(ledger, COUNTRIES).series) == 50
 
 
-def test_gauges_of_what_does_not_add_up(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+def test_gauges_of_values_that_do_not_add_up(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
     """Devices have no counter; their gauge is the newest settled minute's, 0 without a row."""
     ledger = open_ledger()
     minute = pass_minute(ledger, clock)
@@ -171,8 +169,8 @@ def test_gauges_of_what_does_not_add_up(open_ledger: Callable[..., Ledger], cloc
     assert view(ledger, DEVICES) == StreamView(DEVICES, minute, (SeriesView("", None, 0.0),))
 
 
-def test_keys_are_counted_by_day(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
-    """Keys have a counter and no gauge of a minute; the first answer is where counting starts."""
+def test_key_deliveries_are_counted_by_day(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+    """Key deliveries have a counter and no gauge of a minute; counting starts with the first answer."""
     ledger = open_ledger()
     today = answer(ledger, clock, KEYS, {}).last + 1 - 1440
     pass_minute(ledger, clock)
@@ -180,8 +178,8 @@ def test_keys_are_counted_by_day(open_ledger: Callable[..., Ledger], clock: Fake
     assert view(ledger, KEYS).series == (SeriesView("", 12.0, None),)
 
 
-def test_a_media_that_comes_back_goes_on(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
-    """Taking a media out of the configuration and back within 7 days costs nothing; later it begins anew."""
+def test_a_media_that_comes_back_continues(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+    """A media that leaves the configuration for up to 7 days keeps its counters; later it begins at 0."""
     ledger = open_ledger("a", "b")
     answer(ledger, clock, PLAYS, {pass_minute(ledger, clock): {"": 7}})
     assert PLAYS not in open_ledger("b").snapshot.merchants["m"].streams
@@ -193,8 +191,8 @@ def test_a_media_that_comes_back_goes_on(open_ledger: Callable[..., Ledger], clo
     assert view(open_ledger("a", "b"), PLAYS).series[0].total == 0
 
 
-def test_the_range_that_worked_is_remembered_for_a_day(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
-    """A limit that the API set is kept across restarts, and tried again after a day."""
+def test_the_working_range_is_remembered_for_a_day(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
+    """A limit of the API is kept across restarts, and tested again after a day."""
     ledger = open_ledger()
     clock.advance(10 * 3600)
     ledger.believe_range("m", 100, clock.now())
@@ -204,7 +202,7 @@ def test_the_range_that_worked_is_remembered_for_a_day(open_ledger: Callable[...
 
 
 def test_the_horizon_is_one_for_the_merchant(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
-    """A row in any stream's answer settles the minutes of all; a row that was not asked for settles nothing."""
+    """A row in any stream's answer settles the minutes of all; a row that was not requested settles nothing."""
     ledger = open_ledger()
     minute = pass_minute(ledger, clock)
     answer(ledger, clock, COUNTRIES, {minute - 1: {"jp": 1}, minute + 1: {"jp": 1}})
@@ -214,8 +212,8 @@ def test_the_horizon_is_one_for_the_merchant(open_ledger: Callable[..., Ledger],
     assert ledger.snapshot.merchants["m"].horizon == minute - 1
 
 
-def test_revisions_are_counted_and_told(state: State, clock: FakeClock) -> None:
-    """Each counted value that changes is counted by direction, kept across restarts, and its age is told."""
+def test_revisions_are_counted_and_reported(state: State, clock: FakeClock) -> None:
+    """Each revised value is counted by direction, kept across restarts, and reported with its age."""
     ages: list[float] = []
     settings = configured("a")
     ledger = Ledger(state, settings, ages.append)
@@ -230,10 +228,10 @@ def test_revisions_are_counted_and_told(state: State, clock: FakeClock) -> None:
     assert ages == [clock.now() - (minute + 1) * 60] * 2
 
 
-def test_more_label_values_than_the_limit_are_warned_of_once(
+def test_more_label_values_than_the_limit_are_one_warning(
     open_ledger: Callable[..., Ledger], clock: FakeClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is beyond the limit is counted as `other`, with one warning; places survive a restart."""
+    """Label values beyond the limit are counted as `other`, with one warning; the limit is the same after a restart."""
     ledger = open_ledger(max_label_values=2)
     minute = pass_minute(ledger, clock)
     answer(ledger, clock, COUNTRIES, {minute: {"jp": 1, "us": 2, "fr": 3}})
@@ -263,7 +261,7 @@ def slots(db: sqlite3.Connection) -> int:
 
 
 def test_the_first_snapshot_has_all_merchants(state: State, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the streams are loaded anew, a scrape sees the merchants of before; then all new ones at once."""
+    """While the streams are loaded again, a scrape sees the previous merchants; then all new ones at once."""
     account = {"api_key": "k", "mail_address": "a@example.com", "password": "p"}
     merchants = [{"id": merchant_id, **account} for merchant_id in ("m", "n")]
     settings = Settings.model_validate({"merchants": merchants})

@@ -1,4 +1,4 @@
-"""What is stored ahead of the API's time: what is let go, and what is believed more than a clock."""
+"""State that is ahead of the API's time: what is corrected, and what counts more than a clock."""
 
 import pytest
 
@@ -10,7 +10,7 @@ LAG = 600.0
 
 
 def row(start: int, through: int, seen: int, kept_from: int) -> StreamRow:
-    """A stream that stands so, and has been answered."""
+    """A stream in a given state that has been answered."""
     return StreamRow(1, start, through, seen, kept_from, answered=True, rate=None)
 
 
@@ -23,9 +23,9 @@ def place(moved: StreamRow) -> tuple[int, int, int, int]:
     [
         # All is as it should be.
         (row(100, 500, 498, 468), 500, 500, (100, 500, 498, 468)),
-        # Minutes taken as empty while a clock was ahead are asked for again.
+        # Minutes assumed to be empty while a clock was ahead are requested again.
         (row(100, 900, 500, 470), 501, 500, (100, 500, 500, 470)),
-        # Rows have shown later minutes: the clock is behind now, and what was counted stays.
+        # Rows have shown later minutes: the clock is behind now, and the counts stay.
         (row(100, 500, 498, 468), 400, 500, (100, 498, 498, 468)),
         (row(450, 500, 498, 468), 400, 500, (450, 498, 498, 468)),
         # The same right after the start, before a row has come.
@@ -35,27 +35,27 @@ def place(moved: StreamRow) -> tuple[int, int, int, int]:
         (row(900, 1000, 900, 901), 500, 500, (500, 500, 500, 501)),
     ],
 )
-def test_a_stream_stands_at_the_newest_settled_minute_at_most(
+def test_a_stream_is_at_the_newest_settled_minute_at_most(
     before: StreamRow, complete: int, horizon: int | None, after: tuple[int, int, int, int]
 ) -> None:
-    """No minute that has been counted can be counted again, and none waits for a future that a clock invented."""
+    """No counted minute can be counted again, and no stream waits for a future time of a wrong clock."""
     settled = complete if horizon is None else min(complete, max(horizon, complete - 8))
     assert place(rebase_stream(before, Target.PLAY_COUNT, complete, settled, horizon, LAG)) == after
 
 
 def test_a_stream_by_day_keeps_its_days() -> None:
-    """It stands at the newest complete minute; which days are known stays."""
+    """It is at the newest complete minute; its known days stay."""
     moved = rebase_stream(row(100, 5000, 5000, 60), Target.KEY_DELIVERY_COUNT, 700, 700, 700, LAG)
     assert place(moved) == (100, 700, 700, 60)
     assert moved.answered
 
 
-def test_a_horizon_of_the_future_is_let_go() -> None:
-    """A little ahead is another machine's clock; hours are a range that a wrong clock has asked for."""
+def test_a_horizon_in_the_future_is_removed() -> None:
+    """A few minutes ahead are another machine's clock; hours ahead are the range of a wrong clock."""
     assert [rebase_horizon(minute, 500, LAG) for minute in (None, 400, 510, 511)] == [None, 400, 510, 500]
 
 
-def test_a_start_is_shifted_whole() -> None:
-    """A stream that has counted nothing begins so many minutes later, or earlier."""
+def test_a_start_is_shifted() -> None:
+    """A stream that has counted nothing begins a number of minutes later, or earlier."""
     assert place(shift_start(row(100, 100, 100, 101), 60)) == (160, 160, 160, 161)
     assert place(shift_start(row(100, 100, 100, 101), -60)) == (40, 40, 40, 41)

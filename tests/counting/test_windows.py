@@ -1,4 +1,4 @@
-"""Which minutes are complete, and which are asked for next."""
+"""Which minutes are complete, and which are requested next."""
 
 from datetime import timedelta, timezone
 
@@ -15,7 +15,7 @@ NOON = 29_000_000  # a minute
 
 
 def after(minute: Minute, seconds: float = 0) -> float:
-    """The instant so many seconds after the end of a minute."""
+    """The time, a number of seconds after the end of a minute."""
     return end_of(minute) + seconds
 
 
@@ -31,7 +31,9 @@ def after(minute: Minute, seconds: float = 0) -> float:
     ],
 )
 def test_a_minute_is_settled_by_a_row_or_by_max_lag(horizon: Minute | None, seconds: float, settled: Minute) -> None:
-    """A minute is settled when `settle` has passed and its row or a later one was seen, or `max_lag` has passed."""
+    """A minute is settled when `settle` has passed and its row or a later one was seen, or when
+    `max_lag` has passed.
+    """
     assert newest_settled(after(NOON, seconds), horizon, POLL) == settled
 
 
@@ -44,27 +46,29 @@ def test_a_minute_is_settled_by_a_row_or_by_max_lag(horizon: Minute | None, seco
         (NOON - 9999, NOON - 9999, None, (NOON - DAY_MINUTES + 1, NOON)),  # at most max_catch_up
         (NOON - 600, NOON - 600, 100, (NOON - 630, NOON - 531)),  # in pieces, if the API refuses more
         (NOON - 600, NOON - 600, 40, (NOON - 620, NOON - 581)),  # the window shrinks, so that there is progress
-        (NOON - 1, NOON - 600, 100, (NOON - 630, NOON - 531)),  # rows that came late, in pieces, too
+        (NOON - 1, NOON - 600, 100, (NOON - 630, NOON - 531)),  # late rows, in pieces, too
         (NOON + 5, NOON + 5, None, (NOON - 25, NOON + 5)),  # the clock went back
     ],
 )
-def test_what_is_asked_for(through: Minute, seen: Minute, longest: int | None, expected: tuple[Minute, Minute]) -> None:
-    """A request reaches from a revision window before what is counted to the newest complete minute."""
-    asked = minutes_to_ask(through, seen, NOON, after(NOON, 120), POLL, longest)
-    assert (asked.first, asked.last) == expected
+def test_the_requested_range(
+    through: Minute, seen: Minute, longest: int | None, expected: tuple[Minute, Minute]
+) -> None:
+    """A request reaches from a revision window before the newest counted minute to the newest complete minute."""
+    requested = minutes_to_ask(through, seen, NOON, after(NOON, 120), POLL, longest)
+    assert (requested.first, requested.last) == expected
 
 
-def test_days_are_asked_for_from_yesterday_by_local_time() -> None:
-    """The range by day begins at local midnight of the day before what is counted, and ends with today."""
+def test_days_are_requested_from_yesterday_by_local_time() -> None:
+    """The range by day begins at local midnight of the day before the newest counted one, and ends with today."""
     zone = timezone(timedelta(hours=9))
     midnight = NOON - (NOON + 540) % DAY_MINUTES
-    asked = days_to_ask(midnight + 30, start_of(midnight + 100), zone, POLL)
-    assert (asked.first, asked.last) == (midnight - DAY_MINUTES, midnight + DAY_MINUTES - 1)
+    requested = days_to_ask(midnight + 30, start_of(midnight + 100), zone, POLL)
+    assert (requested.first, requested.last) == (midnight - DAY_MINUTES, midnight + DAY_MINUTES - 1)
 
 
 @given(st.floats(0, 4e9), st.floats(0, 3600))
 def test_a_complete_minute_has_ended_long_enough_ago(now: float, seconds: float) -> None:
-    """The newest complete minute ended at least so long ago, and the next one did not."""
+    """The newest complete minute ended at least that long ago, and the next one did not."""
     minute = ended_before(now, seconds)
     assert end_of(minute) <= now - seconds < end_of(minute + 1)
 

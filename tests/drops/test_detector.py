@@ -1,4 +1,4 @@
-"""What the observations of minutes say about a drop."""
+"""The verdict on the observations of minutes."""
 
 import math
 from collections.abc import Sequence
@@ -28,18 +28,18 @@ def observation(
     return Observation(minute, r5, forecast, dispersion, (five, ten, half_hour), live, sustained)
 
 
-def test_as_expected_is_no_drop() -> None:
-    """Plays down to nine tenths of the expectation are no evidence at all."""
+def test_expected_plays_are_no_drop() -> None:
+    """Plays down to nine tenths of the expected ones are no evidence at all."""
     assert judge(observation(45.0, 90.0, 270.0)) == Verdict(MIDNIGHT, 0.0, 0.0, 10.0)
 
 
-def test_what_is_unknown_has_no_verdict() -> None:
+def test_unknown_minutes_have_no_verdict() -> None:
     """Without a forecast there is no ratio, rather than a ratio of 0."""
     assert judge(observation(0.0, 0.0, 0.0, forecast=None)) is None
 
 
 def test_the_largest_ratio_with_evidence_counts() -> None:
-    """Five minutes of nothing are a whole drop, though the longer windows hold plays of before."""
+    """Five minutes without plays are a complete drop, though the longer windows include earlier plays."""
     verdict = judge(observation(0.0, 50.0, 250.0))
     assert verdict is not None
     assert (verdict.ratio, verdict.expected) == (1.0, 10.0)
@@ -47,7 +47,7 @@ def test_the_largest_ratio_with_evidence_counts() -> None:
 
 
 def test_without_evidence_there_is_no_drop() -> None:
-    """A media with a play now and then has none for five minutes by chance; how near it is to a drop is shown."""
+    """A media with rare plays can have none for five minutes by chance; its evidence is shown."""
     verdict = judge(observation(0.0, 8.0, 30.0, forecast=1.0))
     assert verdict is not None
     assert verdict.ratio == 0.0
@@ -55,7 +55,7 @@ def test_without_evidence_there_is_no_drop() -> None:
 
 
 def test_a_quiet_media_drops_in_a_longer_window() -> None:
-    """Half an hour of nothing is evidence where five minutes are not."""
+    """Half an hour without plays is evidence where five minutes are not."""
     verdict = judge(observation(0.0, 0.0, 0.0, forecast=1.0))
     assert verdict is not None
     assert verdict.ratio == 1.0
@@ -63,7 +63,7 @@ def test_a_quiet_media_drops_in_a_longer_window() -> None:
 
 
 def test_noise_divides_the_evidence() -> None:
-    """Plays that vary six times as much are a drop only with six times the evidence."""
+    """Plays with six times the variance are a drop only with six times the evidence."""
     quiet, noisy = judge(observation(0.0, 50.0, 250.0)), judge(observation(0.0, 50.0, 250.0, dispersion=6.0))
     assert quiet is not None
     assert noisy is not None
@@ -72,7 +72,7 @@ def test_noise_divides_the_evidence() -> None:
 
 
 def test_missing_minutes_are_not_a_drop() -> None:
-    """The expectation is of the minutes that arrived: half of them with half of the plays are as expected."""
+    """Only minutes that arrived are expected: half of them with half of the plays are as expected."""
     verdict = judge(observation(20.0, 50.0, 150.0, present=(2, 5, 15)))
     assert verdict is not None
     assert verdict.ratio == 0.0
@@ -86,7 +86,7 @@ def test_missing_minutes_are_not_a_drop() -> None:
     [
         ((15.0, 15, 6.0), 1.0, 1 - 1 / 6),
         ((15.0, 15, 6.0), 0.9, 1 - 1 / 5.4),
-        # Not deep enough; of a quiet media; without evidence; as expected.
+        # Not deep enough; a quiet media; without evidence; as expected.
         ((33.0, 15, 6.0), 1.0, 0.0),
         ((0.0, 15, 2.9), 1.0, 0.0),
         ((5.0, 5, 4.0), 1.0, 0.0),
@@ -94,7 +94,9 @@ def test_missing_minutes_are_not_a_drop() -> None:
     ],
 )
 def test_a_sustained_drop(sustained: tuple[float, int, float], factor: float, expected: float) -> None:
-    """A quarter of an hour with few plays is set against what was before it, when the forecast has fallen already."""
+    """A quarter of an hour with few plays is compared with the plays before it, when the forecast
+    has already fallen.
+    """
     verdict = judge(observation(5.0, 10.0, 30.0, forecast=1.0, sustained=(sustained,)), factor)
     assert verdict is not None
     assert verdict.ratio == pytest.approx(expected)
@@ -108,8 +110,8 @@ def live(*windows: tuple[float, int, float, int]) -> Verdict:
     return verdict
 
 
-def test_a_running_event_is_judged_by_the_ten_minutes_before() -> None:
-    """Three minutes with less than three tenths of what was before are a drop; half of it is how events go."""
+def test_a_running_event_is_compared_with_the_ten_minutes_before() -> None:
+    """Three minutes with less than three tenths of the plays before are a drop; a half is normal for events."""
     assert live((60.0, 3, 200.0, 10)) == Verdict(MIDNIGHT, 0.0, 0.0, 20.0)
     none, half = live((0.0, 3, 200.0, 10)), live((60.0, 3, 400.0, 10))
     assert (none.ratio, none.expected) == (1.0, 20.0)
@@ -119,13 +121,13 @@ def test_a_running_event_is_judged_by_the_ten_minutes_before() -> None:
 
 
 def test_a_small_event_drops_in_six_minutes() -> None:
-    """Where three minutes are too little evidence, six can do."""
+    """If three minutes are too little evidence, six can be enough."""
     assert live((3.0, 3, 60.0, 10), (4.0, 6, 60.0, 10)).ratio == pytest.approx(1 - 4 / 36)
     assert live((3.0, 3, 60.0, 10), (20.0, 6, 60.0, 10)).ratio == 0.0
 
 
 def test_an_event_needs_minutes_before() -> None:
-    """A missing minute, or hardly a minute in the ten before, gives no verdict."""
+    """There is no verdict for a missing minute, or if the ten minutes before are nearly all missing."""
     assert judge_live(observation()) is None
     assert judge_live(observation(live=((0.0, 3, 80.0, 4), (0.0, 0, 80.0, 10)))) is None
     assert live((0.0, 3, 80.0, 4), (0.0, 6, 100.0, 5)).ratio == 1.0
@@ -141,8 +143,10 @@ def test_a_broad_drop_is_of_more_than_half() -> None:
     assert not broad([])
 
 
-def test_a_holiday_moves_all() -> None:
-    """Where the others have three quarters of their forecast, so is expected of this one; its own share is left out."""
+def test_a_holiday_lowers_all_forecasts() -> None:
+    """If the other media have three quarters of their forecast, this one's expectation is lowered as much; its own
+    share is left out.
+    """
     together = Together()
     own = observation(0.0, 0.0, 0.0, forecast=100.0)
     together.add(own)
@@ -154,8 +158,8 @@ def test_a_holiday_moves_all() -> None:
 
 
 @pytest.mark.parametrize(("plays", "factor"), [(200.0, 1.0), (10.0, 0.6)])
-def test_the_factor_is_held_within_limits(plays: float, factor: float) -> None:
-    """More than forecast raises no expectation; a fall of all lowers it to six tenths at most."""
+def test_the_factor_is_limited(plays: float, factor: float) -> None:
+    """More plays than forecast raise no expectation; a fall of all lowers it to six tenths at most."""
     together = Together()
     for _ in range(2):
         together.add(observation(plays, 100.0, 300.0))
@@ -163,7 +167,7 @@ def test_the_factor_is_held_within_limits(plays: float, factor: float) -> None:
 
 
 def test_an_outage_of_all_is_not_a_holiday() -> None:
-    """What is sudden hides nothing: the factor is 1 while all have less than 0.7 of their share ten minutes ago."""
+    """A sudden fall hides no drop: the factor is 1 while all have less than 0.7 of their share ten minutes ago."""
     together = Together()
     for minute, plays in ((0, 50.0), (10, 34.0), (20, 33.0)):
         for _ in range(3):
@@ -172,8 +176,8 @@ def test_an_outage_of_all_is_not_a_holiday() -> None:
     assert together.factor(observation(33.0, 0.0, 0.0, minute=MIDNIGHT + 20)) == pytest.approx(0.66)
 
 
-def test_what_is_not_known_of_the_others_changes_nothing() -> None:
-    """A minute that no other media has, or that forecasts nothing, leaves the expectation as it is."""
+def test_unknown_minutes_of_the_others_change_nothing() -> None:
+    """A minute that no other media has, or that has no forecast, does not change the expectation."""
     together = Together()
     unknown = observation(forecast=None)
     together.add(unknown)
@@ -184,8 +188,8 @@ def test_what_is_not_known_of_the_others_changes_nothing() -> None:
     assert together.factor(observation(minute=MIDNIGHT + 1)) == 1.0
 
 
-def test_old_minutes_are_forgotten() -> None:
-    """However long it runs, the sums are of the last two hours; late minutes within them still count."""
+def test_old_minutes_are_removed() -> None:
+    """At any time the sums are those of the last two hours; late minutes within them still count."""
     together = Together()
     for minute in range(1000):
         together.add(observation(minute=MIDNIGHT + minute))
@@ -202,28 +206,28 @@ def changes(ratios: Sequence[float | None], alarm: Alarm | None = None) -> list[
 
 
 def test_an_alarm_begins_with_the_third_minute() -> None:
-    """Two minutes of waiting are three minutes above the threshold in a row; on it is not above it."""
+    """A wait of two minutes means three minutes above the threshold in a row; a ratio equal to it is not above it."""
     assert changes([0.5, 0.5, 0.0, 0.5, 0.4, 0.5, 0.5]) == []
     assert changes([0.0, 0.5, 0.5, 0.5]) == [Change(3, firing=True)]
     assert changes([0.5] * 9, Alarm(0.4, pending=5)) == [Change(5, firing=True)]
 
 
-def test_a_missing_minute_begins_the_wait_again() -> None:
-    """Whether it is given as missing or left out."""
+def test_a_missing_minute_restarts_the_wait() -> None:
+    """That holds whether the minute is passed as missing or left out."""
     assert changes([0.5, 0.5, None, 0.5, 0.5]) == []
     alarm = Alarm(0.4)
     assert [alarm.step(minute, 0.5) for minute in (1, 2, 4, 5)] == [None] * 4
     assert alarm.step(6, 0.5) == Change(6, firing=True)
 
 
-def test_an_alarm_ends_when_it_has_been_below_for_ten_minutes() -> None:
-    """It goes on through shorter lulls, and through missing data of less than that."""
+def test_an_alarm_ends_after_ten_minutes_below_the_threshold() -> None:
+    """It continues through shorter phases below the threshold, and through shorter gaps in the data."""
     assert changes([0.5] * 3 + [0.0] * 10 + [0.5] + [None] * 20) == [Change(2, firing=True), Change(24, firing=False)]
     assert changes([0.5] * 3 + [0.0] * 11) == [Change(2, firing=True), Change(13, firing=False)]
 
 
 def test_an_alarm_ends_within_a_gap() -> None:
-    """After a long gap the end lies where it would have been seen, and a new alarm waits again."""
+    """After a long gap the end is where it would have been noticed, and a new alarm waits again."""
     alarm = Alarm(0.4)
     for minute in range(3):
         alarm.step(minute, 0.5)
@@ -234,13 +238,13 @@ def test_an_alarm_ends_within_a_gap() -> None:
 
 
 def day_and_night(minute: int) -> float:
-    """60 plays a minute in the evening, 20 in the morning; even, so that nothing is left to chance."""
+    """60 plays a minute in the evening, 20 in the morning, without randomness."""
     return float(round(40 + 20 * math.cos(2 * math.pi * minute / 1440)))
 
 
 @pytest.mark.parametrize(("share", "delay"), [(0.0, 4), (0.2, 4), (0.5, 6)])
 def test_a_drop_is_found_in_minutes_and_night_is_none(share: float, delay: int) -> None:
-    """A day and night without an alarm, then a drop: the alarm begins within minutes, and ends after it."""
+    """A day and night have no alarm, then there is a drop: the alarm begins within minutes, and ends after it."""
     baseline, alarm = Baseline(), Alarm(0.4)
     baseline.fill({MIDNIGHT + hour * 60: day_and_night(hour * 60 + 30) * 60 for hour in range(-21 * 24, 0)})
     plays = [day_and_night(minute) for minute in range(2160)]

@@ -1,4 +1,4 @@
-"""The drop detector at work: fed by answers, judged in rounds, kept in the state file."""
+"""The drop detector as a whole: it gets answers, judges after each round, and is stored in the state file."""
 
 import shutil
 import sys
@@ -39,14 +39,14 @@ def stream_of(media_id: str) -> Stream:
     return Stream(MERCHANT, media_id, Target.PLAY_COUNT, Group.ALL)
 
 
-def rows_of(media_id: str, asked: MinuteRange, factor: float = 1.0) -> Rows:
+def rows_of(media_id: str, requested: MinuteRange, factor: float = 1.0) -> Rows:
     """Plays that hardly vary."""
     scale = PLAYS * factor * (1 if media_id else len(MEDIA))
-    return {minute: {"": scale + minute % 3} for minute in range(asked.first, asked.last + 1)}
+    return {minute: {"": scale + minute % 3} for minute in range(requested.first, requested.last + 1)}
 
 
 class World:
-    """A monitor with its parts, and minutes that pass."""
+    """A monitor with its parts, and a clock."""
 
     def __init__(self, state: State, **merchant: Any) -> None:
         self.state = state
@@ -58,43 +58,43 @@ class World:
 
     @property
     def now(self) -> float:
-        """When the newest minute has just settled."""
+        """The time when the newest minute has just settled."""
         return end_of(self.minute) + 120
 
-    def know(self, *, live: str = "") -> None:
+    def set_files(self, *, live: str = "") -> None:
         """Let the catalog know which media are files."""
         for media_id in MEDIA:
             event = "event" if media_id == live else ""
             known = Media(media_id, "", f"name of {media_id}", event, "live" if event else "file")
             self.catalog.enter_media(Lookup(media_id), known, self.now)
 
-    def learn(self) -> None:
-        """Answer all that is asked for of the past."""
+    def warm_up(self) -> None:
+        """Answer all requests for history."""
         while (history := self.monitor.warmup.next(self.now, self.minute, ())) is not None:
-            self.monitor.enter_history(history, past_of(history))
+            self.monitor.enter_history(history, history_of(history))
             self.monitor.warmup.done(history)
 
     def pass_minutes(self, count: int, factors: Mapping[str, float] | None = None, *, at_once: bool = False) -> None:
-        """So many minutes with a round after each, or one round after all; a factor for each media's plays."""
+        """Let minutes pass, with a round after each, or one round after all; a factor scales each media's plays."""
         ranges = [MinuteRange(self.minute - 30, self.minute + count)] if at_once else []
         ranges += [] if at_once else [MinuteRange(self.minute + n - 30, self.minute + n) for n in range(1, count + 1)]
-        for asked in ranges:
-            self.minute = asked.last
+        for requested in ranges:
+            self.minute = requested.last
             for media_id in ("", *MEDIA):
                 factor = (factors or {}).get(media_id, 1.0)
-                for minute, values in rows_of(media_id, asked, factor).items():
+                for minute, values in rows_of(media_id, requested, factor).items():
                     self.shown.setdefault((media_id, minute), values)
-                rows = {minute: self.shown[media_id, minute] for minute in range(asked.first, asked.last + 1)}
-                self.monitor.enter(stream_of(media_id), asked, rows, asked.last, self.now)
+                rows = {minute: self.shown[media_id, minute] for minute in range(requested.first, requested.last + 1)}
+                self.monitor.enter(stream_of(media_id), requested, rows, requested.last, self.now)
             self.monitor.judge(self.now)
 
     def ratio(self, media_id: str, later: float = 0.0) -> float | None:
-        """What is shown, so many seconds after the newest minute has come."""
+        """The shown ratio, a number of seconds after the newest minute settled."""
         view = self.monitor.drops(self.now + later).get(media_id)
         return None if view is None else view.ratio
 
 
-def past_of(history: WarmupRequest) -> Rows:
+def history_of(history: WarmupRequest) -> Rows:
     minutes = rows_of(history.media_id, history.asked)
     if not history.hourly:
         return minutes
@@ -112,46 +112,46 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 
 @pytest.fixture(scope="module")
-def learned_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state file that knows the past of all media. It is made once: that takes as long as many tests."""
-    path = tmp_path_factory.mktemp("learned") / "state.db"
+def warmed_up_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state file with the history of all media. It is created once, as that takes as long as many tests."""
+    path = tmp_path_factory.mktemp("warmed-up") / "state.db"
     opened = open_state(path, FakeClock(NOW).now)
     made = World(opened)
-    made.learn()
+    made.warm_up()
     made.monitor.save(made.now)
     opened.close()
     return path
 
 
 @pytest.fixture
-def learned(learned_file: Path, tmp_path: Path) -> Iterator[State]:
-    """A copy of it for one test."""
-    opened = open_state(Path(shutil.copy(learned_file, tmp_path / "learned.db")), FakeClock(NOW).now)
+def warmed_up(warmed_up_file: Path, tmp_path: Path) -> Iterator[State]:
+    """A copy of the file for one test."""
+    opened = open_state(Path(shutil.copy(warmed_up_file, tmp_path / "copy.db")), FakeClock(NOW).now)
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def world(learned: State) -> World:
-    """One that knows the past, and for which some minutes have passed."""
-    made = World(learned)
-    made.know()
+def world(warmed_up: State) -> World:
+    """A monitor with history, some minutes after the start."""
+    made = World(warmed_up)
+    made.set_files()
     made.pass_minutes(3)
     return made
 
 
-def test_nothing_is_said_before_anything_is_known(state: State) -> None:
-    """Without the past there is no verdict; with it, there is one from the next minute on."""
+def test_without_history_there_is_no_verdict(state: State) -> None:
+    """Without history there is no verdict; with it, there is one from the next minute on."""
     world = World(state)
-    world.know()
+    world.set_files()
     world.pass_minutes(3)
     assert world.monitor.drops(world.now) == {}
-    world.learn()
+    world.warm_up()
     world.pass_minutes(1)
     assert {world.ratio(media_id) for media_id in ("", *MEDIA)} == {0.0}
 
 
-def test_a_drop_is_shown_with_what_was_expected(world: World) -> None:
+def test_a_drop_is_shown_with_the_expected_plays(world: World) -> None:
     """Six minutes without most plays of one media are a drop of it, and none of the others or of the merchant."""
     world.pass_minutes(6, {"a": 0.1, "": 0.8})
     view = world.monitor.drops(world.now)["a"]
@@ -163,14 +163,14 @@ def test_a_drop_is_shown_with_what_was_expected(world: World) -> None:
 
 
 def test_a_drop_of_all_is_the_merchants(world: World) -> None:
-    """When most media fall, so has the whole merchant."""
+    """If most media drop, the whole merchant does, too."""
     world.pass_minutes(5, {"a": 0.1, "b": 0.1, "c": 0.1, "": 0.3})
     assert (world.ratio("") or 0) > 0.35
     assert (world.ratio("a") or 0) > 0.4
 
 
 def test_one_odd_minute_is_no_alert_when_no_other_comes(world: World) -> None:
-    """Where rows stop coming right after a minute that looks bad, its ratio is gone before an alert's two minutes."""
+    """If rows stop coming right after a minute that looks bad, its ratio disappears before an alert's two minutes."""
     assert world.ratio("a") == 0
     for _ in range(10):
         if world.ratio("a") == 0:
@@ -181,24 +181,24 @@ def test_one_odd_minute_is_no_alert_when_no_other_comes(world: World) -> None:
     assert (world.ratio("a", later=HOLD + 300) or 0) > 0.3
 
 
-def test_minutes_that_come_together_are_judged_together(world: World) -> None:
-    """A media that is asked for rarely shows a drop that lasts, however long its next answer takes."""
+def test_minutes_of_one_answer_are_judged_together(world: World) -> None:
+    """A media with rare requests shows a lasting drop, however late its next answer is."""
     world.pass_minutes(10, {"b": 0.05}, at_once=True)
     assert (world.ratio("b", later=HOLD + 600) or 0) > 0.4
 
 
-def test_what_is_not_fresh_is_not_shown(world: World) -> None:
-    """After longer than the API may be late and a stream may wait, nothing is said; threshold and all."""
+def test_stale_verdicts_are_not_shown(world: World) -> None:
+    """After the longest lag of the API and the longest wait of a stream, neither ratio nor threshold is shown."""
     longest = world.settings.poll.max_lag + world.settings.poll.max_staleness
     assert world.ratio("a", later=longest - 121) == 0
     assert world.ratio("a", later=longest - 119) is None
 
 
-def test_minutes_taken_as_empty_are_not_judged(world: World) -> None:
-    """Minutes that are counted as empty only because the API is late are not known, and no zeros."""
-    asked = MinuteRange(world.minute - 30, world.minute + 10)
-    rows = rows_of("a", MinuteRange(asked.first, world.minute))
-    world.monitor.enter(stream_of("a"), asked, rows, world.minute, world.now + 600)
+def test_minutes_assumed_to_be_empty_are_not_judged(world: World) -> None:
+    """Minutes that are counted as empty only because the API is late are unknown, and not zeros."""
+    requested = MinuteRange(world.minute - 30, world.minute + 10)
+    rows = rows_of("a", MinuteRange(requested.first, world.minute))
+    world.monitor.enter(stream_of("a"), requested, rows, world.minute, world.now + 600)
     world.monitor.judge(world.now + 600)
     assert world.monitor.drops(world.now + 600)["a"].minute == world.minute
     hour = world.monitor.hours()["a"]
@@ -206,36 +206,38 @@ def test_minutes_taken_as_empty_are_not_judged(world: World) -> None:
 
 
 def test_a_minute_without_a_row_is_zero(world: World) -> None:
-    """Where a later row is there, a minute without one had no plays."""
-    asked = MinuteRange(world.minute - 30, world.minute + 4)
-    rows = rows_of("a", MinuteRange(asked.first, world.minute))
-    world.monitor.enter(stream_of("a"), asked, rows, asked.last, world.now)
+    """If there is a later row, a minute without one had no plays."""
+    requested = MinuteRange(world.minute - 30, world.minute + 4)
+    rows = rows_of("a", MinuteRange(requested.first, world.minute))
+    world.monitor.enter(stream_of("a"), requested, rows, requested.last, world.now)
     assert world.monitor.hours()["a"].plays[-5:] == (PLAYS + world.minute % 3, 0.0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(("value", "held"), [(None, False), (1e9, True)])
-def test_a_minute_whose_plays_are_not_known_is_missing(world: World, value: float | None, held: bool) -> None:
-    """A value that cannot be used or waits is neither a zero nor a spike: what was said of the media stands."""
+def test_a_minute_with_unknown_plays_is_missing(world: World, value: float | None, held: bool) -> None:
+    """An unusable or held value is neither a zero nor a spike: the media's verdict stays."""
     world.pass_minutes(6, {"a": 0.1, "": 0.8})
     before = world.ratio("a")
     assert before is not None
     assert before > 0.7
     world.minute += 1
-    asked = MinuteRange(world.minute - 30, world.minute)
-    rows = {minute: world.shown["a", minute] for minute in range(asked.first, asked.last)}
+    requested = MinuteRange(world.minute - 30, world.minute)
+    rows = {minute: world.shown["a", minute] for minute in range(requested.first, requested.last)}
     waiting = frozenset({world.minute} if held else ())
-    world.monitor.enter(stream_of("a"), asked, {**rows, world.minute: {"": value}}, world.minute, world.now, waiting)
+    world.monitor.enter(
+        stream_of("a"), requested, {**rows, world.minute: {"": value}}, world.minute, world.now, waiting
+    )
     world.monitor.judge(world.now)
     assert world.ratio("a") == before
     assert world.monitor.hours()["a"].plays[-2:] == (world.shown["a", world.minute - 1][""], None)
-    # When its plays are known, they are taken.
+    # When the plays are known, they are used.
     world.shown["a", world.minute] = {"": 5.0}
     world.pass_minutes(1, {"a": 0.1, "": 0.8})
     assert world.monitor.hours()["a"].plays[-2] == 5.0
 
 
 def test_drops_can_be_read_while_they_are_judged(world: World) -> None:
-    """Scrapes read on threads of their own: each sees all media, or none before the first judgement."""
+    """Scrapes read in their own threads: each sees all media, or none before the first verdict."""
     world.pass_minutes(10)
     errors: list[Exception] = []
     sizes: set[int] = set()
@@ -265,10 +267,10 @@ def test_drops_can_be_read_while_they_are_judged(world: World) -> None:
     assert sizes == {len(world.monitor.drops(world.now))}
 
 
-def test_reading_does_not_wait_for_the_detector(learned: State) -> None:
+def test_reading_does_not_wait_for_the_detector(warmed_up: State) -> None:
     """Pages and scrapes read while an answer is entered, before and after the baselines are unpacked."""
-    world = World(learned)
-    world.know()
+    world = World(warmed_up)
+    world.set_files()
 
     def read() -> tuple[set[str], float, set[str]]:
         return set(world.monitor.hours()), world.monitor.dispersion(), set(world.monitor.drops(world.now))
@@ -284,9 +286,9 @@ def test_reading_does_not_wait_for_the_detector(learned: State) -> None:
     assert read_elsewhere() == (media, world.monitor._baseline("").dispersion, media)
 
 
-def test_hours_are_the_same_before_and_after_unpacking(learned: State) -> None:
-    """A page shows the same plays, whether a baseline has been needed yet or not."""
-    monitor = World(learned).monitor
+def test_hours_are_the_same_before_and_after_unpacking(warmed_up: State) -> None:
+    """A page shows the same plays, whether a baseline was already needed or not."""
+    monitor = World(warmed_up).monitor
     before = monitor.hours()
     shown = {media_id: monitor._baseline(media_id).recent_minutes() for media_id in ("", *MEDIA)}
     after = {media_id: recent.last(60) for media_id, recent in shown.items() if recent is not None}
@@ -296,10 +298,10 @@ def test_hours_are_the_same_before_and_after_unpacking(learned: State) -> None:
         assert list(zip(hour.plays, hour.expected, strict=True)) == [minute[1:] for minute in after[media_id]]
 
 
-def test_reading_while_answers_come_loses_no_media(learned: State) -> None:
-    """Threads read while others enter answers and judge: nobody fails, and each sees all media and whole hours."""
-    world = World(learned)
-    world.know()
+def test_reading_during_answers_loses_no_media(warmed_up: State) -> None:
+    """Threads read while others enter answers and judge: none fails, and each sees all media and whole hours."""
+    world = World(warmed_up)
+    world.set_files()
     world.pass_minutes(3)
     done = threading.Event()
     everything = {"", *MEDIA}
@@ -327,19 +329,19 @@ def test_reading_while_answers_come_loses_no_media(learned: State) -> None:
         sys.setswitchinterval(interval)
 
 
-def test_other_streams_are_no_matter(world: World) -> None:
-    """Only plays as a whole are looked at."""
+def test_other_streams_are_ignored(world: World) -> None:
+    """The detector uses only streams of plays without a group."""
     before = world.monitor.hours()
-    asked = MinuteRange(world.minute, world.minute + 5)
+    requested = MinuteRange(world.minute, world.minute + 5)
     for target, group in ((Target.PLAY_COUNT, Group.COUNTRY), (Target.PLAY_TIME, Group.ALL)):
-        world.monitor.enter(Stream(MERCHANT, "a", target, group), asked, {}, asked.last, world.now)
+        world.monitor.enter(Stream(MERCHANT, "a", target, group), requested, {}, requested.last, world.now)
     assert world.monitor.hours() == before
 
 
-def test_a_media_can_be_left_out(learned: State) -> None:
+def test_drop_false_excludes_a_media(warmed_up: State) -> None:
     """With `drop: false` a media has no threshold and no ratio; its plays still count for the others."""
-    world = World(learned, media=[{"id": "a", "drop": False}, *({"id": media_id} for media_id in "bcd")])
-    world.know()
+    world = World(warmed_up, media=[{"id": "a", "drop": False}, *({"id": media_id} for media_id in "bcd")])
+    world.set_files()
     world.pass_minutes(4)
     assert world.monitor.thresholds["a"] is None
     assert world.ratio("a") is None
@@ -347,9 +349,9 @@ def test_a_media_can_be_left_out(learned: State) -> None:
     assert "a" in world.monitor.hours()
 
 
-def test_a_media_that_the_catalog_does_not_know_is_not_judged(learned: State) -> None:
-    """It may be live, and its event's end no drop. Where the catalog does not know, the media is taken for a file."""
-    world = World(learned)
+def test_a_media_that_is_missing_in_the_catalog_is_not_judged(warmed_up: State) -> None:
+    """It may be live, and its event's end is no drop. If the catalog has no result, the media is treated as a file."""
+    world = World(warmed_up)
     world.pass_minutes(3)
     assert world.ratio("a") is None
     for media_id in MEDIA:
@@ -364,9 +366,9 @@ class TestLive:
     EVENT = Lookup("a", "event")
 
     @pytest.fixture
-    def world(self, learned: State) -> World:
-        made = World(learned)
-        made.know(live="a")
+    def world(self, warmed_up: State) -> World:
+        made = World(warmed_up)
+        made.set_files(live="a")
         made.pass_minutes(3)
         return made
 
@@ -381,55 +383,55 @@ class TestLive:
             world.pass_minutes(1, factors)
 
     def test_without_an_event_there_is_no_drop(self, world: World) -> None:
-        """Before its state is known nothing is said, and while it does not run there is no drop."""
+        """Before its state is known there is no verdict, and while it does not run there is no drop."""
         assert world.ratio("a") is None
         self.pass_looked_at(world, 10, {"a": 0.0}, running=False)
         assert world.ratio("a") == 0
 
-    def test_an_event_that_runs_has_drops(self, world: World) -> None:
-        """After twelve minutes, most plays gone within three are a drop."""
+    def test_a_running_event_has_drops(self, world: World) -> None:
+        """After twelve minutes, the loss of most plays within three is a drop."""
         self.pass_looked_at(world, int(SETTLED_IN // 60) + 4)
         assert world.ratio("a") == 0
         self.pass_looked_at(world, 3, {"a": 0.05})
         assert (world.ratio("a") or 0) > 0.7
 
     def test_an_event_that_has_just_begun_has_none(self, world: World) -> None:
-        """The audience comes in, and goes, during the first minutes."""
+        """The audience varies during the first minutes."""
         self.pass_looked_at(world, 5)
         self.pass_looked_at(world, 4, {"a": 0.0})
         assert world.ratio("a") == 0
 
     def test_the_end_of_an_event_is_no_drop(self, world: World) -> None:
-        """As soon as it is known to have ended, the ratio is 0."""
+        """As soon as the end is known, the ratio is 0."""
         self.pass_looked_at(world, 20)
         self.pass_looked_at(world, 3, {"a": 0.0}, running=False)
         assert world.ratio("a") == 0
 
-    def test_a_media_that_shows_nothing_but_events_has_drops(self, state: State) -> None:
-        """The minutes before are enough: nothing of the days before its event need be known."""
+    def test_a_media_with_only_events_has_drops(self, state: State) -> None:
+        """The minutes before are enough: the days before its event need not be known."""
         world = World(state)
-        world.know(live="a")
+        world.set_files(live="a")
         self.pass_looked_at(world, int(SETTLED_IN // 60) + 4)
         assert world.ratio("a") == 0
         self.pass_looked_at(world, 3, {"a": 0.05})
         assert (world.ratio("a") or 0) > 0.7
 
-    def test_an_old_state_says_nothing(self, world: World) -> None:
-        """If nobody knows whether the event still runs, there is no verdict."""
+    def test_an_old_state_gives_no_verdict(self, world: World) -> None:
+        """If it is unknown whether the event still runs, there is no verdict."""
         self.pass_looked_at(world, 20)
         world.pass_minutes(int(STATE_BELIEVED // 60) + 1, {"a": 0.0})
         assert world.ratio("a") is None
 
 
-def test_it_goes_on_after_a_restart(state: State) -> None:
-    """What is in the state file is enough for the same verdicts; the past is not asked for again."""
+def test_it_continues_after_a_restart(state: State) -> None:
+    """The state file is enough for the same verdicts; the history is not requested again."""
     world = World(state)
-    world.know()
-    world.learn()
+    world.set_files()
+    world.warm_up()
     world.pass_minutes(3)
     world.monitor.save(world.now)
     restarted = World(state)
-    restarted.know()
+    restarted.set_files()
     restarted.minute, restarted.shown = world.minute, dict(world.shown)
     assert restarted.monitor.warmup.next(restarted.now, restarted.minute, ()) is None
     assert restarted.monitor.hours() == world.monitor.hours()
@@ -442,11 +444,11 @@ def test_it_goes_on_after_a_restart(state: State) -> None:
     assert (world.ratio("a") or 0) > 0.4
 
 
-def test_it_is_written_every_few_minutes(world: World, learned: State) -> None:
-    """Not after each round; a clock that was set back does not put it off."""
+def test_it_is_written_every_few_minutes(world: World, warmed_up: State) -> None:
+    """It is not written after each round; a clock that was set back does not delay it."""
 
     def newest() -> int:
-        with learned.read() as db:
+        with warmed_up.read() as db:
             (minute,) = db.execute("SELECT newest FROM tracks WHERE media_id = 'a'").fetchone()
         return int(minute)
 
@@ -462,25 +464,25 @@ def test_it_is_written_every_few_minutes(world: World, learned: State) -> None:
     assert newest() == world.minute
 
 
-def test_what_could_not_be_written_is_written_later(world: World, learned: State) -> None:
-    """After a failure the next writing has all of it."""
-    with learned.transaction() as db:
+def test_a_failed_write_is_repeated(world: World, warmed_up: State) -> None:
+    """After a failure the next write has all of the data."""
+    with warmed_up.transaction() as db:
         db.execute("ALTER TABLE track_days RENAME TO elsewhere")
     with pytest.raises(StateWriteFailed):
         world.monitor.save(world.now)
-    with learned.transaction() as db:
+    with warmed_up.transaction() as db:
         db.execute("ALTER TABLE elsewhere RENAME TO track_days")
     world.monitor.save(world.now)
-    assert World(learned).monitor.hours() == world.monitor.hours()
+    assert World(warmed_up).monitor.hours() == world.monitor.hours()
 
 
-def test_old_days_are_deleted(world: World, learned: State) -> None:
-    """The state file holds no more than the detector needs: at most 64 KiB a media with what is in memory."""
+def test_old_days_are_deleted(world: World, warmed_up: State) -> None:
+    """The state file has only what the detector needs: at most 64 KiB a media together with the memory."""
     for _ in range(3):
         world.minute += 10 * DAY_MINUTES
         world.pass_minutes(2)
         world.monitor.save(world.now)
-    with learned.read() as db:
+    with warmed_up.read() as db:
         (oldest,) = db.execute("SELECT min(day) FROM track_days").fetchone()
         (size,) = db.execute("SELECT sum(length(steps)) FROM track_days WHERE media_id = 'a'").fetchone()
         (recent,) = db.execute("SELECT length(recent) + length(noise) FROM tracks WHERE media_id = 'a'").fetchone()
@@ -488,8 +490,8 @@ def test_old_days_are_deleted(world: World, learned: State) -> None:
     assert size + recent < 32 * 1024
 
 
-def test_a_long_gap_is_asked_for(world: World) -> None:
-    """After hours without an answer, and no catch-up, the past is wanted again; after a short gap it is not."""
+def test_history_is_requested_after_a_long_gap(world: World) -> None:
+    """After hours without an answer, and no catch-up, the history is requested again; after a short gap it is not."""
     world.minute += 20
     world.pass_minutes(1)
     assert world.monitor.warmup.next(world.now, world.minute, ()) is None
@@ -497,14 +499,14 @@ def test_a_long_gap_is_asked_for(world: World) -> None:
     world.pass_minutes(1)
     history = world.monitor.warmup.next(world.now, world.minute, ())
     assert history is not None
-    world.monitor.enter_history(history, past_of(history))
+    world.monitor.enter_history(history, history_of(history))
     world.monitor.warmup.done(history)
     plays = world.monitor.hours()[history.media_id].plays
     assert None not in plays
 
 
-def test_what_is_on_the_way_or_failed_is_not_asked_for(state: State) -> None:
-    """Each request of the past is made once at a time, and again some time after it failed."""
+def test_pending_and_failed_history_is_not_requested(state: State) -> None:
+    """Each history request is under way once at a time, and comes again some time after a failure."""
     world = World(state)
     first = world.monitor.warmup.next(world.now, world.minute, ())
     assert first is not None

@@ -16,7 +16,7 @@ FIRST = DAY * DAY_STEPS
 
 
 def test_usual_is_the_median_of_the_days_before() -> None:
-    """A spike on one day and an outage on another are not what is usual; days out of the lags do not count."""
+    """A spike on one day and an outage on another do not change the usual plays; days outside the lags do not count."""
     steps = SeasonalProfile()
     for days, mean in {1: 10.0, 2: 10.5, 3: 500.0, 4: 0.0, 5: 9.5, 7: 11.0, 21: 10.0, 8: 90.0, 9: 90.0}.items():
         for step in range(6):
@@ -25,7 +25,7 @@ def test_usual_is_the_median_of_the_days_before() -> None:
 
 
 def test_half_an_hour_reaches_into_the_day_before() -> None:
-    """At midnight the mean is made of both days, and of the known steps alone."""
+    """At midnight the mean is of both days, and of the known steps only."""
     steps = SeasonalProfile()
     assert math.isnan(steps.half_hour(FIRST))
     for step, mean in ((FIRST - 2, 4.0), (FIRST - 1, 8.0), (FIRST, 12.0)):
@@ -37,30 +37,30 @@ def test_half_an_hour_reaches_into_the_day_before() -> None:
 
 @given(st.floats(0, 1e12))
 def test_a_mean_is_kept_to_a_thousandth(mean: float) -> None:
-    """Two bytes keep what a media has within 0.1%; beyond 4 million plays a minute it is the most that fits."""
+    """Two bytes keep a media's value within 0.1%; above 4 million plays a minute the stored value is the maximum."""
     steps = SeasonalProfile()
     steps.put(FIRST, mean)
     assert steps.half_hour(FIRST) == pytest.approx(min(mean, 65504 * 64), rel=0.001, abs=1e-5)
 
 
-def test_hours_fill_what_is_not_known() -> None:
-    """Hours are interpolated between their centres, and never take the place of what was measured."""
+def test_hours_fill_unknown_steps() -> None:
+    """Hours are interpolated between their centers, and never replace measured values."""
     steps = SeasonalProfile()
     steps.put(FIRST + 3, 100.0)
     minute = FIRST * STEP
     steps.fill({minute: 600.0, minute + 60: 1200.0}, DAY)
     means = [steps.half_hour(FIRST + step) for step in range(24)]
-    # Before the first centre there is only the first hour. The mean of the first steps, then the one with 100.
+    # Before the first center there is only the first hour. The mean of the first steps, then the one with 100.
     assert means[2] == pytest.approx(10.0, rel=0.001)
     assert means[3] == pytest.approx((10 * 3 + 100) / 4, rel=0.001)
-    # Half an hour that ends half an hour after the end of the first hour is centred a quarter past its end.
+    # Half an hour that ends half an hour after the end of the first hour is centered a quarter past its end.
     assert means[17] == pytest.approx(10 * 0.25 + 20 * 0.75, rel=0.001)
     assert means[23] == pytest.approx(20.0, rel=0.001)
     assert known_share(steps.pack()) == pytest.approx(24 / (HISTORY_DAYS * DAY_STEPS))
 
 
-def test_old_days_go() -> None:
-    """22 whole days are kept and the one under way, filled or measured, and no more."""
+def test_old_days_are_removed() -> None:
+    """22 whole days and the current one are kept, interpolated or measured, and no more."""
     steps = SeasonalProfile()
     steps.fill({day * DAY_MINUTES: 60.0 for day in range(DAY - 50, DAY + 1)}, DAY)
     assert set(steps.pack()) == set(range(DAY - HISTORY_DAYS, DAY + 1))
@@ -81,7 +81,7 @@ def test_bytes_of_another_size_are_refused() -> None:
 
 
 def test_noise_needs_an_hour() -> None:
-    """With less than twelve samples nothing is said; plays as even as those of independent viewers have 1."""
+    """With less than twelve samples there is no noise; plays as even as those of independent viewers have 1."""
     noise = Dispersion()
     for step in range(11):
         noise.put(step, 0.1)
@@ -93,7 +93,7 @@ def test_noise_needs_an_hour() -> None:
 
 @given(st.lists(st.one_of(st.just(math.nan), st.floats(0, 1e6)), min_size=12, max_size=700))
 def test_noise_is_the_median_of_a_day(samples: list[float]) -> None:
-    """A sample takes the place of that of a day ago, whatever it was; packing changes nothing."""
+    """A sample replaces that of a day ago, whatever it was; packing changes nothing."""
     noise = Dispersion()
     for step, sample in enumerate(samples):
         noise.put(step, sample)

@@ -1,4 +1,4 @@
-"""Which history the warm-up requests, in which order, and what the plays of an answer are."""
+"""Which history the warm-up requests, in which order, and the plays of an answer."""
 
 import pytest
 
@@ -24,7 +24,7 @@ ONE, TWO = (Stream("m", media_id, Target.PLAY_COUNT, Group.ALL) for media_id in 
 
 
 def requests_of(warmup: Warmup, most: int = 1000) -> list[WarmupRequest]:
-    """All requests until nothing is wanted, each answered at once."""
+    """All requests until no more are needed, each answered at once."""
     asked = []
     while (history := warmup.next(NOW, SETTLED, ())) is not None:
         asked.append(history)
@@ -48,7 +48,7 @@ def test_minutes_of_all_come_before_hours() -> None:
 
 
 def test_an_hour_that_has_just_settled_is_whole() -> None:
-    """Where the newest settled minute is the last of its hour, that hour is asked for, too."""
+    """If the newest settled minute is the last of its hour, that hour is requested, too."""
     warmup = Warmup([ONE])
     first = warmup.next(NOW, HOUR - 1, ())
     assert first is not None
@@ -59,8 +59,8 @@ def test_an_hour_that_has_just_settled_is_whole() -> None:
 
 
 @pytest.mark.parametrize("longest", [7 * 1440, 2000, 1440])
-def test_a_range_that_is_refused_is_asked_for_in_pieces(longest: int) -> None:
-    """Where the API takes only so many minutes at once, the hours come in pieces, without a gap or an overlap."""
+def test_a_refused_range_is_requested_in_pieces(longest: int) -> None:
+    """If the API limits the length of a range, the hours come in pieces, without a gap or an overlap."""
     warmup = Warmup([ONE])
     covered = []
     for _ in range(100):
@@ -77,8 +77,8 @@ def test_a_range_that_is_refused_is_asked_for_in_pieces(longest: int) -> None:
     assert warmup.complete(ONE)
 
 
-def test_what_the_api_does_not_take_at_all_is_done_without() -> None:
-    """Ranges are halved down to a shortest one; when that is refused, too, nothing more is asked for."""
+def test_history_that_the_api_always_refuses_is_given_up() -> None:
+    """Ranges are halved down to the shortest one; if that is refused, too, nothing more is requested."""
     warmup = Warmup([ONE])
     lengths = {True: set[int](), False: set[int]()}
     while (history := warmup.next(NOW, SETTLED, ())) is not None:
@@ -89,7 +89,7 @@ def test_what_the_api_does_not_take_at_all_is_done_without() -> None:
     assert warmup.complete(ONE)
 
 
-def test_what_failed_waits_and_what_is_under_way_is_left_alone() -> None:
+def test_failed_requests_wait_and_pending_ones_are_not_repeated() -> None:
     """A failure delays only its own stream; a clock that is set back does not delay it for longer."""
     warmup = Warmup([ONE, TWO])
     history = warmup.next(NOW, SETTLED, ())
@@ -103,7 +103,7 @@ def test_what_failed_waits_and_what_is_under_way_is_left_alone() -> None:
     assert warmup.next(NOW - 86400, SETTLED, {TWO}) == history
 
 
-def test_a_stream_can_be_wanted_again() -> None:
+def test_a_stream_can_be_requested_again() -> None:
     """After a long gap all history is requested again; a complete one is not."""
     warmup = Warmup([ONE])
     warmup.skip(ONE)
@@ -113,8 +113,8 @@ def test_a_stream_can_be_wanted_again() -> None:
     assert len(requests_of(warmup)) == 2
 
 
-def test_answers_for_what_is_not_wanted_any_more_are_no_harm() -> None:
-    """An answer or a failure that comes late changes nothing."""
+def test_late_answers_have_no_effect() -> None:
+    """An answer or a failure for history that is no longer needed changes nothing."""
     warmup = Warmup([ONE])
     history = warmup.next(NOW, SETTLED, ())
     assert history is not None
@@ -125,13 +125,13 @@ def test_answers_for_what_is_not_wanted_any_more_are_no_harm() -> None:
 
 
 def test_minutes_without_a_row_are_zeros_after_the_first_row() -> None:
-    """Before its first row a media was perhaps not there: that is not known, and no zero."""
+    """Before its first row a media perhaps did not exist: those minutes are unknown, and not zero."""
     history = WarmupRequest(TWO, MinuteRange(100, 105), hourly=False)
     assert past_minutes(history, {102: {"": 5.0}, 104: {}, 90: {"": 7.0}}) == [None, None, 5.0, 0.0, 0.0, 0.0]
 
 
-def test_what_cannot_be_used_is_not_known() -> None:
-    """A minute or an hour with a value that cannot be used is neither a zero nor the sum of the others."""
+def test_unusable_values_are_unknown() -> None:
+    """A minute or an hour with an unusable value is neither a zero nor the sum of the others."""
     minutes: Rows = {101: {"": None}, 102: {"": 5.0}, 103: {"jp": 1.0, "us": None}}
     history = WarmupRequest(TWO, MinuteRange(100, 105), hourly=False)
     assert past_minutes(history, minutes) == [None, None, 5.0, None, 0.0, 0.0]
@@ -139,8 +139,8 @@ def test_what_cannot_be_used_is_not_known() -> None:
     assert past_hours(WarmupRequest(TWO, MinuteRange(600, 839), hourly=True), hours) == {600: 9.0, 720: 0.0, 780: 3.0}
 
 
-def test_hours_that_are_not_whole_are_left_out() -> None:
-    """Only hours that lie in the range count, those without a row as zeros, where there was one before."""
+def test_incomplete_hours_are_left_out() -> None:
+    """Only hours inside the range count; after the first row, an hour without one is zero."""
     history = WarmupRequest(TWO, MinuteRange(600, 899), hourly=True)
     rows = {540: {"": 9.0}, 660: {"": 60.0}, 780: {"": 6.0}, 900: {"": 9.0}}
     assert past_hours(history, rows) == {660: 60.0, 720: 0.0, 780: 6.0, 840: 0.0}
@@ -148,7 +148,7 @@ def test_hours_that_are_not_whole_are_left_out() -> None:
 
 
 def test_hours_of_a_zone_that_is_half_an_hour_off() -> None:
-    """Rows that stand between UTC hours keep their places."""
+    """Rows between UTC hours keep their times."""
     history = WarmupRequest(TWO, MinuteRange(600, 899), hourly=True)
     assert past_hours(history, {570: {"": 1.0}, 630: {"": 2.0}, 870: {"": 3.0}}) == {
         630: 2.0,
@@ -158,7 +158,7 @@ def test_hours_of_a_zone_that_is_half_an_hour_off() -> None:
     }
 
 
-def test_a_request_names_itself() -> None:
+def test_a_request_has_a_description() -> None:
     """A log line names the stream and the kind of rows."""
     assert str(WarmupRequest(TWO, MinuteRange(0, 59), hourly=True)) == "a/play_count/all by hour"
     assert str(WarmupRequest(ONE, MinuteRange(0, 59), hourly=False)) == "whole merchant/play_count/all by minute"

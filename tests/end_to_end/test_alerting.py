@@ -1,11 +1,11 @@
-"""From a drop of plays to a notification: the exporter's own parts and the simulated API, the real Prometheus with the
-real rules, the real Alertmanager with the example configuration, and a webhook.
+"""From a drop of plays to a notification. Real are the exporter's parts, Prometheus with the rules, and Alertmanager
+with the example configuration; the API is simulated, and a webhook receives the notifications.
 
-What is shortened: a minute takes a second. The exporter and the API have a clock that is set a minute ahead each
-second; all of polling, detecting and serving is as in the daemon, but for its scheduler. Prometheus and Alertmanager
-have the real time, so every duration in the rules and in Alertmanager's configuration is a sixtieth, and `time()` in a
-rule is the exporter's clock, which is scraped with the rest. Expressions, thresholds, texts, groups and silences are
-the real ones.
+A minute is shortened to a second. The exporter and the API share a clock that the test advances by a minute each
+second; polling, detection and serving work as in the daemon, only its scheduler is left out. Prometheus and
+Alertmanager use real time, so every duration in the rules and in Alertmanager's configuration is divided by 60, and
+`time()` in a rule is replaced by the exporter's clock, which is scraped like a metric. Expressions, thresholds, texts,
+groups and silences are the real ones.
 """
 
 import contextlib
@@ -40,10 +40,10 @@ pytestmark = pytest.mark.real_time
 
 EXAMPLES = Path(__file__).parents[2] / "prometheus"
 
-# Seconds of the exporter's clock in one of Prometheus'.
+# Seconds of the exporter's clock for each real second.
 SPEED = 60
 
-# An evening in Tokyo: every media has plays.
+# An evening in Tokyo, when every media has plays.
 EVENING = 1_780_056_000.5
 
 CLOCK = "test_clock_seconds"
@@ -52,7 +52,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def shortened(text: str) -> str:
-    """A file of rules or of configuration whose durations are a sixtieth, and whose time is the exporter's clock."""
+    """A rules or configuration file with all durations divided by 60 and `time()` replaced by the exporter's clock."""
     return re.sub(r"\b(\d+)([smhd])\b", _shorter, text).replace("time()", f"scalar({CLOCK})")
 
 
@@ -61,25 +61,27 @@ def _shorter(found: re.Match[str]) -> str:
 
 
 def alertmanager_config(webhook: str) -> dict[str, Any]:
-    """The example, shortened, whose receivers are a webhook; its path is the receiver's name."""
+    """The example configuration, shortened. All receivers are the webhook, with the receiver's name as the path."""
     text = shortened((EXAMPLES / "alertmanager.yml").read_text())
     config: dict[str, Any] = yaml.safe_load(text.replace("http://localhost:9095", webhook))
     return config
 
 
-class Studio:
-    """The whole of it, as a context manager.
+class AlertingStack:
+    """Simulated API, exporter, Prometheus, Alertmanager and webhook, as a context manager.
 
     Attributes:
-        world: What the API serves.
-        switch: Its faults.
-        clock: The exporter's and the API's.
-        prometheus: Which scrapes the exporter.
-        webhook: Which Alertmanager tells.
+        world: The data that the API serves.
+        switch: The faults of the API.
+        clock: The clock of the exporter and the API.
+        prometheus: The Prometheus that scrapes the exporter.
+        webhook: The receiver of Alertmanager's notifications.
     """
 
     def __init__(self, folder: Path, programs: Mapping[str, Path], media: Mapping[str, int], size: int) -> None:
-        """Start it with so many media by merchant, of `size` that each merchant has."""
+        """Start everything. `media` is the number of configured media by merchant; in the API
+        each merchant has `size`.
+        """
         self._stack = contextlib.ExitStack()
         self.clock = FakeClock(EVENING)
         self.world = World(media=size)
@@ -94,7 +96,7 @@ class Studio:
         api = stack.enter_context(SimulatorServer(app))
         settings = Settings.model_validate(
             {
-                # The simulator takes a while to make up weeks of hours.
+                # The simulator needs some time to generate weeks of hours.
                 "api": {"url": api.url, "timeout": "1m"},
                 "merchants": [
                     merchant(id=name, requests_per_minute=500, media=[{"id": each.id} for each in media])
@@ -109,7 +111,8 @@ class Studio:
         self._polling = build_polling(settings, state, telemetry, self.clock)
         stack.callback(self._polling.close)
         for _ in range(4):
-            # Names and weeks of the past are asked for when all else is done. Nobody looks yet, so no time is taken.
+            # Names and weeks of history are requested after everything else. Prometheus does not run yet, so these
+            # rounds need not wait for real time.
             self.clock.advance(60)
             self._round()
         schedule = Scheduler(self.clock, {})
@@ -129,7 +132,7 @@ class Studio:
         }
         prometheus = Prometheus(programs["prometheus"], folder, own_port, config, "--query.lookback-delta=5s")
         self.prometheus = stack.enter_context(prometheus)
-        # It takes some seconds to scrape for the first time, which are minutes to the rules.
+        # The first scrape takes some seconds, which would be minutes to the rules.
         wait_until("Prometheus scrapes", lambda: bool(prometheus.query(CLOCK)))
         (folder / "rules.yml").write_text(shortened((EXAMPLES / "rules" / "smartstream.yml").read_text()))
         prometheus.send(signal.SIGHUP)
@@ -149,49 +152,50 @@ class Studio:
         self._shown.set(self.clock.now())
 
     def minutes(self, number: int) -> None:
-        """So many minutes pass."""
+        """Let this number of minutes pass."""
         end = self.clock.now() + number * 60
         while self.clock.now() < end:
             self._minute()
 
     def minutes_until(self, fact: str, holds: Callable[[], bool]) -> None:
-        """Let minutes pass until something holds; `fact` says what."""
+        """Let minutes pass until `holds` returns true; `fact` describes it in the error message."""
         end = self.clock.now() + 3 * 3600
         while not holds():
             assert self.clock.now() < end, (
-                f"never came true: {fact}; told was {[each.summaries for each in self.told()]}"
+                f"never came true: {fact}; notifications: {[each.summaries for each in self.notifications()]}"
             )
             self._minute()
 
     def _minute(self) -> None:
-        """Wait for the next minute, and do what is done in it. On a slow machine some are left out, as the rules' time
-        does not wait.
+        """Wait for the next minute and run its round. A slow machine skips minutes, as the time of the rules does not
+        wait.
         """
         minute = (time.monotonic() - self._start_real) * SPEED // 60 + 1
         time.sleep(max(0.0, self._start_real + minute * 60 / SPEED - time.monotonic()))
         self.clock.advance(self._start_clock + minute * 60 - self.clock.now())
         self._round()
 
-    def told(self, merchant_id: str | None = None, status: str | None = None) -> list["Told"]:
-        """The notifications so far, of a merchant, of a status."""
-        every = [Told(path, body) for path, body in list(self.webhook.told)]
-        return [told for told in every if merchant_id in (None, told.merchant_id) and status in (None, told.status)]
+    def notifications(self, merchant_id: str | None = None, status: str | None = None) -> list["Notification"]:
+        """All notifications so far, filtered by merchant and by status."""
+        every = [Notification(path, body) for path, body in list(self.webhook.received)]
+        return [each for each in every if merchant_id in (None, each.merchant_id) and status in (None, each.status)]
 
     def fired(self, alert: str) -> set[str]:
-        """The names of the alerts of a pattern that have fired at any time, told or not."""
+        """Names of alerts that match a pattern and have fired in the last hour, notified or silenced."""
         series = self.prometheus.query(f'count_over_time(ALERTS{{alertname=~"{alert}", alertstate="firing"}}[1h])')
         return {each["metric"]["alertname"] for each in series}
 
 
-class Told:
-    """A notification.
+class Notification:
+    """A notification from Alertmanager.
 
     Attributes:
-        receiver: Who was told.
+        receiver: The receiver in Alertmanager's configuration.
         status: `firing` or `resolved`.
-        merchant_id: Whose alerts it is about.
+        merchant_id: The merchant of its alerts.
         names: The names of its alerts.
-        summaries: What they say.
+        summaries: The summary of each alert.
+        descriptions: The description of each alert.
     """
 
     def __init__(self, path: str, body: Mapping[str, Any]) -> None:
@@ -208,57 +212,62 @@ def programs(prometheus_bin: Path, alertmanager_bin: Path) -> Mapping[str, Path]
     return {"prometheus": prometheus_bin, "alertmanager": alertmanager_bin}
 
 
-def test_a_drop_is_told_by_name_and_the_whole_merchants_once(programs: Mapping[str, Path], tmp_path: Path) -> None:
-    """A drop of 80 % of one media reaches the pager under the media's name, and is taken back when it is over. When all
-    media of another merchant drop, that is one notification about the merchant, also while and after they recover.
+def test_a_drop_alert_names_the_media_and_a_merchant_drop_is_one_alert(
+    programs: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """A drop of 80 % of one media notifies the pager with the media's name, and is resolved when the drop ends. When
+    all media of another merchant drop, there is one notification for that merchant, also during and after the recovery.
     """
-    with Studio(tmp_path, programs, {"one": 8, "all": 14}, size=14) as studio:
-        studio.minutes(2)
-        assert studio.fired(".*") == set()
-        media = next(media for media in studio.media["one"] if media.ref_id == "anime-003")
-        studio.switch.set(drop={media.id: 0.2, **{each.id: 0.1 for each in studio.media["all"]}})
-        studio.minutes_until(
-            "both drops are told", lambda: {"one", "all"} <= {told.merchant_id for told in studio.told()}
+    with AlertingStack(tmp_path, programs, {"one": 8, "all": 14}, size=14) as alerting:
+        alerting.minutes(2)
+        assert alerting.fired(".*") == set()
+        media = next(media for media in alerting.media["one"] if media.ref_id == "anime-003")
+        alerting.switch.set(drop={media.id: 0.2, **{each.id: 0.1 for each in alerting.media["all"]}})
+        alerting.minutes_until(
+            "both drops are notified", lambda: {"one", "all"} <= {each.merchant_id for each in alerting.notifications()}
         )
-        studio.minutes(6)
-        (of_media,) = studio.told("one")
+        alerting.minutes(6)
+        (of_media,) = alerting.notifications("one")
         assert (of_media.receiver, of_media.status) == ("pager", "firing")
         assert of_media.names == ["SmartstreamPlaysDropCritical"]
         assert re.fullmatch(rf"{media.name}: plays are [6-9]\d\.?\d*% below expected", of_media.summaries[0])
         assert media.id in of_media.descriptions[0]
         assert "plays per minute expected" in of_media.descriptions[0]
-        # Most of its media have a drop of their own, and nobody is told.
+        # Most media of the merchant have a drop of their own, which is silenced.
         drops = 'count(ALERTS{alertname="SmartstreamPlaysDropCritical", merchant_id="all", alertstate="firing"})'
-        assert int(studio.prometheus.query(drops)[0]["value"][1]) >= 8
+        assert int(alerting.prometheus.query(drops)[0]["value"][1]) >= 8
 
-        studio.switch.set(drop={})
-        over = 'ALERTS{alertname!="SmartstreamMerchantRecovering"}'
-        studio.minutes_until("nothing fires", lambda: not studio.prometheus.query(over))
-        studio.minutes_until(
-            "the end is told", lambda: bool(studio.told("one", "resolved") and studio.told("all", "resolved"))
+        alerting.switch.set(drop={})
+        firing = 'ALERTS{alertname!="SmartstreamMerchantRecovering"}'
+        alerting.minutes_until("nothing fires", lambda: not alerting.prometheus.query(firing))
+        alerting.minutes_until(
+            "both drops are resolved",
+            lambda: bool(alerting.notifications("one", "resolved") and alerting.notifications("all", "resolved")),
         )
-        assert [told.names for told in studio.told("all", "firing")] == [["SmartstreamMerchantPlaysDrop"]]
-        assert {name for told in studio.told("all") for name in told.names} == {"SmartstreamMerchantPlaysDrop"}
+        assert [each.names for each in alerting.notifications("all", "firing")] == [["SmartstreamMerchantPlaysDrop"]]
+        assert {name for each in alerting.notifications("all") for name in each.names} == {
+            "SmartstreamMerchantPlaysDrop"
+        }
 
 
-def test_an_outage_of_the_api_is_one_stale_alert_and_no_drop(programs: Mapping[str, Path], tmp_path: Path) -> None:
-    """In 30 minutes without the API and the catch-up after them, one notification says that rows do not come, and that
-    the API does not answer; no drop alert fires, not even one that nobody is told of.
+def test_an_api_outage_is_one_stale_alert_and_no_drop(programs: Mapping[str, Path], tmp_path: Path) -> None:
+    """During 30 minutes without the API and the catch-up after them, there is one notification: data is stale, because
+    the API does not respond. No drop alert fires, not even a silenced one.
     """
-    with Studio(tmp_path, programs, {"one": 5}, size=5) as studio:
-        studio.minutes(2)
-        studio.switch.set(error_rate=1.0, error_status=503)
-        studio.minutes(30)
-        studio.switch.set(error_rate=0.0)
-        studio.minutes_until("the end is told", lambda: bool(studio.told(status="resolved")))
-        studio.minutes(6)
-        (stale,) = studio.told(status="firing")
+    with AlertingStack(tmp_path, programs, {"one": 5}, size=5) as alerting:
+        alerting.minutes(2)
+        alerting.switch.set(error_rate=1.0, error_status=503)
+        alerting.minutes(30)
+        alerting.switch.set(error_rate=0.0)
+        alerting.minutes_until("the alert is resolved", lambda: bool(alerting.notifications(status="resolved")))
+        alerting.minutes(6)
+        (stale,) = alerting.notifications(status="firing")
         assert stale.receiver == "team"
         assert stale.names == ["SmartstreamDataStale"]
         assert stale.summaries[0].startswith("one: no new rows for ")
         assert "The API does not respond correctly" in stale.descriptions[0]
-        assert {name for told in studio.told() for name in told.names} == {"SmartstreamDataStale"}
-        assert studio.fired(".*Drop.*") == set()
+        assert {name for each in alerting.notifications() for name in each.names} == {"SmartstreamDataStale"}
+        assert alerting.fired(".*Drop.*") == set()
 
 
 def alert(name: str, **labels: str) -> dict[str, Any]:
@@ -271,7 +280,7 @@ OF_V = {**OF_M, "media_id": "v"}
 
 
 @pytest.mark.parametrize(
-    ("source", "silenced", "told"),
+    ("source", "silenced", "notified"),
     [
         pytest.param(
             alert("ExporterDown", job="smartstream", instance="x"),
@@ -323,21 +332,21 @@ OF_V = {**OF_M, "media_id": "v"}
         ),
     ],
 )
-def test_what_silences_what(
+def test_alerts_silence_only_what_they_explain(
     alertmanager_bin: Path,
     tmp_path: Path,
     source: Mapping[str, Any],
     silenced: Sequence[Mapping[str, Any]],
-    told: Sequence[Mapping[str, Any]],
+    notified: Sequence[Mapping[str, Any]],
 ) -> None:
-    """With the example configuration, Alertmanager silences what another alert explains, and nothing else."""
+    """With the example configuration, an alert silences the alerts that it explains, and no others."""
     config = yaml.safe_load((EXAMPLES / "alertmanager.yml").read_text())
     with reserved_port() as port, Alertmanager(alertmanager_bin, tmp_path, port, config) as alertmanager:
-        alertmanager.post([source, *silenced, *told])
+        alertmanager.post([source, *silenced, *notified])
 
         def states() -> dict[str, str]:
             return {str(sorted(each["labels"].items())): each["status"]["state"] for each in alertmanager.alerts()}
 
-        expected = {str(sorted(each["labels"].items())): "active" for each in [source, *told]}
+        expected = {str(sorted(each["labels"].items())): "active" for each in [source, *notified]}
         expected |= {str(sorted(each["labels"].items())): "suppressed" for each in silenced}
-        wait_until("Alertmanager has taken them as expected", lambda: states() == expected)
+        wait_until("Alertmanager has the expected states", lambda: states() == expected)

@@ -1,6 +1,7 @@
-"""Days of minutes through the real planner, ledger and request budget: the limit is kept, no stream waits too long.
+"""Days of minutes with the real planner, ledger and request budget: the limit is kept, and no stream is stale for too
+long.
 
-The network and the time are stand-ins, so a day takes seconds.
+The network and the time are simulated, so a day takes seconds.
 """
 
 import itertools
@@ -26,30 +27,30 @@ from tests.support.audience import (
     Process,
     StandIn,
     folder_in_memory,
-    know_catalog,
     media_ids,
     settings_for,
+    store_catalog,
     stream_of,
     zipf,
 )
 from tests.support.fakes import FakeClock
 
-# A minute's beginning, and with `settle` of 2m the moment at which a minute is settled.
+# The start of a minute. With `settle` of 2m a minute settles at this moment.
 START = 1_780_000_020.0
 LONGEST_WAIT = 30
 WHOLE = stream_of("")
 
 
 class Api(StandIn):
-    """An API that has rows only for minutes that have ended, and fails when it is told to.
+    """An API that has rows only for minutes that have ended, and fails as configured.
 
     Attributes:
-        rng: What decides which requests fail.
+        rng: Decides which requests fail.
         failing: Share of the requests that fail.
-        limit: Requests in 60 seconds beyond which it answers 429, or None.
-        retry_after: What a 429 says, or None.
-        slowness: Seconds by which an answer may take longer.
-        gone: Media that it does not know.
+        limit: Requests in 60 seconds above which the response is 429, or None.
+        retry_after: The Retry-After of a 429, or None.
+        slowness: Maximum extra seconds for a response.
+        gone: A media for which the response is 404, or "".
         hold: Real seconds by which the whole merchant's answers come later, so that other threads have their chance.
         began: Wall and monotonic time of the start, to know the true time when the clock is set.
     """
@@ -63,14 +64,14 @@ class Api(StandIn):
     hold = 0.0
     began = (START, 1000.0)
 
-    def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Reading:
+    def aggregations(self, stream: Stream, requested: MinuteRange, *, hourly: bool = False) -> Reading:
         self._seconds = 0.05 + self.rng.random() * self.slowness
         if stream.media_id == self.gone != "":
             self.send()
             raise NotFound("no such media", status=404)
         if not stream.media_id:
             time.sleep(self.hold)
-        rows = super().aggregations(stream, asked, hourly=hourly).rows
+        rows = super().aggregations(stream, requested, hourly=hourly).rows
         newest = int((self.began[0] + self._clock.ticks - self.began[1]) // MINUTE) - 1
         return Reading({minute: values for minute, values in rows.items() if minute <= newest})
 
@@ -86,8 +87,8 @@ class Api(StandIn):
             )
 
 
-class Life:
-    """A merchant and the processes that poll for it, one after the other. Only a `wild` one has a drop detector."""
+class Simulation:
+    """A merchant and the processes that poll for it, one after another. Only a `wild` one has a drop detector."""
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class Life:
         self.sends: list[float] = []
         self.round_began = 0.0
         self.state = self._open()
-        know_catalog(self.state, self.media, self.clock)
+        store_catalog(self.state, self.media, self.clock)
         self.process = self._start()
         self.start = self.process.ledger.through(WHOLE)
         self.api.rng = random.Random(seed)
@@ -129,7 +130,7 @@ class Life:
         return self.process.client
 
     def restart(self, after: float) -> None:
-        """Stop the process, and start another after so many seconds."""
+        """Stop the process, and start another after this number of seconds."""
         self.close()
         self.clock.sleep(after)
         self.state = self._open()
@@ -140,7 +141,7 @@ class Life:
         self.state.close()
 
     def minute(self, second: float = 0.0) -> list[tuple[Stream, float, Minute]]:
-        """The round that begins at this second of the next minute; the answers in it."""
+        """Run the round that begins at this second of the next minute; return its answers."""
         self.clock.to_next_minute()
         self.clock.sleep(second)
         self.api.answers.clear()
@@ -157,7 +158,7 @@ class Life:
 
     def assert_all_counted_once(self) -> None:
         """Every stream's counter is the sum of its plays since the start."""
-        # Twice, for counters whose 0 is on display yet.
+        # Twice, because a new counter exports 0 first.
         self.process.ledger.show_counted(self.clock.now() + 120)
         merchant = self.process.ledger.snapshot.merchants[MERCHANT]
         assert merchant.lost_minutes == 0
@@ -168,7 +169,7 @@ class Life:
             assert view.series[0].total == plays, media_id
 
     def assert_budget_kept(self) -> None:
-        """Never more than the budget in any 60 seconds, over all processes."""
+        """Check that no 60 seconds have more requests than the budget, over all processes."""
         budget = self.settings.merchants[0].requests_per_minute
         sends = sorted(self.sends + self.process.client.sends)
         assert len(sends) > budget
@@ -177,225 +178,235 @@ class Life:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Where thousands of transactions do not wait for a disk."""
+    """A folder in which thousands of transactions do not wait for a disk."""
     with folder_in_memory(tmp_path) as place:
         yield Path(place)
 
 
 @pytest.fixture
-def live(folder: Path) -> Iterator[Callable[..., Life]]:
-    lives: list[Life] = []
+def simulate(folder: Path) -> Iterator[Callable[..., Simulation]]:
+    simulations: list[Simulation] = []
 
-    def begin(media: int, budget: int, **more: Any) -> Life:
-        lives.append(Life(folder, media, budget, **more))
-        return lives[-1]
+    def begin(media: int, budget: int, **more: Any) -> Simulation:
+        simulations.append(Simulation(folder, media, budget, **more))
+        return simulations[-1]
 
     yield begin
-    for life in lives:
-        life.close()
+    for simulation in simulations:
+        simulation.close()
 
 
-def test_half_a_day_with_faults(live: Callable[..., Life], half_day: int) -> None:
-    """The budget is kept in any 60 seconds. Outside of the faults' spells the whole merchant is at most a minute stale,
-    and from twice `max_staleness` after a spell on, no stream is staler than that: until then what was missed is
-    caught up. One request in fifty fails all the time, which costs a stream that is asked for in its last minute two
-    more; and after six hours names are looked up anew, which takes a tenth of the requests.
+def test_half_a_day_with_faults(simulate: Callable[..., Simulation], half_day: int) -> None:
+    """The budget is kept in any 60 seconds. Between two periods of faults the whole merchant is at most one minute
+    stale. From twice `max_staleness` after such a period no stream is staler than `max_staleness` allows; until then
+    the exporter catches up.
+
+    One request in fifty always fails, which costs a stream that is requested in its last minute two more minutes. After
+    six hours the names are looked up again, which takes a tenth of the requests.
     """
-    life = live(media=140, budget=8, seed=half_day)
+    simulation = simulate(media=140, budget=8, seed=half_day)
     rng = random.Random(half_day)
-    calm_since, spell_until = 0, 0
+    healthy_since, faults_until = 0, 0
     checked = 0
     for minute in range(12 * 60):
-        if minute == spell_until:
-            life.api.failing, life.api.limit, life.api.slowness = 0.02, None, 0.0
-            calm_since = minute
-        elif minute > spell_until and rng.random() < 1 / 150:
-            spell_until = minute + rng.randrange(2, 40)
-            life.api.failing = rng.choice([0.1, 0.5, 1.0])
-            life.api.limit, life.api.retry_after = rng.choice([(None, None), (4, 45.0), (2, None), (0, None)])
-            life.api.slowness = rng.choice([0.0, 3.0, 9.0])
-        life.minute()
-        if minute >= spell_until and minute > calm_since + 15:
-            # By then the budget that refusals have halved is won back. Two failures in a row are a chance of 1 in 2500.
-            assert life.staleness("") <= 1 or life.api.failing
-        if minute >= spell_until and minute > calm_since + 2 * LONGEST_WAIT:
+        if minute == faults_until:
+            simulation.api.failing, simulation.api.limit, simulation.api.slowness = 0.02, None, 0.0
+            healthy_since = minute
+        elif minute > faults_until and rng.random() < 1 / 150:
+            faults_until = minute + rng.randrange(2, 40)
+            simulation.api.failing = rng.choice([0.1, 0.5, 1.0])
+            simulation.api.limit, simulation.api.retry_after = rng.choice(
+                [(None, None), (4, 45.0), (2, None), (0, None)]
+            )
+            simulation.api.slowness = rng.choice([0.0, 3.0, 9.0])
+        simulation.minute()
+        if minute >= faults_until and minute > healthy_since + 15:
+            # By then the budget that 429s have halved has recovered. Two failures in a row have a probability of 1 in
+            # 2500.
+            assert simulation.staleness("") <= 1 or simulation.api.failing
+        if minute >= faults_until and minute > healthy_since + 2 * LONGEST_WAIT:
             checked += 1
-            assert life.slowest() <= LONGEST_WAIT + 2
+            assert simulation.slowest() <= LONGEST_WAIT + 2
     assert checked > 100
-    life.assert_budget_kept()
+    simulation.assert_budget_kept()
 
 
 @pytest.mark.parametrize("second", [0.0, SPREAD / 2, SPREAD])
-def test_without_faults_the_promises_hold_to_the_minute(live: Callable[..., Life], second: float) -> None:
-    """Hours in which nothing fails: the whole merchant is at most a minute stale, and no stream is staler than
-    `max_staleness`, though there are nearly as many streams as the budget can hold. It does not matter how long after
-    a minute's settling the rounds begin.
+def test_without_faults_staleness_stays_within_its_limits(simulate: Callable[..., Simulation], second: float) -> None:
+    """While nothing fails for hours, the whole merchant is at most one minute stale and no stream is staler than
+    `max_staleness`, though the budget can hardly hold more streams. It does not matter how long after a minute's
+    settling the rounds begin.
     """
-    life = live(media=200, budget=8)
+    simulation = simulate(media=200, budget=8)
     for _ in range(4 * 60):
-        life.minute(second)
-        assert life.staleness("") <= 1
-        assert life.slowest() <= LONGEST_WAIT
-    life.assert_budget_kept()
-    life.assert_all_counted_once()
+        simulation.minute(second)
+        assert simulation.staleness("") <= 1
+        assert simulation.slowest() <= LONGEST_WAIT
+    simulation.assert_budget_kept()
+    simulation.assert_all_counted_once()
 
 
 @pytest.mark.parametrize(("wild", "warm_up", "most"), [(False, 40, 1.05), (True, 80, 1.10)])
-def test_with_several_requests_at_once_the_plays_are_near_the_bound(
-    live: Callable[..., Life], *, wild: bool, warm_up: int, most: float
+def test_with_concurrent_requests_the_staleness_is_near_the_bound(
+    simulate: Callable[..., Simulation], *, wild: bool, warm_up: int, most: float
 ) -> None:
-    """120 media, four requests on the way at once, the budget of the minute before not free yet when a round begins:
-    over an hour the busiest media are asked for every minute, and the mean staleness is at most 1.05 of the bound; 1.10
-    where a media of a quarter of all plays has anything between none and twice as many, once that is known of it.
+    """With 120 media, four concurrent requests, and the budget of the previous minute still in use when a round begins,
+    the busiest media are requested every minute for an hour. The mean staleness is at most 1.05 of the bound. It is at
+    most 1.10 if one media with a quarter of all plays varies between none and twice as many, once the exporter knows
+    that.
     """
-    life = live(media=120, budget=45, concurrency=4, wild=wild)
-    life.api.hold = 0.02
+    simulation = simulate(media=120, budget=45, concurrency=4, wild=wild)
+    simulation.api.hold = 0.02
     for _ in range(warm_up):
-        life.minute()
-    rates = life.audience.rates
+        simulation.minute()
+    rates = simulation.audience.rates
     staleness, busiest, late = [], 0, 0
     for _ in range(60):
-        answers = life.minute()
-        busiest += {stream.media_id for stream, _, _ in answers} >= set(life.media[:5])
-        late += life.api.sends[-len(answers)] > life.round_began
-        behind = sum(rate * life.staleness(media_id) for media_id, rate in rates.items())
+        answers = simulation.minute()
+        busiest += {stream.media_id for stream, _, _ in answers} >= set(simulation.media[:5])
+        late += simulation.api.sends[-len(answers)] > simulation.round_began
+        behind = sum(rate * simulation.staleness(media_id) for media_id, rate in rates.items())
         staleness.append(behind / sum(rates.values()))
     assert late > 30
     assert busiest >= (57 if wild else 60)
     assert fmean(staleness) <= most * lower_bound(list(rates.values()), 44, LONGEST_WAIT)
-    life.assert_budget_kept()
+    simulation.assert_budget_kept()
 
 
-def test_a_round_that_drifts_moves_back_by_a_few_requests(live: Callable[..., Life]) -> None:
-    """A place of the budget is free again a minute after a request's end, so with answers of a second rounds would be a
-    minute late after an hour. No round is left out for that: the whole merchant is up to date after each, and hardly
+def test_a_drifting_round_loses_hardly_any_request(simulate: Callable[..., Simulation]) -> None:
+    """A slot of the budget is free again a minute after a request's end. So with responses that take a second, rounds
+    drift by a minute in an hour. No round is left out for that: the whole merchant is up to date after each, and hardly
     any request is lost.
     """
-    life = live(media=60, budget=8)
-    life.api.slowness = 2.0
+    simulation = simulate(media=60, budget=8)
+    simulation.api.slowness = 2.0
     rounds = []
     for _ in range(3 * 60):
-        rounds.append(len(life.minute()))
-        assert life.staleness("") == 0
+        rounds.append(len(simulation.minute()))
+        assert simulation.staleness("") == 0
     assert min(rounds) >= 4
     assert sum(rounds) >= 0.95 * 8 * len(rounds)
-    life.assert_budget_kept()
+    simulation.assert_budget_kept()
 
 
-def until_noticed(life: Life, media_id: str, plays: float) -> int:
-    """Minutes from the settling of the first plays of an event to their answer."""
+def minutes_until_noticed(simulation: Simulation, media_id: str, plays: float) -> int:
+    """Minutes from the settling of the first plays of an event to the response that has them."""
     for _ in range(25):
-        life.minute()
-    newest = int((life.clock.now() - 120) // MINUTE) - 1
-    life.audience.begin(media_id, newest + 1, plays)
+        simulation.minute()
+    newest = int((simulation.clock.now() - 120) // MINUTE) - 1
+    simulation.audience.begin(media_id, newest + 1, plays)
     return next(
-        waited for waited in itertools.count() if any(stream.media_id == media_id for stream, _, _ in life.minute())
+        waited
+        for waited in itertools.count()
+        if any(stream.media_id == media_id for stream, _, _ in simulation.minute())
     )
 
 
-def notices(folder: Path, gone: str) -> list[int]:
-    """How long it took to notice events in some media."""
-    waits = []
+def detection_times(folder: Path, gone: str) -> list[int]:
+    """Minutes until events in six different media were noticed, sorted."""
+    minutes = []
     for place in range(6):
-        life = Life(folder, 150, 20, seed=place)
-        life.api.gone = gone
-        waits.append(until_noticed(life, life.media[60 + 15 * place], 600.0))
-        life.close()
-        life.path.unlink()
-    return sorted(waits)
+        simulation = Simulation(folder, 150, 20, seed=place)
+        simulation.api.gone = gone
+        minutes.append(minutes_until_noticed(simulation, simulation.media[60 + 15 * place], 600.0))
+        simulation.close()
+        simulation.path.unlink()
+    return sorted(minutes)
 
 
 @pytest.mark.parametrize("gone", ["", media_ids(3)[2]])
 def test_a_live_event_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
-    """A quiet media that suddenly gets plays is seen within `max_staleness`. As the plays of the whole merchant rise,
-    the stalest media are looked at first, and it is seen much sooner than if they had not risen, also when some other
-    media is gone and never answers.
+    """A quiet media that suddenly gets plays is requested within `max_staleness`. As the plays of the whole merchant
+    rise, the stalest media are requested first, so it is noticed much sooner than without that rise, also if another
+    media always returns 404.
     """
-    noticed = notices(folder, gone)
+    noticed = detection_times(folder, gone)
     monkeypatch.setattr(priorities, "SURPRISE", float("inf"))
-    unnoticed = notices(folder, gone)
+    unnoticed = detection_times(folder, gone)
     print(f"noticed after {noticed}, median {median(noticed)}; without the rise after {unnoticed}, {median(unnoticed)}")
     assert max(noticed) <= LONGEST_WAIT
     assert sum(noticed) < 0.85 * sum(unnoticed)
 
 
-def settle_down(life: Life) -> None:
+def warm_up_rounds(simulation: Simulation) -> None:
     for _ in range(40):
-        life.minute()
+        simulation.minute()
 
 
-def assert_heavy_first(life: Life, answers: list[tuple[Stream, float, Minute]]) -> None:
-    """The whole merchant comes first, then the media most worth having, all up to the newest settled minute."""
-    newest = int((life.clock.now() - 120) // MINUTE) - 1
+def assert_heavy_first(simulation: Simulation, answers: list[tuple[Stream, float, Minute]]) -> None:
+    """Check the order: the whole merchant first, then the media with most plays, all up to the
+    newest settled minute.
+    """
+    newest = int((simulation.clock.now() - 120) // MINUTE) - 1
     assert answers[0][0] == WHOLE
-    assert {stream.media_id for stream, _, _ in answers[1:]} >= set(life.media[:4])
-    assert all(asked_to == newest for _, _, asked_to in answers)
+    assert {stream.media_id for stream, _, _ in answers[1:]} >= set(simulation.media[:4])
+    assert all(requested_to == newest for _, _, requested_to in answers)
 
 
-def assert_catches_up(life: Life) -> None:
-    """The next round has live data first; what was missed comes with it, and no minute is left out."""
-    assert_heavy_first(life, life.minute())
+def assert_catches_up(simulation: Simulation) -> None:
+    """The next round requests live data first. Missed minutes come with it, and none is left out."""
+    assert_heavy_first(simulation, simulation.minute())
     for _ in range(LONGEST_WAIT):
-        life.minute()
-        assert life.staleness("") <= 1
-        assert life.staleness(life.media[0]) <= 20
-    assert life.slowest() <= LONGEST_WAIT
-    life.assert_all_counted_once()
-    life.assert_budget_kept()
+        simulation.minute()
+        assert simulation.staleness("") <= 1
+        assert simulation.staleness(simulation.media[0]) <= 20
+    assert simulation.slowest() <= LONGEST_WAIT
+    simulation.assert_all_counted_once()
+    simulation.assert_budget_kept()
 
 
 @pytest.mark.parametrize("monotonic", [0.0, 3600.0])
-def test_a_machine_that_was_suspended(live: Callable[..., Life], monotonic: float) -> None:
-    """An hour later by the wall, whether the monotonic clock went on or stood still: the next round has live data
-    first, what was missed comes with it, and no minute is left out.
+def test_catch_up_after_a_suspend(simulate: Callable[..., Simulation], monotonic: float) -> None:
+    """After an hour of suspend, whether the monotonic clock continued or stood still, the next round requests live data
+    first. Missed minutes come with it, and none is left out.
     """
-    life = live(media=170, budget=8)
-    settle_down(life)
-    life.clock.wall += 3600
-    life.clock.ticks += monotonic
-    life.api.began = (life.api.began[0] + 3600 - monotonic, life.api.began[1])
-    assert_catches_up(life)
+    simulation = simulate(media=170, budget=8)
+    warm_up_rounds(simulation)
+    simulation.clock.wall += 3600
+    simulation.clock.ticks += monotonic
+    simulation.api.began = (simulation.api.began[0] + 3600 - monotonic, simulation.api.began[1])
+    assert_catches_up(simulation)
 
 
-def test_a_process_that_was_stopped(live: Callable[..., Life]) -> None:
-    """After an hour's stop the same: live minutes and catch-up are one request, so neither waits for the other."""
-    life = live(media=170, budget=8)
-    settle_down(life)
-    life.restart(after=3600)
-    assert_catches_up(life)
+def test_catch_up_after_a_stop(simulate: Callable[..., Simulation]) -> None:
+    """After a stop of an hour, live minutes and missed minutes come in one request, so neither waits for the other."""
+    simulation = simulate(media=170, budget=8)
+    warm_up_rounds(simulation)
+    simulation.restart(after=3600)
+    assert_catches_up(simulation)
 
 
 @pytest.mark.parametrize("minutes_off", [1, 40, 200])
-def test_a_clock_that_is_ahead_for_a_while(live: Callable[..., Life], minutes_off: int) -> None:
-    """A clock that was set forward by an hour, and back: minutes that were taken as empty before they came are counted
-    when they have come.
+def test_a_clock_that_is_ahead_for_some_time(simulate: Callable[..., Simulation], minutes_off: int) -> None:
+    """The clock is set forward by an hour and later back. Minutes that seemed empty because they had not come yet are
+    counted when they come.
     """
-    life = live(media=60, budget=8)
-    settle_down(life)
-    life.clock.wall += 3600
+    simulation = simulate(media=60, budget=8)
+    warm_up_rounds(simulation)
+    simulation.clock.wall += 3600
     for _ in range(minutes_off):
-        life.minute()
-    life.clock.wall -= 3600
+        simulation.minute()
+    simulation.clock.wall -= 3600
     for _ in range(61 + LONGEST_WAIT):
-        life.minute()
-    assert life.slowest() <= LONGEST_WAIT
-    life.assert_all_counted_once()
-    life.assert_budget_kept()
+        simulation.minute()
+    assert simulation.slowest() <= LONGEST_WAIT
+    simulation.assert_all_counted_once()
+    simulation.assert_budget_kept()
 
 
-def test_a_clock_that_is_behind_for_a_while(live: Callable[..., Life]) -> None:
-    """A clock that was set back by an hour, and forward again: polling goes on, and no minute is counted twice."""
-    life = live(media=60, budget=8)
-    settle_down(life)
-    life.clock.wall -= 3600
+def test_a_clock_that_is_behind_for_some_time(simulate: Callable[..., Simulation]) -> None:
+    """The clock is set back by an hour and later forward. Polling continues, and no minute is counted twice."""
+    simulation = simulate(media=60, budget=8)
+    warm_up_rounds(simulation)
+    simulation.clock.wall -= 3600
     for _ in range(30):
-        answers = life.minute()
-    assert life.process.poller.link.up
-    life.clock.wall += 3600
-    answers = life.minute()
-    assert_heavy_first(life, answers)
+        answers = simulation.minute()
+    assert simulation.process.poller.link.up
+    simulation.clock.wall += 3600
+    answers = simulation.minute()
+    assert_heavy_first(simulation, answers)
     for _ in range(LONGEST_WAIT):
-        life.minute()
-    assert life.slowest() <= LONGEST_WAIT
-    life.assert_all_counted_once()
-    life.assert_budget_kept()
+        simulation.minute()
+    assert simulation.slowest() <= LONGEST_WAIT
+    simulation.assert_all_counted_once()
+    simulation.assert_budget_kept()

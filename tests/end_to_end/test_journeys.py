@@ -1,9 +1,9 @@
-"""Journeys: the real client, ledger and limiter against the simulated API, on a clock turned by hand.
+"""Journeys: the real client, ledger and request budget against the simulated API, on a fake clock.
 
-Requests go over real HTTP while faults cut connections or let responses hang. Otherwise they are function calls.
+Requests go over real HTTP while faults cut connections or delay responses. Otherwise they are function calls.
 
-Each seed is another story of faults, kills and restarts. At its end every counter must be what the API's final
-values add up to since the first start, and at no time may more requests have left than the budget allows.
+Each seed is another journey with faults, kills and restarts. At its end every counter must be the sum of the API's
+final values since the first start, and no 60 seconds may have had more requests than the budget.
 """
 
 import ast
@@ -42,11 +42,11 @@ PACKAGE = str(Path(exporter.__file__).parent)
 MERCHANT = "broadcaster"
 HEALTHY: dict[str, Any] = Faults().model_dump(exclude={"drop"})
 
-# Of a request, in real seconds. A slow machine answers within it.
+# Timeout of a request, in real seconds. Even a slow machine responds within it.
 TIMEOUT = 2.0
 
-# Each fault as the story can meet it. A value is final at most 18 minutes after its row could first be there, which
-# the revision window of 30 minutes covers.
+# Each fault as it occurs in a journey. A value is final at most 18 minutes after its row could first exist, which is
+# within the revision window of 30 minutes.
 FAULTS: list[dict[str, Any]] = [
     {"late_minutes": 6.0, "late_jitter": 4.0},
     {"revise_up": 0.5, "revise_minutes": 8.0},
@@ -72,10 +72,11 @@ FAULTS: list[dict[str, Any]] = [
     {"bad_rate": 0.2, "revise_up": 0.3, "revise_down": 0.3},
 ]
 
-# Bad values stay for so many minutes at most. Where many have stayed for a revision window, the oldest are given up.
+# Maximum minutes that bad values stay. If many stayed for the whole revision window, the exporter would give up the
+# oldest.
 LONGEST_BAD = 20
 
-# The process is away for so many seconds at most in all: what is owed is not owed for a day.
+# Maximum seconds in all during which no process runs, so that no decrease is owed for a day.
 LONGEST_AWAY = 20 * 3600.0
 
 
@@ -84,10 +85,10 @@ class Killed(BaseException):
 
 
 class SharedClock(FakeClock):
-    """A clock of several threads. Nobody sleeps while a request is on its way: it would be on its way for as long.
+    """A clock for several threads. It does not sleep while a request is under way: the request would last as long.
 
     Attributes:
-        limiter: Knows which requests are, from when their time was noted.
+        limiter: The budget, which knows the requests under way.
     """
 
     limiter: RequestBudget
@@ -99,14 +100,14 @@ class SharedClock(FakeClock):
                     self.advance(seconds)
                     return
             time.sleep(0.001)
-        raise AssertionError("a request is on its way for ever")
+        raise AssertionError("a request does not end")
 
 
 class SlowAdapter(DeadlineAdapter):
-    """A network on which requests leave late and answers take their time.
+    """A network on which requests leave late and responses take some time.
 
-    It notes when each leaves. The simulated API's journal cannot tell: a request whose sender is killed is read by
-    another thread, perhaps only after the clock has leapt.
+    It records when each request leaves. The journal of the simulated API is not enough for that: if the sender of a
+    request is killed, another thread reads it, possibly only after the clock was advanced by hours.
     """
 
     def __init__(self, clock: SharedClock, rng: random.Random, departures: list[float], app: SimulatorApp) -> None:
@@ -129,11 +130,11 @@ class SlowAdapter(DeadlineAdapter):
 
 
 @functools.cache
-def heads_of_with(path: str) -> frozenset[int]:
+def with_statement_lines(path: str) -> frozenset[int]:
     """The lines in which the `with` statements of a module begin.
 
-    A trace sees such a line again when the block is left, just before what it holds is let go. A `Killed` there would
-    leave a lock taken for ever. No kill does that: with the process its locks are gone.
+    A trace gets such a line again at the end of the block, just before the lock is released. A `Killed` there would
+    leave the lock taken for ever. A real kill cannot do that, as the locks end with the process.
     """
     statements = (node for node in ast.walk(ast.parse(Path(path).read_text())) if isinstance(node, ast.With))
     return frozenset(
@@ -144,7 +145,7 @@ def heads_of_with(path: str) -> frozenset[int]:
 
 
 def killed_after(lines: int, call: Callable[[], object]) -> bool:
-    """Run a call that is killed after so many lines of the package; whether it was."""
+    """Run a call and kill it after this number of lines of the package; return whether it was killed."""
     left = lines
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
@@ -153,7 +154,7 @@ def killed_after(lines: int, call: Callable[[], object]) -> bool:
             return None
         if event == "line":
             left -= 1
-            if left <= 0 and frame.f_lineno not in heads_of_with(frame.f_code.co_filename):
+            if left <= 0 and frame.f_lineno not in with_statement_lines(frame.f_code.co_filename):
                 raise Killed
         return trace
 
@@ -168,15 +169,15 @@ def killed_after(lines: int, call: Callable[[], object]) -> bool:
     return False
 
 
-class Story:
-    """One merchant's life with the exporter."""
+class Journey:
+    """The exporter's processes, one after another, for one merchant."""
 
     def __init__(self, seed: int, path: Path) -> None:
         self.rng = random.Random(seed)
         self.clock = SharedClock(1_780_000_000.0 + self.rng.randrange(7 * 86400))
-        # Where the API limits ranges, what it shows wrongly for longer than a range cannot be asked for again.
-        spared = self.rng.choice(["bad_rate", "max_range"])
-        self.faults = [fault for fault in FAULTS if spared not in fault]
+        # If the API limits ranges, the exporter cannot request again a value that stays wrong for longer than a range.
+        excluded = self.rng.choice(["bad_rate", "max_range"])
+        self.faults = [fault for fault in FAULTS if excluded not in fault]
         self.world = World(seed=seed, media=6)
         self.switch = FaultSwitch(self.world, self.clock.now)
         self.app = SimulatorApp(self.world, self.switch, self.clock.now)
@@ -233,23 +234,24 @@ class Story:
         self.clock.limiter = self.polling.pollers[MERCHANT]._budget
 
     def close(self) -> None:
-        """What is left of a process when it is gone."""
+        """Release what the operating system would release after the process ended."""
         self.polling.close()
         self.state.close()
 
     def minute(self, *, may_be_killed: bool) -> None:
-        """One minute: a round, perhaps a kill, a scrape, the counters whose zero was shown."""
+        """One minute: a round, sometimes a kill, and a scrape before and after new counters are published."""
         self.clock.advance(60 - (self.clock.now() % 60) + 0.5)
         poller = self.polling.pollers[MERCHANT]
         if may_be_killed and self.rng.random() < 0.15:
-            # Of several threads only this one can be killed between two steps; the others are cut off after theirs.
+            # With several workers, only this thread can be killed between two steps; the others end after their current
+            # step.
             if killed_after(self.rng.randrange(1, 9000), poller.round):
                 self.kills += 1
                 self.close()
                 if self.rng.random() < 0.3:
                     away = min(self.away, self.rng.random() * 5 * 3600)
                     self.away -= away
-                    # By the time that it is back they would have stayed for too long.
+                    # Bad values would stay for too long until the next process starts.
                     self.switch.set(bad_rate=0.0)
                     self.clock.advance(away)
                 self.open()
@@ -260,7 +262,7 @@ class Story:
         self.scrape()
 
     def scrape(self) -> None:
-        """What Prometheus sees: no counter ever falls."""
+        """Scrape all counters; none may fall."""
         for stream, view in self.polling.ledger.snapshot.merchants[MERCHANT].streams.items():
             for series in view.series:
                 if series.total is not None:
@@ -270,7 +272,7 @@ class Story:
                 self.first_answers.setdefault(stream, self.days_so_far(stream))
 
     def days_so_far(self, stream: Stream) -> tuple[Minute, int]:
-        """Of a stream by day, the first minute of the oldest day in the state file, and the sum of the days there."""
+        """For a stream by day: the first minute of the oldest day in the state file, and the sum of its days."""
         with self.state.read() as db:
             first, value = db.execute(
                 "SELECT kept_from, coalesce(sum(value), 0) FROM streams LEFT JOIN slots USING (stream_id) "
@@ -279,8 +281,8 @@ class Story:
             ).fetchone()
         return first, value
 
-    def live(self, minutes: int) -> None:
-        """So many minutes with faults that come and go, and kills."""
+    def run_with_faults(self, minutes: int) -> None:
+        """Run this number of minutes with changing faults and with kills."""
         unchanged = 0
         for _ in range(minutes):
             unchanged += 1
@@ -293,28 +295,31 @@ class Story:
                 for fault in chosen:
                     self.switch.set(**fault)
                 if not chosen and self.rng.random() < 0.5:
-                    # Rows stop coming, for longer than max_lag; then they all come.
+                    # Rows stop coming for longer than max_lag; later all of them come.
                     self.switch.set(stalled_since=self.clock.now())
             self.minute(may_be_killed=True)
 
     def recover(self, minutes: int) -> None:
-        """So many minutes with nothing wrong, and a round in each fifth of them: what is between them is caught up."""
+        """Run this number of minutes without faults, with a round in every fifth; it also fetches
+        the minutes between.
+        """
         self.switch.set(**self.healthy)
         for _ in range(minutes // 5):
             self.clock.advance(4 * 60)
             self.minute(may_be_killed=False)
 
     def expected(self, stream: Stream) -> dict[str, int]:
-        """What the final values add up to in millionths, by label value as the exporter shows it."""
+        """The sum of the final values in millionths, by label value as the exporter shows it."""
         view = self.polling.ledger.snapshot.merchants[MERCHANT].streams[stream]
         assert view.through is not None
         start, through = ended_before(self.first_start, self.settings.poll.settle), view.through
         if stream.target.by_day:
-            # From the first day of its first answer; the last row is a minute newer than what is settled.
+            # A stream by day starts at the first day of its first answer; the last row is a minute newer than the
+            # settled ones.
             start, through = self.first_answers[stream][0] - 1, through + 1
         known = {series.label for series in view.series}
         sums = dict.fromkeys(known, 0)
-        # Of seconds with decimals there are a thousandth more.
+        # Seconds with decimals are a thousandth more.
         one = UNIT * 1001 // 1000 if self.healthy["decimals"] and stream.target is Target.PLAY_TIME else UNIT
         for minute in range(start + 1, through + 1):
             for label, value in final_values(
@@ -324,9 +329,9 @@ class Story:
                 sums[name] = sums.get(name, 0) + value * one
         return {label: value for label, value in sums.items() if value or label in known}
 
-    def debts(self) -> dict[tuple[Stream, str], tuple[int, int]]:
-        """By counter, what its final values add up to and what it owes (millionths), after it is made sure that it is
-        exact.
+    def owed_by_counter(self) -> dict[tuple[Stream, str], tuple[int, int]]:
+        """Check that all counters are exact; return by counter the sum of its final values and what is owed
+        (millionths).
         """
         with self.state.read() as db:
             accounts = {
@@ -344,7 +349,7 @@ class Story:
             assert settled - self.polling.ledger.through(stream) <= 30
             expected = self.expected(stream)
             if stream.target.by_day:
-                # What is there at the first answer is where counting starts.
+                # Counting starts with what the day already has at the first answer.
                 expected[""] -= self.first_answers[stream][1]
             assert {label: total - owed for label, (total, owed) in counted.items()} == expected, stream
             for label, (total, owed) in counted.items():
@@ -354,30 +359,31 @@ class Story:
 
 
 @pytest.fixture
-def story(seed: int, tmp_path: Path) -> Iterator[Story]:
+def journey(seed: int, tmp_path: Path) -> Iterator[Journey]:
     # Thousands of transactions do not wait for a disk.
     with folder_in_memory(tmp_path) as folder:
-        told = Story(seed, Path(folder) / "state.db")
-        yield told
-        told.close()
-        told.server.stop()
+        created = Journey(seed, Path(folder) / "state.db")
+        yield created
+        created.close()
+        created.server.stop()
 
 
-def test_every_play_is_counted_once_and_the_budget_is_kept(story: Story) -> None:
-    """Through faults of every kind, kills between any two steps, outages of hours: exact
-    counters, and never more requests than the budget in any 60 seconds.
+def test_every_play_is_counted_once_and_the_budget_is_kept(journey: Journey) -> None:
+    """Through all kinds of faults, kills between any two steps and outages of hours, the counters are exact and no 60
+    seconds have more requests than the budget.
     """
-    story.live(90)
-    story.recover(50)
-    merchant = story.polling.ledger.snapshot.merchants[MERCHANT]
+    journey.run_with_faults(90)
+    journey.recover(50)
+    merchant = journey.polling.ledger.snapshot.merchants[MERCHANT]
     assert (merchant.lost_minutes, merchant.held_values, merchant.series_resets) == (0, 0, 0)
-    before = story.debts()
-    # All values were final when they were read last. From here on plays only come, and the first of them pay.
-    story.recover(35)
-    for counter, (expected, owed) in story.debts().items():
+    before = journey.owed_by_counter()
+    # All values were final when they were last read. From here on only plays are added; the first of them pay off what
+    # is owed.
+    journey.recover(35)
+    for counter, (expected, owed) in journey.owed_by_counter().items():
         was_expected, was_owed = before.get(counter, (0, 0))
         assert owed == max(0, was_owed - (expected - was_expected)), counter
-    assert len(story.departures) >= len(story.app.journal.newest()) > story.budget
-    departures = sorted(story.departures)
-    for first, over in zip(departures, departures[story.budget :], strict=False):
-        assert over - first > 60
+    assert len(journey.departures) >= len(journey.app.journal.newest()) > journey.budget
+    departures = sorted(journey.departures)
+    for first, later in zip(departures, departures[journey.budget :], strict=False):
+        assert later - first > 60

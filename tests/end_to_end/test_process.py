@@ -1,4 +1,4 @@
-"""The real process: how it starts, what it survives, how it ends."""
+"""The real process: start, outages, stop."""
 
 import contextlib
 import os
@@ -39,8 +39,8 @@ from tests.support.processes import (
     get,
     python,
     reserved_port,
+    settle_in,
     silent_peer,
-    soon,
     wait_until,
 )
 
@@ -54,11 +54,11 @@ def simulated_api(sleep: Callable[[float], object] | None = None) -> SimulatorAp
 
 @dataclass
 class Outage:
-    """An API that cannot be used, and later can.
+    """An API that is not usable at first.
 
     Attributes:
-        url: Where it is.
-        words: What the log says.
+        url: Its address.
+        words: The text that the log must contain.
     """
 
     url: str
@@ -66,14 +66,14 @@ class Outage:
     stack: contextlib.ExitStack = field(repr=False)
 
     def end(self) -> None:
-        """The API works."""
+        """End the outage."""
 
 
 class NothingListens(Outage):
-    """The port is closed."""
+    """Connections to the port are refused."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
-        # Bound, so that nobody else takes the port, and not listening.
+        # Bound, so that no other program gets the port, but not listening.
         self.holder = stack.enter_context(socket.socket())
         self.holder.bind(("127.0.0.1", 0))
         self.port = self.holder.getsockname()[1]
@@ -85,7 +85,7 @@ class NothingListens(Outage):
 
 
 class TokenRefused(Outage):
-    """The API gives out no token."""
+    """The API refuses every request for a token."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self.app = simulated_api()
@@ -98,7 +98,7 @@ class TokenRefused(Outage):
 
 
 class ApiFails(Outage):
-    """The API answers with 503."""
+    """The API responds with 503."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self.app = simulated_api()
@@ -110,13 +110,13 @@ class ApiFails(Outage):
 
 
 @pytest.mark.parametrize("kind", [NothingListens, TokenRefused, ApiFails])
-def test_starts_while_the_api_is_down_and_recovers_when_it_is_back(kind: Any, tmp_path: Path) -> None:
-    """An API that is down is one line and `smartstream_up 0`; the first round after its return that may ask for a token
-    brings plays.
+def test_starts_while_the_api_is_down_and_recovers(kind: Any, tmp_path: Path) -> None:
+    """While the API is down there is one log line, and `smartstream_up` is 0. After the outage, the first round that
+    may request a token shows plays.
     """
     with contextlib.ExitStack() as stack:
         outage = kind(stack)
-        config = configuration(outage.url, poll={"settle": soon(20)})
+        config = configuration(outage.url, poll={"settle": settle_in(20)})
         daemon = stack.enter_context(Daemon(tmp_path, config))
         daemon.wait_ready()
         assert daemon.values("smartstream_up") == {("broadcaster",): 0}
@@ -125,27 +125,27 @@ def test_starts_while_the_api_is_down_and_recovers_when_it_is_back(kind: Any, tm
         outage.end()
         wait_until("the exporter recovers", lambda: daemon.values("smartstream_up") == {("broadcaster",): 1})
         wait_until("plays are shown", lambda: bool(daemon.values("smartstream_merchant_last_minute_plays")))
-        started, told = daemon.lines
+        started, warning = daemon.lines
         assert "msg=started" in started
-        assert "level=warn" in told
-        assert outage.words in told
+        assert "level=warn" in warning
+        assert outage.words in warning
         assert terminated(daemon) == 0
 
 
-def test_starts_where_the_name_of_the_api_does_not_resolve(tmp_path: Path) -> None:
-    """A host that DNS does not know is one line; the process runs on, and ends when told to."""
+def test_starts_when_the_api_host_does_not_resolve(tmp_path: Path) -> None:
+    """An unknown host is one log line; the process keeps running, and stops on a signal."""
     with Daemon(tmp_path, configuration("http://api.invalid/v1")) as daemon:
         daemon.wait_ready()
         assert daemon.values("smartstream_up") == {("broadcaster",): 0}
-        assert asked_for(daemon) == {("error", "auth-token", "broadcaster")}
+        assert requests_sent(daemon) == {("error", "auth-token", "broadcaster")}
         assert len(daemon.lines) == 2
         assert "api.invalid" in daemon.lines[1]
         assert terminated(daemon) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_well(number: signal.Signals, tmp_path: Path) -> None:
-    """SIGTERM and SIGINT both mean exit code 0, and the log tells which it was."""
+def test_a_signal_stops_the_process(number: signal.Signals, tmp_path: Path) -> None:
+    """SIGTERM and SIGINT both stop the process with exit code 0, and the log names the signal."""
     with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url)) as daemon:
         daemon.wait_ready()
         assert terminated(daemon, number) == 0
@@ -154,10 +154,15 @@ def test_a_signal_ends_it_well(number: signal.Signals, tmp_path: Path) -> None:
         assert "msg=stopped" in stopped
 
 
-def test_a_process_that_was_stopped_goes_on(tmp_path: Path) -> None:
-    """After SIGSTOP and SIGCONT, also for longer than it waits at a time, it polls, serves and ends as before."""
+def test_a_suspended_process_continues(tmp_path: Path) -> None:
+    """After SIGSTOP and SIGCONT, also if it was stopped for longer than one wait, the process polls, serves and ends as
+    before.
+    """
     app = simulated_api()
-    with SimulatorServer(app) as api, Daemon(tmp_path, configuration(api.url, poll={"settle": soon(15)})) as daemon:
+    with (
+        SimulatorServer(app) as api,
+        Daemon(tmp_path, configuration(api.url, poll={"settle": settle_in(15)})) as daemon,
+    ):
         daemon.wait_ready()
         for seconds in (0.1, 0.1, 1.5, 0.1, 2.5):
             daemon.send(signal.SIGSTOP)
@@ -171,8 +176,8 @@ def test_a_process_that_was_stopped_goes_on(tmp_path: Path) -> None:
         daemon.line("msg=stopping component=daemon signal=SIGTERM")
 
 
-def test_sighup_is_no_end(tmp_path: Path) -> None:
-    """SIGHUP is one line that says what to do, and the process runs on."""
+def test_sighup_does_not_stop_the_process(tmp_path: Path) -> None:
+    """SIGHUP logs one line with the alternative, and the process keeps running."""
     with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url)) as daemon:
         daemon.wait_ready()
         daemon.send(signal.SIGHUP)
@@ -183,7 +188,7 @@ def test_sighup_is_no_end(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    """Who cannot wait for a request that hangs sends a second signal."""
+    """With a request that hangs, a second signal ends the process at once."""
     with contextlib.ExitStack() as stack:
         hanging = stack.enter_context(silent_peer())
         config = configuration(f"http://127.0.0.1:{hanging.getsockname()[1]}/v1", api={"timeout": "1m"})
@@ -195,8 +200,8 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         assert terminated(daemon, signal.SIGINT) == 128 + signal.SIGINT
 
 
-def test_a_disk_that_hangs_does_not_keep_it_from_ending(tmp_path: Path) -> None:
-    """Where the state file cannot be closed, the process ends all the same, with 0 and a line."""
+def test_a_hanging_disk_does_not_prevent_the_stop(tmp_path: Path) -> None:
+    """If the state file cannot be closed, the process still ends with 0 and logs one line."""
     (tmp_path / "slow.py").write_text(
         "import sys, time\n"
         "from exporter import cli, daemon\n"
@@ -206,7 +211,7 @@ def test_a_disk_that_hangs_does_not_keep_it_from_ending(tmp_path: Path) -> None:
         "sys.exit(cli.main(sys.argv[4:]))\n"
     )
     with SimulatorServer(simulated_api()) as api:
-        # In the place of `python -m exporter`.
+        # Runs in place of `python -m exporter`.
         under = (sys.executable, str(tmp_path / "slow.py"))
         with Daemon(tmp_path, configuration(api.url), under=under, environ={"PYTHONPATH": str(Path.cwd())}) as daemon:
             daemon.wait_ready()
@@ -216,7 +221,7 @@ def test_a_disk_that_hangs_does_not_keep_it_from_ending(tmp_path: Path) -> None:
 
 @pytest.fixture
 def full_pipe() -> Iterator[int]:
-    """The end of a pipe that takes nothing, for nobody reads it."""
+    """A pipe that is full and has no reader that empties it."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with contextlib.suppress(BlockingIOError):
@@ -232,24 +237,24 @@ def full_pipe() -> Iterator[int]:
 
 
 def broken_pipe() -> int:
-    """The end of a pipe whose other end is closed."""
+    """A pipe whose reading end is closed."""
     reader, writer = os.pipe()
     os.close(reader)
     return writer
 
 
-def unseen(
+def with_output(
     folder: Path, url: str, port: int, output: int | None, *, under: Sequence[str] = ()
 ) -> subprocess.Popen[bytes]:
-    """The daemon, with its output somewhere."""
+    """The daemon with its standard output and error connected to a file descriptor."""
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(configuration(url, poll={"settle": soon(5)})))
+    path.write_text(yaml.safe_dump(configuration(url, poll={"settle": settle_in(5)})))
     flags = (f"--config.file={path}", f"--storage.path={folder / 'state.db'}", f"--web.listen-address=127.0.0.1:{port}")
     return subprocess.Popen([*under, *python("-m", "exporter"), *flags], stdout=output, stderr=output)
 
 
-def works_and_ends(process: subprocess.Popen[bytes], app: SimulatorApp, port: int) -> None:
-    """It polls, serves, and ends well within ten seconds."""
+def assert_works_and_ends(process: subprocess.Popen[bytes], app: SimulatorApp, port: int) -> None:
+    """The daemon polls, serves, and ends well within ten seconds."""
     try:
         wait_until("it has polled", lambda: bool(app.journal.counts()))
         wait_until("it is ready", lambda: get(f"http://127.0.0.1:{port}/-/ready").status_code == 200)
@@ -264,29 +269,31 @@ def works_and_ends(process: subprocess.Popen[bytes], app: SimulatorApp, port: in
 
 
 @pytest.mark.parametrize("fault", ["reader hangs", "reader is gone", "disk is full"])
-def test_a_log_that_takes_nothing_stops_nothing(fault: str, full_pipe: int, free_port: int, tmp_path: Path) -> None:
-    """While its log cannot be written, the process polls and serves, and SIGTERM ends it with 0."""
+def test_a_blocked_log_stops_nothing(fault: str, full_pipe: int, free_port: int, tmp_path: Path) -> None:
+    """While the log cannot be written, the process polls and serves, and SIGTERM ends it with 0."""
     app = simulated_api()
     app.faults.set(error_rate=0.5, error_status=500)
     with SimulatorServer(app) as api, Path("/dev/full").open("wb") as full:
         output = {"reader hangs": full_pipe, "reader is gone": broken_pipe(), "disk is full": full.fileno()}[fault]
-        process = unseen(tmp_path, api.url, free_port, output)
+        process = with_output(tmp_path, api.url, free_port, output)
         if fault == "reader hangs":
             wait_until("it has polled", lambda: bool(app.journal.counts()))
             before = sum(app.journal.counts().values())
             wait_until("it polls in the next round", lambda: sum(app.journal.counts().values()) > before + 1)
-        works_and_ends(process, app, free_port)
+        assert_works_and_ends(process, app, free_port)
 
 
-def test_closed_standard_streams_are_no_place_for_other_files(free_port: int, tmp_path: Path) -> None:
-    """Started without standard streams, it works, and none of its files gets the number of one."""
+def test_no_file_gets_the_number_of_a_closed_standard_stream(free_port: int, tmp_path: Path) -> None:
+    """Started without standard streams, the exporter works, and none of its files gets the number
+    of a standard stream.
+    """
     app = simulated_api()
     closed = ("/bin/sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-')
     with SimulatorServer(app) as api:
-        process = unseen(tmp_path, api.url, free_port, None, under=closed)
+        process = with_output(tmp_path, api.url, free_port, None, under=closed)
         wait_until("it has polled", lambda: bool(app.journal.counts()))
         files = [Path(f"/proc/{process.pid}/fd/{number}").readlink() for number in range(3)]
-        works_and_ends(process, app, free_port)
+        assert_works_and_ends(process, app, free_port)
     assert files == [Path("/dev/null")] * 3
     with contextlib.closing(sqlite3.connect(tmp_path / "state.db")) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -301,8 +308,8 @@ def test_closed_standard_streams_are_no_place_for_other_files(free_port: int, tm
         ("plan", signal.SIGINT, 130),
     ],
 )
-def test_a_signal_while_the_program_is_imported_is_not_lost(command: str, number: signal.Signals, code: int) -> None:
-    """It ends the process without a word, or does nothing, before anything has begun."""
+def test_a_signal_during_the_imports_is_not_lost(command: str, number: signal.Signals, code: int) -> None:
+    """It ends the process without output, or has no effect, before anything has started."""
     program = f"""
 import os, sys, types
 sys.argv[1:] = {command.split()!r}
@@ -318,8 +325,8 @@ sys.exit(main())
         assert process.output == ""
 
 
-def test_a_signal_while_the_state_file_is_opened_ends_it(tmp_path: Path) -> None:
-    """A disk that hangs, or a large file that is salvaged, does not keep the process from ending."""
+def test_a_signal_during_the_opening_of_the_state_file_ends_it(tmp_path: Path) -> None:
+    """A disk that hangs, or the long recovery of a large file, does not prevent the stop."""
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration("http://127.0.0.1:9/v1")))
     program = """
 import sys, time
@@ -342,7 +349,7 @@ sys.exit(main())
 
 
 def test_sigterm_ends_it_within_ten_seconds_whatever_hangs(tmp_path: Path) -> None:
-    """An API that never answers and peers that never finish their requests hold up the end for less than 10 s."""
+    """An API that never responds and clients that never finish their requests delay the stop by less than 10 s."""
     with contextlib.ExitStack() as stack:
         hanging = stack.enter_context(silent_peer())
         url = f"http://127.0.0.1:{hanging.getsockname()[1]}/v1"
@@ -358,14 +365,14 @@ def test_sigterm_ends_it_within_ten_seconds_whatever_hangs(tmp_path: Path) -> No
             b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
             b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 300,
         ]:
-            stack.enter_context(connected(daemon)).sendall(text)
+            stack.enter_context(connect(daemon)).sendall(text)
         began = time.monotonic()
         assert terminated(daemon) == 0
         assert time.monotonic() - began < 10
         assert "a request or the disk did not respond" in daemon.lines[-1]
 
 
-def test_a_kill_leaves_nothing_in_the_way_of_the_next_start(tmp_path: Path) -> None:
+def test_after_a_kill_the_next_start_works_at_once(tmp_path: Path) -> None:
     """After kill -9 the same state file and the same port can be used at once."""
     with SimulatorServer(simulated_api()) as api:
         with Daemon(tmp_path, configuration(api.url)) as daemon:
@@ -378,25 +385,25 @@ def test_a_kill_leaves_nothing_in_the_way_of_the_next_start(tmp_path: Path) -> N
             assert terminated(daemon) == 0
 
 
-def test_idle_connections_do_not_stop_a_scrape(tmp_path: Path) -> None:
-    """With 200 peers that say nothing, /metrics and the pages answer."""
+def test_idle_connections_do_not_block_a_scrape(tmp_path: Path) -> None:
+    """With 200 idle clients, /metrics and the pages respond."""
     with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url)) as daemon:
         daemon.wait_ready()
         with contextlib.ExitStack() as stack:
             for _ in range(200):
-                stack.enter_context(connected(daemon))
+                stack.enter_context(connect(daemon))
             for path in ("/metrics", "/", "/-/healthy", "/-/ready", "/config"):
                 assert daemon.get(path).status_code == 200
 
 
-def test_few_file_descriptors_are_used_well(tmp_path: Path) -> None:
-    """With 64 descriptors and 100 idle peers, /metrics answers and the log has its one line."""
+def test_it_works_with_few_file_descriptors(tmp_path: Path) -> None:
+    """With 64 file descriptors and 100 idle clients, /metrics responds and the log has only its usual line."""
     few = ("/bin/sh", "-c", 'ulimit -n 64; exec "$0" "$@"')
     with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url), under=few) as daemon:
         daemon.wait_ready()
         with contextlib.ExitStack() as stack:
             for _ in range(100):
-                stack.enter_context(connected(daemon))
+                stack.enter_context(connect(daemon))
             for _ in range(3):
                 assert daemon.values("smartstream_up") == {("broadcaster",): 1}
         assert terminated(daemon) == 0
@@ -404,7 +411,7 @@ def test_few_file_descriptors_are_used_well(tmp_path: Path) -> None:
 
 
 def test_the_soft_limit_of_open_files_is_raised(tmp_path: Path) -> None:
-    """A low soft limit costs nothing where the hard limit is higher."""
+    """A low soft limit is raised where the hard limit is higher."""
     low = ("/bin/sh", "-c", 'ulimit -S -n 40; exec "$0" "$@"')
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1"), under=low) as daemon:
@@ -413,7 +420,9 @@ def test_the_soft_limit_of_open_files_is_raised(tmp_path: Path) -> None:
 
 
 def test_too_few_file_descriptors_for_the_merchants_are_one_line(tmp_path: Path) -> None:
-    """Where the connections to the API alone can need more than there are, the log says how many, and what to do."""
+    """If the connections to the API alone can exceed the limit, a log line gives the required
+    number and the solution.
+    """
     few = ("/bin/sh", "-c", 'ulimit -n 64; exec "$0" "$@"')
     merchants = [{"id": f"merchant-{number}"} for number in range(10)]
     with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1", *merchants), under=few) as daemon:
@@ -423,7 +432,7 @@ def test_too_few_file_descriptors_for_the_merchants_are_one_line(tmp_path: Path)
 
 
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
-    """Who cannot listen ends with 1 and says where."""
+    """If the address is in use, the process ends with 1 and one line that names the address."""
     with silent_peer() as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1"), listen=address) as daemon:
@@ -434,7 +443,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_state_file_in_use_is_one_line(tmp_path: Path) -> None:
-    """A second process with the same state file ends with 1; the first goes on."""
+    """A second process with the same state file ends with 1; the first one continues."""
     config = configuration("http://127.0.0.1:9/v1")
     with Daemon(tmp_path, config) as first:
         first.wait_ready()
@@ -447,7 +456,7 @@ def test_a_state_file_in_use_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_newer_state_file_is_one_line(tmp_path: Path) -> None:
-    """A state file of a later release is not touched."""
+    """A state file of a later release is not changed."""
     path = tmp_path / "state.db"
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA journal_mode = WAL")
@@ -460,8 +469,10 @@ def test_a_newer_state_file_is_one_line(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_file_of_somebody_else_is_one_line(tmp_path: Path) -> None:
-    """What --storage.path names by mistake is left as it is, and nothing is put beside it."""
+def test_a_file_of_another_program_is_one_line(tmp_path: Path) -> None:
+    """A file of another program that --storage.path names by mistake is not changed, and no file
+    is created beside it.
+    """
     path = tmp_path / "state.db"
     path.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 64)
     before = path.read_bytes()
@@ -472,16 +483,16 @@ def test_a_file_of_somebody_else_is_one_line(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith("state.db")] == ["state.db"]
 
 
-def test_a_state_file_that_is_damaged_while_it_is_open_is_salvaged(tmp_path: Path) -> None:
-    """The process begins again by itself with what can be read, at the same address."""
+def test_a_state_file_damaged_during_operation_is_recovered(tmp_path: Path) -> None:
+    """The process restarts by itself with all readable data, at the same address."""
     with SimulatorServer(simulated_api()) as api:
-        config = configuration(api.url, poll={"settle": soon(15)})
+        config = configuration(api.url, poll={"settle": settle_in(15)})
         with reserved_port() as port, Daemon(tmp_path, config, listen=f"127.0.0.1:{port}") as daemon:
             wait_until("plays are shown", lambda: bool(daemon.values("smartstream_merchant_last_minute_plays")))
             before = daemon.values("smartstream_merchant_plays_total")
             damage_schema(tmp_path / "state.db")
             daemon.line("msg=.restarting to recover the state file. .*the state file is damaged")
-            wait_until("it has begun again", lambda: sum("msg=started" in line for line in daemon.lines) == 2)
+            wait_until("it has restarted", lambda: sum("msg=started" in line for line in daemon.lines) == 2)
             assert daemon.get("/-/healthy").status_code == 200
             assert daemon.values("smartstream_state_writable") == {(): 1}
             assert daemon.values("smartstream_merchant_plays_total") == before
@@ -489,25 +500,25 @@ def test_a_state_file_that_is_damaged_while_it_is_open_is_salvaged(tmp_path: Pat
             assert terminated(daemon) == 0
 
 
-def test_a_disk_that_fails_again_and_again_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two damages within an hour are the disk's: each salvage would lose something."""
-    lives: list[float] = []
+def test_a_second_damage_within_an_hour_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two damages within an hour show that the disk fails: each recovery would lose more data."""
+    starts: list[float] = []
     now = [0.0]
 
-    def live(*_: object) -> None:
-        lives.append(now[0])
-        now[0] += daemon.DAMAGED_AGAIN + 1 if len(lives) < 3 else 60
+    def start(*_: object) -> None:
+        starts.append(now[0])
+        now[0] += daemon.DAMAGED_AGAIN + 1 if len(starts) < 3 else 60
 
-    monkeypatch.setattr(daemon, "_run", live)
+    monkeypatch.setattr(daemon, "_run", start)
     monkeypatch.setattr("exporter.daemon.time.monotonic", lambda: now[0])
     with structlog.testing.capture_logs() as logs, Signals(()) as signals:
         assert daemon.run(Settings.model_construct(), Address("", 0), signals) == 1
-    assert len(lives) == 3
+    assert len(starts) == 3
     assert [line["event"] for line in logs] == ["the state file is damaged again; check the disk"]
 
 
 def damage_schema(path: Path) -> None:
-    """Make SQLite find nonsense in the description of a table, in whichever process reads it next."""
+    """Make the schema entry of a table invalid, for every process that reads it next."""
     with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as db:
         db.execute("PRAGMA writable_schema = ON")
         db.execute("UPDATE sqlite_master SET sql = 'CREATE TABLE sends (nonsense' WHERE name = 'sends'")
@@ -516,8 +527,8 @@ def damage_schema(path: Path) -> None:
         db.commit()
 
 
-def test_a_damaged_state_file_is_kept_aside(tmp_path: Path) -> None:
-    """The exporter goes on with what can be read of a damaged file, and one line tells how that is called now."""
+def test_a_damaged_state_file_is_renamed(tmp_path: Path) -> None:
+    """The exporter continues with the readable data of a damaged file, and one log line gives the file's new name."""
     path = tmp_path / "state.db"
     open_state(path, time.time).close()
     damaged = path.read_bytes()[:100] + bytes(range(256)) * 64
@@ -531,8 +542,8 @@ def test_a_damaged_state_file_is_kept_aside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["missing", "config.yaml"])
-def test_a_place_where_no_state_file_can_be_is_one_line(folder: str, tmp_path: Path) -> None:
-    """A folder that is not there, or is none, ends with 1 and a line that says what to do."""
+def test_a_path_without_a_folder_is_one_line(folder: str, tmp_path: Path) -> None:
+    """If the folder does not exist, or is a file, the process ends with 1 and a line that says what to do."""
     path = tmp_path / folder / "state.db"
     config = configuration("http://127.0.0.1:9/v1")
     with Daemon(tmp_path, config, f"--storage.path={path}") as daemon:
@@ -541,10 +552,10 @@ def test_a_place_where_no_state_file_can_be_is_one_line(folder: str, tmp_path: P
         assert "--storage.path" in daemon.lines[0]
 
 
-def test_a_disk_that_is_full_at_the_start_is_one_line(tmp_path: Path) -> None:
-    """Where the state file cannot be written, the exporter ends with 1 and says so."""
+def test_a_full_disk_at_the_start_is_one_line(tmp_path: Path) -> None:
+    """If the state file cannot be written, the exporter ends with 1 and says so."""
     full_disk = ("/bin/sh", "-c", 'ulimit -f 0; exec "$0" "$@"')
-    # It could not write down which lines it ran, either.
+    # Coverage could not write its data either.
     unmeasured = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
     with Daemon(tmp_path, configuration("http://127.0.0.1:9/v1"), under=full_disk, environ=unmeasured) as daemon:
         assert daemon.ended() == 1
@@ -553,7 +564,7 @@ def test_a_disk_that_is_full_at_the_start_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_fills_up_is_one_line_and_no_end(tmp_path: Path) -> None:
-    """While nothing can be written, nothing is asked for, and pages answer; with space again it goes on."""
+    """While the disk is full, no request is sent and pages respond; with free space again, polling continues."""
     arrived, go_on = threading.Event(), threading.Event()
 
     def hold(seconds: float) -> None:
@@ -563,18 +574,18 @@ def test_a_disk_that_fills_up_is_one_line_and_no_end(tmp_path: Path) -> None:
     app = simulated_api(sleep=hold)
     app.faults.set(hang_rate=1.0, hang_seconds=PATIENCE)
     with SimulatorServer(app) as api:
-        config = configuration(api.url, api={"timeout": "1m"}, poll={"settle": soon(15)})
+        config = configuration(api.url, api={"timeout": "1m"}, poll={"settle": settle_in(15)})
         with Daemon(tmp_path, config) as daemon:
             assert arrived.wait(PATIENCE)
             soft, hard = resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (0, hard))
             go_on.set()
-            told = daemon.line(r"level=warn .*state\.db: writing failed")
-            assert "nothing is lost" in told.string
+            warning = daemon.line(r"level=warn .*state\.db: writing failed")
+            assert "nothing is lost" in warning.string
             assert daemon.get("/-/healthy").status_code == 200
-            assert asked_for(daemon) == {("200", "auth-token", "broadcaster")}
-            wait_until("a metric says so", lambda: daemon.values("smartstream_state_writable") == {(): 0})
-            wait_until("nothing looks up", lambda: daemon.values("smartstream_up") == {("broadcaster",): 0})
+            assert requests_sent(daemon) == {("200", "auth-token", "broadcaster")}
+            wait_until("a metric reports it", lambda: daemon.values("smartstream_state_writable") == {(): 0})
+            wait_until("no merchant is up", lambda: daemon.values("smartstream_up") == {("broadcaster",): 0})
             status = daemon.get("/api/v1/status").json()
             assert status["health"] == "bad"
             assert "state.db: " in status["summary"]
@@ -589,8 +600,8 @@ def test_a_disk_that_fills_up_is_one_line_and_no_end(tmp_path: Path) -> None:
             assert terminated(daemon) == 0
 
 
-def test_the_budget_outlives_the_process(tmp_path: Path) -> None:
-    """Starts in quick succession send together no more than one minute's requests."""
+def test_the_budget_survives_a_restart(tmp_path: Path) -> None:
+    """Starts in quick succession together send no more requests than one minute's budget."""
     app = simulated_api()
     budget = 7
     media = [{"id": media_id} for media_id in app.world.catalog("broadcaster")]
@@ -604,24 +615,24 @@ def test_the_budget_outlives_the_process(tmp_path: Path) -> None:
     assert busiest(app.journal, "broadcaster") == budget
 
 
-def asked_for(daemon: Daemon) -> set[tuple[str, ...]]:
+def requests_sent(daemon: Daemon) -> set[tuple[str, ...]]:
     """Code, endpoint and merchant of the requests that were sent."""
     return {labels for labels, count in daemon.values("smartstream_api_requests_total").items() if count}
 
 
 def terminated(daemon: Daemon, number: signal.Signals = signal.SIGTERM) -> int:
-    """Tell it to end; the exit code."""
+    """Send it a signal; return the exit code."""
     daemon.send(number)
     return daemon.ended()
 
 
 def only_line(daemon: Daemon) -> str:
-    """What it has written, where that is one line."""
+    """Its output, which must be a single line."""
     (line,) = daemon.lines
     return line
 
 
-def connected(daemon: Daemon) -> socket.socket:
-    """A connection to it."""
+def connect(daemon: Daemon) -> socket.socket:
+    """Open a connection to the daemon."""
     host, _, port = daemon.line(r"open=http://(\S+?)/")[1].rpartition(":")
     return socket.create_connection((host, int(port)))

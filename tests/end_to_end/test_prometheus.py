@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the real exporter, which polls a simulated API. All of it in real time."""
+"""A real Prometheus scrapes the real exporter, which polls a simulated API, all in real time."""
 
 import contextlib
 import re
@@ -23,10 +23,10 @@ from tests.support.world import final_sums, final_values
 
 pytestmark = pytest.mark.real_time
 
-# Rows are there when their minute ends, zeros too: so every label value has its series from the first answer on.
+# Each row exists at the end of its minute, zeros too. So every label value has a series from the first answer on.
 FAULTS = Faults(late_minutes=0, omit_zero=False, rate_limit=1000)
 
-# What is collected, by the name that its counter has without its beginning.
+# The collected counters, without the prefix of their names.
 COUNTERS = {
     "plays_total": (Target.PLAY_COUNT, Group.ALL),
     "plays_by_device_total": (Target.PLAY_COUNT, Group.DEVICE),
@@ -40,7 +40,7 @@ COLLECT = [
     {"target": "player_count", "groups": ["os"]},
 ]
 
-# Longer than the test takes: Prometheus looks at all that it has scraped.
+# Longer than the test takes, so that queries cover all scrapes.
 RANGE = "1h"
 
 # A stream and a label value.
@@ -58,15 +58,15 @@ def api(world: World) -> Iterator[SimulatorServer]:
         yield server
 
 
-class Watching(Prometheus):
-    """Prometheus with the exporter as its only target, and what it says of the counters."""
+class Scraping(Prometheus):
+    """Prometheus with the exporter as its only target, and queries for the counters."""
 
     def __init__(self, program: Path, folder: Path, port: int, target_port: int) -> None:
         scrape = {"job_name": "smartstream", "static_configs": [{"targets": [f"127.0.0.1:{target_port}"]}]}
         super().__init__(program, folder, port, {"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape]})
 
     def counters(self, expression: str, at: float | None = None) -> dict[Key, float]:
-        """An expression with `{}` in the place of the counter, for all counters; an instant vector for each."""
+        """Query an expression for all counters, with `{}` in place of the counter; an instant vector for each."""
         return {
             _key(name, series["metric"]): float(series["value"][1])
             for name in _names()
@@ -74,7 +74,7 @@ class Watching(Prometheus):
         }
 
     def samples(self) -> dict[Key, list[tuple[float, float]]]:
-        """All samples of the counters as they were scraped: when, and the value."""
+        """All scraped samples of the counters: time and value."""
         return {
             _key(name, series["metric"]): [(at, float(value)) for at, value in series["values"]]
             for name in _names()
@@ -95,12 +95,13 @@ class Watching(Prometheus):
 def test_increase_over_kills_is_what_the_api_served(
     prometheus_bin: Path, api: SimulatorServer, world: World, tmp_path: Path
 ) -> None:
-    """Through two times kill -9, Prometheus sees counters that start at 0, never fall, and grow by what was served.
+    """Through two kills with kill -9, Prometheus sees counters that start at 0, never fall, and grow by what the API
+    served.
 
-    What was served is the sum of the API's final values over the minutes after the first start and up to the data
-    timestamp of the last scrape. Three things must be equal to it, for each series: the last sample itself, since
-    the first one is 0; the largest sample less the smallest; and `increase()`. That extrapolates, but not before a
-    sample of 0, and not beyond a last sample that lies at the instant of the query.
+    That is the sum of the API's final values from the minute after the first start to the data timestamp of the last
+    scrape. Three values must be equal to it for each series: the last sample, since the first one is 0; the largest
+    sample minus the smallest; and `increase()`. The latter extrapolates, but not before a sample of 0, and not after a
+    last sample at the instant of the query.
     """
     media = list(world.catalog(MERCHANT))[:3]
     config = configuration(
@@ -111,39 +112,39 @@ def test_increase_over_kills_is_what_the_api_served(
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(reserved_port())
         own_port = stack.enter_context(reserved_port())
-        prometheus = stack.enter_context(Watching(prometheus_bin, tmp_path, own_port, port))
+        prometheus = stack.enter_context(Scraping(prometheus_bin, tmp_path, own_port, port))
 
-        def life() -> Daemon:
+        def run() -> Daemon:
             return stack.enter_context(Daemon(tmp_path, config, listen=f"127.0.0.1:{port}"))
 
-        daemon = life()
+        daemon = run()
         daemon.wait_ready()
         series = sum(len(final_values(world, *_of(key), 0)) for key in _streams(media))
         wait_until("every counter is there", lambda: len(prometheus.counters("{}")) == series)
-        wait_until("Prometheus is content", lambda: prometheus.health() == ["up"])
+        wait_until("Prometheus scrapes", lambda: prometheus.health() == ["up"])
         wait_until("a minute's plays are shown", lambda: any(prometheus.counters("{} > 0").values()))
         daemon.kill()
 
-        daemon = life()
+        daemon = run()
         daemon.wait_ready()
         restarts = f"changes(process_start_time_seconds[{RANGE}])"
-        wait_until("the second life is scraped", lambda: prometheus.query(restarts)[0]["value"][1] == "1")
+        wait_until("the second process is scraped", lambda: prometheus.query(restarts)[0]["value"][1] == "1")
         daemon.kill()
 
         missed = minute_of(time.time())
         wait_until("another minute has ended", lambda: time.time() > end_of(missed) + 1)
-        life().wait_ready()
+        run().wait_ready()
         starts = _starts(tmp_path / "state.db")
         assert set(starts) == set(_streams(media))
 
-        def agrees() -> bool:
+        def is_up_to_date() -> bool:
             at = _last_scrape(prometheus)
             throughs = prometheus.throughs(at)
             return min(throughs.values(), default=0) >= missed and prometheus.counters("{}", at) == _served(
                 world, starts, throughs
             )
 
-        wait_until("the counters are what was served", agrees)
+        wait_until("the counters are what was served", is_up_to_date)
         at = _last_scrape(prometheus)
         served = _served(world, starts, prometheus.throughs(at))
         assert prometheus.counters("{}", at) == served
@@ -158,11 +159,11 @@ def test_increase_over_kills_is_what_the_api_served(
         assert prometheus.counters(f"increase({{}}[{RANGE}])", at) == pytest.approx(served, rel=1e-9)
 
 
-def test_what_is_scraped_is_valid_and_documented(
+def test_the_metrics_are_valid_and_documented(
     promtool_bin: Path, api: SimulatorServer, world: World, tmp_path: Path
 ) -> None:
-    """With everything collected, /metrics has every family there is and no other, each series once, and
-    promtool finds nothing in it.
+    """With everything collected, /metrics has every documented family and no other, each series once, and promtool
+    reports no problem.
     """
     every = world.catalog(MERCHANT).values()
     media = [next(each for each in every if bool(each.live_event_id) is live) for live in (True, False)]
@@ -181,8 +182,8 @@ def test_what_is_scraped_is_valid_and_documented(
             ),
         )
         wait_until("the catalog is read", lambda: bool(daemon.values("smartstream_live_event_running")))
-        wait_until("drops are judged", lambda: bool(daemon.values("smartstream_plays_drop_ratio")))
-        wait_until("the merchant's, too", lambda: bool(daemon.values("smartstream_merchant_plays_drop_ratio")))
+        wait_until("drops of media are judged", lambda: bool(daemon.values("smartstream_plays_drop_ratio")))
+        wait_until("merchant drops are judged", lambda: bool(daemon.values("smartstream_merchant_plays_drop_ratio")))
         page = daemon.get("/metrics").text
     checked = subprocess.run(
         [promtool_bin, "check", "metrics"], input=page, capture_output=True, text=True, check=False
@@ -204,7 +205,7 @@ def _names() -> list[str]:
 
 
 def _key(name: str, labels: Mapping[str, str]) -> Key:
-    """What a series counts."""
+    """The stream and the label value of a series."""
     target, group = COUNTERS[name.removeprefix("smartstream_").removeprefix("merchant_")]
     return Stream(MERCHANT, labels.get("media_id", ""), target, group), labels.get(str(group), "")
 
@@ -218,14 +219,14 @@ def _of(stream: Stream) -> tuple[str, str, Target, Group]:
 
 
 def _starts(state: Path) -> dict[Stream, Minute]:
-    """The minute before the first one that each stream counts."""
+    """The last minute before each stream starts to count."""
     with contextlib.closing(sqlite3.connect(state)) as db:
         rows = db.execute("SELECT media_id, target, grouping, start FROM streams").fetchall()
     return {Stream(MERCHANT, media_id, Target(target), Group(group)): start for media_id, target, group, start in rows}
 
 
 def _served(world: World, starts: Mapping[Stream, Minute], throughs: Mapping[Stream, Minute]) -> dict[Key, float]:
-    """What the API's final values of each stream add up to."""
+    """The sum of the API's final values for each stream."""
     return {
         (stream, label): total
         for stream, through in throughs.items()
@@ -233,7 +234,7 @@ def _served(world: World, starts: Mapping[Stream, Minute], throughs: Mapping[Str
     }
 
 
-def _last_scrape(prometheus: Watching) -> float:
+def _last_scrape(prometheus: Scraping) -> float:
     """The instant of the newest sample."""
     (series,) = prometheus.query("smartstream_merchant_plays_total[1h]")
     at: float = series["values"][-1][0]
@@ -241,7 +242,7 @@ def _last_scrape(prometheus: Watching) -> float:
 
 
 def _telemetry() -> Iterator[str]:
-    """The families of the exporter's own instruments as the text format has them."""
+    """The families of the exporter's own instruments in the text format."""
     for family in Instruments().registry.collect():
         if family.name.startswith("smartstream_"):
             yield family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")

@@ -1,4 +1,4 @@
-"""Secrets stay secret: an API that repeats everything it is told gets none of them into a log, a page or an error."""
+"""An API that echoes everything it receives puts no secret into a log, a page or an error."""
 
 import html
 import itertools
@@ -26,44 +26,44 @@ from tests.support.peer import Peer, Request, reply
 from tests.support.processes import Daemon, configuration, wait_until
 from tests.support.spellings import SPELLINGS
 
-# Letters that are written in another way in a URL, in JSON and by Python's repr; none of it occurs by chance.
+# Characters that URLs, JSON and Python's repr escape; none of the values occurs by chance.
 API_KEY = 'K9x/api+key="Zq7&1'
 PASSWORD = "P4s\\wörd '\"%V<x3>& ß"
 TOKEN = "t0KEN-7f/3+a==Qy8"
 
-# What is in each secret and survives every way of writing it.
+# Part of each secret that every encoding leaves unchanged.
 CORES = ("K9x", "Zq7", "P4s", "Vx3", "t0KEN", "Qy8")
 
 Echo = tuple[int, dict[str, str], bytes]
 
 
-def _page(told: str) -> Echo:
-    return 200, {"Content-Type": "text/html"}, f"<html><title>{told}</title>{told}</html>".encode()
+def _page(text: str) -> Echo:
+    return 200, {"Content-Type": "text/html"}, f"<html><title>{text}</title>{text}</html>".encode()
 
 
-# What the API does with all that it was told: its answers' forms, by merchant.
+# The ways in which the API echoes what it received: response formats, by merchant.
 ECHOES: dict[str, Callable[[str], Echo]] = {
-    "redirect-to-it": lambda told: (307, {"Location": f"http://{quote(told, safe='')}/"}, b""),
-    "refusal": lambda told: (401, {}, json.dumps({"code": "UNAUTHORIZED", "message": told}).encode()),
-    "forbidden": lambda told: (403, {}, told.encode()),
-    "bad-request": lambda told: (400, {}, json.dumps({"errors": [{"code": told, "message": told}]}).encode()),
-    "not-found": lambda told: (404, {}, json.dumps(told, ensure_ascii=False).encode()),
-    "redirect": lambda told: (302, {"Location": f"http://{quote(told, safe='')}@other/{quote_plus(told)}"}, b""),
-    "limit": lambda told: (429, {"Retry-After": quote(told)}, told.encode()),
-    "fault": lambda told: (500, {"X-Debug": quote(told)}, repr(told).encode()),
+    "redirect-to-it": lambda text: (307, {"Location": f"http://{quote(text, safe='')}/"}, b""),
+    "refusal": lambda text: (401, {}, json.dumps({"code": "UNAUTHORIZED", "message": text}).encode()),
+    "forbidden": lambda text: (403, {}, text.encode()),
+    "bad-request": lambda text: (400, {}, json.dumps({"errors": [{"code": text, "message": text}]}).encode()),
+    "not-found": lambda text: (404, {}, json.dumps(text, ensure_ascii=False).encode()),
+    "redirect": lambda text: (302, {"Location": f"http://{quote(text, safe='')}@other/{quote_plus(text)}"}, b""),
+    "limit": lambda text: (429, {"Retry-After": quote(text)}, text.encode()),
+    "server-error": lambda text: (500, {"X-Debug": quote(text)}, repr(text).encode()),
     "page": _page,
-    "broken": lambda told: (200, {}, f"[{{{told}".encode()),
-    "odd-date": lambda told: (200, {}, json.dumps([{"date": told, "value": 1}]).encode()),
-    "odd-value": lambda told: (200, {}, json.dumps([{"date": "2026-11-23T21:00:00+09:00", "value": told}]).encode()),
-    "odd-key": lambda told: (200, {}, json.dumps([{told: told}]).encode()),
-    "not-utf-8": lambda told: (200, {}, told.encode("latin-1", "replace") + b"\xff\xfe"),
-    "cut": lambda told: (200, {"Content-Length": "100000"}, told.encode()),
-    "no-http": lambda told: (0, {}, told.encode()),
+    "broken": lambda text: (200, {}, f"[{{{text}".encode()),
+    "odd-date": lambda text: (200, {}, json.dumps([{"date": text, "value": 1}]).encode()),
+    "odd-value": lambda text: (200, {}, json.dumps([{"date": "2026-11-23T21:00:00+09:00", "value": text}]).encode()),
+    "odd-key": lambda text: (200, {}, json.dumps([{text: text}]).encode()),
+    "not-utf-8": lambda text: (200, {}, text.encode("latin-1", "replace") + b"\xff\xfe"),
+    "cut": lambda text: (200, {"Content-Length": "100000"}, text.encode()),
+    "no-http": lambda text: (0, {}, text.encode()),
 }
 
 
 class EchoApi(BaseHTTPRequestHandler):
-    """Answers with what it was told: path, headers, body, password and token."""
+    """Responds with what it received: path, headers, body, password and token."""
 
     def do_GET(self) -> None:
         self._answer()
@@ -79,8 +79,8 @@ class EchoApi(BaseHTTPRequestHandler):
             self._send(200, {}, json.dumps({"token": TOKEN, "expiration": "2099-01-01T00:00:00+09:00"}).encode())
             return
         token = "" if stage == "token" else TOKEN
-        told = f"{PASSWORD} {API_KEY} {token} {' '.join(self.headers.values())} {self.path} {body.decode()}"
-        self._send(*ECHOES[name](told))
+        received = f"{PASSWORD} {API_KEY} {token} {' '.join(self.headers.values())} {self.path} {body.decode()}"
+        self._send(*ECHOES[name](received))
 
     def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.close_connection = True
@@ -120,20 +120,20 @@ def merchant(merchant_id: str) -> dict[str, Any]:
 MERCHANTS = [f"{name}-at-{stage}" for name, stage in itertools.product(ECHOES, ("token", "answer"))]
 
 
-def told_in(text: str) -> list[str]:
-    """The parts of secrets that a text holds."""
+def secrets_in(text: str) -> list[str]:
+    """The parts of secrets in a text."""
     return [core for core in CORES if core in text]
 
 
-def test_the_daemon_tells_no_secret(echo_api: str, tmp_path: Path) -> None:
-    """At debug level, with every kind of failure at every stage, neither the log nor a page holds a secret."""
+def test_the_daemon_leaks_no_secret(echo_api: str, tmp_path: Path) -> None:
+    """At debug level, with every kind of failure at every stage, neither the log nor a page contains a secret."""
     config = configuration(echo_api, *map(merchant, MERCHANTS))
     with Daemon(tmp_path, config, "--log.level=debug") as daemon:
         daemon.wait_ready()
-        # A value that cannot be used is no failure of its request.
+        # An unusable value is no failure of its request.
         down = {(merchant_id,): 0.0 for merchant_id in MERCHANTS if merchant_id != "odd-value-at-answer"}
         wait_until("every request has failed", lambda: down.items() <= daemon.values("smartstream_up").items())
-        # What failed is judged at the end of the round.
+        # Failures are judged at the end of the round.
         wait_until("it is logged", lambda: all(f"merchant={each}" in daemon.output for each in MERCHANTS))
         pages = {
             path: daemon.get(path).text
@@ -150,14 +150,14 @@ def test_the_daemon_tells_no_secret(echo_api: str, tmp_path: Path) -> None:
         }
         daemon.kill()
     assert "".join(pages.values()).count("<secret>") >= 2 * len(MERCHANTS)
-    assert {path: told_in(text) for path, text in pages.items()} == {path: [] for path in pages}
+    assert {path: secrets_in(text) for path, text in pages.items()} == {path: [] for path in pages}
     for merchant_id in MERCHANTS:
         assert re.search(f"level=warn .*merchant={merchant_id}", daemon.output), merchant_id
-    assert [line for line in daemon.lines if told_in(line)] == []
+    assert [line for line in daemon.lines if secrets_in(line)] == []
 
 
 class NoBudget:
-    """Lets every request pass."""
+    """A budget that lets every request pass."""
 
     def take(self) -> "NoBudget":
         return self
@@ -170,10 +170,10 @@ class NoBudget:
 
 
 @pytest.mark.parametrize("merchant_id", MERCHANTS)
-def test_an_error_tells_no_secret(merchant_id: str, echo_api: str) -> None:
-    """What the client raises holds no secret, nor does its traceback with all that led to it.
+def test_an_error_leaks_no_secret(merchant_id: str, echo_api: str) -> None:
+    """The errors of the client contain no secret, nor do their tracebacks with all causes.
 
-    Here nothing is replaced afterwards, as the log does.
+    This test does not use the redaction of the log.
     """
     settings = Settings.model_validate(configuration(echo_api, merchant(merchant_id)))
     client = Client(settings.api, settings.merchants[0], NoBudget(), observe=lambda *_: None, clock=SystemClock())
@@ -191,7 +191,7 @@ def test_an_error_tells_no_secret(merchant_id: str, echo_api: str) -> None:
             failures += 1
             texts = [str(error), repr(error), "".join(traceback.format_exception(error))]
             texts += [f"{link!r} {link} {vars(link)}" for link in _chain(error)]
-            assert [text for text in texts if told_in(text)] == []
+            assert [text for text in texts if secrets_in(text)] == []
     client.close()
     assert failures > 0
 
@@ -202,8 +202,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def test_the_settings_tell_no_secret() -> None:
-    """Neither `str` nor `repr` of the settings, as a whole or in parts, nor of the client, holds a secret."""
+def test_the_settings_leak_no_secret() -> None:
+    """Neither `str` nor `repr` of the settings, of their parts or of the client contains a secret."""
     settings = Settings.model_validate(configuration("http://127.0.0.1:9/v1", merchant("m")))
     client = Client(settings.api, settings.merchants[0], NoBudget(), observe=lambda *_: None, clock=SystemClock())
     for what in (
@@ -214,16 +214,16 @@ def test_the_settings_tell_no_secret() -> None:
         vars(client),
         vars(client._sign_in),
     ):
-        assert told_in(f"{what} {what!r}") == []
+        assert secrets_in(f"{what} {what!r}") == []
     client.close()
 
 
-# All that an API could have been told, in all spellings.
+# All secrets that an API could receive, in all encodings.
 SPELT = [spell(secret, 0) for secret in (API_KEY, PASSWORD, TOKEN) for spell in SPELLINGS.values()]
 
 
-def telling_api(request: Request) -> bytes:
-    """An API that works, and has secrets in its names, ids and label values."""
+def leaking_api(request: Request) -> bytes:
+    """A working API with secrets in its names, ids and label values."""
     if "auth-token" in request.path:
         return reply(200, {"token": TOKEN, "expiration": "2099-01-01T00:00:00+09:00"})
     if "medias" in request.path:
@@ -238,12 +238,12 @@ def telling_api(request: Request) -> bytes:
     return reply(200, rows)
 
 
-def test_names_and_label_values_tell_no_secret(tmp_path: Path) -> None:
-    """In whatever spelling a name, an id or a label value has it, no secret is shown; and no play is lost by that."""
+def test_names_and_label_values_leak_no_secret(tmp_path: Path) -> None:
+    """Whatever the encoding of a secret in a name, an id or a label value, no secret is shown, and no play is lost."""
     media = [{"id": f"media-{number}"} for number in range(len(SPELT))]
     settings = {"collect": [{"target": "play_count", "groups": ["all", "country"]}], "requests_per_minute": 200}
     account = {"api_key": API_KEY, "password": PASSWORD}
-    with Peer(telling_api) as api:
+    with Peer(leaking_api) as api:
         config = configuration(f"{api.url}/v1", {"media": media, **account, **settings})
         with Daemon(tmp_path, config, "--log.level=debug") as daemon:
             daemon.wait_ready()
@@ -258,7 +258,7 @@ def test_names_and_label_values_tell_no_secret(tmp_path: Path) -> None:
     assert sum(by_country.values()) == 2 + 3 * len(set(SPELT))
     assert "<<secret>>" in by_country
     for shown in (*pages.values(), daemon.output, *names):
-        assert told_in(html.unescape(shown)) == []
+        assert secrets_in(html.unescape(shown)) == []
         assert [spelt for spelt in SPELT if spelt in shown] == []
 
 

@@ -1,4 +1,4 @@
-"""Merchants spread over processes: each belongs to exactly one."""
+"""Merchants distributed over processes: each belongs to exactly one shard."""
 
 import pytest
 from hypothesis import given
@@ -21,7 +21,7 @@ def ids_of(settings: Settings) -> list[str]:
 
 @given(IDS, st.integers(1, 12))
 def test_the_shards_are_a_partition(ids: list[str], count: int) -> None:
-    """Every merchant is in exactly one of the shards, in the order of the configuration, and all else is the same."""
+    """Every merchant is in exactly one shard, in the order of the configuration; all other settings are the same."""
     settings = settings_of(ids)
     shards = [settings.shard(index, count) for index in range(count)]
     assert sorted(each for shard in shards for each in ids_of(shard)) == sorted(ids)
@@ -31,8 +31,8 @@ def test_the_shards_are_a_partition(ids: list[str], count: int) -> None:
 
 
 @given(IDS, st.integers(2, 6))
-def test_a_merchant_stays_where_it_is(ids: list[str], count: int) -> None:
-    """Where a merchant belongs depends on its id alone, so others that come or go do not move it."""
+def test_a_merchant_stays_in_its_shard(ids: list[str], count: int) -> None:
+    """The shard of a merchant depends only on its id, so adding or removing others does not move it."""
     together = settings_of(ids)
     for each in ids:
         alone = settings_of([each])
@@ -43,27 +43,27 @@ def test_a_merchant_stays_where_it_is(ids: list[str], count: int) -> None:
 
 @pytest.mark.parametrize(("merchant_id", "index"), [("nttsmc", 0), ("merchant-13", 1), ("sports", 2)])
 def test_the_shard_is_the_same_in_every_release(merchant_id: str, index: int) -> None:
-    """Its state file is there: a merchant that moved would lose what its counters have counted."""
+    """A merchant that moved would lose its counters, which are in the state file of its shard."""
     assert ids_of(settings_of([merchant_id]).shard(index, 3)) == [merchant_id]
 
 
-def test_the_shards_are_about_alike() -> None:
-    """No process has much more to do than another."""
+def test_the_shards_have_similar_sizes() -> None:
+    """No process has many more merchants than another."""
     settings = settings_of([f"merchant-{number}" for number in range(500)])
     sizes = [len(settings.shard(index, 4).merchants) for index in range(4)]
     assert sum(sizes) == 500
     assert min(sizes) > 90
 
 
-def test_one_process_has_all() -> None:
-    """Without the flags nothing is left out."""
+def test_one_process_has_all_merchants() -> None:
+    """Without the flags all merchants are in one process."""
     settings = settings_of(["a", "b", "c"])
     assert settings.shard(0, 1) == settings
 
 
 @pytest.mark.parametrize("flags", [["--shard.index=1"], ["--shard.index=2", "--shard.count=2"], ["--shard.count=x"]])
-def test_a_shard_that_is_not_there_is_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Wrong usage is told, and ends with 2."""
+def test_an_invalid_shard_is_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong flags are an error message and exit code 2."""
     with pytest.raises(SystemExit) as ended:
         main(flags)
     assert ended.value.code == 2

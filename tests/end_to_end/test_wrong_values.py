@@ -31,7 +31,7 @@ PLAYS = 10.0
 
 
 def increase(samples: list[float]) -> float:
-    """What Prometheus' `increase()` says of a counter's samples: each fall is a restart at 0."""
+    """Prometheus' `increase()` of a counter's samples: each decrease is a restart at 0."""
     grown = 0.0
     for before, after in pairwise(samples):
         grown += after - before if after >= before else after
@@ -39,11 +39,11 @@ def increase(samples: list[float]) -> float:
 
 
 class Api:
-    """One stream of the API that is asked every minute by a ledger, which is scraped every 30 seconds.
+    """One stream of the API. A ledger requests it every minute and is scraped every 30 seconds.
 
     Attributes:
-        rows: What the API shows.
-        samples: What Prometheus has of each label value.
+        rows: The rows that the API returns.
+        samples: The samples in Prometheus for each label value.
     """
 
     def __init__(self, folder: Path, clock: FakeClock, stream: Stream, **poll: str | int) -> None:
@@ -88,7 +88,7 @@ class Api:
         return self.merchant.streams[self.stream].series
 
     def play(self, label: str, value: float = PLAYS) -> None:
-        """Let a minute pass in which so much is played, and ask for it."""
+        """Let a minute pass with this number of plays, and request it."""
         self.clock.advance(30)
         self.scrape()
         self.clock.advance(30)
@@ -99,9 +99,9 @@ class Api:
         self.scrape()
 
     def answer(self, rows: dict[Minute, dict[str, float | None]]) -> MinuteRange:
-        asked = self.ledger.to_ask(self.stream, self.clock.now())
-        self.ledger.enter(self.stream, asked, rows, self.clock.now())
-        return asked
+        requested = self.ledger.to_ask(self.stream, self.clock.now())
+        self.ledger.enter(self.stream, requested, rows, self.clock.now())
+        return requested
 
     def scrape(self) -> None:
         self.ledger.show_counted(self.clock.now())
@@ -109,8 +109,8 @@ class Api:
             assert series.total is not None
             self.samples.setdefault(series.label, []).append(series.total)
 
-    def shown_wrong(self, label: str, value: float, minutes: int, at: Minute | None = None) -> None:
-        """The newest minute, or that one, shows a wrong value for so many minutes more, while plays go on."""
+    def show_wrong(self, label: str, value: float, minutes: int, at: Minute | None = None) -> None:
+        """Let the API return a wrong value for the newest or the given minute, while more minutes with plays pass."""
         wrong = self.minute if at is None else at
         for _ in range(minutes):
             self.clock.advance(30)
@@ -122,7 +122,7 @@ class Api:
             self.scrape()
 
     def played(self, label: str) -> float:
-        """What the API shows in the end."""
+        """The sum of what the API returns in the end."""
         return sum(row.get(label) or 0.0 for row in self.rows.values())
 
 
@@ -144,36 +144,38 @@ def api_of(tmp_path: Path, clock: FakeClock) -> Iterator[Callable[..., Api]]:
 
 
 @EACH
-def test_a_wrong_value_that_is_corrected_in_time_reaches_no_counter(
+def test_a_wrong_value_corrected_in_time_reaches_no_counter(
     api_of: Callable[..., Api], stream: Stream, label: str
 ) -> None:
-    """10^9 shown for five minutes and corrected: the counter goes on, after a restart, too, and all are told."""
+    """10^9 is returned for five minutes and then corrected. The counter continues with all plays,
+    also after a restart.
+    """
     api = api_of(stream)
     for _ in range(5):
         api.play(label)
     before, wrong = api.samples[label][-1], api.minute
-    api.shown_wrong(label, 1e9, 3)
+    api.show_wrong(label, 1e9, 3)
     assert api.merchant.held_values == 1
     api.restart()
     assert api.merchant.held_values == 1
-    api.shown_wrong(label, 1e9, 2, wrong)
+    api.show_wrong(label, 1e9, 2, wrong)
     for _ in range(5):
         api.play(label)
     assert api.merchant.held_values == 0
-    # What is there of a day at the first answer is where counting starts.
-    started = PLAYS if stream.target.by_day else 0.0
-    assert before < api.samples[label][-1] == api.played(label) - started
+    # Counting starts with what the day already has at the first answer.
+    initial = PLAYS if stream.target.by_day else 0.0
+    assert before < api.samples[label][-1] == api.played(label) - initial
     assert api.samples[label] == sorted(api.samples[label])
     assert (api.merchant.series_resets, api.merchant.lost_minutes) == (0, 0)
 
 
-def test_a_wrong_value_is_logged_once_while_it_waits(api_of: Callable[..., Api]) -> None:
-    """One warning says which minute has which value and what becomes of it; another begins anew after that."""
+def test_a_held_value_is_logged_once(api_of: Callable[..., Api]) -> None:
+    """One warning gives the minute, the value and what happens to it. A later wrong value is logged again."""
     api = api_of(ALL)
     for _ in range(2):
         api.play("")
         with structlog.testing.capture_logs() as logs:
-            api.shown_wrong("", 1e9, 4)
+            api.show_wrong("", 1e9, 4)
             api.play("")
         (line,) = [each for each in logs if "implausible" in each["event"]]
         assert (line["log_level"], line["stream"], line["value"]) == ("warning", str(ALL), 1e9)
@@ -182,8 +184,8 @@ def test_a_wrong_value_is_logged_once_while_it_waits(api_of: Callable[..., Api])
 
 
 @pytest.mark.parametrize("stream", [ALL, WHOLE])
-def test_a_real_beginning_is_counted_at_once(api_of: Callable[..., Api], stream: Stream) -> None:
-    """A live event that has 50,000 plays in its first minute after none is no wrong value."""
+def test_a_sudden_start_is_counted_at_once(api_of: Callable[..., Api], stream: Stream) -> None:
+    """50,000 plays in the first minute of a live event after minutes without plays are not a wrong value."""
     api = api_of(stream)
     api.play("", 0)
     api.play("", 0)
@@ -192,8 +194,10 @@ def test_a_real_beginning_is_counted_at_once(api_of: Callable[..., Api], stream:
 
 
 @pytest.mark.parametrize("stream", [ALL, COUNTRY, WHOLE])
-def test_a_large_merchant_is_believed_from_the_first_answer_on(api_of: Callable[..., Api], stream: Stream) -> None:
-    """300,000 plays a minute in the half hour before the first start are usual, one wrong row among them is not."""
+def test_a_large_merchant_is_accepted_from_the_first_answer_on(api_of: Callable[..., Api], stream: Stream) -> None:
+    """After half an hour with 300,000 plays a minute before the first start, such values are plausible; a single wrong
+    row among them is not.
+    """
     api = api_of(stream)
     label = "jp" if stream is COUNTRY else ""
     for minute in range(api.minute - 30, api.minute):
@@ -202,37 +206,39 @@ def test_a_large_merchant_is_believed_from_the_first_answer_on(api_of: Callable[
     api.play(label, 3e5)
     api.play(label, 3e5)
     assert (api.merchant.held_values, api.series[0].total) == (0, 6e5)
-    api.shown_wrong(label, 1e9, 3)
+    api.show_wrong(label, 1e9, 3)
     assert api.merchant.held_values == 1
 
 
-def test_a_wrong_value_that_stays_is_counted_when_it_has_been_shown_for_the_window(api_of: Callable[..., Api]) -> None:
-    """10^9 shown for longer than the revision window is counted, once, also when the process is another by then."""
+def test_a_wrong_value_that_stays_is_counted_after_the_revision_window(api_of: Callable[..., Api]) -> None:
+    """10^9 that the API returns for longer than the revision window is counted once, also if the process has restarted
+    since.
+    """
     api = api_of(ALL)
     api.play("")
     api.play("")
     wrong = api.minute
-    api.shown_wrong("", 1e9, 20)
+    api.show_wrong("", 1e9, 20)
     api.restart()
-    api.shown_wrong("", 1e9, 10, wrong)
+    api.show_wrong("", 1e9, 10, wrong)
     assert api.series[0].total == 32 * PLAYS
-    api.shown_wrong("", 1e9, 1, wrong)
+    api.show_wrong("", 1e9, 1, wrong)
     assert (api.merchant.held_values, api.series[0].total) == (0, 1e9 + 32 * PLAYS)
 
 
 @EACH
-def test_what_is_owed_for_longer_than_a_day_ends_in_a_reset(
+def test_a_decrease_owed_for_more_than_a_day_resets_the_counter(
     api_of: Callable[..., Api], stream: Stream, label: str
 ) -> None:
-    """A wrong value that was believed and then taken back: the counter stands still for a day, begins again at 0, shows
-    that for a minute, and `increase()` over it is what was played after it.
+    """After a wrong value was counted and then corrected, the counter stays constant for a day, then resets to 0 and
+    exports 0 for a minute. `increase()` over the reset is what was played after it.
     """
     api = api_of(stream)
     for _ in range(3):
         api.play(label)
-    # Small enough to be believed.
+    # Small enough to be counted.
     wrong = 140_000_000.0 if stream.target.by_day else 90_000.0
-    api.shown_wrong(label, wrong, 2)
+    api.show_wrong(label, wrong, 2)
     api.play(label)
     frozen, owed_from = api.samples[label][-1], len(api.samples[label])
     assert frozen >= wrong - PLAYS
@@ -250,7 +256,7 @@ def test_what_is_owed_for_longer_than_a_day_ends_in_a_reset(
     assert api.merchant.series_resets == 1
     reset_from, at = len(api.samples[label]) - 1, api.played(label)
     assert api.samples[label][reset_from] == 0
-    # A process that ends now shows the 0 anew.
+    # A process that restarts now exports the 0 again.
     api.restart()
     assert api.merchant.series_resets == 1
     for _ in range(50):
@@ -258,17 +264,17 @@ def test_what_is_owed_for_longer_than_a_day_ends_in_a_reset(
     after = api.samples[label][reset_from:]
     assert after[:2] == [0, 0]
     assert after == sorted(after)
-    # From before the reset on: the fall itself adds nothing.
+    # Also from before the reset on: the decrease itself adds nothing.
     assert increase(api.samples[label][owed_from - 1 :]) == increase(after) == api.played(label) - at == 500
 
 
-def test_only_the_label_value_that_owes_begins_again(api_of: Callable[..., Api]) -> None:
-    """The counters of the other label values of the stream go on."""
+def test_only_the_label_value_that_owes_is_reset(api_of: Callable[..., Api]) -> None:
+    """The counters of the stream's other label values continue."""
     api = api_of(COUNTRY)
     for label in ("jp", "us"):
         api.play(label)
-    api.shown_wrong("jp", 90_000, 1)
-    api.shown_wrong("us", 500, 1)
+    api.show_wrong("jp", 90_000, 1)
+    api.show_wrong("us", 500, 1)
     for place in range(DAY_MINUTES + 10):
         api.play(("jp", "us")[place % 2])
     assert api.merchant.series_resets == 1
@@ -277,8 +283,10 @@ def test_only_the_label_value_that_owes_begins_again(api_of: Callable[..., Api])
     assert api.samples["jp"][-1] < 100
 
 
-def test_a_total_that_the_state_file_cannot_hold_begins_again(api_of: Callable[..., Api]) -> None:
-    """Beyond 9.2 million million a counter goes on from 0 with what came last; nothing fails, nothing is lost."""
+def test_a_total_too_large_for_the_state_file_is_reset(api_of: Callable[..., Api]) -> None:
+    """Above 9.2 million million a counter continues from 0 with the newest increase; nothing
+    fails and nothing is lost.
+    """
     api = api_of(SITES)
     api.play("s")
     api.play("s")
@@ -295,8 +303,8 @@ def test_a_total_that_the_state_file_cannot_hold_begins_again(api_of: Callable[.
     assert sum(after < before for before, after in pairwise(api.samples["s"])) == 1
 
 
-def test_a_day_that_cannot_be_used_keeps_its_old_value(api_of: Callable[..., Api]) -> None:
-    """Keys of a day that is held are counted when the API shows a number again."""
+def test_a_day_without_a_usable_value_keeps_its_old_value(api_of: Callable[..., Api]) -> None:
+    """Key deliveries of a held day are counted when the API returns a number again."""
     api = api_of(KEYS)
     api.play("")
     api.play("")
@@ -309,14 +317,16 @@ def test_a_day_that_cannot_be_used_keeps_its_old_value(api_of: Callable[..., Api
     assert (api.merchant.held_values, api.series[0].total) == (0, 30)
 
 
-def test_a_day_that_is_bad_once_before_midnight_is_not_lost(api_of: Callable[..., Api]) -> None:
-    """The day before yesterday is asked for until the API shows a number of it, a day long; then it is given up."""
+def test_a_day_with_a_bad_value_before_midnight_is_not_lost(api_of: Callable[..., Api]) -> None:
+    """The exporter requests the day before yesterday for another day, until the API returns a
+    number; then it gives up.
+    """
     api = api_of(KEYS)
     api.play("", 100)
     day = api.minute
     while api.minute == day:
         api.clock.advance(60)
-    # Of yesterday some keys are told late, and its value is bad in the last answer of today.
+    # Some key deliveries of yesterday arrive late, and yesterday's value is bad in today's last answer.
     api.clock.advance((DAY_MINUTES - 10) * 60)
     api.answer({day: {"": None}, api.minute: {"": 5}})
     api.clock.advance(1200)
@@ -327,7 +337,7 @@ def test_a_day_that_is_bad_once_before_midnight_is_not_lost(api_of: Callable[...
     api.clock.advance(60)
     api.scrape()
     assert (api.series[0].total, api.merchant.held_values) == (8, 0)
-    # One that stays bad is lost after a day, once.
+    # A day whose value stays bad is lost after a day, once.
     api.rows = {day + DAY_MINUTES: {"": None}}
     api.answer(api.rows)
     for hours in range(60):
@@ -337,8 +347,8 @@ def test_a_day_that_is_bad_once_before_midnight_is_not_lost(api_of: Callable[...
     assert (api.merchant.held_values, api.series[0].total) == (0, 8)
 
 
-def test_keys_begin_with_an_answer_that_can_be_used(api_of: Callable[..., Api]) -> None:
-    """What the day had before the first number is nobody's: it is not counted when the number comes."""
+def test_key_deliveries_start_with_a_usable_answer(api_of: Callable[..., Api]) -> None:
+    """What the day had before the first number is not counted when the number comes."""
     api = api_of(KEYS)
     api.answer({api.minute: {"": None}})
     assert api.merchant.streams[KEYS].through is None
@@ -350,9 +360,9 @@ def test_keys_begin_with_an_answer_that_can_be_used(api_of: Callable[..., Api]) 
     assert api.merchant.streams[KEYS].through is not None
 
 
-def test_what_is_held_is_kept_and_told(api_of: Callable[..., Api]) -> None:
-    """The gauge is absent, the number of values is shown, the detector and the range know which minutes; all of it
-    after a restart, too.
+def test_a_held_minute_is_stored_and_shown(api_of: Callable[..., Api]) -> None:
+    """The gauge is absent, the number of held values is shown, and detector and range know the minutes, also after a
+    restart.
     """
     api = api_of(COUNTRY)
     api.play("jp")
@@ -373,8 +383,8 @@ def test_what_is_held_is_kept_and_told(api_of: Callable[..., Api]) -> None:
     assert (api.merchant.held_values, api.ledger.held(COUNTRY)) == (0, frozenset())
 
 
-def test_what_is_given_up_is_told_once(api_of: Callable[..., Api]) -> None:
-    """A label value that is never right costs a line in the log, not one a minute, and its minutes are lost."""
+def test_a_lost_label_value_is_logged_once(api_of: Callable[..., Api]) -> None:
+    """A label value that never becomes usable is one log line, not one a minute, and its minutes are lost."""
     api = api_of(COUNTRY)
     with structlog.testing.capture_logs() as logs:
         for _ in range(150):
@@ -389,24 +399,26 @@ def test_what_is_given_up_is_told_once(api_of: Callable[..., Api]) -> None:
     assert {series.label for series in api.series} == {"jp"}
 
 
-@pytest.mark.parametrize(("shown", "told"), [({"pc": 1, "mobile": 1, "other": 1}, 0), ({"pc": 1, "tv": 1, "x": 1}, 1)])
-def test_more_label_values_than_the_limit_are_told_of_once(
-    api_of: Callable[..., Api], shown: dict[str, float | None], told: int
+@pytest.mark.parametrize(
+    ("shown", "warnings"), [({"pc": 1, "mobile": 1, "other": 1}, 0), ({"pc": 1, "tv": 1, "x": 1}, 1)]
+)
+def test_more_label_values_than_the_limit_are_logged_once(
+    api_of: Callable[..., Api], shown: dict[str, float | None], warnings: int
 ) -> None:
-    """A real overflow is one warning for the stream; the API's own `other` is none."""
+    """Too many label values are one warning for the stream; the API's own `other` is none."""
     api = api_of(COUNTRY, max_label_values=2)
     with structlog.testing.capture_logs() as logs:
         for _ in range(3):
             api.clock.advance(60)
             api.answer({api.minute: shown})
-    assert ["max_label_values" in line["event"] for line in logs] == [True] * told
+    assert ["max_label_values" in line["event"] for line in logs] == [True] * warnings
 
 
 @pytest.mark.parametrize("start", range(3))
 def test_sums_are_exact_through_thousands_of_revisions(api_of: Callable[..., Api], start: int) -> None:
-    """Seconds with decimals of sites that are watched now and then, each minute shown a little more or less while it is
-    young, some values unusable for a while, more sites than series, and restarts: no counter that is shown ever falls,
-    by not even its last bit, and in the end each is exactly the sum of the final values and what it owes.
+    """Sites have seconds with decimals, not in every minute. Young minutes change, some values are unusable for some
+    time, there are more sites than series, and the process restarts. No exported counter ever falls, not even by its
+    last bit. In the end each is exactly the sum of the final values and what is owed.
     """
     rng = random.Random(start)
     api = api_of(SITES, max_label_values=5)

@@ -1,4 +1,4 @@
-"""How many files the process may open, and what they are for."""
+"""The limit of open files, and how it is divided."""
 
 import resource
 
@@ -17,11 +17,11 @@ class System:
         self._most = most
 
     def get(self, _which: int) -> tuple[int, int]:
-        """The limits."""
+        """The current limits."""
         return self.limits
 
     def set(self, _which: int, limits: tuple[int, int]) -> None:
-        """Other limits."""
+        """Set other limits."""
         if limits[0] > self._most:
             raise ValueError("current limit exceeds maximum limit")
         self.limits = limits
@@ -41,7 +41,9 @@ class System:
     ids=["raised", "nothing to raise", "capped", "never lowered", "unlimited", "macOS", "refused"],
 )
 def test_the_soft_limit_is_raised(system: System, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the hard limit, within reason; what the system refuses is no error, and the hard limit stays."""
+    """It is raised to the hard limit, up to a maximum; if the system refuses that, it is no error, and the hard limit
+    stays.
+    """
     hard = system.limits[1]
     monkeypatch.setattr(resource, "getrlimit", system.get)
     monkeypatch.setattr(resource, "setrlimit", system.set)
@@ -49,8 +51,8 @@ def test_the_soft_limit_is_raised(system: System, expected: int, monkeypatch: py
     assert system.limits == (expected, hard)
 
 
-def test_no_limit_at_all_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the soft limit is unlimited, the cap is what is counted with."""
+def test_an_unlimited_soft_limit_is_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the soft limit is unlimited, the cap is used for the calculation."""
     system = System(UNLIMITED, UNLIMITED)
     monkeypatch.setattr(resource, "getrlimit", system.get)
     monkeypatch.setattr(resource, "setrlimit", system.set)
@@ -58,7 +60,7 @@ def test_no_limit_at_all_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert system.limits == (UNLIMITED, UNLIMITED)
 
 
-def test_clients_get_what_the_api_leaves() -> None:
+def test_clients_get_the_rest() -> None:
     """Connections to the API come first; clients get the rest, between a minimum and a maximum."""
     assert max_connections(65536, 300, 4) == MAX_CONNECTIONS
     assert max_connections(1024, 200, 4) == 1024 - RESERVED - 800

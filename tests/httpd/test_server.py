@@ -1,4 +1,4 @@
-"""The HTTP server against peers that do not behave, over real sockets."""
+"""The HTTP server with clients that misbehave, over real sockets."""
 
 import contextlib
 import functools
@@ -32,11 +32,11 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Served:
-    """A server, and how many connections it has.
+    """A server and its connections.
 
     Attributes:
         server: The server.
-        calls: The paths that the handler was called for, in their order.
+        calls: The paths of the handler's calls, in order.
         connections: Its connections.
     """
 
@@ -48,21 +48,21 @@ class Served:
         self._answer = answer
 
     def handle(self, request: Request) -> Response:
-        """Answer a request."""
+        """Respond to a request."""
         self.calls.append(request.path)
         return Response(200, (), self._answer(request))
 
     @property
     def connected(self) -> int:
-        """How many connections there are."""
+        """The number of connections."""
         return len(self.connections)
 
     def get(self, path: str = "/") -> requests.Response:
-        """What it answers."""
+        """The response to a GET."""
         return get(f"http://{self.server.address}{path}")
 
     def connect(self, sent: bytes = b"") -> socket.socket:
-        """A peer that has sent something, and takes as little as it can."""
+        """A client that has sent something, with receive buffers as small as possible."""
         peer = socket.socket()
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         peer.settimeout(PATIENCE)
@@ -103,8 +103,8 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Served]]:
         yield start
 
 
-def hung_up(peer: socket.socket) -> bool:
-    """Whether the server has ended a connection from which nothing else is to come."""
+def closed_by_server(peer: socket.socket) -> bool:
+    """Whether the server has closed a connection without sending anything else."""
     try:
         return peer.recv(1) == b""
     except ConnectionError:
@@ -115,7 +115,9 @@ def hung_up(peer: socket.socket) -> bool:
     "sent", [b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n"]
 )
 def test_a_request_has_a_deadline(serve: Callable[..., Served], sent: bytes) -> None:
-    """A peer that sends its headers or its body a byte at a time is cut, however often a byte comes."""
+    """The connection of a client that sends its headers or its body a byte at a time is closed, however often a byte
+    comes.
+    """
     served = serve(request_timeout=0.5)
     with served.connect(sent) as peer:
         deadline = time.monotonic() + PATIENCE
@@ -123,13 +125,13 @@ def test_a_request_has_a_deadline(serve: Callable[..., Served], sent: bytes) -> 
             while not select.select([peer], [], [], 0.1)[0]:
                 assert time.monotonic() < deadline
                 peer.sendall(b"a")
-        assert hung_up(peer)
+        assert closed_by_server(peer)
     assert served.calls == []
 
 
 @pytest.mark.parametrize("sent", [b"", REQUEST])
 def test_an_idle_connection_has_a_deadline(serve: Callable[..., Served], sent: bytes) -> None:
-    """A connection that says nothing, or nothing more, is ended."""
+    """An idle connection is closed, at its start and after a request."""
     served = serve(idle_timeout=0.5)
     with served.connect(sent) as peer:
         with peer.makefile("rb") as stream:
@@ -137,8 +139,8 @@ def test_an_idle_connection_has_a_deadline(serve: Callable[..., Served], sent: b
         assert answer.endswith(b"fine\n" if sent else b"")
 
 
-def test_an_answer_that_is_not_read_has_a_deadline(serve: Callable[..., Served]) -> None:
-    """A peer that does not read is cut, and what was meant for it is let go."""
+def test_an_unread_response_has_a_deadline(serve: Callable[..., Served]) -> None:
+    """The connection of a client that does not read is closed, and its response is dropped."""
     served = serve(lambda request: b"x" * (20 * MEGABYTE if request.path == "/" else 1), response_timeout=0.5)
     with served.connect(REQUEST) as peer:
         wait_until("the handler is called", lambda: "/" in served.calls)
@@ -147,8 +149,8 @@ def test_an_answer_that_is_not_read_has_a_deadline(serve: Callable[..., Served])
             assert len(stream.read()) < 20 * MEGABYTE
 
 
-def test_an_answer_takes_as_long_as_it_takes(serve: Callable[..., Served]) -> None:
-    """The deadlines are those of the peer: a handler may be slower than all of them."""
+def test_a_slow_handler_has_no_deadline(serve: Callable[..., Served]) -> None:
+    """The deadlines are those of the client: a handler may be slower than all of them."""
 
     def slow(_: Request) -> bytes:
         time.sleep(3)
@@ -163,8 +165,8 @@ def test_an_answer_takes_as_long_as_it_takes(serve: Callable[..., Served]) -> No
     assert served.get().text == "late\n"
 
 
-def test_requests_that_are_sent_at_once_are_answered_one_after_the_other(serve: Callable[..., Served]) -> None:
-    """No request is handled before the response to the one before is read; then all are answered."""
+def test_pipelined_requests_get_responses_in_order(serve: Callable[..., Served]) -> None:
+    """No request is handled before the response to the one before is read; then all get responses."""
     answer = b"x" * MEGABYTE * 8
     served = serve(lambda request: answer if request.path == "/" else b"fine\n")
     with served.connect(REQUEST * 5) as peer:
@@ -181,8 +183,10 @@ def test_requests_that_are_sent_at_once_are_answered_one_after_the_other(serve: 
     assert served.calls.count("/") == 5
 
 
-def test_unread_answers_are_bounded_in_total(serve: Callable[..., Served]) -> None:
-    """Beyond the limit those that read for longest are cut, and a peer that reads gets its answer."""
+def test_unread_responses_are_limited_in_total(serve: Callable[..., Served]) -> None:
+    """Above the limit, the connections that have been reading longest are closed, and a client that reads gets its
+    response.
+    """
     served = serve(lambda _: b"x" * MEGABYTE * 8, unsent_bytes=20 * MEGABYTE)
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(served.connect(REQUEST)) for _ in range(8)]
@@ -191,8 +195,8 @@ def test_unread_answers_are_bounded_in_total(serve: Callable[..., Served]) -> No
         assert served.get().content == b"x" * MEGABYTE * 8
 
 
-def test_an_answer_that_several_read_counts_once(serve: Callable[..., Served]) -> None:
-    """It is in memory once, so nobody is cut for it."""
+def test_a_shared_response_counts_once(serve: Callable[..., Served]) -> None:
+    """It is in memory once, so no connection is closed for it."""
     answer = b"x" * MEGABYTE * 8
     served = serve(lambda _: answer, unsent_bytes=20 * MEGABYTE)
     with contextlib.ExitStack() as stack:
@@ -230,7 +234,7 @@ def _holding(release: threading.Event, answer: Callable[[Request], bytes]) -> Ca
 
 
 def test_waiting_requests_with_the_same_key_share_a_response(serve: Callable[..., Served]) -> None:
-    """The response is made once, after the last of the requests came; a request with another key gets its own."""
+    """The response is created once, after the last of the requests came; a request with another key gets its own."""
     release, number = threading.Event(), itertools.count(1)
     served = serve(_holding(release, lambda _: b"number %d\n" % next(number)), coalesce_key=_by_path)
     with contextlib.ExitStack() as stack:
@@ -248,8 +252,8 @@ def test_waiting_requests_with_the_same_key_share_a_response(serve: Callable[...
     assert b"number 1\n" not in answers
 
 
-def test_an_answer_is_never_older_than_its_request(serve: Callable[..., Served]) -> None:
-    """A request that comes while a response is being made gets a newer one."""
+def test_a_response_is_never_older_than_its_request(serve: Callable[..., Served]) -> None:
+    """A request that comes while a response is being created gets a newer one."""
     begun, release = threading.Event(), threading.Event()
     number = itertools.count(1)
 
@@ -269,7 +273,7 @@ def test_an_answer_is_never_older_than_its_request(serve: Callable[..., Served])
 
 
 def test_a_failure_is_not_shared(serve: Callable[..., Served]) -> None:
-    """Where it fails for one, the others who wait are tried again."""
+    """If it fails for one request, the other waiting ones are tried again."""
     release, number = threading.Event(), itertools.count()
 
     def fail_first(_: Request) -> bytes:
@@ -292,12 +296,14 @@ def test_a_failure_is_not_shared(serve: Callable[..., Served]) -> None:
 
 
 def _waiting(served: Served) -> int:
-    """How many wait for an answer, apart from those that hold the threads."""
+    """The number of requests that wait for a response, apart from those that hold the threads."""
     return sum(each.phase is Phase.HANDLING for each in served.connections) - 2
 
 
-def test_at_the_limit_the_idlest_connections_are_closed(serve: Callable[..., Served]) -> None:
-    """Any number of peers that send nothing or half a header do not keep a scrape out; one that is answered stays."""
+def test_at_the_limit_the_longest_idle_connections_are_closed(serve: Callable[..., Served]) -> None:
+    """Any number of clients that send nothing or half a header do not block a scrape; a connection with a request in
+    progress stays.
+    """
     begun, go_on = threading.Event(), threading.Event()
 
     def wait(request: Request) -> bytes:
@@ -314,14 +320,14 @@ def test_at_the_limit_the_idlest_connections_are_closed(serve: Callable[..., Ser
         for _ in range(3):
             assert served.get("/metrics").text == "fine\n"
         assert served.connected <= 10
-        assert hung_up(peers[0])
+        assert closed_by_server(peers[0])
         go_on.set()
         with slow.makefile("rb") as stream:
             assert stream.read().endswith(b"fine\n")
 
 
 def test_one_pool_does_not_wait_for_another(serve: Callable[..., Served]) -> None:
-    """While every thread for pages hangs, probes and metrics answer."""
+    """While every thread for pages hangs, probes and metrics respond."""
     release = threading.Event()
 
     def hang(request: Request) -> bytes:
@@ -339,8 +345,8 @@ def test_one_pool_does_not_wait_for_another(serve: Callable[..., Served]) -> Non
         assert served.get("/metrics").ok
 
 
-def test_nothing_is_rendered_for_clients_that_have_gone(serve: Callable[..., Served]) -> None:
-    """A request whose peer breaks off while it waits costs nothing."""
+def test_nothing_is_rendered_for_disconnected_clients(serve: Callable[..., Served]) -> None:
+    """A request whose client disconnects while it waits is not rendered."""
     release = threading.Event()
 
     def hang(request: Request) -> bytes:
@@ -365,8 +371,8 @@ def test_nothing_is_rendered_for_clients_that_have_gone(serve: Callable[..., Ser
     assert "/gone" not in served.calls
 
 
-def test_a_peer_may_end_its_side_and_read_on(serve: Callable[..., Served]) -> None:
-    """An answer on its way is sent to its end; then the connection ends."""
+def test_a_client_may_half_close_and_read_on(serve: Callable[..., Served]) -> None:
+    """A response under way is sent completely; then the connection is closed."""
     served = serve(lambda _: b"x" * MEGABYTE * 8)
     with served.connect(REQUEST) as peer, peer.makefile("rb") as stream:
         assert stream.readline() == b"HTTP/1.1 200 OK\r\n"
@@ -376,8 +382,8 @@ def test_a_peer_may_end_its_side_and_read_on(serve: Callable[..., Served]) -> No
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 @pytest.mark.parametrize("requests", [1, 3])
-def test_a_peer_that_sends_no_more_is_answered(serve: Callable[..., Served], version: bytes, requests: int) -> None:
-    """As `nc -N` does: all of its requests are answered, then the connection ends."""
+def test_a_half_closed_client_gets_responses(serve: Callable[..., Served], version: bytes, requests: int) -> None:
+    """As with `nc -N`, all requests get their responses, then the connection is closed."""
     served = serve(lambda _: b"fine\n")
     with served.connect(REQUEST.replace(b"1.1", version) * requests) as peer:
         peer.shutdown(socket.SHUT_WR)
@@ -385,8 +391,8 @@ def test_a_peer_that_sends_no_more_is_answered(serve: Callable[..., Served], ver
         wait_until("it is forgotten", lambda: served.connected == 0)
 
 
-def test_a_peer_that_sends_no_more_is_answered_late(serve: Callable[..., Served]) -> None:
-    """It may end its side while it waits, and waits for as long as the answer takes."""
+def test_a_half_closed_client_gets_a_late_response(serve: Callable[..., Served]) -> None:
+    """A client may half-close while it waits, and waits as long as the response takes."""
     release = threading.Event()
     served = serve(_holding(release, lambda _: b"fine\n"))
     with contextlib.ExitStack() as stack:
@@ -403,12 +409,12 @@ def test_a_peer_that_sends_no_more_is_answered_late(serve: Callable[..., Served]
 @pytest.mark.parametrize(
     "sent", [b"", b"GET / HT", REQUEST[:-2], b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"]
 )
-def test_half_a_request_is_the_end(serve: Callable[..., Served], sent: bytes) -> None:
-    """Where the rest cannot come, nobody waits for it."""
+def test_half_a_request_closes_the_connection(serve: Callable[..., Served], sent: bytes) -> None:
+    """If the rest cannot come any more, the server does not wait for it."""
     served = serve(lambda _: b"fine\n")
     with served.connect(sent) as peer:
         peer.shutdown(socket.SHUT_WR)
-        assert hung_up(peer)
+        assert closed_by_server(peer)
     assert served.calls == []
 
 
@@ -422,15 +428,15 @@ def test_half_a_request_is_the_end(serve: Callable[..., Served], sent: bytes) ->
         (b"//example.com/x", "//example.com/x", ""),
     ],
 )
-def test_a_target_may_name_the_server(serve: Callable[..., Served], target: bytes, path: str, query: str) -> None:
-    """Scheme and host in front of the path are not part of it."""
+def test_a_target_may_contain_the_server(serve: Callable[..., Served], target: bytes, path: str, query: str) -> None:
+    """Scheme and host before the path are ignored."""
     seen: list[Request] = []
 
-    def note(request: Request) -> bytes:
+    def record(request: Request) -> bytes:
         seen.append(request)
         return b"fine\n"
 
-    served = serve(note)
+    served = serve(record)
     with served.connect(REQUEST.replace(b" / ", b" " + target + b" ").replace(b"1.1", b"1.0")) as peer:
         assert _read(peer).endswith(b"fine\n")
     assert (seen[-1].path, seen[-1].query) == (path, query)
@@ -457,13 +463,13 @@ def test_expect_continue_is_answered_at_once(serve: Callable[..., Served], size:
 )
 @pytest.mark.parametrize("where", ["header", "target"])
 def test_headers_have_a_limit(serve: Callable[..., Served], size: int, status: bytes, where: str) -> None:
-    """It is what the limits say, wherever the bytes are, and however they arrive."""
+    """The limit holds wherever the bytes are, and however they arrive."""
     served = serve()
     filler = b"GET /?%b HTTP/1.0\r\nX: %b\r\n"
     left = b"x" * (size - len(filler % (b"", b"")))
     sent = (filler % ((b"", left) if where == "header" else (left, b""))) + b"\r\n"
     with served.connect() as peer:
-        # It may refuse before it has read all.
+        # The server may refuse before it has read everything.
         with contextlib.suppress(ConnectionError):
             peer.sendall(sent)
         if status != b"400":
@@ -475,7 +481,7 @@ def test_headers_have_a_limit(serve: Callable[..., Served], size: int, status: b
 
 
 def test_several_sockets_are_served() -> None:
-    """One server listens at several places, and frees them all."""
+    """One server listens on several sockets, and closes them all."""
     sockets = [listen(Address("127.0.0.1", 0), "--flag") for _ in range(2)]
     ports = [each.getsockname()[1] for each in sockets]
     server = Server(lambda _: Response(200, (), b"fine"), sockets)
@@ -489,7 +495,7 @@ def test_several_sockets_are_served() -> None:
 
 
 def test_a_failing_handler_is_one_line(serve: Callable[..., Served]) -> None:
-    """An exception is a 500 without a word about it, and a line in the log."""
+    """An exception is a 500 without details, and a log line."""
 
     def fail(request: Request) -> bytes:
         if request.path == "/":
@@ -503,13 +509,13 @@ def test_a_failing_handler_is_one_line(serve: Callable[..., Served]) -> None:
     assert [(line["event"], line["path"]) for line in lines] == [("HTTP request failed", "/")]
 
 
-def test_every_answer_has_a_date(serve: Callable[..., Served]) -> None:
-    """Also without one of the application's own."""
+def test_every_response_has_a_date(serve: Callable[..., Served]) -> None:
+    """That includes responses that do not come from the application."""
     assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", serve().get().headers["Date"])
 
 
-def test_stop_is_quick_whatever_peers_do(serve: Callable[..., Served]) -> None:
-    """Peers that read nothing, send half a request, or wait for an answer that hangs do not hold up the end."""
+def test_stop_is_quick_whatever_clients_do(serve: Callable[..., Served]) -> None:
+    """Clients that read nothing, send half a request, or wait for a hanging response do not delay the stop."""
     release = threading.Event()
 
     def hang(request: Request) -> bytes:
@@ -530,11 +536,11 @@ def test_stop_is_quick_whatever_peers_do(serve: Callable[..., Served]) -> None:
         assert lines == []
 
 
-def test_connections_send_at_once_and_hold_little() -> None:
-    """The parts of an answer do not wait for each other on the wire, and the system holds little for a peer."""
+def test_connections_send_at_once_and_buffer_little() -> None:
+    """The parts of a response do not wait for each other on the wire, and the system buffers little for a client."""
     with listen(Address("127.0.0.1", 0), "--flag") as listener:
         assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        # Linux doubles what is asked for.
+        # Linux doubles the requested size.
         assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= MEGABYTE
 
 
@@ -558,7 +564,7 @@ time.sleep(1000)
 
 
 def test_without_descriptors_it_backs_off_and_closes_idle_connections(tmp_path: Path) -> None:
-    """Where no descriptor is left, a scrape gets in all the same; that is one line, and nearly no CPU time."""
+    """If no file descriptor is left, a scrape still succeeds; that is one log line, and nearly no CPU time."""
     with Program(python("-c", FEW_DESCRIPTORS), tmp_path) as program, contextlib.ExitStack() as stack:
         port = int(program.line(r"port (\d+)")[1])
         program.line("limited")
@@ -581,7 +587,7 @@ def _cpu(pid: int) -> float:
 
 
 def test_accepting_again_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A problem with accepting is resolved after a while without it, and said once each time."""
+    """A problem with accepting is resolved after some time without it; the start and the end are logged once each."""
     monkeypatch.setattr(acceptor, "BACKOFF", 0.0)
     monkeypatch.setattr(acceptor, "CHECK_EVERY", 0.05)
     monkeypatch.setattr(acceptor, "RESOLVED_AFTER", 0.2)

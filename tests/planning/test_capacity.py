@@ -1,4 +1,4 @@
-"""What `plan` tells of a configuration before it runs."""
+"""The output of `plan` for a configuration."""
 
 import contextlib
 import sqlite3
@@ -29,7 +29,7 @@ def merchant(media: int, limit: int) -> MerchantSettings:
     )
 
 
-def test_what_fits_needs_no_advice() -> None:
+def test_enough_budget_needs_no_advice() -> None:
     """With room for all streams each is fetched every minute, and nothing is stale."""
     of = merchant(2, 45), PollSettings(), dict[str, float]()
     capacity = estimate_capacity(*of)
@@ -44,7 +44,7 @@ def test_what_fits_needs_no_advice() -> None:
 
 
 def test_known_plays_make_the_mean_play_fresher() -> None:
-    """Where a few media have most plays, their freshness is what counts, and the bound is near."""
+    """If a few media have most plays, their freshness matters most, and the bound is near."""
     rates = {f"media{number}": 1000 / (number + 1) for number in range(100)}
     alike, known = (estimate_capacity(merchant(100, 20), PollSettings(), each) for each in ({}, rates))
     assert known.freshness.mean < alike.freshness.mean
@@ -55,8 +55,10 @@ def test_known_plays_make_the_mean_play_fresher() -> None:
     )
 
 
-def test_what_does_not_fit_comes_with_one_line_of_advice() -> None:
-    """The line says which limit to request, which wait would fit, and what to drop: the least worth first."""
+def test_too_small_a_budget_has_one_line_of_advice() -> None:
+    """The line has the limit to request, the wait that would fit, and the streams to remove: the
+    least valuable first.
+    """
     capacity = estimate_capacity(merchant(100, 5), PollSettings(), {})
     assert capacity.advice == (
         "max_staleness 30m does not fit: ask the vendor for a limit of at least 12 requests a minute, "
@@ -66,7 +68,7 @@ def test_what_does_not_fit_comes_with_one_line_of_advice() -> None:
 
 
 def test_the_plays_are_read_from_a_state_file_in_use(tmp_path: Path) -> None:
-    """`plan` reads what a running exporter has learned, and where there is no file nothing is known."""
+    """`plan` reads the rates that a running exporter has stored; without a file no rate is known."""
     path = tmp_path / "state.db"
     assert read_rates(path) == {}
     state = open_state(path, lambda: 0.0)
@@ -79,7 +81,7 @@ def test_the_plays_are_read_from_a_state_file_in_use(tmp_path: Path) -> None:
 
 
 def test_the_plays_are_read_where_nothing_may_be_written(tmp_path: Path) -> None:
-    """`plan` of another user leaves nothing beside a state file that nobody uses now; an empty file is no error."""
+    """`plan` of another user creates no file beside a state file that is not in use; an empty file is no error."""
     path = tmp_path / "state.db"
     path.touch()
     assert read_rates(path) == {}
@@ -94,7 +96,7 @@ def test_the_plays_are_read_where_nothing_may_be_written(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("what", ["text", "a database", "a folder"])
 def test_a_file_that_is_no_state_file_is_one_line(tmp_path: Path, what: str) -> None:
-    """A wrong path is said, with what to do, and nothing is put beside it."""
+    """A wrong path is reported with the fix, and no file is created beside it."""
     path = tmp_path / "state.db"
     if what == "text":
         path.write_text("plays: many\n" * 100)
@@ -110,7 +112,7 @@ def test_a_file_that_is_no_state_file_is_one_line(tmp_path: Path, what: str) -> 
 
 
 def test_a_damaged_state_file_is_one_line(tmp_path: Path) -> None:
-    """What `plan` cannot read is said."""
+    """A state file that `plan` cannot read is reported."""
     path = tmp_path / "state.db"
     open_state(path, lambda: 0.0).close()
     content = path.read_bytes()

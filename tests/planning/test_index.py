@@ -1,4 +1,4 @@
-"""Which stream is requested next, and how fresh that keeps them."""
+"""Which stream is requested next, and the staleness that results."""
 
 import random
 
@@ -14,24 +14,26 @@ def zipf(streams: int, exponent: float) -> list[float]:
 
 
 def test_the_largest_claim_comes_first() -> None:
-    """Weight times s (s + 1) / 2: a light stream that has waited long comes before a heavy one that has not."""
+    """The claim is weight times s (s + 1) / 2: a light stream that has waited long comes before a heavy one that has
+    not.
+    """
     candidates = [Candidate("heavy", 10.0, 1), Candidate("light", 1.0, 5), Candidate("middle", 5.0, 1)]
     assert choose(candidates, room=3, streams=3, max_staleness=30) == ["light", "heavy", "middle"]
 
 
 def test_no_more_than_the_room_is_chosen() -> None:
-    """What has the least claim waits for the next minute."""
+    """The streams with the smallest claims wait for the next minute."""
     candidates = [Candidate(place, 1.0, place) for place in range(1, 9)]
     assert choose(candidates, room=3, streams=8, max_staleness=30) == [8, 7, 6]
 
 
 def test_a_stream_that_would_wait_too_long_is_chosen_whatever_its_weight() -> None:
-    """The wait that the configuration allows is held, though heavier streams claim more."""
+    """The wait of the configuration is kept, though heavier streams claim more."""
     candidates = [Candidate("heavy", 1e6, 2), Candidate("late", 0.001, 10)]
     assert choose(candidates, room=1, streams=2, max_staleness=10) == ["late"]
 
 
-def test_streams_that_will_be_late_together_are_begun_in_time() -> None:
+def test_streams_that_will_be_late_together_start_in_time() -> None:
     """Twenty streams that are all due in four minutes do not fit into the last of them."""
     heavy = 20
     candidates = [*(Candidate(place, 0.001, 7) for place in range(heavy)), Candidate(heavy, 1e6, 1)]
@@ -39,8 +41,8 @@ def test_streams_that_will_be_late_together_are_begun_in_time() -> None:
     assert heavy in choose(candidates, room=6, streams=21, max_staleness=10)
 
 
-def test_a_wait_that_cannot_be_held_is_given_up_for_freshness() -> None:
-    """Where there are too many streams for the promise, the heavy ones are not kept waiting for it."""
+def test_a_wait_that_cannot_be_kept_is_given_up_for_freshness() -> None:
+    """If there are too many streams for the longest wait, the heavy ones do not wait for it."""
     heavy = 100
     candidates = [*(Candidate(place, 0.001, 90) for place in range(heavy)), Candidate(heavy, 1e6, 2)]
     assert choose(candidates, room=1, streams=101, max_staleness=10) == [heavy]
@@ -48,10 +50,10 @@ def test_a_wait_that_cannot_be_held_is_given_up_for_freshness() -> None:
 
 @settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(2, 12), st.randoms(use_true_random=False))
-def test_no_stream_waits_too_long_where_the_room_can_hold_it(
+def test_no_stream_waits_too_long_if_there_is_room(
     streams: int, room: int, max_staleness: int, rng: random.Random
 ) -> None:
-    """From a start in which all were just requested: whatever the weights, and however they change."""
+    """After a start in which all were just requested, this holds for any weights, also if they change."""
     asked_at = [0] * streams
     weights = [10 ** rng.uniform(-3, 3) for _ in range(streams)]
     for minute in range(1, 60):
@@ -65,7 +67,7 @@ def test_no_stream_waits_too_long_where_the_room_can_hold_it(
             asked_at[place] = minute
 
 
-def test_after_an_outage_the_wait_is_held_again() -> None:
+def test_after_an_outage_the_wait_is_kept_again() -> None:
     """All streams are late at once; within twice the allowed wait none is, and the heavy ones never wait long."""
     streams, room, longest = 300, 12, 30
     weights = zipf(streams, 1.0)
@@ -95,7 +97,7 @@ def test_the_bound_is_that_of_the_relaxed_problem(weights: list[float], room: fl
 
 
 def test_the_bound_with_a_longest_wait_is_higher() -> None:
-    """To hold a longest wait takes room from the heavy streams; one that cannot be held takes none."""
+    """Keeping a longest wait takes room from the heavy streams; one that cannot be kept takes none."""
     weights = zipf(100, 1.5)
     free = lower_bound(weights, 5)
     assert lower_bound(weights, 5, max_staleness=22) > free
@@ -105,7 +107,7 @@ def test_the_bound_with_a_longest_wait_is_higher() -> None:
 @settings(max_examples=50)
 @given(st.lists(st.floats(1, 100), min_size=2, max_size=30), st.integers(1, 10))
 def test_no_schedule_is_below_the_bound(weights: list[float], room: int) -> None:
-    """Whatever the weights and the room, the schedule cannot do better."""
+    """For any weights and any room, the schedule is not better than the bound."""
     bound = lower_bound(weights, room)
     assert estimate_freshness(weights, room, max_staleness=1, minutes=400).mean >= bound * 0.97
 
@@ -113,15 +115,15 @@ def test_no_schedule_is_below_the_bound(weights: list[float], room: int) -> None
 @pytest.mark.parametrize("streams", [100, 400])
 @pytest.mark.parametrize("exponent", [1.0, 0.8])
 def test_the_schedule_is_close_to_the_bound(streams: int, exponent: float) -> None:
-    """With weights that are known, the mean staleness is within 5% of what any schedule can do."""
+    """With known weights, the mean staleness is within 5% of the best possible schedule."""
     weights = zipf(streams, exponent)
     expected = estimate_freshness(weights, room=50, max_staleness=30)
     assert expected.mean <= 1.05 * lower_bound(weights, 50, 30)
     assert expected.slowest <= 30
 
 
-def test_nothing_to_do() -> None:
-    """No stream is no trouble."""
+def test_no_streams() -> None:
+    """Without streams nothing is chosen and nothing fails."""
     assert choose([], room=5, streams=0, max_staleness=30) == []
     assert lower_bound([], 5) == 0
     assert estimate_freshness([], 5, 30).mean == 0

@@ -37,7 +37,7 @@ BUSY = ServerError("busy", status=503, retry_after=600)
 NO_TOKEN = SignInFailed("check the password", code="401", refused=True)
 
 
-def past(first: int) -> WarmupRequest:
+def history(first: int) -> WarmupRequest:
     return WarmupRequest(A, MinuteRange(first, 1000), hourly=False)
 
 
@@ -79,17 +79,17 @@ def test_the_backoff_follows_retry_after(retry_after: float, expected: float) ->
     assert backoff_of(Backoff(ALL), A, ServerError("busy", status=503, retry_after=retry_after), 0) == expected
 
 
-def test_many_that_fail_take_a_request_a_minute_together() -> None:
-    """If 90 streams fail without end, their backoffs grow until one of them is requested in a minute."""
+def test_many_failing_streams_share_one_request_a_minute() -> None:
+    """If 90 streams always fail, their backoffs grow until one request a minute goes to all of them together."""
     backoff = Backoff(ALL)
     streams = [stream(f"m{number}") for number in range(90)]
-    asked = 0
+    requested = 0
     for minute in range(24 * 60):
         for each in streams:
             if not backoff.in_backoff(each, minute * 60):
-                asked += minute >= 12 * 60
+                requested += minute >= 12 * 60
                 backoff.failed(each, FORBIDDEN, minute * 60)
-    assert asked <= 12 * 60 * 1.1
+    assert requested <= 12 * 60 * 1.1
 
 
 def test_an_answer_ends_the_backoff() -> None:
@@ -105,8 +105,8 @@ def test_an_answer_ends_the_backoff() -> None:
 
 
 def test_an_answer_ends_the_backoff_of_others_with_the_same_error() -> None:
-    """What ended for one stream has often ended for all: two others of its kind are requested at once, and two more
-    when those are answered. If it has not ended for them, their backoff grows as it would have.
+    """An error that has ended for one stream has often ended for all. So two other streams with the same error are
+    requested at once, and two more when those are answered. If it has not ended for them, their backoff grows as usual.
     """
     backoff = Backoff(ALL)
     alike = [stream(f"m{number}") for number in range(9)]
@@ -115,18 +115,16 @@ def test_an_answer_ends_the_backoff_of_others_with_the_same_error() -> None:
             backoff.failed(each, FORBIDDEN, 1000 + time)
     backoff.failed(B, BAD, 1000)
     backoff.answered(alike[0])
-    asked = [each for each in alike[1:] if not backoff.in_backoff(each, 1003)]
-    assert len(asked) == RELEASED == 2
-    backoff.answered(asked[0])
+    requested = [each for each in alike[1:] if not backoff.in_backoff(each, 1003)]
+    assert len(requested) == RELEASED == 2
+    backoff.answered(requested[0])
     assert sum(not backoff.in_backoff(each, 1003) for each in alike[1:]) == 4
     assert backoff.in_backoff(B, 1003)
-    assert backoff_of(backoff, asked[1], FORBIDDEN, 1003) == 480
+    assert backoff_of(backoff, requested[1], FORBIDDEN, 1003) == 480
 
 
-def test_a_media_that_is_gone_is_gone_for_all_its_streams() -> None:
-    """A 404 begins the backoff of all streams of the media,
-    is one incident, and an answer for any of them ends that.
-    """
+def test_a_missing_media_is_in_backoff_with_all_its_streams() -> None:
+    """A 404 starts the backoff of all streams of the media and is one incident; an answer for any of them ends both."""
     backoff = Backoff(ALL)
     failure = backoff.failed(A, GONE, 0)
     assert failure == Failure("NotFound", "media a", "no such media")
@@ -143,7 +141,7 @@ def test_a_media_that_is_gone_is_gone_for_all_its_streams() -> None:
 
 @pytest.mark.parametrize("error", [BAD, MalformedAnswer("not JSON"), GONE, DOWN, REFUSED])
 def test_the_pace_maker_is_never_in_backoff(error: ApiError) -> None:
-    """Whatever the whole merchant's plays are answered with, they are requested again."""
+    """The whole merchant's plays are requested again after any error."""
     backoff = Backoff(ALL)
     for _ in range(5):
         backoff.failed(ALL, error, 0)
@@ -157,8 +155,8 @@ def test_the_pace_maker_is_never_in_backoff(error: ApiError) -> None:
 
 @pytest.mark.parametrize("error", [DOWN, FORBIDDEN, REFUSED, BAD, GONE, MalformedAnswer("not JSON")])
 def test_every_failure_counts_against_the_api(error: ApiError) -> None:
-    """No status shows whether the API is down: each failure counts, answered before or not, except for a stream or a
-    media that is in backoff already while others are answered.
+    """No status code shows whether the API is down. So each failure counts, also of streams that never had an answer,
+    except for a stream or a media that is already in backoff while others are answered.
     """
     backoff = Backoff(ALL)
     assert [backoff.suspicion(A, error, answered=answered) for answered in (False, True)] == [1, 1]
@@ -168,8 +166,8 @@ def test_every_failure_counts_against_the_api(error: ApiError) -> None:
 
 
 def test_some_failures_raise_the_question_at_once() -> None:
-    """One answer with Retry-After is enough, and so is a request for a token that failed. But where the pace maker
-    fails in any case, such an answer counts once.
+    """A single answer with Retry-After is enough, and so is a failed request for a token. If the pace maker always
+    fails, such an answer counts once.
     """
     backoff = Backoff(ALL)
     assert backoff.suspicion(A, BUSY, answered=False) == backoff.suspicion(A, BUSY, answered=True) == SUSPICION_LIMIT
@@ -190,17 +188,17 @@ def test_some_failures_raise_the_question_at_once() -> None:
         (LOOKUP, GONE, True, 1),
         (LOOKUP, BUSY, True, SUSPICION_LIMIT),
         (LOOKUP, BUSY, False, 0),
-        (past(1), DOWN, True, 1),
-        (past(1), BAD, True, SUSPICION_LIMIT),
-        (past(1), BAD, False, 0),
+        (history(1), DOWN, True, 1),
+        (history(1), BAD, True, SUSPICION_LIMIT),
+        (history(1), BAD, False, 0),
     ],
 )
 def test_lookups_and_warmup_count_only_while_streams_are_answered(
     task: Task, error: ApiError, answered: bool, suspicion: int
 ) -> None:
-    """The catalog and the past can be closed to the account while the counting works: they count only while
-    streams are answered, and only the first time. Retry-After, and a 400 by which the past would be given up, raise the
-    question at once.
+    """An account may have no access to the catalog or the history although its streams work. So their failures count
+    only while streams are answered, and only the first time. Retry-After, and a 400 after which the exporter would give
+    up the history, raise the question at once.
     """
     backoff = Backoff(ALL)
     assert backoff.suspicion(task, error, answered=answered) == suspicion
@@ -208,16 +206,16 @@ def test_lookups_and_warmup_count_only_while_streams_are_answered(
     assert backoff.suspicion(task, error, answered=answered) == (suspicion if suspicion == SUSPICION_LIMIT else 0)
 
 
-@pytest.mark.parametrize("task", [LOOKUP, past(1)])
+@pytest.mark.parametrize("task", [LOOKUP, history(1)])
 @pytest.mark.parametrize(("error", "suspicion"), [(DOWN, 1), (REFUSED, 1), (FORBIDDEN, 1), (GONE, 0)])
 def test_lookups_and_warmup_count_against_their_kind(task: Task, error: ApiError, suspicion: int) -> None:
     """An error that can concern the whole catalog or the whole warm-up counts; a 404 does not."""
     assert Backoff(ALL).failed(task, error, 0).suspicion == suspicion
 
 
-def test_an_outage_begins_no_backoff() -> None:
-    """A failure of the whole API is one incident for each kind,
-    whatever was requested, until any stream is answered.
+def test_an_outage_starts_no_backoff() -> None:
+    """A failure of the whole API is one incident for each kind of error, whatever was requested, until any stream is
+    answered.
     """
     backoff = Backoff(ALL)
     failures = backoff.api_failed([(ALL, GONE), (A, GONE), (B, DOWN)])
@@ -230,8 +228,8 @@ def test_an_outage_begins_no_backoff() -> None:
     assert not backoff.in_backoff(A, 0)
 
 
-def test_what_failed_while_nothing_was_answered_waits_for_the_others() -> None:
-    """It is deferred until a stream is answered, or until nothing else is left to request."""
+def test_failures_during_an_outage_wait_for_other_streams() -> None:
+    """They are deferred until a stream is answered, or until nothing else is left to request."""
     backoff = Backoff(ALL)
     assert not backoff.retry_deferred()
     backoff.api_failed([(ALL, DOWN), (A, DOWN)])
@@ -243,10 +241,9 @@ def test_what_failed_while_nothing_was_answered_waits_for_the_others() -> None:
     assert not backoff.in_backoff(A, 0)
 
 
-def test_an_outage_of_the_pace_maker_forgives_what_began_in_it() -> None:
-    """When the pace maker has failed and is answered again,
-    that was the API: each backoff that began since its last answer
-    is forgotten. Older backoffs continue.
+def test_an_outage_of_the_pace_maker_cancels_backoffs_that_began_in_it() -> None:
+    """If the pace maker fails and is then answered again, the API was down: each backoff that began since its last
+    answer is cancelled. Older backoffs continue.
     """
     backoff = Backoff(ALL)
     backoff.failed(A, GONE, 0)
@@ -259,8 +256,8 @@ def test_an_outage_of_the_pace_maker_forgives_what_began_in_it() -> None:
     assert backoff.unresolved == {("NotFound", "media a")}
 
 
-def test_a_pace_maker_that_is_answered_all_the_time_forgives_nothing() -> None:
-    """Where it has not failed, what failed did so by itself."""
+def test_without_an_outage_of_the_pace_maker_no_backoff_is_cancelled() -> None:
+    """If the pace maker has not failed, the other streams failed by themselves."""
     backoff = Backoff(ALL)
     backoff.answered(ALL)
     backoff.failed(A, GONE, 0)
@@ -270,7 +267,7 @@ def test_a_pace_maker_that_is_answered_all_the_time_forgives_nothing() -> None:
     assert backoff.in_backoff(A, 1)
 
 
-def test_a_renewed_token_forgives_what_the_old_one_was_refused() -> None:
+def test_a_renewed_token_cancels_backoffs_for_refusals() -> None:
     """Only backoffs for refusals end, and only those that began since the pace maker's last answer."""
     backoff = Backoff(ALL)
     backoff.failed(A, REFUSED, 0)
@@ -282,8 +279,8 @@ def test_a_renewed_token_forgives_what_the_old_one_was_refused() -> None:
 
 
 def test_a_server_error_is_an_incident_from_the_second_failure_on() -> None:
-    """One failure can be the beginning of an outage; an incident of a stream that fails again alone is open until it is
-    answered.
+    """A single failure can be the start of an outage. The incident of a stream that fails again while others work stays
+    open until the stream is answered.
     """
     backoff = Backoff(ALL)
     failure = backoff.failed(A, DOWN, 0)
@@ -299,14 +296,14 @@ def test_a_server_error_is_an_incident_from_the_second_failure_on() -> None:
 
 @pytest.mark.parametrize(("error", "key"), [(FORBIDDEN, "RefusedError 403"), (REFUSED, "Unauthorized")])
 def test_a_refused_stream_is_reported_by_name(error: ApiError, key: str) -> None:
-    """What an account may not see is reported for each stream from the first failure on."""
+    """Missing permission is reported for each stream, from the first failure on."""
     backoff = Backoff(ALL)
     assert backoff.failed(A, error, 0) == Failure(key, "a/play_count/all", "no permission")
     assert backoff.unresolved == {(key, "a/play_count/all")}
 
 
 def test_too_many_requests_are_an_incident_until_an_answer() -> None:
-    """While a 429 is waited for, nothing is reported, and the incident is not resolved."""
+    """During the wait after a 429 nothing is reported, and the incident is not resolved."""
     backoff = Backoff(ALL)
     assert backoff.rate_limited(RateLimited("slow down")) == Failure("RateLimited", "", "slow down")
     assert backoff.unresolved == {("RateLimited", "")}
@@ -315,8 +312,8 @@ def test_too_many_requests_are_an_incident_until_an_answer() -> None:
 
 
 def test_a_medias_answer_resolves_the_incidents_of_its_live_events() -> None:
-    """An answer for the live event resolves only its own incident; one for the media those of all its live events,
-    for it may have another now.
+    """An answer for a live event resolves only its own incident. One for the media resolves those of all its live
+    events, as the media may have another one now.
     """
     no_answer, internal = ("Lookup NoAnswer", ""), ("Lookup ServerError", "")
     for answered, left in ((EVENT, {no_answer}), (LOOKUP, set())):
@@ -331,15 +328,15 @@ def test_a_medias_answer_resolves_the_incidents_of_its_live_events() -> None:
 def test_the_same_history_may_be_requested_by_another_range() -> None:
     """An answer for any range of the history resolves its incident; one for the stream itself does not."""
     backoff = Backoff(ALL)
-    backoff.failed(past(1), DOWN, 0)
+    backoff.failed(history(1), DOWN, 0)
     backoff.answered(A)
     assert backoff.unresolved == {("WarmupRequest NoAnswer", "")}
-    backoff.answered(past(500))
+    backoff.answered(history(500))
     assert backoff.unresolved == set()
 
 
 def test_a_404_for_the_whole_merchant_concerns_one_stream() -> None:
-    """The whole merchant is no media that can be gone: its other streams go on, and its plays above all."""
+    """The whole merchant is not a media that can be missing: its other streams continue, above all its plays."""
     backoff = Backoff(ALL)
     time_of_all = stream("", Target.PLAY_TIME)
     failure = backoff.failed(time_of_all, GONE, 0.0)
@@ -350,7 +347,7 @@ def test_a_404_for_the_whole_merchant_concerns_one_stream() -> None:
 
 
 def test_a_log_line_names_the_lookup() -> None:
-    """A log line names the media or the live event that could not be looked up."""
+    """A log line names the media or the live event whose lookup failed."""
     backoff = Backoff(ALL)
     assert backoff.failed(LOOKUP, BAD, 0.0) == Failure("BadRequest", "media a", "no such target")
     assert backoff.failed(EVENT, BAD, 0.0) == Failure("BadRequest", "live event ev", "no such target")

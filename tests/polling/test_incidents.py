@@ -4,7 +4,7 @@ MINUTE = 60.0
 
 
 def events(incidents: Incidents, failing: dict[int, str], minutes: int) -> list[IncidentEvent]:
-    """What is to be logged in rounds a minute apart; those in `failing` report this message."""
+    """The log events of rounds a minute apart; rounds in `failing` report this message."""
     logged: list[IncidentEvent] = []
     for minute in range(minutes):
         now = minute * MINUTE
@@ -16,16 +16,16 @@ def events(incidents: Incidents, failing: dict[int, str], minutes: int) -> list[
 
 
 def test_an_incident_is_logged_when_it_begins_and_when_it_is_resolved() -> None:
-    """Five failing minutes make two lines; the last shows when it began, how often it came, and what it was."""
+    """Five failing minutes make two lines; the last has the start, the count and the error."""
     assert events(Incidents(), dict.fromkeys(range(1, 6), "no answer"), 20) == [
         IncidentEvent("begin", "down", "no answer", since=60, count=1),
         IncidentEvent("end", "down", "no answer", since=60, count=5),
     ]
 
 
-def test_an_open_incident_is_logged_ever_more_rarely() -> None:
-    """In a day of failures there are nine lines: reminders come after 15 and 30 minutes, 1, 2, 4 and 8 hours, and then
-    every 6 hours, with the newest message and the count so far.
+def test_an_open_incident_is_logged_less_and_less_often() -> None:
+    """A day of failures is nine lines: reminders come after 15 and 30 minutes, 1, 2, 4 and 8 hours, and then every 6
+    hours, with the newest message and the count so far.
     """
     logged = events(Incidents(), {minute: f"failure {minute}" for minute in range(24 * 60)}, 24 * 60)
     reminders = [15, 30, 60, 120, 240, 480, 840, 1200]
@@ -35,8 +35,10 @@ def test_an_open_incident_is_logged_ever_more_rarely() -> None:
     ]
 
 
-def test_many_that_fail_alike_are_reminded_of_in_one_line() -> None:
-    """Each media has its line when it begins; one line reminds of all, and one shows that some are resolved."""
+def test_many_similar_incidents_share_one_reminder() -> None:
+    """Each media has a line when its incident begins; one line is the reminder for all, and one shows that some are
+    resolved.
+    """
     incidents = Incidents()
     names = [f"media {number}" for number in range(90)]
     for at, name in enumerate(names):
@@ -55,8 +57,8 @@ def test_many_that_fail_alike_are_reminded_of_in_one_line() -> None:
     ]
 
 
-def test_a_day_of_90_media_that_fail_is_below_a_hundred_lines() -> None:
-    """Also where they begin at different times, and are asked for once in a while."""
+def test_a_day_of_90_failing_media_is_below_a_hundred_lines() -> None:
+    """The limit holds also if they begin at different times and have few requests."""
     incidents = Incidents()
     lines = 0
     names = [f"media {number}" for number in range(90)]
@@ -73,8 +75,8 @@ def test_a_flapping_error_is_one_incident() -> None:
     assert [(event.kind, event.count) for event in logged] == [("begin", 1), ("end", 5)]
 
 
-def test_the_end_waits_for_three_quiet_minutes() -> None:
-    """Just under three minutes after the newest report nothing has ended; at three minutes it has, once."""
+def test_an_incident_is_resolved_after_three_quiet_minutes() -> None:
+    """Just under three minutes after the newest report nothing is resolved; at three minutes the incident is, once."""
     incidents = Incidents()
     incidents.report("down", "no answer", 100)
     assert incidents.settle(279) == []
@@ -83,7 +85,7 @@ def test_the_end_waits_for_three_quiet_minutes() -> None:
 
 
 def test_a_resolved_incident_can_begin_again() -> None:
-    """An error that comes back is a new incident: logged at once, counted from one."""
+    """An error that comes back is a new incident: it is logged at once, and its count starts at one."""
     incidents = Incidents()
     incidents.report("down", "no answer", 0)
     incidents.settle(300)
@@ -91,7 +93,7 @@ def test_a_resolved_incident_can_begin_again() -> None:
 
 
 def test_incidents_differ_by_their_key() -> None:
-    """A second incident is logged although another is open, and each is resolved alone."""
+    """A second incident is logged although another is open, and each is resolved on its own."""
     incidents = Incidents()
     assert incidents.report("down", "no answer", 0) is not None
     assert incidents.report("refused", "401", 100) is not None
@@ -100,7 +102,7 @@ def test_incidents_differ_by_their_key() -> None:
 
 
 def test_a_clock_set_back_silences_nothing() -> None:
-    """After the clock went back an hour, an open incident is logged at once, one that has stopped is resolved."""
+    """After the clock went back an hour, an open incident is logged at once, and one that has stopped is resolved."""
     incidents = Incidents()
     incidents.report("goes on", "a", 7200)
     incidents.report("stops", "b", 7200)

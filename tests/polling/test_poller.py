@@ -1,4 +1,4 @@
-"""Rounds: what is requested in which order, and what happens when it fails. The client is a stand-in."""
+"""Rounds: the order of the requests, and the reaction to failures. The client is a stand-in."""
 
 import itertools
 import threading
@@ -38,7 +38,7 @@ from exporter.model import Minute, MinuteRange, Reading, Stream, minute_of
 from exporter.polling.poller import MerchantPoller
 from exporter.storage.state import State, open_state
 from exporter.views import Verdict
-from tests.support.audience import folder_in_memory, know_past, without_detector
+from tests.support.audience import folder_in_memory, mark_history_known, without_detector
 from tests.support.fakes import FakeClock
 from tests.support.processes import PATIENCE, wait_until
 
@@ -49,8 +49,8 @@ class FakeClient:
     """Answers from a table, within a real budget.
 
     Attributes:
-        asked: What was requested, in order.
-        errors: What to raise instead of answering, by (media id, target), or by media id.
+        asked: The requests of the round, in order.
+        errors: The error to raise instead of an answer, by media id, kind of lookup, or "*" for all.
     """
 
     token_expiry = None
@@ -58,33 +58,35 @@ class FakeClient:
 
     def __init__(self, budget: RequestBudget) -> None:
         self.budget = budget
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.ranges: list[MinuteRange] = []
         self.errors: dict[str, ApiError] = {}
         self.longest = 10_000
-        self.all_asked: list[str] = []
-        # Tells the newest minute that has a row, where not all have.
+        self.all_requested: list[str] = []
+        # The newest minute that has a row, if not all have one.
         self.newest: Callable[[], Minute] | None = None
-        # What of the answers of a media cannot be used.
+        # The unusable values in the answers, by media.
         self.problems: dict[str, tuple[str, ...]] = {}
 
-    def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Reading:
-        if hourly or len(asked) == MINUTES_BACK:
-            return self._past(stream, asked, hourly=hourly)
+    def aggregations(self, stream: Stream, requested: MinuteRange, *, hourly: bool = False) -> Reading:
+        if hourly or len(requested) == MINUTES_BACK:
+            return self._history(stream, requested, hourly=hourly)
         self._send(f"{stream.media_id}/{stream.target}")
-        self.ranges.append(asked)
-        if len(asked) > self.longest:
+        self.ranges.append(requested)
+        if len(requested) > self.longest:
             raise BadRequest("range too long", status=400)
         self._fail(stream.media_id)
         plays = 1.0 if stream.media_id else float(len(MEDIA))
-        newest = asked.last if self.newest is None else min(self.newest(), asked.last)
-        rows = {minute: {"": plays} for minute in range(asked.first, newest + 1)}
+        newest = requested.last if self.newest is None else min(self.newest(), requested.last)
+        rows = {minute: {"": plays} for minute in range(requested.first, newest + 1)}
         return Reading(rows, self.problems.get(stream.media_id, ()))
 
-    def _past(self, stream: Stream, asked: MinuteRange, *, hourly: bool) -> Reading:
-        self._send(f"past of {stream.media_id or 'all'} by {'hour' if hourly else 'minute'}")
-        self._fail("past")
-        return Reading({minute: {"": 1.0} for minute in range(asked.first, asked.last + 1, 60 if hourly else 1)})
+    def _history(self, stream: Stream, requested: MinuteRange, *, hourly: bool) -> Reading:
+        self._send(f"history of {stream.media_id or 'all'} by {'hour' if hourly else 'minute'}")
+        self._fail("history")
+        return Reading(
+            {minute: {"": 1.0} for minute in range(requested.first, requested.last + 1, 60 if hourly else 1)}
+        )
 
     def media(self, media_id: str) -> Media:
         self._send(f"media {media_id}")
@@ -98,8 +100,8 @@ class FakeClient:
 
     def _send(self, what: str) -> None:
         self.budget.take().done()
-        self.asked.append(what)
-        self.all_asked.append(what)
+        self.requested.append(what)
+        self.all_requested.append(what)
 
     def _fail(self, key: str) -> None:
         if error := self.errors.get(key, self.errors.get("*")):
@@ -118,11 +120,11 @@ class World:
         collect: Sequence[str],
         media: Sequence[str],
         *,
-        past_known: bool,
+        history_known: bool,
         detector: bool,
     ) -> None:
-        if past_known:
-            know_past(state, "m", ["", *media])
+        if history_known:
+            mark_history_known(state, "m", ["", *media])
         self.settings = settings = Settings.model_validate(
             {
                 "merchants": [
@@ -155,12 +157,12 @@ class World:
         self.poller = MerchantPoller(parts)
 
     def round(self) -> list[str]:
-        """A round in the next minute; what was requested."""
+        """Run a round in the next minute; return its requests."""
         self.clock.advance(60)
-        self.client.asked = []
+        self.client.requested = []
         self.client.ranges = []
         self.poller.round()
-        return self.client.asked
+        return self.client.requested
 
 
 @pytest.fixture
@@ -176,10 +178,12 @@ def build(tmp_path: Path) -> Iterator[Callable[..., World]]:
             collect: Sequence[str] = ("play_count",),
             media: Sequence[str] = MEDIA,
             *,
-            past_known: bool = True,
+            history_known: bool = True,
             detector: bool = False,
         ) -> World:
-            return World(state, clock, limit, concurrency, collect, media, past_known=past_known, detector=detector)
+            return World(
+                state, clock, limit, concurrency, collect, media, history_known=history_known, detector=detector
+            )
 
         yield make
         state.close()
@@ -190,26 +194,26 @@ CATALOG = ["media a", "media b", "event ev", "event ev"]
 
 
 def test_the_whole_merchant_comes_first_and_the_catalog_last(build: Callable[..., World]) -> None:
-    """The first round requests everything once; the next ones only for the minutes that are new."""
+    """The first round requests everything once; the next rounds request only new minutes."""
     world = build()
-    asked = world.round()
-    assert asked[0] == "/play_count"
-    assert sorted(asked) == sorted(PLAYS + CATALOG)
+    requested = world.round()
+    assert requested[0] == "/play_count"
+    assert sorted(requested) == sorted(PLAYS + CATALOG)
     assert sorted(world.round()) == sorted([*PLAYS, "event ev", "event ev"])
     assert world.poller.link.up is True
 
 
-def test_the_stalest_come_first_where_the_budget_is_short(build: Callable[..., World]) -> None:
+def test_the_stalest_come_first_if_the_budget_is_short(build: Callable[..., World]) -> None:
     """With two requests a minute, the whole merchant has one of them and the others alternate."""
     world = build(limit=2)
     seen = [world.round() for _ in range(12)]
-    assert all(len(asked) <= 2 for asked in seen)
-    assert all(asked[0] == "/play_count" for asked in seen)
-    flat = [what for asked in seen for what in asked]
+    assert all(len(requested) <= 2 for requested in seen)
+    assert all(requested[0] == "/play_count" for requested in seen)
+    flat = [what for requested in seen for what in requested]
     assert {flat.count("a/play_count"), flat.count("b/play_count")} <= {4, 5}
 
 
-# A proxy without its API behind it can answer anything.
+# A proxy can return any of these when its API is down.
 OUTAGES = [
     NoAnswer("no route"),
     ServerError("internal", status=500),
@@ -221,7 +225,7 @@ OUTAGES = [
 ]
 
 
-def test_an_api_that_is_down_is_asked_three_times_a_round(build: Callable[..., World]) -> None:
+def test_an_api_that_is_down_gets_three_requests_a_round(build: Callable[..., World]) -> None:
     """The budget is not spent on an API that does not answer, and the next round tries again."""
     world = build()
     for error in OUTAGES:
@@ -234,19 +238,19 @@ def test_an_api_that_is_down_is_asked_three_times_a_round(build: Callable[..., W
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_what_fails_by_itself_is_shown_as_such(build: Callable[..., World], concurrency: int) -> None:
-    """While the API answers others it is up, whichever request came last; the media that fails, or that is gone, is
-    named until it is answered again, and lookups that fail are counted.
+def test_single_failures_are_shown_as_such(build: Callable[..., World], concurrency: int) -> None:
+    """While the API answers other requests it is up, whichever request came last. A media that fails or is missing is
+    named until it is answered again, and failing lookups are counted.
     """
     world = build(concurrency=concurrency, collect=("play_count", "play_time"))
     ups = []
     send = world.client._send
 
-    def noted(what: str) -> None:
+    def record(what: str) -> None:
         ups.append(world.poller.link.up)
         send(what)
 
-    world.client._send = noted  # type: ignore[method-assign]
+    world.client._send = record  # type: ignore[method-assign]
     world.client.errors = {
         "a": ServerError("internal", status=500),
         "b": NotFound("no such media", status=404),
@@ -269,7 +273,7 @@ def test_what_fails_by_itself_is_shown_as_such(build: Callable[..., World], conc
 
 
 def test_a_refused_password_ends_the_round(build: Callable[..., World]) -> None:
-    """One request is enough to know; the merchant is asked again a minute later."""
+    """One request is enough; the merchant is requested again a minute later."""
     world = build()
     world.client.errors = {"*": SignInFailed("check the password", code="401", refused=True)}
     assert len(world.round()) == 1
@@ -279,15 +283,15 @@ def test_a_refused_password_ends_the_round(build: Callable[..., World]) -> None:
 
 
 @pytest.mark.parametrize("error", [MalformedAnswer("not JSON"), NotFound("no such media", status=404)])
-def test_a_stream_that_fails_does_not_starve_the_others(build: Callable[..., World], error: ApiError) -> None:
-    """A stream whose own request fails is requested less and less often, and the others every minute."""
+def test_a_failing_stream_does_not_starve_the_others(build: Callable[..., World], error: ApiError) -> None:
+    """A stream whose request fails is requested less and less often, the others every minute."""
     world = build()
     world.client.errors = {"a": error}
     seen = [world.round() for _ in range(60)]
-    assert all("b/play_count" in asked for asked in seen)
-    asked = [minute for minute, what in enumerate(seen) if "a/play_count" in what]
-    assert 2 <= len(asked) <= 7
-    gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    assert all("b/play_count" in requested for requested in seen)
+    requested = [minute for minute, what in enumerate(seen) if "a/play_count" in what]
+    assert 2 <= len(requested) <= 7
+    gaps = [later - earlier for earlier, later in itertools.pairwise(requested)]
     assert gaps == sorted(gaps)
     world.client.errors = {}
     for _ in range(70):
@@ -306,8 +310,8 @@ def test_a_stream_that_fails_does_not_starve_the_others(build: Callable[..., Wor
 def test_streams_that_always_fail_do_not_starve_the_others(
     build: Callable[..., World], error: ApiError, concurrency: int
 ) -> None:
-    """A third of the media fail for ever and are the stalest of all. They are requested less and less often, while the
-    API answers for the others, which have nearly all of the budget; and soon again when they are mended.
+    """A third of the media always fail and are the stalest of all. They are requested less and less often, while the
+    others get nearly all of the budget; and soon again when the failure ends.
     """
     media = [f"media-{number}" for number in range(30)]
     bad, good = media[:10], media[10:]
@@ -315,12 +319,12 @@ def test_streams_that_always_fail_do_not_starve_the_others(
     for _ in range(10):
         world.round()
     world.client.errors = dict.fromkeys(bad, error)
-    world.client.all_asked = []
+    world.client.all_requested = []
     for _ in range(60):
         world.round()
-    asked = Counter(what.partition("/")[0] for what in world.client.all_asked)
-    assert all(asked[media_id] <= 12 for media_id in bad)
-    assert all(asked[media_id] >= 15 for media_id in good)
+    requested = Counter(what.partition("/")[0] for what in world.client.all_requested)
+    assert all(requested[media_id] <= 12 for media_id in bad)
+    assert all(requested[media_id] >= 15 for media_id in good)
     world.client.errors = {}
     for _ in range(40):
         world.round()
@@ -329,13 +333,15 @@ def test_streams_that_always_fail_do_not_starve_the_others(
 
 
 def test_a_long_range_that_is_refused_is_halved_and_remembered(build: Callable[..., World]) -> None:
-    """After an outage the longest range that the API takes is found by halves; the next stream requests it at once."""
+    """After an outage the poller finds the longest range that the API accepts by halving; the next stream requests it
+    at once.
+    """
     world = build()
     world.round()
     world.clock.advance(10 * 3600)
     world.client.longest = 200
     world.round()
-    lengths = [len(asked) for asked in world.client.ranges]
+    lengths = [len(requested) for requested in world.client.ranges]
     assert lengths[:3] == [632, 316, 158]
     assert max(lengths[3:]) <= 158
     assert world.ledger.snapshot.merchants["m"].lost_minutes == 0
@@ -347,51 +353,51 @@ def test_a_long_range_that_is_refused_is_halved_and_remembered(build: Callable[.
 
 
 def test_a_refused_short_range_is_an_error_of_the_stream(build: Callable[..., World]) -> None:
-    """A 400 for an hour or less is no question of length, and teaches nothing about it."""
+    """A 400 for an hour or less has nothing to do with the length, and does not change the limit."""
     world = build()
     world.client.errors = {"a": BadRequest("no such target", status=400)}
     world.round()
-    assert all(len(asked) <= 60 for asked in world.client.ranges)
+    assert all(len(requested) <= 60 for requested in world.client.ranges)
     world.clock.advance(10 * 3600)
     world.client.errors = {}
     world.round()
-    assert max(len(asked) for asked in world.client.ranges) > 600
+    assert max(len(requested) for requested in world.client.ranges) > 600
 
 
-def test_a_long_range_that_holds_too_much_is_halved(build: Callable[..., World]) -> None:
-    """An answer that is too large for a long range is requested in halves, as one that the API refuses."""
+def test_a_long_range_with_too_large_an_answer_is_halved(build: Callable[..., World]) -> None:
+    """If the answer for a long range is too large, the range is halved, as if the API had refused it."""
     world = build()
     world.round()
     world.clock.advance(10 * 3600)
     original = world.client.aggregations
 
-    def answer(stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Reading:
-        reading = original(stream, asked, hourly=hourly)
-        if len(asked) > 200:
+    def answer(stream: Stream, requested: MinuteRange, *, hourly: bool = False) -> Reading:
+        reading = original(stream, requested, hourly=hourly)
+        if len(requested) > 200:
             raise TooLarge("the answer is too large")
         return reading
 
     world.client.aggregations = answer  # type: ignore[method-assign]
     world.round()
-    assert [len(asked) for asked in world.client.ranges][:3] == [632, 316, 158]
+    assert [len(requested) for requested in world.client.ranges][:3] == [632, 316, 158]
     streams = world.settings.merchants[0].streams()
     assert {world.ledger.through(stream) for stream in streams} == {world.ledger.settled("m", world.clock.now())}
     assert world.poller.link.last_error == ""
 
 
-def test_a_stream_that_holds_much_takes_shorter_ranges_than_others(build: Callable[..., World]) -> None:
-    """One stream's answers are too large beyond 20 minutes: it is caught up by such ranges, and others at once."""
+def test_a_stream_with_large_answers_takes_shorter_ranges_than_others(build: Callable[..., World]) -> None:
+    """One stream's answers are too large beyond 20 minutes: it catches up in such ranges, and the others at once."""
     world = build()
     world.round()
     world.clock.advance(3 * 3600)
     original = world.client.aggregations
     lengths: dict[str, list[int]] = {"": [], "a": [], "b": []}
 
-    def answer(stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Reading:
-        reading = original(stream, asked, hourly=hourly)
-        if stream.media_id == "a" and len(asked) > 20:
+    def answer(stream: Stream, requested: MinuteRange, *, hourly: bool = False) -> Reading:
+        reading = original(stream, requested, hourly=hourly)
+        if stream.media_id == "a" and len(requested) > 20:
             raise TooLarge("the answer is too large")
-        lengths[stream.media_id].append(len(asked))
+        lengths[stream.media_id].append(len(requested))
         return reading
 
     world.client.aggregations = answer  # type: ignore[method-assign]
@@ -406,8 +412,8 @@ def test_a_stream_that_holds_much_takes_shorter_ranges_than_others(build: Callab
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_round_with_slow_answers_ends(build: Callable[..., World], concurrency: int) -> None:
-    """Where answers take so long that the budget is never spent, there is always something due. The round ends all the
-    same, and the next begins with what is worth most.
+    """With answers so slow that the budget is never spent, some request is always due. The round still ends, and the
+    next one begins with the most valuable requests.
     """
     world = build(concurrency=concurrency, media=[f"media-{number}" for number in range(30)])
     send = world.client._send
@@ -424,19 +430,21 @@ def test_a_round_with_slow_answers_ends(build: Callable[..., World], concurrency
         assert world.poller.link.round_timestamp == world.clock.now()
 
 
-# ---- what nobody foresaw ----
+# ---- unexpected exceptions ----
 
 
 def defect(*_: object) -> Any:
-    """Fail in a way that nobody foresaw."""
+    """Raise an exception that no code expects."""
     raise KeyError("secret")
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_a_defect_in_counting_is_that_streams_incident(
+def test_a_defect_in_counting_is_an_incident_of_the_stream(
     build: Callable[..., World], monkeypatch: pytest.MonkeyPatch, concurrency: int
 ) -> None:
-    """Nothing of the answer is counted; the stream backs off, one line says where; the others and the summary go on."""
+    """Nothing of the answer is counted, the stream is in backoff, and one line names the place; the others and the
+    summary continue.
+    """
     world = build(concurrency=concurrency)
     world.round()
     original, broken = ledger_rows.write_entry, True
@@ -450,8 +458,8 @@ def test_a_defect_in_counting_is_that_streams_incident(
     monkeypatch.setattr(ledger_rows, "write_entry", write)
     with structlog.testing.capture_logs() as logs:
         seen = [world.round() for _ in range(60)]
-        assert all({"/play_count", "b/play_count"} <= set(asked) for asked in seen)
-        assert 2 <= sum("a/play_count" in asked for asked in seen) <= 7
+        assert all({"/play_count", "b/play_count"} <= set(requested) for requested in seen)
+        assert 2 <= sum("a/play_count" in requested for requested in seen) <= 7
         [error] = [entry for entry in logs if entry["log_level"] == "error"]
         assert error["event"].startswith("a/play_count/all: unexpected KeyError at test_poller.py:")
         assert isinstance(error["exc_info"], KeyError)
@@ -470,7 +478,7 @@ def test_a_defect_in_counting_is_that_streams_incident(
 
 
 def test_a_defect_in_the_whole_merchants_plays_ends_no_round(build: Callable[..., World]) -> None:
-    """It says nothing of the API: the media are requested in the same round."""
+    """The defect shows nothing about the API: the media are requested in the same round."""
     world = build()
     world.round()
     world.ledger.enter = partial(_fail_for, world.ledger.enter, "")  # type: ignore[method-assign]
@@ -484,33 +492,33 @@ def _fail_for(original: Callable[..., None], media_id: str, stream: Stream, *res
     original(stream, *rest)
 
 
-def test_a_defect_in_one_lookup_or_past_is_its_own(build: Callable[..., World]) -> None:
-    """However many there are, the other lookups and pasts are requested, and the streams."""
+def test_a_defect_in_one_lookup_or_history_stops_no_other(build: Callable[..., World]) -> None:
+    """However many have a defect, the other lookups and histories are requested, and so are the streams."""
     media = [f"media-{number}" for number in range(8)]
-    world = build(media=media, past_known=False)
+    world = build(media=media, history_known=False)
     enter, enter_history = world.catalog.enter_media, world.monitor.enter_history
 
     def enter_media(lookup: Lookup, *rest: Any) -> None:
         enter(lookup, *rest) if lookup.media_id == media[-1] else defect()
 
-    def enter_past(request: WarmupRequest, rows: Any) -> None:
+    def enter_one_history(request: WarmupRequest, rows: Any) -> None:
         enter_history(request, rows) if request.media_id == media[-1] else defect()
 
     world.catalog.enter_media = enter_media  # type: ignore[method-assign, assignment]
-    world.monitor.enter_history = enter_past  # type: ignore[method-assign]
+    world.monitor.enter_history = enter_one_history  # type: ignore[method-assign]
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
             world.round()
-    assert f"media {media[-1]}" in world.client.all_asked
-    assert f"past of {media[-1]} by hour" in world.client.all_asked
-    assert world.client.all_asked.count("/play_count") == 5
+    assert f"media {media[-1]}" in world.client.all_requested
+    assert f"history of {media[-1]} by hour" in world.client.all_requested
+    assert world.client.all_requested.count("/play_count") == 5
     logged = [entry["event"] for entry in logs if entry["log_level"] == "error"]
     assert len(logged) == 2 * len(media) - 1
     assert logged.count(f"media {media[0]}: {logged[0].partition(': ')[2]}") == 1
 
 
-def test_a_defect_in_the_verdict_on_one_media_is_its_own(build: Callable[..., World]) -> None:
-    """The others keep their verdicts, one line says where, and the end of the round completes."""
+def test_a_defect_in_the_verdict_on_one_media_stops_no_other(build: Callable[..., World]) -> None:
+    """The others keep their verdicts, one line names the place, and the end of the round completes."""
     world = build(detector=True)
     for _ in range(3):
         world.round()
@@ -530,7 +538,7 @@ def test_a_defect_in_the_verdict_on_one_media_is_its_own(build: Callable[..., Wo
 
 @pytest.mark.parametrize("part", ["_incidents", "_monitor", "_staleness"])
 def test_a_defect_in_one_part_of_the_summary_leaves_the_others(build: Callable[..., World], part: str) -> None:
-    """Each of them comes in every round, whatever happens in the others."""
+    """Each other part runs in every round."""
     world = build()
     world.round()
     came: Counter[str] = Counter()
@@ -553,10 +561,10 @@ def test_a_defect_in_one_part_of_the_summary_leaves_the_others(build: Callable[.
     assert [entry["log_level"] for entry in logs] == ["error"]
 
 
-def test_a_defect_in_the_planning_is_for_the_scheduler_to_tell(
+def test_a_defect_in_the_planning_is_reported_by_the_scheduler(
     build: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The round fails, but what is known is summed up."""
+    """The round fails, but its results so far are summarized."""
     world = build(detector=True)
     world.round()
     monkeypatch.setattr(world.poller._queue, "plan", defect)
@@ -568,8 +576,8 @@ def test_a_defect_in_the_planning_is_for_the_scheduler_to_tell(
     assert set(PLAYS) <= set(world.round())
 
 
-def test_a_failing_catalog_does_not_hold_up_the_counting(build: Callable[..., World]) -> None:
-    """A lookup that fails is left for ten minutes, and the streams are requested as ever."""
+def test_a_failing_catalog_does_not_delay_the_counting(build: Callable[..., World]) -> None:
+    """A failed lookup waits for ten minutes, and the streams are requested as before."""
     world = build()
     world.client.errors = {"media a": NotFound("gone", status=404)}
     assert set(PLAYS) <= set(world.round())
@@ -591,38 +599,38 @@ def test_a_failing_catalog_does_not_hold_up_the_counting(build: Callable[..., Wo
 def test_a_catalog_that_never_answers_takes_nothing_from_the_counting(
     build: Callable[..., World], error: ApiError
 ) -> None:
-    """Where all lookups fail, as for an account without that permission, each stream is requested every minute all
-    the same, and there are only a few lookups in a round.
+    """If all lookups fail, as for an account without that permission, each stream is still requested every minute, and
+    a round has only a few lookups.
     """
     media = [f"media-{number}" for number in range(30)]
     world = build(media=media)
     world.client.errors = {f"media {media_id}": error for media_id in media}
     for _ in range(25):
-        asked = world.round()
-        assert sum(what.endswith("/play_count") for what in asked) == 31
-        assert sum(what.startswith("media ") for what in asked) <= 3
+        requested = world.round()
+        assert sum(what.endswith("/play_count") for what in requested) == 31
+        assert sum(what.startswith("media ") for what in requested) <= 3
 
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize("error", [None, RateLimited("slow down")])
-def test_the_catalog_has_a_tenth_of_a_budget_that_is_short(
+def test_the_catalog_has_a_tenth_of_a_short_budget(
     build: Callable[..., World], error: ApiError | None, concurrency: int
 ) -> None:
-    """With more to request than may be sent, at most one request in ten requests a media's name, whether those succeed
-    or are refused.
+    """If there is more to request than the budget allows, at most one request in ten is for a media's name, whether
+    those succeed or are refused.
     """
     media = [f"media-{number}" for number in range(30)]
     world = build(media=media, limit=10, concurrency=concurrency)
     world.client.errors = {f"media {media_id}": error for media_id in media} if error else {}
     for _ in range(50):
         world.round()
-    lookups = sum(what.startswith("media ") for what in world.client.all_asked)
-    assert 1 <= lookups <= len(world.client.all_asked) / 10 + 1
+    lookups = sum(what.startswith("media ") for what in world.client.all_requested)
+    assert 1 <= lookups <= len(world.client.all_requested) / 10 + 1
 
 
 def test_a_full_disk_ends_the_round_and_nothing_is_lost(build: Callable[..., World], tmp_path: Path) -> None:
-    """While the state file cannot be written no request leaves; afterwards all is caught up."""
+    """While the state file cannot be written no request leaves; afterwards the poller catches up completely."""
     world = build()
     world.round()
     with world.ledger._state.read() as db:
@@ -653,9 +661,10 @@ def test_incidents_are_logged_when_they_begin_and_end(build: Callable[..., World
 
 
 def test_unusable_values_are_reported_once(build: Callable[..., World]) -> None:
-    """However many streams have them, one line reports it, with the first; a reminder comes seldom, and the end once.
+    """However many streams have them, one line reports them, with the first one; reminders are rare, and the resolution
+    is one line.
 
-    A stream that is requested seldom does not make it begin again and again.
+    A stream with few requests does not make the incident begin again and again.
     """
     world = build()
     world.client.problems = dict.fromkeys(MEDIA, ('row 3: "N/A" is not a number, in {}', "and 4 more"))
@@ -693,7 +702,9 @@ def test_unusable_values_are_reported_once(build: Callable[..., World]) -> None:
 def test_an_open_incident_is_not_reported_as_resolved(
     build: Callable[..., World], error: ApiError, failing: list[str]
 ) -> None:
-    """What fails for hours, requested ever more rarely, begins once and is resolved once, when it is answered."""
+    """A failure that lasts for hours, with ever fewer requests, begins once and is resolved once,
+    when it is answered.
+    """
     world = build()
     world.round()
     world.client.errors = dict.fromkeys(failing, error)
@@ -715,14 +726,16 @@ def test_an_open_incident_is_not_reported_as_resolved(
 
 
 def behind(world: World, media: Sequence[str] | None = None) -> list[int]:
-    """How many settled minutes each stream has not counted, of these media or of all and the whole merchant."""
+    """The number of settled minutes that each stream has not counted, for these media or for all and the whole
+    merchant.
+    """
     settled = world.ledger.settled("m", world.clock.now())
     streams = world.settings.merchants[0].streams()
     return [settled - world.ledger.through(each) for each in streams if media is None or each.media_id in media]
 
 
 def logged(lines: Sequence[Mapping[str, object]]) -> list[str]:
-    """What was logged at the level of warnings, and what is resolved."""
+    """The logged warnings and resolved incidents."""
     events = [(str(line["event"]), line["log_level"]) for line in lines]
     return [event for event, level in events if level == "warning" or event.startswith("resolved: ")]
 
@@ -735,13 +748,13 @@ TWENTY = [f"media-{number}" for number in range(20)]
 def test_after_hours_without_an_api_all_is_fresh_in_minutes(
     build: Callable[..., World], error: ApiError, concurrency: int
 ) -> None:
-    """Whatever the whole API answers for two hours: a few requests a minute, six lines, and no backoff."""
+    """Whatever the whole API returns for two hours, there are a few requests a minute, six lines, and no backoff."""
     world = build(media=TWENTY, concurrency=concurrency)
     for _ in range(3):
         world.round()
     world.client.errors = {"*": error}
     with structlog.testing.capture_logs() as lines:
-        asked = [len(world.round()) for _ in range(120)]
+        requested = [len(world.round()) for _ in range(120)]
         assert world.poller.link.up is False
         world.client.errors = {}
         for _ in range(2):
@@ -749,14 +762,14 @@ def test_after_hours_without_an_api_all_is_fresh_in_minutes(
         assert set(behind(world)) == {0}
         for _ in range(4):
             world.round()
-    # A refused range is tried by halves once for each stream.
-    assert sum(asked) / len(asked) <= (3 if concurrency == 1 else 6) + 2 * isinstance(error, BadRequest)
+    # A refused range is halved once for each stream.
+    assert sum(requested) / len(requested) <= (3 if concurrency == 1 else 6) + 2 * isinstance(error, BadRequest)
     assert logged(lines) == [str(error), *[f"still failing: {error}"] * 4, f"resolved: {error}"]
     assert world.poller.link.up is True
 
 
 def fails_after(world: World, requests: int, error: ApiError) -> None:
-    """Let the API answer so many requests more, and then only with a failure."""
+    """Let the API answer this number of requests, and then only fail."""
     original = world.client._send
     sent = itertools.count(1)
 
@@ -773,17 +786,17 @@ def fails_after(world: World, requests: int, error: ApiError) -> None:
 def test_an_api_that_fails_in_the_middle_of_a_round(
     build: Callable[..., World], error: ApiError, concurrency: int
 ) -> None:
-    """After three failures the whole merchant's plays are requested once more; when those fail, too, the round is over,
-    and no backoff begins: all is fresh with the first round after.
+    """After three failures the whole merchant's plays are requested once more. If they fail, too, the round ends and no
+    backoff begins: all is fresh with the first round after the outage.
     """
     world = build(media=TWENTY, concurrency=concurrency)
     for _ in range(3):
         world.round()
     with structlog.testing.capture_logs() as lines:
         fails_after(world, 6, error)
-        asked = world.round()
-        assert len(asked) <= 6 + (4 if concurrency == 1 else 10)
-        assert asked.count("/play_count") == 2
+        requested = world.round()
+        assert len(requested) <= 6 + (4 if concurrency == 1 else 10)
+        assert requested.count("/play_count") == 2
         for _ in range(10):
             world.round()
         world.client.errors = {}
@@ -792,8 +805,10 @@ def test_an_api_that_fails_in_the_middle_of_a_round(
     assert logged(lines) == [str(error)]
 
 
-def test_an_outage_of_some_media_only_is_theirs(build: Callable[..., World]) -> None:
-    """Three media in a row that fail end no round: the whole merchant's plays are answered, so all others are asked."""
+def test_an_outage_of_some_media_concerns_only_them(build: Callable[..., World]) -> None:
+    """Three failing media in a row end no round: the whole merchant's plays are answered, so all other media are
+    requested.
+    """
     world = build(media=TWENTY)
     for _ in range(3):
         world.round()
@@ -801,47 +816,47 @@ def test_an_outage_of_some_media_only_is_theirs(build: Callable[..., World]) -> 
     world.client.errors = dict.fromkeys(bad, NotFound("no such media", status=404))
     with structlog.testing.capture_logs() as lines:
         for _ in range(10):
-            asked = world.round()
+            requested = world.round()
             assert set(behind(world, good)) == {0}
     assert sum(each.startswith("media media-") for each in logged(lines)) == 10
     assert len(logged(lines)) == 10
-    assert asked.count("/play_count") == 1
+    assert requested.count("/play_count") == 1
 
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("error", OUTAGES)
 def test_a_whole_merchant_that_always_fails_starves_no_media(build: Callable[..., World], error: ApiError) -> None:
-    """An account that may see its media but not the whole merchant, nor some of the media: those that it may see are
-    requested every minute, and what it may not see takes two requests a minute and a little.
+    """The account has no permission for the whole merchant and for some media. The permitted media are requested every
+    minute, and the others cost a little more than two requests a minute.
     """
     world = build(media=TWENTY)
     bad, good = TWENTY[:12], TWENTY[12:]
     world.client.errors = dict.fromkeys(["", *bad], error)
     for _ in range(60):
         world.round()
-    world.client.all_asked = []
-    # Nobody shows what is settled, so a media is counted when its own rows have come.
+    world.client.all_requested = []
+    # Without the whole merchant's rows, a media is counted when its own rows have come.
     for _ in range(60):
         world.round()
         assert max(behind(world, good)) <= 1
-    asked = Counter(what.partition("/")[0] for what in world.client.all_asked)
-    assert asked[""] <= 2 * 60
-    assert sum(asked[media_id] for media_id in bad) <= 90
+    requested = Counter(what.partition("/")[0] for what in world.client.all_requested)
+    assert requested[""] <= 2 * 60
+    assert sum(requested[media_id] for media_id in bad) <= 90
 
 
 @pytest.mark.unmeasured
-def test_media_that_all_fail_cost_a_request_a_minute_and_are_back_in_minutes(build: Callable[..., World]) -> None:
-    """While the whole merchant is answered, media that fail for hours take a request a minute together; when it has
-    ended for one, the others are requested at once.
+def test_failing_media_cost_a_request_a_minute_and_recover_in_minutes(build: Callable[..., World]) -> None:
+    """While the whole merchant is answered, media that fail for hours cost one request a minute together; when one is
+    answered again, the others are requested at once.
     """
     world = build(media=TWENTY)
     world.client.errors = dict.fromkeys(TWENTY, RefusedError("no permission", status=403))
     for _ in range(3 * 60):
         world.round()
-    world.client.all_asked = []
+    world.client.all_requested = []
     for _ in range(60):
         assert "/play_count" in world.round()
-    assert sum(what.startswith("media-") for what in world.client.all_asked) <= 60
+    assert sum(what.startswith("media-") for what in world.client.all_requested) <= 60
     world.client.errors = {}
     for _ in range(5):
         world.round()
@@ -856,7 +871,7 @@ def test_media_that_all_fail_cost_a_request_a_minute_and_are_back_in_minutes(bui
 def test_90_refused_media_of_120_leave_the_others_fresh(
     build: Callable[..., World], error: ApiError, concurrency: int
 ) -> None:
-    """The 30 that the account may see fit into the budget easily, and have it. Each of the 90 has one line."""
+    """The 30 permitted media fit into the budget easily, and get it. Each of the 90 has one log line."""
     media = [f"media-{number}" for number in range(120)]
     bad, good = media[:90], media[90:]
     world = build(media=media, concurrency=concurrency)
@@ -868,8 +883,8 @@ def test_90_refused_media_of_120_leave_the_others_fresh(
     assert 90 <= len(logged(lines)) <= 95
 
 
-def test_a_token_that_does_not_come_for_hours(build: Callable[..., World]) -> None:
-    """Nothing can be requested: one attempt in each round, and one incident until there is a token again."""
+def test_hours_without_a_token(build: Callable[..., World]) -> None:
+    """Nothing can be requested: there is one attempt in each round, and one incident until there is a token again."""
     world = build(media=TWENTY, concurrency=4)
     for _ in range(3):
         world.round()
@@ -887,8 +902,8 @@ def test_a_token_that_does_not_come_for_hours(build: Callable[..., World]) -> No
     assert logged(lines) == [str(failed), *[f"still failing: {failed}"] * 4, f"resolved: {failed}"]
 
 
-def test_a_revoked_token_makes_nothing_rest(build: Callable[..., World]) -> None:
-    """What was refused in the round in which the token was renewed is asked for again in that round."""
+def test_a_revoked_token_starts_no_backoff(build: Callable[..., World]) -> None:
+    """Streams that were refused in the round in which the token was renewed are requested again in that round."""
     world = build(media=TWENTY)
     for _ in range(3):
         world.round()
@@ -897,7 +912,7 @@ def test_a_revoked_token_makes_nothing_rest(build: Callable[..., World]) -> None
     original = world.client._fail
 
     def fail(key: str) -> None:
-        # The client renews it when it is refused for what it was good for.
+        # The client renews it when it is refused for a stream that it was accepted for before.
         if world.client.errors and key == "":
             world.client.renewals += 1
             world.client.errors = {}
@@ -916,7 +931,9 @@ def busy(seconds: float) -> ServerError:
 
 
 def test_retry_after_of_the_whole_merchant_holds_all(build: Callable[..., World]) -> None:
-    """One 503 is enough: nothing leaves until then, also from a new process; then the whole budget may be used."""
+    """A single 503 is enough: no request leaves until the given time, also from a new process; then the whole budget
+    may be used.
+    """
     world = build(media=TWENTY)
     world.round()
     world.client.errors = {"*": busy(600)}
@@ -932,26 +949,30 @@ def test_retry_after_of_the_whole_merchant_holds_all(build: Callable[..., World]
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_retry_after_in_the_middle_of_a_round(build: Callable[..., World], concurrency: int) -> None:
-    """A stream's 503 is enough to request the whole merchant's plays once more, and theirs holds all."""
+    """After a stream's 503 the whole merchant's plays are requested once more, and their Retry-After holds all
+    requests.
+    """
     world = build(media=TWENTY, concurrency=concurrency)
     world.round()
     fails_after(world, 6, busy(600))
-    asked = world.round()
-    assert len(asked) <= 6 + (2 if concurrency == 1 else 5)
-    assert asked.count("/play_count") == 2
+    requested = world.round()
+    assert len(requested) <= 6 + (2 if concurrency == 1 else 5)
+    assert requested.count("/play_count") == 2
     world.client.errors = {}
     assert [len(world.round()) for _ in range(9)] == [0] * 9
     world.round()
     assert set(behind(world)) == {0}
 
 
-def test_retry_after_of_one_media_is_its_own(build: Callable[..., World]) -> None:
-    """While the whole merchant's plays are answered, only the media that answers so is in backoff, for as long."""
+def test_retry_after_of_one_media_holds_only_that_media(build: Callable[..., World]) -> None:
+    """While the whole merchant's plays are answered, only the media with the Retry-After is in
+    backoff, for that time.
+    """
     world = build(media=TWENTY)
     world.round()
     world.client.errors = {"media-3": busy(900)}
-    asked = world.round()
-    assert "media-3/play_count" in asked
+    requested = world.round()
+    assert "media-3/play_count" in requested
     for _ in range(14):
         assert "media-3/play_count" not in world.round()
         assert set(behind(world, [each for each in TWENTY if each != "media-3"])) == {0}
@@ -959,7 +980,9 @@ def test_retry_after_of_one_media_is_its_own(build: Callable[..., World]) -> Non
 
 
 def test_retry_after_of_a_whole_merchant_that_always_fails(build: Callable[..., World]) -> None:
-    """Where it answers so for ever, because it is too much for the API, its media are requested all the same."""
+    """If that request always gets this answer, because it is too expensive for the API, the media
+    are still requested.
+    """
     world = build(media=TWENTY)
     world.round()
     world.client.errors = {"": busy(90)}
@@ -970,8 +993,8 @@ def test_retry_after_of_a_whole_merchant_that_always_fails(build: Callable[..., 
         assert max(behind(world, TWENTY)) <= 1
 
 
-def test_retry_after_of_the_catalog_is_the_catalogs(build: Callable[..., World]) -> None:
-    """Neither names nor live events are requested until then, and the streams go on."""
+def test_retry_after_of_the_catalog_holds_only_the_catalog(build: Callable[..., World]) -> None:
+    """Neither names nor live events are requested until then, and the streams continue."""
     world = build()
     world.client.errors = {"media a": busy(900)}
     world.round()
@@ -981,21 +1004,21 @@ def test_retry_after_of_the_catalog_is_the_catalogs(build: Callable[..., World])
     assert "media a" in world.round()
 
 
-def test_a_proxy_that_refuses_all_does_not_make_an_end_of_the_past(build: Callable[..., World]) -> None:
-    """A 400 for the past is a range that is too long only if the whole merchant's plays are answered after it. If not,
-    the same range is requested when those are.
+def test_a_proxy_that_refuses_everything_does_not_end_the_history(build: Callable[..., World]) -> None:
+    """A 400 for the history means that its range is too long only if the whole merchant's plays are answered after it.
+    Otherwise the same range is requested when those are answered.
     """
-    world = build(past_known=False)
+    world = build(history_known=False)
     fails_after(world, len(PLAYS + CATALOG), BadRequest("bad request", status=400))
-    assert world.round()[-2:] == ["past of all by minute", "/play_count"]
+    assert world.round()[-2:] == ["history of all by minute", "/play_count"]
     for _ in range(20):
-        assert not any(what.startswith("past") for what in world.round())
+        assert not any(what.startswith("history") for what in world.round())
     world.client.errors = {}
-    assert set(PAST) <= set(world.round())
+    assert set(HISTORY) <= set(world.round())
 
 
-def test_a_round_waits_for_the_budget_but_not_past_its_minute(build: Callable[..., World]) -> None:
-    """A wait that ends within the minute is waited for; a longer one ends the round."""
+def test_a_round_waits_for_the_budget_but_not_beyond_its_minute(build: Callable[..., World]) -> None:
+    """The round waits for the budget if the wait ends within the minute; otherwise the round ends."""
     world = build()
     started = world.clock.ticks + 60
     original = world.client._send
@@ -1012,7 +1035,7 @@ def test_a_round_waits_for_the_budget_but_not_past_its_minute(build: Callable[..
 
 
 def test_a_round_leaves_time_for_the_next(build: Callable[..., World]) -> None:
-    """What would have to wait until shortly before the next round begins is left to that."""
+    """Requests that would wait until shortly before the next round are left to that one."""
     world = build()
     started = world.clock.ticks + 60
     original = world.client._send
@@ -1027,8 +1050,8 @@ def test_a_round_leaves_time_for_the_next(build: Callable[..., World]) -> None:
     assert world.clock.ticks < started + 55
 
 
-def test_a_round_that_runs_is_not_joined_by_another(build: Callable[..., World]) -> None:
-    """A second round waits for the first to end, and then requests nothing again."""
+def test_a_second_round_waits_for_the_first(build: Callable[..., World]) -> None:
+    """A second round starts when the first has ended, and then requests nothing again."""
     world = build()
     original = world.client._send
     asking, go_on = threading.Event(), threading.Event()
@@ -1048,10 +1071,10 @@ def test_a_round_that_runs_is_not_joined_by_another(build: Callable[..., World])
     for each in rounds:
         each.join(PATIENCE)
     assert world.poller.ended(timeout=0.0)
-    assert sorted(world.client.all_asked) == sorted(PLAYS + CATALOG)
+    assert sorted(world.client.all_requested) == sorted(PLAYS + CATALOG)
 
 
-def test_a_stopped_poller_asks_for_nothing(build: Callable[..., World]) -> None:
+def test_a_stopped_poller_requests_nothing(build: Callable[..., World]) -> None:
     """After `stop` no request leaves, and the round has ended."""
     world = build()
     world.poller.stop()
@@ -1060,24 +1083,24 @@ def test_a_stopped_poller_asks_for_nothing(build: Callable[..., World]) -> None:
 
 
 def test_with_several_workers_each_stream_is_requested_once(build: Callable[..., World]) -> None:
-    """Requests that are on the way at once are never two for the same stream, and the whole merchant is first."""
+    """A stream never has two requests under way, and the whole merchant is first."""
     world = build(concurrency=4)
     for _ in range(20):
-        asked = world.round()
-        assert asked[0] == "/play_count"
-        assert sorted(what for what in asked if what in PLAYS) == sorted(PLAYS)
+        requested = world.round()
+        assert requested[0] == "/play_count"
+        assert sorted(what for what in requested if what in PLAYS) == sorted(PLAYS)
 
 
-def test_a_media_that_is_gone_is_requested_by_one_of_its_streams(build: Callable[..., World]) -> None:
-    """A 404 for one stream of a media holds back the others, too; one of them asks again later."""
+def test_a_missing_media_is_requested_by_one_of_its_streams(build: Callable[..., World]) -> None:
+    """A 404 for one stream of a media holds back its others, too; later one of them requests again."""
     world = build(collect=["play_count", "play_time", "device_count"])
     world.client.errors = {"a": NotFound("no such media", status=404)}
     for _ in range(14):
         world.round()
-    assert sum(what.startswith("a/") for what in world.client.all_asked) == 1
+    assert sum(what.startswith("a/") for what in world.client.all_requested) == 1
     for _ in range(30):
         world.round()
-    assert sum(what.startswith("a/") for what in world.client.all_asked) == 2
+    assert sum(what.startswith("a/") for what in world.client.all_requested) == 2
     world.client.errors = {}
     for _ in range(60):
         world.round()
@@ -1085,18 +1108,16 @@ def test_a_media_that_is_gone_is_requested_by_one_of_its_streams(build: Callable
     assert {world.ledger.through(stream) for stream in streams} == {world.ledger.settled("m", world.clock.now())}
 
 
-def test_the_link_tells_how_fresh_it_all_is(build: Callable[..., World]) -> None:
-    """With room for all streams nothing is stale; with too little, the mean is near what is possible."""
+def test_the_link_has_the_staleness(build: Callable[..., World]) -> None:
+    """With enough budget for all streams nothing is stale; otherwise the mean is near the possible minimum."""
     world = build()
     world.round()
     link = world.poller.link
     assert (link.streams, link.staleness_minutes, link.staleness_bound_minutes) == (3, 0, 0)
 
 
-def test_while_the_api_wants_to_be_left_alone_it_does_not_look_well(
-    build: Callable[..., World], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The late answer of a request that was on its way ends neither the failure nor its report."""
+def test_during_a_retry_after_the_link_is_not_up(build: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late answer to a request that was under way ends neither the failure nor its report."""
     world = build()
     world.round()
     fail = world.client._fail
@@ -1104,14 +1125,14 @@ def test_while_the_api_wants_to_be_left_alone_it_does_not_look_well(
     def answer_late(key: str) -> None:
         fail(key)
         if key == "b":
-            # Meanwhile another request was answered 429.
+            # Meanwhile another request got a 429.
             world.budget.refused(1800.0)
 
     monkeypatch.setattr(world.client, "_fail", answer_late)
     world.client.errors = {"a": RateLimited("slow down", retry_after=1800.0)}
     with structlog.testing.capture_logs() as logs:
-        asked = world.round()
-        assert asked.index("a/play_count") < asked.index("b/play_count")
+        requested = world.round()
+        assert requested.index("a/play_count") < requested.index("b/play_count")
         monkeypatch.undo()
         world.client.errors = {}
         for _ in range(29):
@@ -1124,8 +1145,8 @@ def test_while_the_api_wants_to_be_left_alone_it_does_not_look_well(
     assert [line["event"] for line in logs if "resolved" in line["event"]] == ["resolved: slow down"]
 
 
-def test_after_the_clock_was_ahead_nothing_is_skipped(build: Callable[..., World]) -> None:
-    """Minutes that were taken as empty while the clock was five hours ahead are counted when they come."""
+def test_no_minute_is_skipped_after_the_clock_was_ahead(build: Callable[..., World]) -> None:
+    """Minutes that seemed empty while the clock was five hours ahead are counted when they come."""
     world = build()
     ahead = world.clock.now() - world.clock.monotonic()
     world.client.newest = lambda: minute_of(world.clock.monotonic() + ahead) - 1
@@ -1142,50 +1163,52 @@ def test_after_the_clock_was_ahead_nothing_is_skipped(build: Callable[..., World
     assert world.ledger.snapshot.merchants["m"].lost_minutes == 0
 
 
-PAST = [
-    *("past of all by minute", "past of a by minute", "past of b by minute"),
-    *("past of all by hour", "past of a by hour", "past of b by hour"),
+HISTORY = [
+    *("history of all by minute", "history of a by minute", "history of b by minute"),
+    *("history of all by hour", "history of a by hour", "history of b by hour"),
 ]
 
 
-def test_the_past_comes_after_everything_else(build: Callable[..., World]) -> None:
-    """With budget left, the first round requests the past, too, once and last."""
-    world = build(past_known=False)
-    asked = world.round()
-    assert asked[-len(PAST) :] == PAST
-    assert sorted(asked[: -len(PAST)]) == sorted(PLAYS + CATALOG)
-    assert not [what for what in world.round() if what.startswith("past")]
+def test_the_history_comes_after_everything_else(build: Callable[..., World]) -> None:
+    """With budget left, the first round requests the history, too, once and last."""
+    world = build(history_known=False)
+    requested = world.round()
+    assert requested[-len(HISTORY) :] == HISTORY
+    assert sorted(requested[: -len(HISTORY)]) == sorted(PLAYS + CATALOG)
+    assert not [what for what in world.round() if what.startswith("history")]
 
 
-def test_the_past_comes_where_the_budget_is_short(build: Callable[..., World]) -> None:
-    """Where the streams want more than there is, one request in ten is for names and the past, and no more."""
-    world = build(limit=2, past_known=False)
+def test_the_history_has_a_tenth_of_a_short_budget(build: Callable[..., World]) -> None:
+    """If the streams need more than the budget, one request in ten is for names and history, and no more."""
+    world = build(limit=2, history_known=False)
     for _ in range(200):
         world.round()
     assert world.poller.link.up
-    background = [what for what in world.client.all_asked if what.startswith(("past", "media", "event"))]
-    assert set(PAST) <= set(background)
-    assert len(background) <= len(world.client.all_asked) / 10 + 1
+    background = [what for what in world.client.all_requested if what.startswith(("history", "media", "event"))]
+    assert set(HISTORY) <= set(background)
+    assert len(background) <= len(world.client.all_requested) / 10 + 1
 
 
-def test_a_past_that_fails_does_not_hold_up_the_counting(build: Callable[..., World]) -> None:
+def test_a_failing_history_does_not_delay_the_counting(build: Callable[..., World]) -> None:
     """A failing warm-up request is not repeated for some minutes, and streams are requested as before."""
-    world = build(past_known=False)
-    world.client.errors["past"] = ServerError("a defect", status=500)
+    world = build(history_known=False)
+    world.client.errors["history"] = ServerError("a defect", status=500)
     world.round()
     for _ in range(3):
         assert sorted(what for what in world.round() if what in PLAYS) == sorted(PLAYS)
-    assert len([what for what in world.client.all_asked if what.startswith("past")]) <= 2 * len(PAST)
+    assert len([what for what in world.client.all_requested if what.startswith("history")]) <= 2 * len(HISTORY)
     world.client.errors.clear()
     for _ in range(12):
         world.round()
     assert world.monitor.warmup.next(world.clock.now(), minute_of(world.clock.now()), ()) is None
 
 
-def test_a_past_that_is_refused_is_requested_in_halves(build: Callable[..., World]) -> None:
-    """A 400 is no error of the API: the range was too long. When no range is taken, the past is done without."""
-    world = build(past_known=False)
-    world.client.errors["past"] = BadRequest("range too long", status=400)
+def test_a_refused_history_is_requested_in_halves(build: Callable[..., World]) -> None:
+    """A 400 is no error of the API: the range was too long. If no range is accepted, the exporter does without the
+    history.
+    """
+    world = build(history_known=False)
+    world.client.errors["history"] = BadRequest("range too long", status=400)
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
             world.round()
@@ -1193,8 +1216,8 @@ def test_a_past_that_is_refused_is_requested_in_halves(build: Callable[..., Worl
     assert [entry for entry in logs if entry["log_level"] == "warning"] == []
 
 
-def test_live_events_that_run_are_looked_at_in_every_round(build: Callable[..., World]) -> None:
-    """They come right after the whole merchant's plays, and take at most a quarter of a round."""
+def test_running_live_events_are_looked_up_in_every_round(build: Callable[..., World]) -> None:
+    """Their lookups come right after the whole merchant's plays, and take at most a quarter of a round."""
     world = build(limit=8)
     for _ in range(6):
         world.round()
@@ -1207,8 +1230,8 @@ def test_live_events_that_run_are_looked_at_in_every_round(build: Callable[..., 
         assert tight.round()[1:].count("event ev") <= 2
 
 
-def test_what_the_detector_cannot_write_is_reported(build: Callable[..., World], tmp_path: Path) -> None:
-    """A state file that does not take the detector's own state is one line, and the round continues."""
+def test_a_failed_write_of_the_detector_is_reported(build: Callable[..., World], tmp_path: Path) -> None:
+    """If the state file does not accept the detector's state, that is one line, and the round continues."""
     world = build(detector=True)
     with world.state.transaction() as db:
         db.execute("DROP TABLE tracks")
@@ -1218,11 +1241,11 @@ def test_what_the_detector_cannot_write_is_reported(build: Callable[..., World],
 
 
 @pytest.mark.parametrize("trigger", ["the budget of the minute before is not free yet", "a minute settles meanwhile"])
-def test_nothing_is_requested_while_the_whole_merchants_answer_is_on_its_way(
+def test_nothing_is_requested_while_the_whole_merchants_request_is_under_way(
     build: Callable[..., World], trigger: str
 ) -> None:
-    """Before it has come, no thread requests anything, whether the round begins or not: which minutes are settled is
-    not known, and the media requested a minute ago would look fresh.
+    """Before its answer no thread sends a request, at the beginning of a round and later: the settled minutes are
+    unknown until then, and the media requested a minute ago would look fresh.
     """
     world = build(concurrency=4, limit=20, media=[f"media-{number}" for number in range(30)])
     for _ in range(12):
@@ -1235,7 +1258,7 @@ def test_nothing_is_requested_while_the_whole_merchants_answer_is_on_its_way(
         original(what)
         if what == "/play_count":
             on_its_way.set()
-            # Long enough for the other threads to request all that they would.
+            # Long enough for the other threads to send all their requests.
             assert not never.wait(0.2)
             on_its_way.clear()
         else:
@@ -1250,14 +1273,14 @@ def test_nothing_is_requested_while_the_whole_merchants_answer_is_on_its_way(
             world.budget.take().done()
         world.clock.advance(-10)
     world.round()
-    assert world.client.asked.count("/play_count") == (2 if trigger.startswith("a minute") else 1)
-    # When a minute settles, three others may have been taken before.
+    assert world.client.requested.count("/play_count") == (2 if trigger.startswith("a minute") else 1)
+    # When a minute settles, three other tasks may have been taken before.
     assert sum(left) <= (3 if trigger.startswith("a minute") else 0)
     assert len(left) >= 15
 
 
-def test_a_poller_that_is_stopped_does_not_wait_for_an_answer(build: Callable[..., World]) -> None:
-    """`stop` ends the threads that wait for the whole merchant's answer, though that does not come."""
+def test_a_stopped_poller_does_not_wait_for_an_answer(build: Callable[..., World]) -> None:
+    """`stop` ends the threads that wait for the whole merchant's answer, even if that never comes."""
     world = build(concurrency=4)
     original = world.client._send
     asking, go_on = threading.Event(), threading.Event()
@@ -1273,8 +1296,8 @@ def test_a_poller_that_is_stopped_does_not_wait_for_an_answer(build: Callable[..
     running.start()
     assert asking.wait(PATIENCE)
     world.poller.stop()
-    # The round's own thread, and the one that asks.
+    # The thread of the round, and the one with the request.
     wait_until("the others have ended", lambda: len(set(threading.enumerate()) - before) == 2)
     go_on.set()
     running.join(PATIENCE)
-    assert world.client.all_asked == ["/play_count"]
+    assert world.client.all_requested == ["/play_count"]

@@ -1,4 +1,4 @@
-"""The schedule, with the real scheduler: when jobs run, and that none of them can hold up another."""
+"""The schedule, with the real scheduler: when jobs run, and that no job delays another."""
 
 import threading
 from collections import Counter
@@ -44,7 +44,7 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """What jobs hang on; open at the end of the test at the latest."""
+    """An event on which jobs hang; it is set at the end of the test at the latest."""
     event = threading.Event()
     yield event
     event.set()
@@ -60,7 +60,7 @@ def next_runs(schedule: Scheduler) -> dict[str, datetime]:
 
 
 def test_a_round_begins_at_once_and_then_at_its_second(start: Start) -> None:
-    """Each merchant's first round does not wait, and the next one begins at the given second within a minute."""
+    """Each merchant's first round runs at once, and the next one begins at the given second within a minute."""
     ran = {name: threading.Event() for name in ("one", "two")}
     schedule = start({name: event.set for name, event in ran.items()}, second=17)
     assert all(event.wait(PATIENCE) for event in ran.values())
@@ -82,9 +82,9 @@ def test_a_round_is_due_every_minute(start: Start) -> None:
 
 
 @pytest.mark.parametrize(("merchants", "together"), [(1, 1), (6, 6), (100, 6), (500, 12)])
-def test_the_rounds_of_many_merchants_begin_one_after_the_other(start: Start, merchants: int, together: int) -> None:
-    """The first begins at the given second and the others soon after, no more than so many in the same second, and
-    none so late that its round could not end before the next minute's.
+def test_the_rounds_of_many_merchants_begin_one_after_another(start: Start, merchants: int, together: int) -> None:
+    """The first begins at the given second and the others soon after. Only a limited number begins in the same second,
+    and none so late that its round could not end before the next minute's.
     """
     schedule = start({f"merchant-{number}": nothing for number in range(merchants)}, second=50)
     planned = jobs(schedule)
@@ -100,8 +100,10 @@ def test_the_rounds_of_many_merchants_begin_one_after_the_other(start: Start, me
     assert max(delays) < SPREAD
 
 
-def test_the_pause_grows_until_the_heart_beats(start: Start) -> None:
-    """Without a beat for too long there is a problem, and a beat ends it; one that is late by a few is none."""
+def test_the_pause_grows_until_a_heartbeat(start: Start) -> None:
+    """Without a heartbeat for too long there is a problem, and a heartbeat ends it; a heartbeat that is only a little
+    late is no problem.
+    """
     clock = FakeClock()
     silent = Scheduler(clock, {})
     schedule = start({}, clock=clock)
@@ -116,8 +118,8 @@ def test_the_pause_grows_until_the_heart_beats(start: Start) -> None:
 def test_a_round_that_does_not_end_is_a_problem(
     start: Start, gate: threading.Event, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """A round that hangs, or that ends with an error each time, is named after a while. When one has ended well, or
-    while another merchant's rounds do, nothing is wrong.
+    """A round that hangs, or that ends with an error each time, is named after some time. If one has ended well, or
+    while another merchant's rounds end well, there is no problem.
     """
     monkeypatch.setattr("exporter.polling.scheduler.LONGEST_ROUND", 3.0 * BEAT)
     begun = threading.Event()
@@ -146,7 +148,7 @@ def test_a_round_that_does_not_end_is_a_problem(
 
 
 def test_a_heartbeat_that_fails_is_a_heartbeat(start: Start) -> None:
-    """The scheduler works even if what the beat calls does not; the log tells of it."""
+    """The scheduler works even if the heartbeat's callback fails; the failure is logged."""
     beaten = threading.Event()
 
     def fail() -> None:
@@ -161,8 +163,10 @@ def test_a_heartbeat_that_fails_is_a_heartbeat(start: Start) -> None:
     assert schedule.problem() is None
 
 
-def test_a_job_that_fails_is_logged_and_tried_again(start: Start) -> None:
-    """One merchant's defect is an error in the log with the exception; the others run, and it has its next turn."""
+def test_a_failing_job_is_logged_and_tried_again(start: Start) -> None:
+    """A merchant's defect is logged as an error with the exception; the others run, and the job runs again at its next
+    time.
+    """
     ran = threading.Event()
 
     def fail() -> None:
@@ -176,8 +180,8 @@ def test_a_job_that_fails_is_logged_and_tried_again(start: Start) -> None:
     assert next_runs(schedule)["round bad"].second == 30
 
 
-def test_a_job_that_hangs_delays_no_other(start: Start, gate: threading.Event) -> None:
-    """While all merchants but one hang, that one runs, and the heart beats."""
+def test_a_hanging_job_delays_no_other(start: Start, gate: threading.Event) -> None:
+    """While all merchants but one hang, that one runs, and so does the heartbeat."""
     ran, beaten = threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -189,8 +193,8 @@ def test_a_job_that_hangs_delays_no_other(start: Start, gate: threading.Event) -
     assert not gate.is_set()
 
 
-def test_a_job_that_hangs_is_not_begun_again(start: Start, gate: threading.Event) -> None:
-    """A round that is still under way at its next turn goes on alone."""
+def test_a_hanging_job_is_not_started_again(start: Start, gate: threading.Event) -> None:
+    """A round that is still under way at its next time continues alone."""
     begun = []
     running = threading.Event()
 
@@ -208,8 +212,8 @@ def test_a_job_that_hangs_is_not_begun_again(start: Start, gate: threading.Event
     assert begun == [1]
 
 
-def test_a_job_that_is_late_is_run(start: Start) -> None:
-    """A turn that was hours ago, as after a suspend, is made up for once."""
+def test_a_late_job_is_run(start: Start) -> None:
+    """A job that was due hours ago, as after a suspend, runs once."""
     ran: list[int] = []
     twice = threading.Event()
 
@@ -227,8 +231,8 @@ def test_a_job_that_is_late_is_run(start: Start) -> None:
 
 
 @pytest.mark.parametrize("step", [-3600.0, 3600.0, 3.0])
-def test_a_clock_that_is_set_is_noticed(start: Start, step: float) -> None:
-    """After the clock was set, every job is planned anew: its next run can have been an hour away."""
+def test_a_changed_clock_is_noticed(start: Start, step: float) -> None:
+    """After the clock was set, every job is scheduled again: its next run can have been an hour away."""
     clock = FakeClock()
     schedule = start({"one": nothing}, clock=clock)
     far = datetime.now(UTC) + timedelta(hours=1)
@@ -242,8 +246,8 @@ def test_a_clock_that_is_set_is_noticed(start: Start, step: float) -> None:
     assert [(each["event"], each["seconds"]) for each in logs] == [("the clock was set", step)]
 
 
-def test_time_that_passes_is_no_clock_that_is_set(start: Start) -> None:
-    """Neither an hour of sleep nor a clock that is slewed gives cause to plan anew."""
+def test_passing_time_is_no_changed_clock(start: Start) -> None:
+    """Neither an hour of sleep nor a slewed clock makes the scheduler schedule again."""
     clock = FakeClock()
     schedule = start({"one": nothing}, clock=clock)
     far = datetime.now(UTC) + timedelta(hours=1)
@@ -259,7 +263,7 @@ def test_time_that_passes_is_no_clock_that_is_set(start: Start) -> None:
 
 
 def test_a_stop_does_not_wait(start: Start, gate: threading.Event) -> None:
-    """A round that hangs is left to itself, and no other begins."""
+    """A hanging round is left alone, and no other begins."""
     hanging = threading.Event()
 
     def hang() -> None:
@@ -275,7 +279,7 @@ def test_a_stop_does_not_wait(start: Start, gate: threading.Event) -> None:
 
 
 def test_a_schedule_that_was_not_started_can_be_stopped_and_watched() -> None:
-    """Neither needs a scheduler."""
+    """Neither call needs a scheduler."""
     clock = FakeClock()
     schedule = Scheduler(clock, {})
     clock.wall += 3600
@@ -290,7 +294,7 @@ def test_a_schedule_that_was_not_started_can_be_stopped_and_watched() -> None:
         (EVENT_JOB_MAX_INSTANCES, "debug", "a job still runs at its next start"),
     ],
 )
-def test_what_the_scheduler_skips_is_in_the_log(code: int, level: str, event: str) -> None:
+def test_skipped_runs_are_logged(code: int, level: str, event: str) -> None:
     """A missed run is a warning; a round that takes longer than a minute is usual where the budget is short."""
     with structlog.testing.capture_logs() as logs:
         _log_event(JobEvent(code, "round one", "default"))
@@ -307,6 +311,6 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def wait_for_log(logs: list[Any], event: str) -> dict[str, Any]:
-    """The first entry of a log about an event, once there is one."""
+    """The first log entry about an event, once there is one."""
     wait_until(lambda: any(entry["event"] == event for entry in logs))
     return next(entry for entry in logs if entry["event"] == event)

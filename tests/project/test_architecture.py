@@ -38,7 +38,7 @@ MODULES = {
 
 
 def test_the_document_is_read() -> None:
-    """The patterns of this test find what the document names: an empty list would prove nothing."""
+    """The patterns of this test find names in the document: an empty list would prove nothing."""
     assert len(PATHS) >= 20
     assert len(NAMES) >= 40
 
@@ -51,14 +51,16 @@ def test_each_path_exists(path: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_name_exists(name: str) -> None:
-    """A module, a class, a function or a method; public, as private ones change more often than documents."""
+    """A name is a module, a class, a function or a method; public, as private names change more
+    often than documents.
+    """
     assert not any(part.startswith("_") for part in name.split("."))
     assert _exists(name)
 
 
 @pytest.mark.parametrize("name", ["Ledger.count", "Ledgers", "rules.count_hours", "exporter.api.budget.take"])
 def test_a_name_that_does_not_exist_is_found(name: str) -> None:
-    """The look-up is not satisfied by a class, a module or a method of another class."""
+    """The lookup does not accept a class, a module or a method of another class instead."""
     assert not _exists(name)
 
 
@@ -68,8 +70,8 @@ def test_the_tree_has_each_package_and_module_once() -> None:
     assert sorted(listed) == sorted([*FOUNDATION, *MAY_IMPORT])
 
 
-def test_the_table_of_imports_is_the_one_that_is_tested() -> None:
-    """It has the packages, what they may import, and the modules where a package may import only some of another."""
+def test_the_table_of_imports_is_the_tested_one() -> None:
+    """It has the packages, their allowed imports, and the modules where a package may import only some of another."""
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", _section("What may import what"), re.MULTILINE))
     assert {unit: set(re.findall(r"`(\w+)`", cell)) for unit, cell in rows.items()} == MAY_IMPORT
     only = {
@@ -87,7 +89,7 @@ def test_the_foundation_has_its_order() -> None:
 
 
 def test_the_table_of_locks_has_each_module_with_a_lock() -> None:
-    """Whoever adds a lock says what it guards."""
+    """The table says what each lock of the code guards."""
     listed = re.findall(r"^\| `([\w/]+\.py)` \|", _section("Threads and locks"), re.MULTILINE)
     assert sorted(listed) == sorted(_with_locks())
 
@@ -100,7 +102,7 @@ def test_the_drawing_has_each_thread() -> None:
 
 
 def test_the_readme_links_to_it() -> None:
-    """A reader of the README finds it."""
+    """The README has a link to the document."""
     assert "](docs/architecture.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -145,7 +147,9 @@ def _members(of_class: ast.ClassDef) -> set[str]:
 
 
 def _with_locks() -> Iterator[str]:
-    """The modules that create a lock. The simulated API is another program in the same process."""
+    """The modules that create a lock, except those of the simulated API, which is another program
+    in the same process.
+    """
     for path in sorted((ROOT / "exporter").rglob("*.py")):
         relative = path.relative_to(ROOT / "exporter")
         if relative.parts[0] != "simulator" and re.search(r"\bthreading\.(Lock|RLock|Condition)\(", path.read_text()):
@@ -153,7 +157,7 @@ def _with_locks() -> Iterator[str]:
 
 
 def _thread_names() -> Iterator[str]:
-    """The first words of the names of the threads that the exporter starts, those of the simulated API left out."""
+    """The first words of the names of the exporter's threads, without those of the simulated API."""
     for module, tree in MODULES.items():
         if module.startswith("exporter.simulator"):
             continue

@@ -1,4 +1,4 @@
-"""The documents: those that are made from the code are up to date, examples are true, links lead somewhere."""
+"""The documents: generated ones are up to date, examples are correct, links have targets."""
 
 import re
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ DOCUMENTS = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_what_is_made_from_the_code_is_up_to_date(name: str) -> None:
+def test_generated_documents_are_up_to_date(name: str) -> None:
     """The document is what `make docs` writes."""
     assert (DOCS / name).read_text(encoding="utf-8") == WRITTEN[name](), "make docs"
 
 
 def test_make_docs_writes_each_document(tmp_path: Path) -> None:
-    """It writes as many files as there are to write, and nothing else."""
+    """It writes each generated document, and nothing else."""
     assert main(tmp_path) == 0
     assert {path.name for path in tmp_path.iterdir()} == set(WRITTEN)
 
@@ -40,13 +40,13 @@ def test_each_document_is_in_the_contents() -> None:
 
 
 def prose(document: Path) -> str:
-    """A document without its code, which can hold what looks like a link or a heading."""
+    """A document without its code blocks, which can contain text that looks like a link or a heading."""
     text = (ROOT / document).read_text(encoding="utf-8")
     return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(document: Path) -> set[str]:
-    """What a link can name in a document: its headings, as code hosts write them."""
+    """The link targets in a document: its headings, as code hosts write them."""
     headings = re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -60,8 +60,8 @@ def links(document: Path) -> Iterator[tuple[Path, str]]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
-def test_links_lead_somewhere(document: Path) -> None:
-    """Each link that is not to another site is to a file that is there, and to a heading in it."""
+def test_links_have_targets(document: Path) -> None:
+    """Each link that is not to another site is to an existing file, and to a heading in it."""
     dead = []
     for path, anchor in links(document):
         there = path.exists() and (not anchor or anchor in anchors(path))
@@ -71,7 +71,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def example() -> Iterator[tuple[float, dict[int, float], float, float]]:
-    """The rows of the example in counting.md: when, the rows of the answer, the counter, what is owed."""
+    """The rows of the example in counting.md: time, rows of the answer, counter, owed value."""
     day = datetime(2026, 4, 1, tzinfo=UTC)
     table = re.findall(r"^\| (12:\d\d) \| (.*) \|$", (DOCS / "counting.md").read_text(encoding="utf-8"), re.MULTILINE)
     for when, line in table:
@@ -82,8 +82,8 @@ def example() -> Iterator[tuple[float, dict[int, float], float, float]]:
         yield at, values, float(counter), float(owed)
 
 
-def test_the_example_of_counting_is_what_the_ledger_does(tmp_path: Path) -> None:
-    """Fed with the example's answers, at its times, the ledger counts and owes what the table says."""
+def test_the_ledger_counts_as_in_the_example(tmp_path: Path) -> None:
+    """With the answers of the example, at its times, the ledger counts and owes what the table says."""
     answers = list(example())
     assert len(answers) == 5
     clock = FakeClock(answers[0][0] - 60)
@@ -96,8 +96,8 @@ def test_the_example_of_counting_is_what_the_ledger_does(tmp_path: Path) -> None
     for at, values, counter, owed in answers:
         clock.advance(at - clock.now())
         ledger.show_counted(at)
-        asked = ledger.to_ask(stream, at)
-        ledger.enter(stream, asked, {minute: {"": value} for minute, value in values.items()}, at)
+        requested = ledger.to_ask(stream, at)
+        ledger.enter(stream, requested, {minute: {"": value} for minute, value in values.items()}, at)
         [series] = ledger.snapshot.merchants["m"].streams[stream].series
         with state.read() as db:
             [[kept]] = db.execute("SELECT max(owed) FROM series").fetchall()

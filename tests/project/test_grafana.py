@@ -1,4 +1,4 @@
-"""The dashboards: what the code makes is what is committed, and every query answers on a real Prometheus."""
+"""The dashboards: the committed files are those of the code, and every query returns data from a real Prometheus."""
 
 import contextlib
 import json
@@ -37,20 +37,20 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "grafana" / "dashboards"
 DASHBOARDS: Mapping[str, Any] = {name: json.loads(document) for name, document in documents().items()}
 
-# What Grafana itself puts into queries, and what it may be.
+# Grafana's own variables in queries, with possible values.
 BUILT_IN = {"__range": "10m", "__rate_interval": "1m"}
 
-# Everything is collected; rows are there when their minute ends, and some of them change later.
+# Everything is collected. Each row exists at the end of its minute, and some rows change later.
 FAULTS = Faults(late_minutes=0, omit_zero=False, rate_limit=100_000, token_life=1e6, revise_up=0.5, revise_minutes=1)
 GROUPS = [str(group) for group in Group]
 COLLECT = [{"target": str(target), "groups": ["all"] if target.by_day else GROUPS} for target in Target]
 
-# How long the exporter has been at work when the tests begin, seconds.
+# Seconds for which the exporter has run when the tests begin.
 HISTORY = 3 * 3600.0
 
 COUNTER = "smartstream_merchant_plays_total"
 
-# Alerts of the names that the dashboards look for, which fire at once.
+# Alerts with the names in the dashboards, which fire at once.
 ALERTS = {
     "SmartstreamPlaysDrop": "max by (merchant_id, media_id) (smartstream_plays_total) >= 0",
     "SmartstreamMerchantPlaysDrop": "max by (merchant_id) (smartstream_merchant_plays_total) >= 0",
@@ -62,9 +62,9 @@ class Query:
     """A query of a dashboard.
 
     Attributes:
-        place: Where it is.
+        place: Its place in the dashboard.
         expression: PromQL with Grafana's variables.
-        instant: Whether it is asked at one instant.
+        instant: Whether it is an instant query.
     """
 
     place: str
@@ -73,7 +73,7 @@ class Query:
 
 
 def panels(name: str) -> list[dict[str, Any]]:
-    """The panels of a dashboard, without the rows that only carry a title."""
+    """The panels of a dashboard, without the rows, which have only a title."""
     return [panel for panel in DASHBOARDS[name]["panels"] if panel["type"] != "row"]
 
 
@@ -103,13 +103,13 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 
 def families_in(expression: str) -> set[str]:
-    """The names of families in an expression: in each dashboard's query, what stands before a brace."""
+    """The names of families in an expression: in the dashboards' queries, the name before each brace."""
     bare = re.sub(r'"(\\.|[^"\\])*"', '""', expression)
     return set(re.findall(r"\b([a-zA-Z_:][\w:]*)\s*\{", bare)) | set(re.findall(r"label_values\((\w+),", bare))
 
 
 def known_families() -> set[str]:
-    """The names of all samples that Prometheus can have of the exporter, and two that it makes itself."""
+    """The names of all samples that Prometheus can have of the exporter, and two of Prometheus' own."""
     names = {family.name for family in FAMILIES} | {"up", "ALERTS"}
     for family in Instruments().registry.collect():
         names |= {family.name + suffix for suffix in ("", "_total", "_info", "_bucket", "_count", "_sum")}
@@ -118,29 +118,29 @@ def known_families() -> set[str]:
 
 
 def own_families() -> set[str]:
-    """The families that this project invented, by the names of the README."""
+    """The families that are the exporter's own, by the names in the README."""
     own = [family for family in Instruments().registry.collect() if family.name.startswith("smartstream_")]
     suffixes = {"counter": "_total", "info": "_info"}
     return {family.name for family in FAMILIES} | {f"{each.name}{suffixes.get(each.type, '')}" for each in own}
 
 
-def test_the_committed_dashboards_are_what_the_code_makes() -> None:
+def test_the_committed_dashboards_are_those_of_the_code() -> None:
     """The files are byte for byte what `make dashboards` writes, and there is no other."""
     assert {path.name: path.read_text() for path in FOLDER.iterdir()} == dict(documents())
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_a_dashboard_is_of_grafanas_types(name: str) -> None:
-    """Read into the types that Grafana publishes, options of each kind of panel too, and written again, it is the
-    same: no field is unknown.
+def test_a_dashboard_has_only_fields_of_grafanas_types(name: str) -> None:
+    """A dashboard that is parsed into Grafana's published types, options of panels included, and written again is
+    unchanged: no field is unknown.
     """
     register_default_plugins()
     again = json.dumps(Dashboard.from_json(json.loads((FOLDER / name).read_text())), cls=JSONEncoder)
     assert json.loads(again) == DASHBOARDS[name]
 
 
-def test_the_dashboards_are_three_that_link_to_each_other() -> None:
-    """Each has an address that never changes, and links to all with the chosen variables and time."""
+def test_the_three_dashboards_link_to_each_other() -> None:
+    """Each has a permanent address, and links to all with the chosen variables and time."""
     assert {name: made["uid"] for name, made in DASHBOARDS.items()} == {
         "overview.json": "smartstream-overview",
         "media.json": "smartstream-media",
@@ -174,7 +174,7 @@ def test_a_dashboard_names_no_data_source(name: str) -> None:
 
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_every_panel_explains_itself(name: str) -> None:
-    """Each panel has a title, a description of at least a sentence, a unit, a word for no data, and a number."""
+    """Each panel has a title, a description of at least a sentence, a unit, a text for no data, and a number."""
     shown = panels(name)
     for panel in shown:
         defaults = panel["fieldConfig"]["defaults"]
@@ -201,7 +201,7 @@ def test_panels_fill_the_page_and_do_not_overlap(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_queries_use_variables_that_are_there(name: str) -> None:
+def test_queries_use_existing_variables(name: str) -> None:
     """Each variable in a query, a legend or a link is one of the dashboard's, or Grafana's own; each is used."""
     own = {variable["name"] for variable in variables(name)}
     texts = json.dumps(DASHBOARDS[name])
@@ -210,7 +210,7 @@ def test_queries_use_variables_that_are_there(name: str) -> None:
     assert {each for each in used - own if not each.startswith("__")} == set()
 
 
-def test_queries_use_families_that_are_there() -> None:
+def test_queries_use_existing_families() -> None:
     """Each family in a query is one that the exporter has, or Prometheus' own."""
     known = known_families()
     wrong = {place: families_in(expression) - known for place, expression in expressions()}
@@ -218,8 +218,8 @@ def test_queries_use_families_that_are_there() -> None:
     assert all(families_in(expression) for _, expression in expressions())
 
 
-def test_every_family_is_of_use() -> None:
-    """Each family is in a dashboard, in a rule or in a document: nothing is exported that nobody is told of."""
+def test_every_family_is_used() -> None:
+    """Each family is in a dashboard, in a rule or in a document: nothing is exported without a use."""
     rules = " ".join(path.read_text() for path in sorted((ROOT / "prometheus").rglob("*.yml")))
     pages = " ".join(path.read_text() for path in sorted((ROOT / "docs").rglob("*.md")))
     mentioned = {name for _, expression in expressions() for name in families_in(expression)}
@@ -228,8 +228,8 @@ def test_every_family_is_of_use() -> None:
     assert own_families() - mentioned == set()
 
 
-def test_the_dashboards_show_what_is_worth_showing() -> None:
-    """The families that are about the exporter, about drops and about live events are each in a dashboard."""
+def test_the_dashboards_show_the_most_important_families() -> None:
+    """The families about the exporter, about drops and about live events are each in a dashboard."""
     shown = {name.removesuffix("_bucket") for _, expression in expressions() for name in families_in(expression)}
     by_stream = re.compile(
         r"smartstream_(merchant_)?(last_minute_)?(plays|play_time|player_displays|devices|sessions|"
@@ -238,8 +238,8 @@ def test_the_dashboards_show_what_is_worth_showing() -> None:
     assert {name for name in own_families() - shown if not by_stream.fullmatch(name)} == set()
 
 
-def test_the_alerts_that_are_shown_are_those_of_the_rules() -> None:
-    """Each alert that a query looks for by name is one of the project's rules, and all about drops are looked for."""
+def test_the_shown_alerts_are_those_of_the_rules() -> None:
+    """Each alert that a query selects by name is one of the project's rules, and all drop alerts are selected."""
     rules = (ROOT / "prometheus" / "rules").glob("*.yml")
     groups = [group for path in rules for group in yaml.safe_load(path.read_text())["groups"]]
     alerts = {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
@@ -252,7 +252,7 @@ def test_the_alerts_that_are_shown_are_those_of_the_rules() -> None:
     assert named == {name for name in alerts if "Drop" in name}
 
 
-def test_what_compose_mounts_is_there() -> None:
+def test_the_mounts_of_compose_exist() -> None:
     """Each file and folder that compose.yaml mounts is in the repository, and each image has a version."""
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
     assert set(services) == {"exporter", "prometheus", "alertmanager", "grafana"}
@@ -263,7 +263,7 @@ def test_what_compose_mounts_is_there() -> None:
 
 
 def test_grafana_finds_its_data_and_dashboards() -> None:
-    """The data sources are where the demo's servers listen, and the folder of dashboards is where they are mounted."""
+    """The data sources are the addresses of the demo's servers, and the folder of dashboards is the mounted one."""
     provisioning = ROOT / "grafana" / "provisioning"
     sources = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
@@ -280,8 +280,8 @@ def test_grafana_finds_its_data_and_dashboards() -> None:
     assert home == f"{folder}/overview.json"
 
 
-def test_the_drawing_locks_its_packages_and_names_no_place() -> None:
-    """The lock of the packages that draw the pictures has a hash for each, and no place to download it from."""
+def test_the_lock_of_the_renderer_is_hashed_and_names_no_host() -> None:
+    """The lock of the packages that draw the pictures has a hash for each, and no download address."""
     lock = json.loads((ROOT / "grafana" / "render" / "package-lock.json").read_text())
     packages = {name: package for name, package in lock["packages"].items() if name}
     assert [name for name, package in packages.items() if "integrity" not in package or "resolved" in package] == []
@@ -310,33 +310,33 @@ class Prometheus(Program):
         super().__init__([program, *(f"--{flag}={value}" for flag, value in flags.items())], folder)
         self.line("Server is ready to receive web requests")
 
-    def ask(self, path: str, **parameters: object) -> Any:
-        """What its HTTP API answers; an expression that cannot be read fails here."""
+    def query_api(self, path: str, **parameters: object) -> Any:
+        """The answer of its HTTP API; an invalid expression fails here."""
         answer = get(f"{self.url}{path}?{urlencode(parameters)}").json()
         assert answer["status"] == "success", (parameters, answer)
         return answer["data"]
 
     def has_data(self, query: Query, chosen: Mapping[str, str]) -> bool:
-        """Whether a query, with the variables as chosen, gives a number."""
+        """Whether a query, with the chosen variables, returns a number."""
         expression = filled(query.expression, chosen)
         if query.instant:
-            series = self.ask("query", query=expression)["result"]
+            series = self.query_api("query", query=expression)["result"]
             return any(each["value"][1] != "NaN" for each in series)
         end = time.time()
-        series = self.ask("query_range", query=expression, start=end - 60, end=end, step=5)["result"]
+        series = self.query_api("query_range", query=expression, start=end - 60, end=end, step=5)["result"]
         return any(value != "NaN" for each in series for _, value in each["values"])
 
     def options(self, variable: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, str]:
         """The values that Grafana offers for a variable, by the text it shows."""
         source = filled(variable["query"]["query"], chosen)
         if found := re.fullmatch(r"label_values\((\w+), (\w+)\)", source):
-            values = self.ask(f"label/{found[2]}/values", **{"match[]": found[1]})
+            values = self.query_api(f"label/{found[2]}/values", **{"match[]": found[1]})
             return {value: value for value in values}
         found = re.fullmatch(r"query_result\((.*)\)", source)
         assert found
         pattern = re.compile(variable["regex"].strip("/").replace("(?<", "(?P<"))
         offered = {}
-        for series in self.ask("query", query=found[1])["result"]:
+        for series in self.query_api("query", query=found[1])["result"]:
             labels = ",".join(f'{name}="{value}"' for name, value in series["metric"].items())
             match = pattern.search(f"{{{labels}}} {series['value'][1]} {series['value'][0] * 1000:.0f}")
             assert match, labels
@@ -345,18 +345,18 @@ class Prometheus(Program):
 
 
 def filled(expression: str, chosen: Mapping[str, str]) -> str:
-    """An expression with the variables as Grafana fills them in."""
+    """An expression with the variables replaced as in Grafana."""
     return re.sub(r"\$(\w+)", lambda found: chosen.get(found[1], found[0]), expression)
 
 
-def lived(settings: Settings, path: Path, clock: FakeClock, seconds: float) -> None:
-    """Poll now, and again after so many seconds on a clock turned by hand: the state file holds what was between."""
+def run_for(settings: Settings, path: Path, clock: FakeClock, seconds: float) -> None:
+    """Poll now, and again after this number of seconds on a fake clock: the state file has the data between."""
     state = open_state(path, clock.now)
     polling = build_polling(settings, state, Instruments(), clock)
     polling.pollers[MERCHANT].round()
     clock.advance(seconds)
     polling.pollers[MERCHANT].round()
-    # A new counter shows its 0 for a minute.
+    # A new counter exports 0 for a minute.
     clock.advance(60)
     polling.ledger.show_counted(clock.now())
     polling.close()
@@ -365,7 +365,9 @@ def lived(settings: Settings, path: Path, clock: FakeClock, seconds: float) -> N
 
 @pytest.fixture(scope="module")
 def prometheus(prometheus_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A real Prometheus that scrapes the real exporter: one merchant with some hours behind it, all collected."""
+    """A real Prometheus that scrapes the real exporter, with one merchant, some hours of data, and everything
+    collected.
+    """
     folder = tmp_path_factory.mktemp("grafana")
     world = World(media=3)
     clock = FakeClock(time.time() - HISTORY)
@@ -375,9 +377,9 @@ def prometheus(prometheus_bin: Path, tmp_path_factory: pytest.TempPathFactory) -
         "media": [{"id": media_id} for media_id in world.catalog(MERCHANT)],
     }
     logging.getLogger("exporter.simulator").setLevel(logging.WARNING)
-    with SimulatorServer(SimulatorApp(world, FaultSwitch(world, clock.now, FAULTS), clock.now)) as past:
-        before = Settings.model_validate(configuration(past.url, merchant, poll={"settle": "1s"}))
-        lived(before, folder / "state.db", clock, HISTORY - 600)
+    with SimulatorServer(SimulatorApp(world, FaultSwitch(world, clock.now, FAULTS), clock.now)) as earlier:
+        before = Settings.model_validate(configuration(earlier.url, merchant, poll={"settle": "1s"}))
+        run_for(before, folder / "state.db", clock, HISTORY - 600)
     released = threading.Event()
     waiting = FAULTS.model_copy(update={"hang_rate": 1.0, "hang_seconds": PATIENCE})
     switch = FaultSwitch(world, time.time, waiting)
@@ -388,8 +390,9 @@ def prometheus(prometheus_bin: Path, tmp_path_factory: pytest.TempPathFactory) -
         scraping = stack.enter_context(Prometheus(prometheus_bin, folder, own_port, port))
         config = configuration(api.url, merchant, poll={"settle": "1s"}, api={"timeout": "60s"})
         daemon = stack.enter_context(Daemon(folder, config, listen=f"127.0.0.1:{port}"))
-        # The API answers once Prometheus has seen the counters, so it sees them grow at once and not a minute later.
-        wait_until("the counters are scraped", lambda: bool(scraping.ask("query", query=COUNTER)["result"]))
+        # The API responds only after Prometheus has scraped the counters, so it sees them grow at once and not a minute
+        # later.
+        wait_until("the counters are scraped", lambda: bool(scraping.query_api("query", query=COUNTER)["result"]))
         switch.set(hang_rate=0.0)
         released.set()
         daemon.wait_ready()
@@ -397,9 +400,9 @@ def prometheus(prometheus_bin: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.real_time
-def test_every_query_gives_data(prometheus: Prometheus) -> None:
-    """Every query of every panel, variable and annotation is taken by a real Prometheus and gives data, with
-    everything collected and a drop alert firing.
+def test_every_query_returns_data(prometheus: Prometheus) -> None:
+    """With everything collected and a drop alert firing, a real Prometheus accepts every query of every panel, variable
+    and annotation, and returns data.
     """
     for name in DASHBOARDS:
         chosen = {**BUILT_IN, "interval": "5m"}
@@ -416,7 +419,7 @@ def test_every_query_gives_data(prometheus: Prometheus) -> None:
 
 @pytest.mark.real_time
 def test_media_are_chosen_by_name(prometheus: Prometheus) -> None:
-    """The variable offers each media under its name; its value is the id."""
+    """The variable offers each media by its name; its value is the id."""
     catalog = World(media=3).catalog(MERCHANT)
     (variable,) = (each for each in variables("media.json") if each["name"] == "media")
     wanted = {media.name: media_id for media_id, media in catalog.items()}
@@ -424,7 +427,7 @@ def test_media_are_chosen_by_name(prometheus: Prometheus) -> None:
 
 
 def _choice(prometheus: Prometheus, variable: Mapping[str, Any], chosen: Mapping[str, str]) -> str:
-    """One of the values that are offered: the media that is live all day, or else the first."""
+    """One of the offered values: the media that is live all day, or else the first."""
     wait_until(f"{variable['name']} has values", lambda: bool(prometheus.options(variable, chosen)))
     offered = prometheus.options(variable, chosen)
     return next((value for text, value in offered.items() if "24h" in text), next(iter(offered.values())))

@@ -36,12 +36,12 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
 
 
 def test_every_package_has_its_line_in_the_table() -> None:
-    """The table of imports names every package and every module that lies beside them, and no other."""
+    """The table of imports names every package and every module beside them, and no other."""
     assert sorted({unit for unit, _ in _files()} - {"__init__"}) == sorted([*FOUNDATION, *MAY_IMPORT])
 
 
-def test_packages_import_as_the_table_says() -> None:
-    """A package imports only what its line of the table has; the foundation only what stands before it."""
+def test_packages_import_as_in_the_table() -> None:
+    """A package imports only what its line of the table has; a foundation module only those before it."""
     wrong = []
     for unit, path in _files():
         if unit in FOUNDATION:
@@ -58,14 +58,14 @@ def test_packages_import_as_the_table_says() -> None:
 
 
 def test_tests_share_helpers_only_through_support() -> None:
-    """No test module imports from another one: what several need is in tests/support."""
+    """No test module imports another one: shared helpers are in tests/support."""
     pattern = re.compile(r"^(?:from|import) tests(?:\.\w+)*\.test_\w+", re.MULTILINE)
     paths = (path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
     assert [str(path.relative_to(ROOT)) for path in paths if pattern.search(path.read_text())] == []
 
 
 def test_no_circle_between_packages() -> None:
-    """Packages can be put into an order in which each imports only those before it."""
+    """Packages have an order in which each imports only those before it."""
     graph: dict[str, set[str]] = {}
     for unit, path in _files():
         graph.setdefault(unit, set()).update(module.split(".")[1] for module in _imports(path))
@@ -74,26 +74,26 @@ def test_no_circle_between_packages() -> None:
 
 
 def test_no_circle_between_modules() -> None:
-    """Within a package, too."""
+    """Modules inside a package have no circle either."""
     graph = {".".join(path.with_suffix("").parts): set(_imports(path)) for _, path in _files()}
     list(TopologicalSorter(graph).static_order())
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_a_lock_is_pinned_and_hashed_and_names_no_place(lock: str) -> None:
-    """Each requirement is one version with hashes, and nothing says where to download it."""
+def test_a_lock_is_pinned_and_hashed_and_names_no_host(lock: str) -> None:
+    """Each requirement is one version with hashes, and there is no download address."""
     for line in _lines(lock):
         assert re.fullmatch(r"[a-z0-9-]+(\[\w+\])?==\S+( ; [^\\]+?)?( --hash=sha256:[0-9a-f]{64})+", line)
     assert "://" not in (ROOT / lock).read_text()
 
 
 def test_the_dev_lock_extends_the_runtime_lock() -> None:
-    """Installing the tools for tests changes no version that runs."""
+    """Installing the tools for tests changes no version of the runtime packages."""
     assert set(_lines("requirements.lock")) <= set(_lines("requirements-dev.lock"))
 
 
-def test_the_locks_hold_what_pyproject_asks_for() -> None:
-    """A dependency added or raised in pyproject.toml and not locked is noticed."""
+def test_the_locks_contain_the_dependencies_of_pyproject() -> None:
+    """The test fails if a dependency is added or raised in pyproject.toml and not locked."""
     project = _pyproject()
     groups = project["dependency-groups"]
     wanted = {
@@ -107,13 +107,13 @@ def test_the_locks_hold_what_pyproject_asks_for() -> None:
 
 
 def test_the_build_backend_is_locked() -> None:
-    """The project is built without build isolation, so the lock must hold what the build asks for."""
+    """The project is built without build isolation, so the lock must contain the build requirements."""
     project = _pyproject()
     assert project["dependency-groups"]["build"] == project["build-system"]["requires"]
 
 
 def test_the_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
-    """What is installed holds the modules and the page's template, style and script, as the image gets them."""
+    """The installed files are the modules and the page's template, style and script, as in the image."""
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "exporter", tmp_path / "exporter", ignore=shutil.ignore_patterns("__pycache__"))
@@ -126,7 +126,7 @@ def test_the_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
 
 
 def test_the_version_is_the_same_everywhere() -> None:
-    """The package, its metadata and the image's label tell one version."""
+    """The package, its metadata and the image's label have the same version."""
     label = re.search(r'image\.version="([^"]+)"', (ROOT / "Dockerfile").read_text())
     assert label is not None
     assert exporter.__version__ == importlib.metadata.version("smartstream-exporter") == label[1]
@@ -135,10 +135,10 @@ def test_the_version_is_the_same_everywhere() -> None:
 @pytest.mark.parametrize(
     ("ci", "summary"),
     [("", "1 skipped, 1 xfailed"), ("true", "1 failed, 1 xfailed")],
-    ids=["by hand", "with CI=true"],
+    ids=["without CI", "with CI=true"],
 )
 def test_a_skip_fails_with_ci(tmp_path: Path, ci: str, summary: str) -> None:
-    """With CI=true a skipped test is a failed one that tells the reason; an expected failure is neither."""
+    """With CI=true a skipped test fails with the reason; an expected failure does not."""
     (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
     (tmp_path / "test_it.py").write_text(
         "import pytest\n"
@@ -149,7 +149,7 @@ def test_a_skip_fails_with_ci(tmp_path: Path, ci: str, summary: str) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"],
         cwd=tmp_path,
-        # The fixtures are made of the tests' own modules.
+        # The fixtures come from the tests' own modules.
         env={**os.environ, "CI": ci, "PYTEST_ADDOPTS": "", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -160,7 +160,7 @@ def test_a_skip_fails_with_ci(tmp_path: Path, ci: str, summary: str) -> None:
 
 
 def test_an_old_python_is_one_clear_line(tmp_path: Path) -> None:
-    """A Python that is too old, or none, ends `make` before anything is made."""
+    """If Python is too old or missing, `make` ends before it creates anything."""
     run = subprocess.run(
         [ROOT / "scripts" / "venv.sh", "/bin/false", tmp_path / "venv"],
         capture_output=True,
@@ -183,7 +183,7 @@ def _lines(lock: str) -> list[str]:
 
 
 def _files() -> Iterator[tuple[str, Path]]:
-    """Each source file with the package, or the module beside the packages, that it belongs to."""
+    """Each source file with its package, or with the module beside the packages."""
     for path in sorted((ROOT / "exporter").rglob("*.py")):
         yield path.relative_to(ROOT / "exporter").with_suffix("").parts[0], path.relative_to(ROOT)
 
@@ -201,7 +201,8 @@ def _imports(path: Path) -> Iterator[str]:
         else:
             continue
         for name in names:
-            # `from exporter.api import answers` names a module, `from exporter.api.answers import rows` what is in one.
+            # `from exporter.api import answers` imports a module, `from exporter.api.answers import rows` a name of
+            # one.
             module = next((known for known in (name, name.rpartition(".")[0]) if _is_module(known)), None)
             if module is not None and name.startswith("exporter."):
                 yield module

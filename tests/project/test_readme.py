@@ -1,4 +1,4 @@
-"""README.md, the overview of the metrics and the command line say what is there, and what they say is there."""
+"""README.md, the overview of the metrics and the command line name exactly what exists."""
 
 import argparse
 import re
@@ -39,7 +39,7 @@ def rows() -> Iterator[list[str]]:
 
 
 def documented() -> set[str]:
-    """Every family that the overview names: by name, or by the rules of the paragraph above the first table."""
+    """Every family in the overview: by name, or by the rules of the paragraph above the first table."""
     names = set()
     for first, *others in rows():
         target = first.strip("`")
@@ -55,12 +55,12 @@ def documented() -> set[str]:
 
 
 def test_it_is_short() -> None:
-    """Whoever opens it can read all of it."""
+    """The README is short enough to be read completely."""
     assert len(README.encode()) <= LONGEST
 
 
 def test_the_metrics_tables_are_complete() -> None:
-    """They name exactly the families that the code has."""
+    """They name exactly the families of the code."""
     own = [family for family in Instruments().registry.collect() if family.name.startswith("smartstream_")]
     code = {family.name for family in FAMILIES} | {f"{each.name}{SUFFIXES.get(each.type, '')}" for each in own}
     assert documented() - code == set()
@@ -76,7 +76,7 @@ def test_the_labels_in_the_tables_are_those_of_the_code() -> None:
 
 
 def test_the_flags_are_those_of_the_program() -> None:
-    """The overview of the command line has every command and every flag of running, and no other."""
+    """The overview of the command line has every command and every flag of the daemon, and no other."""
     overview = next(block for block in blocks(document=COMMAND_LINE) if block.startswith("smartstream-exporter "))
     parser = cli._parser()
     names = {flag for action in parser._actions for flag in action.option_strings} - {"-h", "--help", "--version"}
@@ -87,7 +87,7 @@ def test_the_flags_are_those_of_the_program() -> None:
     )
 
 
-def test_the_targets_of_make_are_there() -> None:
+def test_the_make_targets_exist() -> None:
     """Each target that the README names is one of the Makefile's."""
     makefile = (ROOT / "Makefile").read_text()
     (listed,) = re.findall(r"`make help` lists the targets: (.*?)\. ", README, re.DOTALL)
@@ -97,8 +97,8 @@ def test_the_targets_of_make_are_there() -> None:
     assert {name for name in named if not re.search(rf"^{name}:", makefile, re.MULTILINE)} == set()
 
 
-def test_the_configuration_is_good(tmp_path: Path) -> None:
-    """The snippet is a whole configuration, once its secret files are there."""
+def test_the_configuration_is_valid(tmp_path: Path) -> None:
+    """The snippet is a complete configuration, once its secret files exist."""
     (snippet,) = (block for block in blocks("yaml") if block.startswith("merchants:"))
     for name in re.findall(r"/run/secrets/(\w+)", snippet):
         (tmp_path / name).write_text("s3cret\n")
@@ -107,7 +107,7 @@ def test_the_configuration_is_good(tmp_path: Path) -> None:
     assert load(config, {}).merchants[0].media[0].labels == {"channel": "news"}
 
 
-def test_prometheus_takes_its_configuration(promtool_bin: Path, tmp_path: Path) -> None:
+def test_prometheus_accepts_its_configuration(promtool_bin: Path, tmp_path: Path) -> None:
     """`promtool check config` accepts the snippet for Prometheus, and it names the default port."""
     (snippet,) = (block for block in blocks("yaml") if block.startswith("scrape_configs:"))
     config = tmp_path / "prometheus.yml"

@@ -1,4 +1,4 @@
-"""The alert rules and the example configurations, as promtool and amtool see them, and as a whole."""
+"""The alert rules and the example configurations, checked by promtool and amtool, and as a whole."""
 
 import re
 import subprocess
@@ -40,7 +40,7 @@ ALERTS = {
 
 
 def run(*command: str | Path) -> str:
-    """What a program says of files that it has nothing against."""
+    """The output of a program, which must succeed."""
     checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     said = checked.stdout + checked.stderr
     assert checked.returncode == 0, said
@@ -64,24 +64,24 @@ def anchor(heading: str) -> str:
     return heading.strip().lower()
 
 
-def test_promtool_finds_nothing(promtool_bin: Path) -> None:
-    """The rules pass every lint there is."""
+def test_promtool_finds_no_problem(promtool_bin: Path) -> None:
+    """The rules pass all lints."""
     assert "SUCCESS" in run(promtool_bin, "check", "rules", "--lint=all", "--lint-fatal", *RULES)
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
-def test_rules_fire_when_they_should_and_only_then(promtool_bin: Path, path: Path) -> None:
-    """Every case of the file, evaluated by Prometheus' own engine; each case's name states its fact."""
+def test_rules_fire_only_when_they_should(promtool_bin: Path, path: Path) -> None:
+    """Prometheus' own engine evaluates every case of the file; each case's name states its fact."""
     run(promtool_bin, "test", "rules", path)
 
 
-def test_every_alert_is_there() -> None:
-    """The rules have the alerts that the documents name, and record nothing that nobody uses."""
+def test_every_alert_exists() -> None:
+    """The rules have the alerts of the documents, and no unused recording rule."""
     assert {rule.get("alert") for rule in rules()} == ALERTS
 
 
 def test_every_alert_is_tested_both_ways() -> None:
-    """For each alert there is an instant at which a test wants it to fire, and one at which it must not."""
+    """For each alert there is an instant at which a test expects it to fire, and one at which it must not."""
     wanted: dict[str, set[bool]] = {}
     for case in cases():
         for test in case.get("alert_rule_test", []):
@@ -90,15 +90,15 @@ def test_every_alert_is_tested_both_ways() -> None:
 
 
 @pytest.mark.parametrize("rule", list(rules()), ids=lambda rule: rule["alert"])
-def test_every_alert_tells_what_is_needed(rule: dict[str, Any]) -> None:
+def test_every_alert_has_the_required_texts(rule: dict[str, Any]) -> None:
     """A severity, a summary, a description with the merchant or the instance, a link to its own section."""
     assert rule["labels"]["severity"] in {"critical", "warning", "none"}
     annotations = rule["annotations"]
     assert set(annotations) == {"summary", "description", "runbook_url"}
     assert annotations["runbook_url"] == f"{RUNBOOK}#{anchor(rule['alert'])}"
-    told = annotations["summary"] + annotations["description"]
-    assert "$labels.merchant_id" in told or "$labels.instance" in told
-    # A name is no label: a media that is renamed would be another alert.
+    texts = annotations["summary"] + annotations["description"]
+    assert "$labels.merchant_id" in texts or "$labels.instance" in texts
+    # A name must not be a label: after a rename the alert would be another one.
     assert "name" not in rule["labels"]
 
 
@@ -140,14 +140,14 @@ def test_labels_in_rules_and_tests_are_those_of_the_families() -> None:
     assert wrong == []
 
 
-def test_rules_need_no_name_of_a_job() -> None:
-    """But for the one that has nothing else to go by."""
+def test_rules_need_no_job_name() -> None:
+    """Only the rule that has no other label to use selects a job."""
     named = {rule["alert"] for rule in rules() if re.search(r"\bjob\s*(=|=~|!=|!~)\s*\"", rule["expr"])}
     assert named == {"SmartstreamExporterDown"}
 
 
-def test_the_example_of_prometheus_is_good(promtool_bin: Path) -> None:
-    """`promtool check config` takes it with its rules, it scrapes the default port and often enough."""
+def test_the_prometheus_example_is_valid(promtool_bin: Path) -> None:
+    """`promtool check config` accepts it with its rules; it scrapes the default port, and often enough."""
     path = ROOT / "prometheus" / "prometheus.yml"
     assert "1 rule files found" in run(promtool_bin, "check", "config", path)
     config = yaml.safe_load(path.read_text())
@@ -157,27 +157,27 @@ def test_the_example_of_prometheus_is_good(promtool_bin: Path) -> None:
     assert config["global"]["scrape_interval"] == "30s"
 
 
-def test_the_example_of_alertmanager_is_good(amtool_bin: Path) -> None:
-    """`amtool check-config` takes it."""
+def test_the_alertmanager_example_is_valid(amtool_bin: Path) -> None:
+    """`amtool check-config` accepts it."""
     assert "SUCCESS" in run(amtool_bin, "check-config", ROOT / "prometheus" / "alertmanager.yml")
 
 
 @pytest.mark.parametrize(
     ("severity", "receiver"), [("critical", "pager"), ("warning", "team"), ("none", "nobody"), ("", "team")]
 )
-def test_alerts_go_where_their_severity_says(amtool_bin: Path, severity: str, receiver: str) -> None:
-    """What wakes somebody is apart from what does not; what only silences others is told to nobody."""
+def test_alerts_are_routed_by_severity(amtool_bin: Path, severity: str, receiver: str) -> None:
+    """The pager gets only alerts that need action at night; alerts that only silence others send no notification."""
     path = ROOT / "prometheus" / "alertmanager.yml"
     flags = (f"--config.file={path}", f"--verify.receivers={receiver}")
     run(amtool_bin, "config", "routes", "test", *flags, f"severity={severity}")
 
 
-def test_alertmanager_names_alerts_that_exist() -> None:
+def test_alertmanager_names_existing_alerts() -> None:
     """A silenced or silencing alert that no rule has would be a rule that never works."""
     text = (ROOT / "prometheus" / "alertmanager.yml").read_text()
     named = set(re.findall(r"Smartstream\w+", text))
     assert named <= ALERTS
-    # Each drop of a media is silenced by the merchant's.
+    # Each drop alert of a media is silenced by the merchant's.
     drops = {rule["alert"] for rule in rules() if "media_id" in rule["expr"] and "drop" in rule["expr"]}
     assert len(drops) == 2
     assert drops <= named

@@ -23,14 +23,14 @@ from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from tests.support.browser import DESKTOP, PHONE, Visit, chromium, visit
-from tests.support.processes import MERCHANT, PATIENCE, Daemon, configuration, soon
-from tests.support.statuses import NOW, many
+from tests.support.processes import MERCHANT, PATIENCE, Daemon, configuration, settle_in
+from tests.support.statuses import NOW, status_with_media
 
 pytestmark = pytest.mark.real_time
 
 expect.set_options(timeout=PATIENCE * 1000)
 
-# Longer than the page waits between two refreshes (milliseconds).
+# Longer than the refresh interval of the page (milliseconds).
 REFRESH = 11_000
 
 NASTY = "<img src=x onerror=alert(1)><script>alert(2)</script>天気"
@@ -43,12 +43,12 @@ def browser(chromium_bin: Path) -> Iterator[Browser]:
 
 
 class Shown:
-    """A server that shows a status.
+    """A server that shows a status page.
 
     Attributes:
-        status: Which one; a test changes it.
-        failing: Whether it answers 500 instead.
-        url: Where it is.
+        status: The status; a test changes it.
+        failing: Whether the response is a 500 instead.
+        url: The address of the server.
     """
 
     def __init__(self, status: Status) -> None:
@@ -79,19 +79,19 @@ class Shown:
 
 @pytest.fixture
 def shown() -> Iterator[Shown]:
-    with contextlib.closing(Shown(many(60))) as server:
+    with contextlib.closing(Shown(status_with_media(60))) as server:
         yield server
 
 
 def names(page: Page) -> list[str]:
-    """The names of the media that are shown, in their order."""
+    """The names of the shown media, in their order."""
     first_texts = "all => all.map(each => each.childNodes[0].textContent.trim())"
     found: list[str] = page.locator(".media tbody tr:visible th").evaluate_all(first_texts)
     return found
 
 
 def refreshed(visited: Visit, shown: Shown, **changes: Any) -> None:
-    """Change the merchant on the server, and wait until the page has it."""
+    """Change the merchant on the server, and wait until the page shows it."""
     status = shown.status
     merchants = (replace(status.merchants[0], **changes),)
     shown.status = replace(status, merchants=merchants, summary=f"Changed at {time.monotonic()}.")
@@ -100,8 +100,9 @@ def refreshed(visited: Visit, shown: Shown, **changes: Any) -> None:
 
 
 def test_a_daemon_shows_its_media_and_an_error_without_reloading(browser: Browser, tmp_path: Path) -> None:
-    """Media of the API appear with their sparklines; a hostile name stays text; when the API fails, the page that is
-    open says so: in the health, in the facts, among the requests. The console has no error, and nothing else is loaded.
+    """Media of the API appear with their sparklines, and a hostile name stays text. When the API fails, the open page
+    shows it in the health, in the facts and among the requests. The console has no error, and the page loads nothing
+    else.
     """
     world = World()
     switch = FaultSwitch(world, time.time, Faults(late_minutes=0, rate_limit=1000))
@@ -109,7 +110,7 @@ def test_a_daemon_shows_its_media_and_an_error_without_reloading(browser: Browse
     media[0]["name"] = NASTY
     with SimulatorServer(SimulatorApp(world, switch, time.time)) as api:
         config = configuration(
-            api.url, {"media": media, "requests_per_minute": 900}, poll={"settle": soon(25), "max_lag": "10m"}
+            api.url, {"media": media, "requests_per_minute": 900}, poll={"settle": settle_in(25), "max_lag": "10m"}
         )
         with Daemon(tmp_path, config) as daemon:
             daemon.wait_ready()
@@ -125,11 +126,11 @@ def test_a_daemon_shows_its_media_and_an_error_without_reloading(browser: Browse
                 expect(page.locator(".facts")).to_contain_text(": 500")
                 expect(page.locator("tr.failed", has_text="whole merchant/play_count/all").first).to_be_visible()
                 assert page.evaluate("window.notReloaded")
-            assert visited.complaints == []
+            assert visited.problems == []
 
 
 def test_every_media_has_a_picture_with_the_expected_line(browser: Browser, shown: Shown) -> None:
-    """The sparklines are drawn as wide as their cells, the expected line dashed and in another colour."""
+    """The sparklines are as wide as their cells, the expected line dashed and in another color."""
     with visit(browser, shown.url) as visited:
         page = visited.page
         assert page.locator(".media .spark").count() == 60
@@ -144,7 +145,9 @@ def test_every_media_has_a_picture_with_the_expected_line(browser: Browser, show
 
 
 def test_columns_are_sorted_by_keyboard(browser: Browser, shown: Shown) -> None:
-    """A heading is a button: the most first, then the least, then as configured; what is unknown is last."""
+    """A column heading is a button. It sorts descending, then ascending, then as configured;
+    unknown values are last.
+    """
     first = replace(shown.status.merchants[0].media[0], last_minute_plays=None)
     merchant = shown.status.merchants[0]
     shown.status = replace(shown.status, merchants=(replace(merchant, media=(first, *merchant.media[1:])),))
@@ -159,18 +162,18 @@ def test_columns_are_sorted_by_keyboard(browser: Browser, shown: Shown) -> None:
             page.keyboard.press("Enter")
             seen.append((heading.get_attribute("aria-sort"), names(page)))
         assert page.get_by_role("button", name="Last minute").evaluate("button => button === document.activeElement")
-    # The third has fallen to 3 plays, and the first has none that are known.
+    # The third has dropped to 3 plays, and the first has no known ones.
     least = ["Media 2", "Media 1", *configured[3:]]
     assert seen == [
         ("descending", [*reversed(least), "Media 0"]),
         ("ascending", [*least, "Media 0"]),
         ("none", configured),
     ]
-    assert visited.complaints == []
+    assert visited.problems == []
 
 
 def test_media_are_filtered_in_place(browser: Browser, shown: Shown) -> None:
-    """What is typed leaves the rows whose name, id, labels, states or error hold all of its words, and counts them."""
+    """The filter keeps the rows whose name, id, labels, states or error contain all of its words, and counts them."""
     with visit(browser, shown.url) as visited:
         page = visited.page
         page.get_by_label("Filter media").press_sequentially("CRITICAL media")
@@ -178,15 +181,15 @@ def test_media_are_filtered_in_place(browser: Browser, shown: Shown) -> None:
         expect(page.get_by_text("1 of 60 media")).to_be_visible()
         page.get_by_label("Filter media").fill("")
         assert len(names(page)) == 60
-        # The fifth alone has an error; and the ages, which all have, are no words.
+        # Only the fifth has an error. Its age, which all rows have, is not searched.
         page.get_by_label("Filter media").fill("server_error")
         assert names(page) == ["Media 4"]
         page.get_by_label("Filter media").fill("min ago")
         assert names(page) == []
 
 
-def test_a_refresh_keeps_what_a_person_did(browser: Browser, shown: Shown) -> None:
-    """Sort, filter, focus and scroll stay when new data comes; the page is not loaded anew."""
+def test_a_refresh_keeps_the_users_state(browser: Browser, shown: Shown) -> None:
+    """Sort, filter, focus and scroll position stay when new data comes; the page is not reloaded."""
     with visit(browser, shown.url, fake_clock=True) as visited:
         page = visited.page
         page.evaluate("window.notReloaded = true")
@@ -199,11 +202,11 @@ def test_a_refresh_keeps_what_a_person_did(browser: Browser, shown: Shown) -> No
         assert names(page)[0] == "Media 7"
         assert page.evaluate("[notReloaded, scrollY, document.activeElement.id]") == [True, 400, "filter"]
         expect(page.get_by_text("60 of 60 media")).to_be_visible()
-    assert visited.complaints == []
+    assert visited.problems == []
 
 
-def test_a_new_configuration_loads_the_page_anew(browser: Browser, shown: Shown) -> None:
-    """When another merchant comes, its section is there with the next refresh."""
+def test_a_new_configuration_reloads_the_page(browser: Browser, shown: Shown) -> None:
+    """When a merchant is added, its section is there with the next refresh."""
     with visit(browser, shown.url, fake_clock=True) as visited:
         one = shown.status.merchants[0]
         shown.status = replace(shown.status, merchants=(one, replace(one, merchant_id="second")))
@@ -212,7 +215,7 @@ def test_a_new_configuration_loads_the_page_anew(browser: Browser, shown: Shown)
 
 
 def test_an_unreachable_exporter_is_shown(browser: Browser, shown: Shown) -> None:
-    """While no refresh succeeds, a line says that the data is stale; it goes when one succeeds."""
+    """While no refresh succeeds, a line says that the data is stale; it disappears when one succeeds."""
     with visit(browser, shown.url, fake_clock=True) as visited:
         alert = visited.page.get_by_role("alert")
         expect(alert).to_be_hidden()
@@ -235,11 +238,11 @@ def test_hostile_texts_stay_texts(browser: Browser, shown: Shown) -> None:
         visited.page.reload()
         assert names(visited.page) == [NASTY]
         assert visited.page.locator("img").count() == 0
-    assert visited.complaints == []
+    assert visited.problems == []
 
 
-def test_without_javascript_all_is_there(browser: Browser, shown: Shown) -> None:
-    """The rows and pictures are in the page itself, which asks to be loaded again; what needs a script is not shown."""
+def test_the_page_works_without_javascript(browser: Browser, shown: Shown) -> None:
+    """The rows and pictures are in the page itself, which reloads itself; what needs a script is not shown."""
     with visit(browser, shown.url, java_script_enabled=False) as visited:
         page = visited.page
         assert page.locator(".media tbody tr").count() == 60
@@ -250,10 +253,10 @@ def test_without_javascript_all_is_there(browser: Browser, shown: Shown) -> None
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_the_page_is_accessible(browser: Browser, shown: Shown, viewport: Mapping[str, int], scheme: str) -> None:
-    """Axe finds nothing to complain of: contrast, headings, table headers, names, landmarks. Nothing but the tables
-    is wider than the screen, and the background follows the scheme.
+    """Axe finds no problem with contrast, headings, table headers, names and landmarks. Only the tables are wider than
+    the screen, and the background follows the color scheme.
     """
-    [merchant] = many(6).merchants
+    [merchant] = status_with_media(6).merchants
     failing = replace(merchant, up=False, last_error="503 " + "x" * 200, last_error_at=NOW)
     shown.status = replace(shown.status, merchants=(failing, replace(merchant, merchant_id="second")))
     with visit(browser, shown.url, viewport=viewport, color_scheme=scheme) as visited:
@@ -265,4 +268,4 @@ def test_the_page_is_accessible(browser: Browser, shown: Shown, viewport: Mappin
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         brightness = sum(map(int, re.findall(r"\d+", background)))
         assert (brightness > 600) == (scheme == "light")
-    assert visited.complaints == []
+    assert visited.problems == []

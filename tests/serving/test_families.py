@@ -73,7 +73,7 @@ def shown(snapshot: Snapshot, now: float = NOW) -> dict[str, float]:
 
 
 def of_streams(*views: StreamView, now: float = NOW) -> dict[str, float]:
-    """The samples that streams alone make, timestamps left out."""
+    """The samples that come from streams alone, without timestamps."""
     return {
         series: value
         for series, value in shown(snapshot_of(merchant_view(*views)), now=now).items()
@@ -82,7 +82,7 @@ def of_streams(*views: StreamView, now: float = NOW) -> dict[str, float]:
 
 
 def of_links(*links: LinkView) -> dict[str, float]:
-    """The samples that the connections of merchants make."""
+    """The samples that come from the connections of merchants."""
     merchants = [MerchantView(each.merchant_id) for each in links]
     connected = [replace(merchant, link=link) for merchant, link in zip(merchants, links, strict=True)]
     of_merchants = shown(snapshot_of(*merchants))
@@ -90,7 +90,7 @@ def of_links(*links: LinkView) -> dict[str, float]:
 
 
 def everything() -> Snapshot:
-    """A snapshot in which every family has samples, with odd label values."""
+    """A snapshot in which every family has samples, with unusual label values."""
     merchants = []
     for merchant_id in ("acme", "büro"):
         views = []
@@ -133,7 +133,7 @@ def everything() -> Snapshot:
 
 
 def duplicates(metrics: Iterable[Metric]) -> list[str]:
-    """The families and the series that are there more than once, which prometheus_client does not notice."""
+    """The families and the series that occur more than once, which prometheus_client does not notice."""
     seen: Counter[str] = Counter()
     for metric in metrics:
         seen[f"family {metric.name}"] += 1
@@ -164,7 +164,7 @@ def whole_registry() -> CollectorRegistry:
     ],
 )
 def test_each_target_has_its_counter_and_gauge(target: Target, counter: str | None, gauge: str | None) -> None:
-    """A target is shown in the families that the documentation names, and in no other; for the merchant too."""
+    """A target is in exactly the families that the documentation names, for the merchant, too."""
     series = SeriesView("", 5, 2)
     expected: dict[str, float] = {}
     for scope, labels in (("", 'media_id="m1",merchant_id="acme"'), ("merchant_", 'merchant_id="acme"')):
@@ -176,8 +176,8 @@ def test_each_target_has_its_counter_and_gauge(target: Target, counter: str | No
 
 
 @pytest.mark.parametrize("group", [group for group in Group if group is not Group.ALL])
-def test_a_group_has_families_of_its_own(group: Group) -> None:
-    """A group's values are not in the family of the total, so that a sum over a family counts nothing twice."""
+def test_a_group_has_its_own_families(group: Group) -> None:
+    """A group's values are not in the family of the total, so a sum over a family counts nothing twice."""
     series = (SeriesView("x", 5, 2), SeriesView("other", 1, 0))
     assert of_streams(
         stream_view(Target.PLAY_COUNT, group, *series),
@@ -196,14 +196,14 @@ def labels(group: Group, value: str, media_id: str = "m1") -> str:
     return "{" + ",".join(f'{key}="{pairs[key]}"' for key in sorted(pairs)) + "}"
 
 
-def test_what_is_not_known_is_not_shown() -> None:
-    """A series without a total has no counter, one without a newest value no gauge; neither shows a made-up 0."""
+def test_unknown_values_are_not_exported() -> None:
+    """A series without a total has no counter, one without a newest value no gauge; neither exports an invented 0."""
     bare = SeriesView("", None, None)
     assert of_streams(stream_view(Target.PLAY_COUNT, Group.ALL, bare)) == {}
 
 
-def test_gauges_go_away_when_their_minute_is_old_and_counters_stay() -> None:
-    """A gauge is shown until its minute ended 2 × max_staleness ago, and not a moment longer."""
+def test_gauges_disappear_when_their_minute_is_old_and_counters_stay() -> None:
+    """A gauge is exported until its minute ended 2 × max_staleness ago, and not a moment longer."""
     view = stream_view(Target.PLAY_COUNT, Group.ALL, SeriesView("", 5, 2))
     at_the_limit = end_of(THROUGH) + 2 * MAX_STALENESS
     counter, gauge = [
@@ -213,8 +213,8 @@ def test_gauges_go_away_when_their_minute_is_old_and_counters_stay() -> None:
     assert of_streams(view, now=at_the_limit + 1) == {counter: 5}
 
 
-def test_a_stream_without_an_answer_has_no_time_and_no_gauge() -> None:
-    """Before the first answer there is no data timestamp and no gauge; a counter that is there is shown."""
+def test_a_stream_without_an_answer_has_no_timestamp_and_no_gauge() -> None:
+    """Before the first answer there is no data timestamp and no gauge; an existing counter is exported."""
     series = SeriesView("", 0, 2)
     waiting = stream_view(Target.PLAY_COUNT, Group.ALL, series, through=None)
     whole = stream_view(Target.PLAY_COUNT, Group.ALL, series, media_id="", through=None)
@@ -229,7 +229,7 @@ def test_a_stream_without_an_answer_has_no_time_and_no_gauge() -> None:
     }
 
 
-def test_what_is_said_about_the_data() -> None:
+def test_metrics_about_the_data() -> None:
     """Timestamps are the ends of their minutes; revisions and lost minutes are the merchant's."""
     merchant = replace(
         merchant_view(
@@ -269,7 +269,7 @@ def media_samples(*merchants: MerchantView) -> list[tuple[str, dict[str, str], f
 
 
 def test_media_info_has_the_same_labels_for_every_media() -> None:
-    """A configured label of one media, of whichever merchant, is "" where another has none."""
+    """A configured label of one media, of any merchant, is "" for media without it."""
     news = MediaView("m1", "News", "r1", "live", MappingProxyType({"channel": "7"}), live_event_running=False)
     film = MediaView("m2", labels=MappingProxyType({"genre": "noir"}), live_event_running=True)
     one, two = merchant_view(media=(news,)), merchant_view(media=(film,), merchant_id="büro")
@@ -284,22 +284,24 @@ def test_media_info_has_the_same_labels_for_every_media() -> None:
 
 
 def test_a_configured_label_does_not_replace_a_fixed_one() -> None:
-    """Whatever a configuration calls its labels, media_id stays the media's."""
+    """Whatever the labels in a configuration are called, media_id stays the media's."""
     media = MediaView("m1", "News", labels=MappingProxyType({"media_id": "x", "name": "y"}))
     [(_, labels_, _)] = media_samples(merchant_view(media=(media,)))
     assert (labels_["media_id"], labels_["name"]) == ("m1", "News")
 
 
-def test_a_name_that_has_no_utf8_does_not_fail_the_scrape() -> None:
-    """Half a surrogate pair, which JSON can carry, is shown as a question mark."""
+def test_a_name_that_is_invalid_in_utf8_does_not_fail_the_scrape() -> None:
+    """Half a surrogate pair, which JSON can contain, is exported as a question mark."""
     snapshot = snapshot_of(merchant_view(media=(MediaView("m1", "News \ud83d"),)))
     registry = CollectorRegistry()
     registry.register(SnapshotCollector(lambda: snapshot, MAX_STALENESS, lambda: NOW))
     assert b'name="News ?"' in generate_latest(registry)
 
 
-def test_what_is_said_about_the_connection() -> None:
-    """`up`, the token's expiry and the staleness are shown once they are known; the budget and the streams always."""
+def test_metrics_about_the_connection() -> None:
+    """`up`, the token's expiry and the staleness are exported once they are known; the budget and
+    the streams always.
+    """
     fresh = LinkView("acme", budget=45, streams=6)
     known = LinkView(
         "büro",
@@ -331,8 +333,8 @@ def test_what_is_said_about_the_connection() -> None:
     assert of_links(replace(known, up=True))['smartstream_up{merchant_id="büro"}'] == 1
 
 
-def test_media_that_fail_or_are_gone_are_shown() -> None:
-    """Every media has both, so that an alert sees them end."""
+def test_failing_and_missing_media_are_exported() -> None:
+    """Every media has both metrics, so that an alert sees the end of the problem."""
     media = (MediaView("m1", failing_streams=2), MediaView("m2", failing_streams=1, gone=True), MediaView("m3"))
     found = shown(snapshot_of(merchant_view(media=media)))
     for media_id, failing, gone in (("m1", 2, 0), ("m2", 1, 1), ("m3", 0, 0)):
@@ -341,8 +343,10 @@ def test_media_that_fail_or_are_gone_are_shown() -> None:
         assert found[f"smartstream_media_gone{labels}"] == gone
 
 
-def test_drops_are_shown_with_their_thresholds() -> None:
-    """What the detector says of a media and of the whole merchant; a media that is left out has no threshold."""
+def test_drops_are_exported_with_their_thresholds() -> None:
+    """The detector's verdicts on a media and on the whole merchant are exported; a media without drop alerts has no
+    threshold.
+    """
     media = (
         MediaView("m1", verdict=Verdict(THROUGH, 0.8, 12.5, 40.0), thresholds=Thresholds(0.4, 0.6)),
         MediaView("m2", thresholds=Thresholds(0.5, 0.5)),
@@ -367,8 +371,8 @@ def test_drops_are_shown_with_their_thresholds() -> None:
     }
 
 
-def test_only_families_with_samples_are_shown() -> None:
-    """An empty snapshot makes an empty page; `describe` names all families all the same, and without samples."""
+def test_only_families_with_samples_are_exported() -> None:
+    """An empty snapshot gives an empty page; `describe` still names all families, without samples."""
     collector = SnapshotCollector(Snapshot, MAX_STALENESS, lambda: NOW)
     assert list(collector.collect()) == []
     described = list(collector.describe())
@@ -376,8 +380,8 @@ def test_only_families_with_samples_are_shown() -> None:
     assert all(metric.samples == [] for metric in described)
 
 
-def test_everything_together_shows_each_family_once() -> None:
-    """With all targets, groups and facts, every family has samples, and no family and no series is there twice."""
+def test_everything_together_exports_each_family_once() -> None:
+    """With all targets, groups and other data, every family has samples, and no family and no series occurs twice."""
     snapshot = everything()
     metrics = list(families(snapshot, OLDEST))
     assert {metric.name for metric in metrics} == {family.metric().name for family in FAMILIES}
@@ -385,7 +389,7 @@ def test_everything_together_shows_each_family_once() -> None:
 
 
 def test_every_sample_has_the_labels_of_its_family() -> None:
-    """No label is missing or added, and every value is text; media_info alone has configured labels beside."""
+    """No label is missing or added, and every value is text; only media_info has configured labels, too."""
     snapshot = everything()
     known = {family.name: set(family.labels) for family in FAMILIES}
     known["smartstream_media_info"] |= {"channel"}
@@ -397,7 +401,7 @@ def test_every_sample_has_the_labels_of_its_family() -> None:
 
 
 def test_duplicates_are_found() -> None:
-    """The check that other tests rely on sees a series twice in a family, and a family twice."""
+    """The check that other tests use finds a series twice in a family, and a family twice."""
     up = Family("smartstream_up", "gauge", "Up.", ("merchant_id",))
     samples = [Sample(up.name, {"merchant_id": merchant_id}, 1) for merchant_id in ("acme", "acme", "büro")]
     assert duplicates([up.metric(samples)]) == ["smartstream_up[('merchant_id', 'acme')]"]
@@ -405,7 +409,7 @@ def test_duplicates_are_found() -> None:
 
 
 def test_help_names_the_field_of_the_api() -> None:
-    """HELP says which target a number comes from, and by what it is split."""
+    """HELP names the target of the API and the group by which it is split."""
     helps = {family.name: family.help for family in FAMILIES}
     assert (
         helps["smartstream_plays_by_country_total"] == "Plays (API target play_count), by country, cached from the API."
@@ -416,7 +420,7 @@ def test_help_names_the_field_of_the_api() -> None:
 
 
 def test_a_scrape_reads_the_snapshot_once() -> None:
-    """All families of one scrape are of the same snapshot, although it is replaced while they are rendered."""
+    """All families of one scrape are from the same snapshot, although it is replaced during the scrape."""
     reads: list[int] = []
 
     def newest() -> Snapshot:
@@ -431,15 +435,15 @@ def test_a_scrape_reads_the_snapshot_once() -> None:
 
 
 def test_promtool_accepts_the_whole_page(promtool_bin: Path) -> None:
-    """`promtool check metrics` finds nothing in the page."""
+    """`promtool check metrics` finds no problem in the page."""
     page = generate_latest(whole_registry())
     checked = subprocess.run([promtool_bin, "check", "metrics"], input=page, capture_output=True, check=False)
     assert (checked.stdout + checked.stderr).decode() == ""
     assert checked.returncode == 0
 
 
-def test_both_formats_say_the_same() -> None:
-    """The text and the OpenMetrics page, read back by a parser, hold exactly the samples that were collected."""
+def test_both_formats_have_the_same_samples() -> None:
+    """The text and the OpenMetrics page, read by a parser, contain exactly the collected samples."""
     registry = whole_registry()
     registry.unregister(next(c for c in registry._collector_to_names if type(c).__name__ == "ProcessCollector"))
     registry.unregister(next(c for c in registry._collector_to_names if type(c).__name__ == "GCCollector"))
@@ -453,7 +457,7 @@ def test_both_formats_say_the_same() -> None:
 
 
 def test_a_page_can_be_restricted_to_some_names() -> None:
-    """A scrape with `name[]` gets these families only."""
+    """A scrape with `name[]` gets only these families."""
     restricted = whole_registry().restricted_registry(["smartstream_up", "smartstream_plays_total"])
     names = {sample.name for metric in restricted.collect() for sample in metric.samples}
     assert names == {"smartstream_up", "smartstream_plays_total"}

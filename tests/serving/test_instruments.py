@@ -4,7 +4,9 @@ from exporter.serving.instruments import Instruments
 
 
 def test_requests_are_shown_before_the_first() -> None:
-    """Each known code of each endpoint is 0 at the start, so that `increase()` sees the first answer of its kind."""
+    """Each known code of each endpoint is 0 at the start, so that `increase()` counts the first
+    response of its kind.
+    """
     telemetry = Instruments()
     telemetry.expect(["acme"])
     for endpoint in ("aggregations", "auth-token", "live_events", "medias"):
@@ -27,7 +29,7 @@ def test_the_state_file_and_the_log_are_read_at_each_scrape() -> None:
     assert value("smartstream_log_lines_dropped_total") == 9
 
 
-def test_telemetry_counts_requests() -> None:
+def test_requests_are_counted() -> None:
     """A request is counted by merchant, endpoint and code; its duration by endpoint."""
     telemetry = Instruments()
     telemetry.observe_request("acme", "aggregations", "200", 0.2)
@@ -41,8 +43,8 @@ def test_telemetry_counts_requests() -> None:
     assert value("smartstream_api_request_duration_seconds_bucket", bucket) == 1
 
 
-def test_telemetry_keeps_the_age_of_revisions() -> None:
-    """A revision falls in the bucket of its age, in seconds."""
+def test_the_age_of_revisions_is_observed() -> None:
+    """A revision is in the bucket of its age, in seconds."""
     telemetry = Instruments()
     telemetry.observe_revision(119)
     value = telemetry.registry.get_sample_value
@@ -50,8 +52,8 @@ def test_telemetry_keeps_the_age_of_revisions() -> None:
     assert value("smartstream_revision_age_seconds_bucket", {"le": "120.0"}) == 1
 
 
-def test_a_failed_reload_leaves_the_time_of_the_last_good_one() -> None:
-    """The success timestamp moves with successes only."""
+def test_a_failed_reload_keeps_the_last_success_timestamp() -> None:
+    """The success timestamp changes only with a success."""
     telemetry = Instruments()
     value = telemetry.registry.get_sample_value
     for ok, at, good in ((True, 10.0, 10.0), (False, 20.0, 10.0), (True, 30.0, 30.0)):
@@ -60,7 +62,7 @@ def test_a_failed_reload_leaves_the_time_of_the_last_good_one() -> None:
         assert value("smartstream_config_last_reload_success_timestamp_seconds") == good
 
 
-def test_telemetry_shows_the_build_and_the_process() -> None:
+def test_the_build_and_the_process_are_exported() -> None:
     """The release, the Python and the process are on the page; creation times are not."""
     telemetry = Instruments("1.2.3")
     telemetry.observe_request("acme", "aggregations", "200", 0.2)
@@ -73,7 +75,7 @@ def test_telemetry_shows_the_build_and_the_process() -> None:
 
 
 def test_nothing_is_registered_globally() -> None:
-    """Two exporters in one process do not see each other's numbers."""
+    """Two exporters in one process do not share metrics."""
     one, two = Instruments(), Instruments()
     one.observe_revision(60)
     assert two.registry.get_sample_value("smartstream_revision_age_seconds_count") == 0

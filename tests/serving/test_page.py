@@ -11,14 +11,14 @@ from exporter.api.request_log import Exchange
 from exporter.serving.page import MOST_MEDIA, POLICY, page
 from exporter.serving.schema import Drop, DropState, Status
 from exporter.views import Hour
-from tests.support.statuses import NOW, many
+from tests.support.statuses import NOW, status_with_media
 
 NASTY = '<script>alert("1")</script><img src=x onerror=alert(2)>\'&'
 VOID = {"meta", "link", "input"}
 
 
 class Reader(HTMLParser):
-    """Reads a page: its tags, its rows, its definitions; fails where a tag is not closed."""
+    """Reads a page: its tags, its rows, its definitions; fails if a tag is not closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Reader(HTMLParser):
         assert self._open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note an opening tag."""
+        """Handle an opening tag."""
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self._open.append(tag)
@@ -44,15 +44,15 @@ class Reader(HTMLParser):
             self._term = ""
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a tag that closes itself."""
+        """Handle a self-closing tag."""
         self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
-        """Note a closing tag."""
+        """Handle a closing tag."""
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        """Note text."""
+        """Handle text."""
         if "dt" in self._open:
             self._term += data
         elif "dd" in self._open:
@@ -67,13 +67,13 @@ class Reader(HTMLParser):
 
 
 def changed(status: Status, **changes: Any) -> Status:
-    """The status with changes of its one merchant."""
+    """The status with changes of its only merchant."""
     return replace(status, merchants=(replace(status.merchants[0], **changes),))
 
 
 def test_a_merchant_is_shown_in_facts() -> None:
     """Plays, drop, API, horizon, budget, staleness with its bound, token, success, lost minutes, error."""
-    status = changed(many(1), last_error="503 from the API", last_error_at=NOW - 7300)
+    status = changed(status_with_media(1), last_error="503 from the API", last_error_at=NOW - 7300)
     facts = {term: " ".join(text.split()) for term, text in Reader(page(status)).facts.items()}
     assert facts == {
         "Plays, last minute": "100 of 100 expected",
@@ -94,7 +94,7 @@ def test_a_merchant_is_shown_in_facts() -> None:
 
 def test_a_media_is_one_row() -> None:
     """Name, id, sparkline, last minute and expected plays, drop, staleness, live, last error."""
-    rows = Reader(page(many(5))).cells
+    rows = Reader(page(status_with_media(5))).cells
     head = ["Media", "Last hour", "Last minute", "Drop", "Staleness", "Live", "Last error"]
     assert rows[0] == head
     assert rows[3] == ["Media 2 m2", "", "3 of 15", "critical −80 %", "2 min newest data 4 min ago", "–", "–"]
@@ -102,9 +102,9 @@ def test_a_media_is_one_row() -> None:
     assert rows[5][6] == "1 min 10 s ago: 503 SERVER_ERROR"
 
 
-def test_a_media_that_fails_or_is_gone_says_so() -> None:
-    """In its row, with the error that came last; the merchant's facts count the streams, and the lookups that fail."""
-    status = many(6)
+def test_a_failing_or_missing_media_is_marked() -> None:
+    """The row of the media has the newest error; the merchant's facts count the streams and the failing lookups."""
+    status = status_with_media(6)
     media = list(status.merchants[0].media)
     media[3] = replace(media[3], gone=True, failing_streams=1)
     media[4] = replace(media[4], failing_streams=1)
@@ -115,9 +115,9 @@ def test_a_media_that_fails_or_is_gone_says_so() -> None:
     assert " ".join(reader.facts["Last poll"].split()) == "12 s ago"
 
 
-def test_what_is_not_known_is_a_dash() -> None:
+def test_unknown_values_are_dashes() -> None:
     """A merchant and a media before their first answer have dashes, not zeros or None."""
-    status = many(1)
+    status = status_with_media(1)
     media = replace(
         status.merchants[0].media[0],
         name="",
@@ -138,33 +138,35 @@ def test_what_is_not_known_is_a_dash() -> None:
     ("state", "label"), [("none", "none"), ("warning", "warning"), ("off", "disabled"), ("unknown", "no data")]
 )
 def test_a_drop_has_a_label(state: str, label: str) -> None:
-    """A media without drop alerts, and one without a verdict, are not shown as fine."""
-    status = many(1)
+    """A media without drop alerts, and one without a verdict, are not shown as normal."""
+    status = status_with_media(1)
     media = replace(status.merchants[0].media[0], drop=Drop(DropState(state)))
     assert Reader(page(changed(status, media=(media,)))).cells[1][3] == label
 
 
 def test_the_newest_requests_are_rows_and_failures_stand_out() -> None:
     """Each request has its time, merchant, endpoint, stream, code, seconds and error."""
-    reader = Reader(page(many(5)))
+    reader = Reader(page(status_with_media(5)))
     assert reader.cells[-2] == ["2 s ago", "acme", "aggregations", "m1/play_count/all", "200", "0.05 s", "–"]
     assert reader.cells[-1][-4:] == ["m4/play_count/all", "503", "0.25 s", "503 SERVER_ERROR"]
     rows = [attributes for tag, attributes in reader.tags if tag == "tr"]
     assert [row.get("class") for row in rows[-2:]] == [None, "failed"]
 
 
-def test_without_media_the_page_says_so() -> None:
-    """A merchant without media and a log without requests have a row that says it."""
-    text = page(replace(changed(many(1), media=()), requests=()))
+def test_empty_tables_have_a_row_that_says_so() -> None:
+    """A merchant without media, and a log without requests, have a row with a text."""
+    text = page(replace(changed(status_with_media(1), media=()), requests=()))
     assert [row for row in Reader(text).cells if len(row) == 1] == [
         ["No media configured. The whole merchant is counted anyway."],
         ["No requests yet."],
     ]
 
 
-def test_very_many_media_of_several_merchants_are_left_to_pages_of_their_own() -> None:
-    """Such a page has the facts of each merchant, and a link to its media; the page of one merchant has all of them."""
-    status = many(MOST_MEDIA)
+def test_very_many_media_of_several_merchants_have_separate_pages() -> None:
+    """The overview has the facts of each merchant, and a link to its media; the page of one
+    merchant has all of them.
+    """
+    status = status_with_media(MOST_MEDIA)
     one = status.merchants[0]
     several = replace(status, merchants=(one, replace(one, merchant_id="b & c", media=one.media[:1])))
     reader = Reader(page(several))
@@ -176,28 +178,30 @@ def test_very_many_media_of_several_merchants_are_left_to_pages_of_their_own() -
 
 def paths(hour: Hour) -> list[str | None]:
     """The paths of a sparkline: expected, plays."""
-    status = many(1)
+    status = status_with_media(1)
     text = page(
         changed(status, media=(replace(status.merchants[0].media[0], hour=hour),), whole=status.merchants[0].whole)
     )
     return [attributes["d"] for tag, attributes in Reader(text).tags if tag == "path"][2:]
 
 
-def test_a_sparkline_is_broken_where_nothing_is_known() -> None:
-    """Values go up by height; a gap lifts the pen; a lonely minute is a dot; both lines have one scale."""
+def test_a_sparkline_has_gaps_for_unknown_minutes() -> None:
+    """Higher values are drawn higher; an unknown minute is a gap; a single minute is a dot; both lines have the same
+    scale.
+    """
     hour = Hour(0.0, (0.0, 10.0, None, 5.0, None), (20.0, None, None, None, 20.0))
     assert paths(hour) == ["M0 0h0M8 0h0", "M0 30h0L2 15M6 22.5h0"]
 
 
 @pytest.mark.parametrize("values", [(), (None, None), (0.0, 0.0)])
-def test_an_hour_without_plays_is_drawn_all_the_same(values: tuple[float | None, ...]) -> None:
-    """Nothing known is an empty picture, zeros are a line at the bottom."""
+def test_an_hour_without_plays_is_drawn(values: tuple[float | None, ...]) -> None:
+    """An hour without data is an empty picture; zeros are a line at the bottom."""
     assert paths(Hour(0.0, values, values))[1] == ("M0 30h0L2 30" if values and values[0] is not None else "")
 
 
-def nasty() -> Status:
+def hostile_status() -> Status:
     """A status in which every text is hostile."""
-    status = many(2)
+    status = status_with_media(2)
     merchant = status.merchants[0]
     media = replace(
         merchant.media[0], media_id=NASTY, name=NASTY, labels={NASTY: NASTY}, last_error=NASTY, last_error_at=NOW
@@ -208,8 +212,8 @@ def nasty() -> Status:
 
 
 def test_everything_is_escaped() -> None:
-    """Whatever an id, a name, a label or an error holds stays text."""
-    reader = Reader(page(nasty()))
+    """The content of an id, a name, a label or an error always stays text."""
+    reader = Reader(page(hostile_status()))
     tags = [tag for tag, _ in reader.tags]
     assert tags.count("script") == 1
     assert "img" not in tags
@@ -218,9 +222,9 @@ def test_everything_is_escaped() -> None:
     assert reader.rows[-1][1:5] == [NASTY] * 4
 
 
-def test_the_policy_allows_the_pages_own_script_and_style_and_no_other() -> None:
-    """The hashes in the policy are those of what is in the page, and nothing is allowed by a general word."""
-    text = page(nasty())
+def test_the_policy_allows_only_the_pages_own_script_and_style() -> None:
+    """The hashes in the policy are those of the page's script and style; nothing is allowed by a keyword."""
+    text = page(hostile_status())
     for tag in ("script", "style"):
         (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
@@ -229,39 +233,43 @@ def test_the_policy_allows_the_pages_own_script_and_style_and_no_other() -> None
     assert "*" not in POLICY
 
 
-def test_nothing_in_the_page_is_from_elsewhere() -> None:
-    """No link, picture or script names another host; no style is on a tag, where the policy would refuse it."""
-    for tag, attributes in Reader(page(many(3))).tags:
+def test_the_page_loads_nothing_from_elsewhere() -> None:
+    """No link, picture or script names another host; no tag has a style, which the policy would block."""
+    for tag, attributes in Reader(page(status_with_media(3))).tags:
         assert not {"style", "onclick", "src"} & set(attributes), tag
         assert not re.match(r"(\w+:)?//", attributes.get("href") or ""), tag
 
 
 @pytest.mark.parametrize("expiry", [1e300, -1e300, 253402300800.0])
-def test_a_time_beyond_the_calendar_does_not_fail_the_page(expiry: float) -> None:
-    """A token's expiry that no calendar has is shown as the number it is."""
-    facts = Reader(page(changed(many(1), token_expiry=expiry))).facts
+def test_a_time_outside_the_calendar_does_not_fail_the_page(expiry: float) -> None:
+    """An impossible expiry of a token is shown as a number."""
+    facts = Reader(page(changed(status_with_media(1), token_expiry=expiry))).facts
     assert facts["Token expiry"] == f"{expiry:g}"
 
 
 @pytest.mark.parametrize(
     ("value", "shown"), [(1234.4, "1,234"), (12.3, "12"), (2.86, "2.9"), (0.05, "0.1"), (0, "0.0")]
 )
-def test_expected_plays_are_rough(value: float, shown: str) -> None:
-    """What is expected is an estimate, and is not shown more exactly than it is."""
-    status = many(1)
+def test_expected_plays_are_rounded(value: float, shown: str) -> None:
+    """Expected plays are an estimate, and are not shown more exactly than they are."""
+    status = status_with_media(1)
     media = status.merchants[0].media[0]
     rows = Reader(page(changed(status, media=(replace(media, drop=replace(media.drop, expected=value)),)))).cells
     assert rows[1][2] == f"5 of {shown}"
 
 
-def test_a_clock_that_is_behind_makes_no_negative_age() -> None:
-    """What is from after `now`, as after a clock step, is 0 s old."""
-    assert Reader(page(changed(many(1), last_success=NOW + 3600))).facts["Last success"].split() == ["0", "s", "ago"]
+def test_a_clock_that_is_behind_gives_no_negative_age() -> None:
+    """Data from after `now`, as after a clock step, is 0 s old."""
+    assert Reader(page(changed(status_with_media(1), last_success=NOW + 3600))).facts["Last success"].split() == [
+        "0",
+        "s",
+        "ago",
+    ]
 
 
 @pytest.mark.parametrize(
     ("value", "shown"), [(0.0, "0"), (12.0, "12"), (1234567.0, "1,234,567"), (0.256, "0.256"), (123.4, "123")]
 )
 def test_numbers_are_short(value: float, shown: str) -> None:
-    """A whole number has its thousands marked, another what matters of it."""
-    assert Reader(page(changed(many(1), budget=value))).facts["Request budget"].split()[0] == shown
+    """A whole number has thousands separators; another number has its significant digits."""
+    assert Reader(page(changed(status_with_media(1), budget=value))).facts["Request budget"].split()[0] == shown

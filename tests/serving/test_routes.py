@@ -28,7 +28,7 @@ from tests.support.processes import PATIENCE
 
 @dataclass
 class Parts:
-    """What the application shows; a test changes what it likes."""
+    """The content of the application; tests change it."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     healthy: Callable[[], str | None] = lambda: None
@@ -52,14 +52,14 @@ class Parts:
 
 @dataclass
 class Reply:
-    """An answer of the application."""
+    """A response of the application."""
 
     status: int
     headers: dict[str, str]
     body: bytes
 
 
-def ask(app: Handler, path: str, method: str = "GET", **headers: str) -> Reply:
+def request(app: Handler, path: str, method: str = "GET", **headers: str) -> Reply:
     """Call the application as the server does."""
     path, _, query = path.partition("?")
     named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -80,8 +80,8 @@ def ask(app: Handler, path: str, method: str = "GET", **headers: str) -> Reply:
     ],
 )
 def test_each_path_has_its_page(path: str, content_type: str, body: str) -> None:
-    """Every path answers 200 with its own text, whose type and length it names."""
-    reply = ask(Parts().app(), path)
+    """Every path responds 200 with its own text, content type and length."""
+    reply = request(Parts().app(), path)
     assert (reply.status, reply.body.decode()) == (200, body)
     assert reply.headers["Content-Type"] == content_type
     assert reply.headers["Content-Length"] == str(len(body.encode()))
@@ -90,7 +90,7 @@ def test_each_path_has_its_page(path: str, content_type: str, body: str) -> None
 @pytest.mark.parametrize("path", ["/", "/api/v1/status", "/config", "/docs", "/metrics", "/-/ready", "/no-such-page"])
 def test_every_response_has_security_headers(path: str) -> None:
     """No response is cached, sniffed or framed; only the page can run or load anything, and only its own."""
-    headers = ask(Parts().app(), path).headers
+    headers = request(Parts().app(), path).headers
     assert headers["Cache-Control"] == "no-store"
     assert headers["X-Content-Type-Options"] == "nosniff"
     policy = dict(each.split(" ", 1) for each in headers["Content-Security-Policy"].split("; "))
@@ -102,56 +102,56 @@ def test_every_response_has_security_headers(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/api/v1/status"])
-def test_a_merchant_can_be_named(path: str) -> None:
-    """The page and the JSON show the merchant in the query; an unknown one is not found."""
+def test_a_merchant_can_be_selected(path: str) -> None:
+    """The page and the JSON show only the merchant in the query; an unknown one is a 404."""
 
     def render(merchant_id: str) -> str | None:
-        return None if merchant_id == "nobody" else f"<{merchant_id}>"
+        return None if merchant_id == "unknown" else f"<{merchant_id}>"
 
     app = Parts(page=render, status_json=render).app()
-    assert ask(app, path).body == b"<>"
-    assert ask(app, f"{path}?merchant=a%20b%26").body == b"<a b&>"
-    assert ask(app, f"{path}?merchant=nobody").status == 404
+    assert request(app, path).body == b"<>"
+    assert request(app, f"{path}?merchant=a%20b%26").body == b"<a b&>"
+    assert request(app, f"{path}?merchant=unknown").status == 404
 
 
 @pytest.mark.parametrize("path", ["/metric", "/metrics/", "/-/", "//", "", "/favicon.ico"])
 def test_other_paths_are_not_found(path: str) -> None:
-    """Nothing but the documented paths answers; /metrics is at one place only."""
-    assert ask(Parts().app(), path).status == 404
+    """Only the documented paths respond; /metrics is at one place only."""
+    assert request(Parts().app(), path).status == 404
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy"])
-def test_pages_can_only_be_read(path: str, method: str) -> None:
-    """A method other than GET and HEAD is refused, with the methods that are allowed."""
-    reply = ask(Parts().app(), path, method)
+def test_pages_are_read_only(path: str, method: str) -> None:
+    """A method other than GET and HEAD is refused, with the allowed methods."""
+    reply = request(Parts().app(), path, method)
     assert reply.status == 405
     assert reply.headers["Allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/no-such-page"])
-def test_head_says_what_get_would(path: str) -> None:
-    """HEAD names the status, the type and the length of what GET would send."""
+def test_head_has_the_headers_of_get(path: str) -> None:
+    """HEAD responds with the status, the type and the length of a GET."""
     parts = Parts()
     Gauge("some", "Some.", registry=parts.registry)
-    get, head = ask(parts.app(), path), ask(parts.app(), path, "HEAD")
+    get, head = request(parts.app(), path), request(parts.app(), path, "HEAD")
     assert (head.status, head.headers) == (get.status, get.headers)
     assert int(head.headers["Content-Length"]) == len(get.body) > 0
 
 
 @pytest.mark.parametrize(("path", "word"), [("/-/healthy", "healthy"), ("/-/ready", "ready")])
 def test_a_problem_makes_a_probe_fail(path: str, word: str) -> None:
-    """A probe answers 503 with the reason while there is one."""
+    """A probe responds 503 with the reason while there is a problem."""
     parts = Parts()
     setattr(parts, word, lambda: "the loop has stopped")
-    reply = ask(parts.app(), path)
+    reply = request(parts.app(), path)
     assert reply.status == 503
     assert reply.body.decode() == f"not {word}: the loop has stopped\n"
 
 
 @pytest.mark.parametrize("part", ["healthy", "ready", "page", "config_text"])
-def test_a_failing_page_is_one_line_in_the_log(part: str) -> None:
-    """An exception becomes a 500 without details, and one line in the log with them."""
+def test_a_failing_page_is_one_log_line(part: str) -> None:
+    """An exception becomes a 500 without details, and one log line with them."""
 
     def fail() -> str:
         raise RuntimeError("the inside of the program")
@@ -160,7 +160,7 @@ def test_a_failing_page_is_one_line_in_the_log(part: str) -> None:
     parts = Parts()
     setattr(parts, part, fail)
     with structlog.testing.capture_logs() as lines:
-        reply = ask(parts.app(), path)
+        reply = request(parts.app(), path)
     assert reply.status == 500
     assert reply.body == b"internal server error, see the log\n"
     assert [(line["event"], line["path"], line["log_level"]) for line in lines] == [
@@ -169,7 +169,7 @@ def test_a_failing_page_is_one_line_in_the_log(part: str) -> None:
 
 
 def test_a_failing_collector_is_a_500_too() -> None:
-    """What goes wrong while metrics are rendered does not reach the client either."""
+    """An exception during the rendering of metrics does not reach the client either."""
 
     class Broken:
         def collect(self) -> Iterator[Any]:
@@ -178,15 +178,15 @@ def test_a_failing_collector_is_a_500_too() -> None:
     parts = Parts()
     parts.registry.register(Broken())
     with structlog.testing.capture_logs() as lines:
-        reply = ask(parts.app(), "/metrics")
+        reply = request(parts.app(), "/metrics")
     assert reply.status == 500
     assert b"inside" not in reply.body
     assert len(lines) == 1
 
 
-def test_a_page_without_utf8_is_sent_all_the_same() -> None:
+def test_a_page_that_is_invalid_in_utf8_is_sent() -> None:
     """Half a surrogate pair in a page is sent as a question mark."""
-    assert ask(Parts(page=lambda _: "a\ud83db").app(), "/").body == b"a?b"
+    assert request(Parts(page=lambda _: "a\ud83db").app(), "/").body == b"a?b"
 
 
 TEXT_0 = "text/plain; version=0.0.4; charset=utf-8"
@@ -249,10 +249,10 @@ PROMETHEUS_3_TEXT = (
     ],
 )
 def test_metrics_come_in_the_accepted_format(accept: str, content_type: str) -> None:
-    """The best that is accepted, and its name is that of what is sent, also for a header that makes no sense."""
+    """The best accepted format is used, and the content type names it, also for an invalid Accept header."""
     parts = Parts()
     Counter("plays", "Plays.", registry=parts.registry).inc(4)
-    reply = ask(parts.app(), "/metrics", accept=accept)
+    reply = request(parts.app(), "/metrics", accept=accept)
     assert (reply.status, reply.headers["Content-Type"]) == (200, content_type)
     shown = b"".join(line for line in reply.body.splitlines(keepends=True) if b"_created" not in line)
     assert shown == (AS_OPENMETRICS if content_type.startswith(OPENMETRICS) else AS_TEXT)
@@ -265,26 +265,26 @@ def test_metrics_can_be_restricted_by_name() -> None:
     parts = Parts()
     for name in ("one", "two"):
         Gauge(name, "Some.", registry=parts.registry)
-    assert b"one" not in ask(parts.app(), "/metrics?name[]=two").body
-    assert b"two" in ask(parts.app(), "/metrics?name[]=two").body
+    assert b"one" not in request(parts.app(), "/metrics?name[]=two").body
+    assert b"two" in request(parts.app(), "/metrics?name[]=two").body
 
 
 @pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
 def test_every_name_on_the_page_can_be_selected(accept: str) -> None:
-    """Each sample's name and each family's name selects what it names and nothing else, whoever collects it."""
+    """The name of each sample and of each family selects only what it names, from any collector."""
     telemetry = Instruments()
     telemetry.observe_request("m", "medias", "200", 0.1)
     app = Parts(registry=telemetry.registry).app()
-    page = ask(app, "/metrics", accept=accept).body.decode()
+    page = request(app, "/metrics", accept=accept).body.decode()
     parse: Any = parse_openmetrics if accept.startswith("application") else parse_text
     families = {family.name: {sample.name for sample in family.samples} for family in parse(page)}
     assert {"process_open_fds", "python_info"} <= {name for names in families.values() for name in names}
     families = {family: names for family, names in families.items() if names}
     for name in {*families, *(name for names in families.values() for name in names)}:
-        lines = ask(app, f"/metrics?name[]={name}", accept=accept).body.decode().splitlines()
+        lines = request(app, f"/metrics?name[]={name}", accept=accept).body.decode().splitlines()
         found = {re.split("[{ ]", line)[0] for line in lines if not line.startswith("#")}
         assert found in ({name}, families.get(name))
-    assert ask(app, "/metrics?name[]=nothing", accept="text/plain").body == b""
+    assert request(app, "/metrics?name[]=nothing", accept="text/plain").body == b""
 
 
 @pytest.mark.parametrize(
@@ -298,10 +298,10 @@ def test_every_name_on_the_page_can_be_selected(accept: str) -> None:
         ("gzip; q=0.0, identity", False),
     ],
 )
-def test_large_answers_are_compressed_where_that_is_accepted(accept_encoding: str, compressed: bool) -> None:
-    """With gzip accepted the page is sent compressed, and is the same page; without, as it is."""
+def test_large_responses_are_compressed_if_accepted(accept_encoding: str, compressed: bool) -> None:
+    """If gzip is accepted, the page is sent compressed with the same content; otherwise uncompressed."""
     parts = Parts(page=lambda _: "plays " * 1000)
-    reply = ask(parts.app(), "/", accept_encoding=accept_encoding)
+    reply = request(parts.app(), "/", accept_encoding=accept_encoding)
     assert ("Content-Encoding" in reply.headers) == compressed
     assert reply.headers["Content-Length"] == str(len(reply.body))
     assert (gzip.decompress(reply.body) if compressed else reply.body) == b"plays " * 1000
@@ -318,7 +318,7 @@ def serving(parts: Parts | None = None, address: str = "127.0.0.1:0") -> Iterato
         server.stop()
 
 
-def connected(server: Server) -> socket.socket:
+def connect(server: Server) -> socket.socket:
     return socket.create_connection((server.address.host, server.address.port), timeout=PATIENCE)
 
 
@@ -328,14 +328,14 @@ def get(server: Server, path: str) -> requests.Response:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", ":0", "0.0.0.0:0"])
 def test_the_server_listens_on_its_address(address: str) -> None:
-    """Port 0 takes a free port, and the address that the server then names is one that answers."""
+    """Port 0 takes a free port, and the server names the address on which it responds."""
     with serving(address=address) as server:
         assert server.address.port > 0
         assert get(server, "/-/healthy").text == "healthy\n"
 
 
-def test_a_host_of_ipv6_alone_can_be_listened_on() -> None:
-    """An address in brackets is served where the machine has IPv6."""
+def test_an_ipv6_host_is_accepted() -> None:
+    """The server listens on an address in brackets if the machine has IPv6."""
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
@@ -346,7 +346,7 @@ def test_a_host_of_ipv6_alone_can_be_listened_on() -> None:
         assert get(server, "/-/healthy").text == "healthy\n"
 
 
-def test_a_machine_without_ipv6_can_be_listened_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ipv6_the_server_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
     """An address without a host falls back to all of IPv4."""
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
     with serving(address=":0") as server:
@@ -355,7 +355,7 @@ def test_a_machine_without_ipv6_can_be_listened_on(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_port_in_use_is_one_line() -> None:
-    """A taken port is an InputError that names the address, before anything is started."""
+    """A port in use is an InputError that names the address, before anything is started."""
     with serving() as server:
         with pytest.raises(InputError) as caught:
             make_server(Parts().app(), server.address)
@@ -368,7 +368,7 @@ def test_a_port_in_use_is_one_line() -> None:
 
 @pytest.mark.parametrize("host", ["a" * 70 + ".invalid", "203.0.113.1"])
 def test_a_host_that_is_not_this_machine_is_one_line(host: str) -> None:
-    """What cannot be a name, and an address of another machine, are InputErrors, too."""
+    """An invalid name, and an address of another machine, are InputErrors, too."""
     with pytest.raises(InputError) as caught:
         make_server(Parts().app(), Address(host, 0))
     message = str(caught.value)
@@ -376,8 +376,8 @@ def test_a_host_that_is_not_this_machine_is_one_line(host: str) -> None:
     assert "\n" not in message
 
 
-def test_a_name_that_is_not_known_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failing DNS look-up is an InputError with the resolver's words."""
+def test_an_unknown_host_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failing DNS lookup is an InputError with the resolver's message."""
 
     def unknown(*_args: object, **_keywords: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -391,21 +391,21 @@ def test_a_name_that_is_not_known_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     )
 
 
-def test_idle_and_slow_peers_do_not_stop_a_scrape() -> None:
-    """With 100 silent connections and 100 that have sent half a header, the next scrape is answered."""
+def test_idle_and_slow_clients_do_not_block_a_scrape() -> None:
+    """With 100 silent connections and 100 that have sent half a header, the next scrape gets its response."""
     with serving() as server, contextlib.ExitStack() as peers:
         for number in range(200):
-            peer = peers.enter_context(connected(server))
+            peer = peers.enter_context(connect(server))
             if number % 2:
                 peer.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ")
         assert get(server, "/metrics").status_code == 200
 
 
-def test_the_server_says_nothing_of_itself() -> None:
-    """Neither a good answer nor one to nonsense names the software behind it, or shows a traceback."""
+def test_the_server_does_not_name_its_software() -> None:
+    """Neither a normal response nor one to an invalid request names the software or shows a traceback."""
     with serving() as server:
         assert "Server" not in get(server, "/").headers
-        with connected(server) as peer:
+        with connect(server) as peer:
             peer.sendall(b"NONSENSE\r\n\r\n")
             peer.shutdown(socket.SHUT_WR)
             answer = peer.makefile("rb").read()
@@ -414,8 +414,8 @@ def test_the_server_says_nothing_of_itself() -> None:
     assert b"Traceback" not in answer
 
 
-def test_scrapes_that_wait_together_cost_one_rendering() -> None:
-    """However many request the same, it is collected once; another format is another response."""
+def test_waiting_scrapes_share_one_rendering() -> None:
+    """Any number of equal requests is collected once; another format is another response."""
     begun, release = threading.Semaphore(0), threading.Event()
     parts, calls = Parts(), []
 
@@ -431,7 +431,7 @@ def test_scrapes_that_wait_together_cost_one_rendering() -> None:
         stack.callback(release.set)
 
         def scrape(accept: bytes, method: bytes = b"GET") -> None:
-            peer = stack.enter_context(connected(server))
+            peer = stack.enter_context(connect(server))
             peer.sendall(method + b" /metrics HTTP/1.0\r\nAccept: " + accept + b"\r\n\r\n")
             peers.append(peer)
 
@@ -443,32 +443,32 @@ def test_scrapes_that_wait_together_cost_one_rendering() -> None:
             scrape(b"text/plain")
             scrape(b"text/plain", b"HEAD")
             scrape(b"application/openmetrics-text")
-        # A probe that is sent after them is answered after they have been read from their connections.
+        # The response to a probe that is sent after the scrapes comes after the server has read them.
         for _ in range(3):
             assert get(server, "/-/healthy").ok
         release.set()
         answers = [peer.makefile("rb").read() for peer in peers]
     assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in answers)
     assert [b"# EOF" in answer for answer in answers[2:]] == [False, False, True] * 20
-    # Four, unless the machine is so slow that some came late.
+    # Four, unless the machine is so slow that some requests came late.
     assert len(calls) <= 10
 
 
 def test_a_large_body_is_refused() -> None:
-    """Nobody can fill the memory by sending to an exporter."""
+    """No client can fill the memory with a request."""
     with serving() as server:
         response = requests.post(f"http://{server.address}/", data=b"x" * 20_000, timeout=PATIENCE)
     assert response.status_code == 413
 
 
-def test_a_large_answer_needs_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer of 20 MB to a peer that is slow to read waits in memory: the file system can be read-only."""
+def test_a_large_response_needs_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A response of 20 MB to a slow client waits in memory, so the file system can be read-only."""
 
     def read_only(*_args: object, **_keywords: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
-    with serving(Parts(page=lambda _: "plays " * 3_500_000)) as server, connected(server) as peer:
+    with serving(Parts(page=lambda _: "plays " * 3_500_000)) as server, connect(server) as peer:
         peer.sendall(b"GET / HTTP/1.0\r\n\r\n")
         answer = peer.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 200 OK")
@@ -477,7 +477,7 @@ def test_a_large_answer_needs_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_head_over_the_wire_leaves_the_connection_usable() -> None:
-    """After HEAD the same connection answers GET: no body was sent that would be read as the next answer."""
+    """After HEAD the same connection responds to GET: no body was sent that would be read as the next response."""
     with serving() as server, requests.Session() as session:
         for method in ("HEAD", "GET", "HEAD", "GET"):
             with session.request(method, f"http://{server.address}/config", timeout=PATIENCE) as response:
@@ -485,10 +485,10 @@ def test_head_over_the_wire_leaves_the_connection_usable() -> None:
                 assert response.text == ("merchants: []\n" if method == "GET" else "")
 
 
-def test_a_stopped_server_frees_its_port_and_its_threads() -> None:
-    """After `stop` nothing listens, the port can be taken again, and the server's thread has ended."""
+def test_a_stopped_server_releases_its_port_and_its_threads() -> None:
+    """After `stop` nothing listens, the port can be used again, and the server's thread has ended."""
     with serving() as server:
-        peer = connected(server)
+        peer = connect(server)
     with peer:
         assert peer.recv(1) == b""
     assert "server" not in {thread.name for thread in threading.enumerate()}
@@ -496,7 +496,7 @@ def test_a_stopped_server_frees_its_port_and_its_threads() -> None:
 
 
 def test_stop_can_be_called_twice_and_before_start() -> None:
-    """Stopping what does not run does no harm."""
+    """Stopping a server that does not run has no effect."""
     server = make_server(Parts().app(), Address("127.0.0.1", 0))
     server.stop()
     server.stop()
@@ -504,8 +504,8 @@ def test_stop_can_be_called_twice_and_before_start() -> None:
         started.stop()
 
 
-def test_a_hanging_page_does_not_hang_the_stop() -> None:
-    """`stop` returns although an answer is never finished."""
+def test_a_hanging_page_does_not_block_the_stop() -> None:
+    """`stop` returns although a response is never finished."""
     begun, release = threading.Event(), threading.Event()
 
     def hang(_: str) -> str:
@@ -513,7 +513,7 @@ def test_a_hanging_page_does_not_hang_the_stop() -> None:
         release.wait(60)
         return ""
 
-    with serving(Parts(page=hang)) as server, connected(server) as peer:
+    with serving(Parts(page=hang)) as server, connect(server) as peer:
         peer.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert begun.wait(30)
         server.stop()

@@ -23,7 +23,7 @@ from exporter.views import (
     Thresholds,
     Verdict,
 )
-from tests.support.statuses import NOW, THROUGH, many, stream_view
+from tests.support.statuses import NOW, THROUGH, status_with_media, stream_view
 
 
 def built(
@@ -47,14 +47,16 @@ def built(
 
 
 def only_media(status: Status) -> MediaStatus:
-    """The media of a status that has one."""
+    """The media of a status that has only one."""
     [merchant] = status.merchants
     [media] = merchant.media
     return media
 
 
-def test_a_merchant_has_what_its_link_and_its_ledger_know() -> None:
-    """Up, budget, staleness, token, horizon, lost minutes, values held, last success and error are as they were."""
+def test_a_merchant_has_the_data_of_its_link_and_its_ledger() -> None:
+    """Up, budget, staleness, token, horizon, lost minutes, held values, last success and error are
+    passed on unchanged.
+    """
     link = LinkView(
         "acme",
         up=True,
@@ -77,7 +79,7 @@ def test_a_merchant_has_what_its_link_and_its_ledger_know() -> None:
     assert (merchant.last_success, merchant.last_error, merchant.last_error_at) == (NOW - 1, "503", NOW - 9)
 
 
-def test_what_is_not_known_is_none() -> None:
+def test_unknown_values_are_none() -> None:
     """A merchant and a media before their first answer have neither zeros nor times."""
     status = built(
         stream_view("m1", Target.PLAY_COUNT, None), media=(MediaView("m1", thresholds=Thresholds(0.4, 0.6)),)
@@ -91,8 +93,8 @@ def test_what_is_not_known_is_none() -> None:
     assert (media.drop.state, media.last_error, media.last_error_at) == ("unknown", "", None)
 
 
-def test_a_media_is_as_stale_as_the_stream_that_is_furthest_behind() -> None:
-    """Its staleness is counted in minutes from the newest settled one, which the whole merchant's plays show."""
+def test_a_media_is_as_stale_as_its_stalest_stream() -> None:
+    """Its staleness is counted in minutes from the newest settled one, which the whole merchant's plays have."""
     streams = (
         stream_view("", Target.PLAY_COUNT, THROUGH, 50),
         stream_view("m1", Target.PLAY_COUNT, THROUGH - 1, 12),
@@ -108,7 +110,7 @@ def test_a_media_is_as_stale_as_the_stream_that_is_furthest_behind() -> None:
 
 
 def test_a_media_ahead_of_the_merchant_is_not_stale() -> None:
-    """One that has counted more than the whole merchant, as after a clock step, is 0 minutes stale."""
+    """A media with newer data than the whole merchant, as after a clock step, is 0 minutes stale."""
     streams = (stream_view("", Target.PLAY_COUNT, THROUGH), stream_view("m1", Target.PLAY_COUNT, THROUGH + 5, 1))
     assert only_media(built(*streams, media=(MediaView("m1"),))).staleness_minutes == 0
 
@@ -125,20 +127,20 @@ def test_a_drop_is_shown_above_its_threshold(ratio: float, state: str) -> None:
     assert media.drop == Drop(media.drop.state, ratio, 12.0, 30.0, end_of(THROUGH))
 
 
-def test_a_media_that_is_left_out_has_no_drop() -> None:
-    """Without thresholds no drop is shown, whatever the detector says."""
+def test_a_media_without_drop_alerts_has_no_drop() -> None:
+    """Without thresholds no drop is shown, whatever the detector's verdict is."""
     assert only_media(built(media=(MediaView("m1", verdict=Verdict(THROUGH, 1, 99, 9)),))).drop == Drop("off")  # type: ignore[arg-type]
 
 
-def test_the_whole_merchant_has_a_threshold_of_its_own() -> None:
-    """A drop of all plays above 35 % is critical, as its alert is."""
+def test_the_whole_merchant_has_its_own_threshold() -> None:
+    """A drop of all plays above 35 % is critical, like its alert."""
     states = [
         built(verdict=Verdict(THROUGH, ratio, 50, 100)).merchants[0].whole.drop.state for ratio in (0.35, 0.36, 1)
     ]
     assert states == ["none", "critical", "critical"]
 
 
-def test_hours_go_to_their_media() -> None:
+def test_hours_belong_to_their_media() -> None:
     """Each media has its own hour, and the whole merchant the one without a media."""
     hours = {"": Hour(start_of(THROUGH), (5.0,), (6.0,)), "m1": Hour(start_of(THROUGH), (1.0, None), (None, 2.0))}
     status = built(media=(MediaView("m1"),), hours=hours)
@@ -150,8 +152,8 @@ def test_hours_go_to_their_media() -> None:
     assert whole.plays == (5.0,)
 
 
-def test_errors_go_to_their_media() -> None:
-    """A media has the newest failure about it, and nobody else's; all requests are listed as they came."""
+def test_errors_belong_to_their_media() -> None:
+    """A media has its own newest failure only; all requests are listed in their order."""
     failure = Exchange(NOW - 5, "acme", "medias", "404", 0.1, "m1", "m1", "medias: 404 gone")
     requests = RequestsView((failure,), MappingProxyType({("acme", "m1"): failure, ("other", "m2"): failure}))
     status = built(media=(MediaView("m1"), MediaView("m2")), requests=requests)
@@ -177,16 +179,14 @@ def test_errors_go_to_their_media() -> None:
     ],
 )
 def test_the_health_is_the_worst_of_all(up: bool | None, ratio: float, held: int, health: Health, summary: str) -> None:
-    """A failing API comes before a first answer that is waited for, that before a drop, and that before values that
-    are not counted yet.
-    """
+    """In this order: a failing API, a missing first answer, a drop, values that are not counted yet."""
     media = MediaView("m1", name="News", verdict=Verdict(THROUGH, ratio, 40, 9), thresholds=Thresholds(0.4, 0.6))
     status = built(media=(media,), link=LinkView("acme", up=up, streams=4), held_values=held)
     assert (status.health, status.summary) == (health, summary)
 
 
-def test_a_wrong_clock_and_answers_that_cannot_be_used_are_no_good_health() -> None:
-    """Each is a warning that says what is wrong; of both the clock comes first. The same for one merchant's part."""
+def test_a_wrong_clock_and_unusable_answers_are_warnings() -> None:
+    """Each is a warning that names the problem; the clock comes first. The same holds for one merchant's part."""
     link = LinkView("acme", up=True, unusable='row 3: "N/A" is not a number')
     merchants = MappingProxyType({"acme": MerchantView("acme", link=link)})
     for offset, said in [
@@ -204,8 +204,8 @@ def test_a_wrong_clock_and_answers_that_cannot_be_used_are_no_good_health() -> N
             assert each.clock_offset_seconds == offset
 
 
-def test_what_is_wrong_with_the_process_is_said_first() -> None:
-    """Where nothing is counted, that is worse than anything that the API says; all of it is said, a sentence each."""
+def test_problems_of_the_process_come_first() -> None:
+    """If nothing is counted, that is worse than any problem of the API. All problems are named, one sentence each."""
     problems = (
         ProblemView(Subject.STATE_FILE, "state.db: the disk is full; free some space", NOW - 60, bad=True),
         ProblemView(Subject.POLLING, "no heartbeat for 130 s", bad=True),
@@ -224,8 +224,10 @@ def test_what_is_wrong_with_the_process_is_said_first() -> None:
     assert (status.health, status.summary) == (Health.WARNING, "The log has not taken a line for 90 s.")
 
 
-def test_media_that_fail_are_named() -> None:
-    """While the API answers others: those that fail, those that it does not know, and the whole merchant's streams."""
+def test_failing_media_are_named() -> None:
+    """While the API answers others, the status names the failing media, the missing ones, and the whole merchant's
+    streams.
+    """
     media = (
         MediaView("m1", "News", failing_streams=2),
         MediaView("m2", failing_streams=1, gone=True),
@@ -248,8 +250,8 @@ def test_the_summary_stays_short() -> None:
     assert status.summary == "The API is down for m0, m1, m2, m3, m4 and 3 more."
 
 
-def test_a_part_is_about_one_merchant() -> None:
-    """It has the merchant, its health and its requests, and nothing of the others; nobody has no part."""
+def test_a_part_contains_one_merchant() -> None:
+    """It has the merchant, its health and its requests, and nothing of the others; an unknown merchant has no part."""
     merchants = {name: MerchantView(name, link=LinkView(name, up=name == "b")) for name in ("a", "b")}
     requests = RequestsView(tuple(Exchange(NOW, name, "medias", "200", 0.1) for name in ("a", "b", "a")))
     whole = build(Snapshot(MappingProxyType(merchants)), {}, requests, NOW, "1.2.3")
@@ -265,9 +267,9 @@ def test_a_part_is_about_one_merchant() -> None:
     assert only(whole, "c") is None
 
 
-def test_the_json_is_the_tree() -> None:
+def test_the_json_has_the_fields_of_the_status() -> None:
     """The JSON has a key for each field, at each level, and the same values."""
-    status = many(5)
+    status = status_with_media(5)
 
     def plain(value: Any) -> Any:
         if is_dataclass(value):
@@ -277,8 +279,8 @@ def test_the_json_is_the_tree() -> None:
     assert json.loads(as_json(status)) == plain(status)
 
 
-def test_the_json_can_be_read_whatever_is_in_it() -> None:
-    """Half a character, as JSON from the API can name one, is written so that any reader takes it."""
+def test_the_json_is_always_readable() -> None:
+    """Half a surrogate pair, which JSON from the API can contain, is written so that any parser accepts it."""
     text = as_json(built(media=(MediaView("m1", name="\ud83d"),)))
     assert re.search(r'"name": "\\ud83d"', text)
     text.encode("ascii")

@@ -32,11 +32,11 @@ ACCOUNT = {"mail_address": "ops@example.com", "password": "hidden-word"}
 
 
 class Api:
-    """A simulated API that is served, and a client of it.
+    """A running simulated API, and a client of it.
 
     Attributes:
         now: The clock, Unix seconds.
-        slept: The seconds of each answer that hung.
+        slept: The seconds that each hanging answer waited.
     """
 
     def __init__(self, credentials: Credentials | None = None) -> None:
@@ -50,7 +50,7 @@ class Api:
         self.token = ""
 
     def login(self, merchant_id: str = "demo", **account: str) -> requests.Response:
-        """Ask for a token, and use it from now on where there is one."""
+        """Request a token, and use it from now on if there is one."""
         url = f"{self.server.url}/merchants/{merchant_id}/auth-token/"
         answer = self.session.post(url, json=ACCOUNT | account, headers=HEADERS, timeout=PATIENCE)
         if answer.ok:
@@ -64,11 +64,11 @@ class Api:
         return self.session.get(url, params=query, headers=sent, timeout=PATIENCE)
 
     def rows(self, **query: str) -> requests.Response:
-        """Rows of the last half hour, unless the query says otherwise."""
+        """Rows of the last half hour, unless the query has another range."""
         return self.get("aggregations", None, **(LAST_HALF_HOUR | query))
 
     def control(self, path: str, body: object = None) -> requests.Response:
-        """Use the control path."""
+        """Call the control path."""
         url = f"{self.server.url.removesuffix('/v1')}/control/{path}"
         if body is None:
             return self.session.get(url, timeout=PATIENCE)
@@ -97,15 +97,15 @@ def strict_api() -> Iterator[Api]:
 # Token and headers
 
 
-def test_token_names_its_end(api: Api) -> None:
-    """A token comes with the instant of its end, as the API writes it, under either name."""
+def test_token_names_its_expiry(api: Api) -> None:
+    """A token comes with its expiry, as the API writes it, under either name."""
     assert api.login().json()["expiration"] == "2026-11-18T12:00:00.000Z"
     api.faults.set(expiry_field="expired_at", token_life=90)
     assert api.login().json()["expired_at"] == "2026-11-18T11:01:30.000Z"
 
 
-def test_token_ends(api: Api) -> None:
-    """A token is good until the instant it names, and not after."""
+def test_token_expires(api: Api) -> None:
+    """A token is valid until its expiry, and not after."""
     api.now += 3599
     assert api.rows().status_code == 200
     api.now += 1
@@ -124,7 +124,7 @@ def test_token_ends(api: Api) -> None:
     ],
 )
 def test_headers_are_checked(api: Api, headers: dict[str, str]) -> None:
-    """Without a good token and an API key every call is refused with 401."""
+    """Without a valid token and an API key every call is refused with 401."""
     for path in ("aggregations", "medias/x", "live_events/x"):
         answer = api.get(path, headers)
         assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED")
@@ -132,19 +132,19 @@ def test_headers_are_checked(api: Api, headers: dict[str, str]) -> None:
 
 
 def test_content_type_is_checked(api: Api) -> None:
-    """A call that is not declared as JSON is refused with 400; a charset is no harm."""
+    """A call that is not declared as JSON is refused with 400; a charset is accepted."""
     assert api.get("aggregations", {"Content-Type": "text/plain"}).json()["code"] == "BAD_REQUEST"
     assert api.get("aggregations", {"Content-Type": "application/json; charset=utf-8"}).status_code == 200
 
 
 def test_token_of_another_merchant(api: Api) -> None:
-    """A token is good for its own merchant only."""
+    """A token is valid for its own merchant only."""
     api.login("other")
     assert api.rows().status_code == 401
 
 
 def test_expected_credentials(strict_api: Api) -> None:
-    """Where credentials are fixed, each wrong one is refused with 401."""
+    """If credentials are configured, each wrong one is refused with 401."""
     assert strict_api.login().status_code == 200
     assert strict_api.login(mail_address="someone@example.com").status_code == 401
     assert strict_api.login(password="wrong").status_code == 401
@@ -153,25 +153,25 @@ def test_expected_credentials(strict_api: Api) -> None:
 
 @pytest.mark.parametrize("account", [{"mail_address": ""}, {"password": ""}])
 def test_empty_credentials(api: Api, account: dict[str, str]) -> None:
-    """Any credential is accepted, but none that is empty."""
+    """Any credential is accepted, except an empty one."""
     assert api.login(**account).status_code == 401
 
 
 @pytest.mark.parametrize("body", ["", "{", "[]", '"text"'])
 def test_token_needs_an_object(api: Api, body: str) -> None:
-    """A body that is no JSON object is refused with 400."""
+    """A body that is not a JSON object is refused with 400."""
     url = f"{api.server.url}/merchants/demo/auth-token/"
     answer = api.session.post(url, data=body, headers=HEADERS, timeout=PATIENCE)
     assert (answer.status_code, answer.json()["code"]) == (400, "BAD_REQUEST")
 
 
-# What is asked for
+# Parameters
 
 
 @pytest.mark.parametrize("target", [target for target in Target if not target.by_day])
 @pytest.mark.parametrize("group", Group)
 def test_minutes_are_the_final_values(api: Api, target: Target, group: Group) -> None:
-    """Every target by every group answers the final values of exactly the minutes asked for."""
+    """Every target with every group returns the final values of exactly the requested minutes."""
     rows = api.rows(target=target, group=group).json()
     first = minute_of(NOW) - 30
     assert [row["date"] for row in rows] == [f"2026/11/18 19:{minute}" for minute in range(30, 59)]
@@ -182,7 +182,7 @@ def test_minutes_are_the_final_values(api: Api, target: Target, group: Group) ->
 
 
 def test_default_is_the_plays_of_today(api: Api) -> None:
-    """Without parameters the answer is the plays of today, all of the merchant, by day."""
+    """Without parameters the answer is the plays of today, of the whole merchant, by day."""
     midnight = minute_of(NOW) - 20 * 60
     plays = final_sums(api.world, "demo", "", Target.PLAY_COUNT, Group.ALL, MinuteRange(midnight, minute_of(NOW) - 2))
     assert api.get("aggregations").json() == [{"date": "2026/11/18", "all": plays[""]}]
@@ -193,7 +193,7 @@ def test_default_is_the_plays_of_today(api: Api) -> None:
     [("hour", ["2026/11/18 18", "2026/11/18 19"]), ("day", ["2026/11/18"]), ("month", ["2026/11"])],
 )
 def test_longer_intervals(api: Api, interval: str, dates: list[str]) -> None:
-    """Hours, days and months are dated as the API writes them, and are the sums of the minutes asked for."""
+    """Hours, days and months are dated as the API writes them, and are the sums of the requested minutes."""
     asked = {"from": "20261118180000", "to": "20261118195759"}
     rows = api.rows(interval=interval, **asked).json()
     minutes = api.rows(interval="minute", **asked).json()
@@ -241,8 +241,8 @@ def test_key_deliveries_by_day_and_month(api: Api) -> None:
         ({"from": "20200101000000"}, "the range is longer than 400 days"),
     ],
 )
-def test_what_the_api_cannot_do(api: Api, query: dict[str, str], message: str) -> None:
-    """What the API cannot do is refused with 400, a code and a reason."""
+def test_unsupported_requests(api: Api, query: dict[str, str], message: str) -> None:
+    """A request that the API does not support is refused with 400, a code and a reason."""
     answer = api.rows(**query)
     assert answer.status_code == 400
     assert answer.json() == {"code": "BAD_REQUEST", "message": message}
@@ -261,7 +261,7 @@ def test_longest_range(api: Api) -> None:
 
 
 def test_media_by_id_and_reference(api: Api) -> None:
-    """A media is found by its id and by its ref_id, with all that the catalog knows."""
+    """A media is found by its id and by its ref_id, with all fields of the catalog."""
     media_id = api.media_id("anime-003")
     answer = api.get(f"medias/{media_id}").json()
     assert api.get("medias/ref:anime-003").json() == answer
@@ -279,7 +279,7 @@ def test_media_by_id_and_reference(api: Api) -> None:
 
 
 def test_live_event(api: Api) -> None:
-    """The event of a live media tells whether it runs."""
+    """The event of a live media shows whether it runs."""
     media = api.get("medias/ref:baseball").json()
     event = api.get(f"live_events/{media['live_event_id']}").json()
     assert (event["media_id"], event["encode_status"]) == (media["id"], "encode_status_running")
@@ -299,19 +299,19 @@ def test_live_event(api: Api) -> None:
         ("videos/x", "PATH_NOT_FOUND"),
     ],
 )
-def test_what_is_not_there(api: Api, path: str, code: str) -> None:
-    """What is not there is refused with 404 and a code that tells what."""
+def test_not_found(api: Api, path: str, code: str) -> None:
+    """An unknown media or event is a 404 with a code that names the kind."""
     answer = api.get(path)
     assert (answer.status_code, answer.json()["code"]) == (404, code)
 
 
 def test_wrong_method(api: Api) -> None:
-    """A call with the wrong method is refused with 405."""
+    """A call with the wrong method is a 405."""
     assert api.get("auth-token/").status_code == 405
 
 
-def test_gone_media(api: Api) -> None:
-    """A media that is gone answers 404 everywhere, and the others do not."""
+def test_missing_media(api: Api) -> None:
+    """A media that is gone is a 404 everywhere, and the others are not."""
     media_id = api.media_id("weather")
     api.faults.set(gone=[media_id])
     for path in (f"medias/{media_id}", "medias/ref:weather", f"aggregations?media_id={media_id}"):
@@ -324,14 +324,14 @@ def test_gone_media(api: Api) -> None:
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
 def test_server_errors(api: Api, status: int) -> None:
-    """Each status from 500 on can be had, with a JSON error."""
+    """Each status from 500 on is possible, with a JSON error."""
     api.faults.set(error_rate=1, error_status=status)
     answer = api.rows()
     assert (answer.status_code, answer.json()["code"]) == (status, "SERVER_ERROR")
 
 
 def test_rates_repeat() -> None:
-    """The requests that a rate hits are the same in every run, and about as many as the rate says."""
+    """The requests that a rate selects are the same in every run, and about as many as the rate says."""
 
     def run() -> list[int]:
         served = Api()
@@ -345,14 +345,14 @@ def test_rates_repeat() -> None:
 
 
 def test_answers_hang(api: Api) -> None:
-    """An answer that hangs waits as long as asked for, and then comes."""
+    """A hanging answer waits as long as configured, and then comes."""
     api.faults.set(hang_rate=1, hang_seconds=12)
     assert api.rows().status_code == 200
     assert api.slept == [12]
 
 
 def test_cut_answers(api: Api) -> None:
-    """A cut answer ends before its Content-Length, and the next one is whole again."""
+    """A cut answer ends before its Content-Length, and the next one is complete."""
     api.faults.set(cut_rate=1)
     with pytest.raises(requests.exceptions.ChunkedEncodingError):
         api.rows()
@@ -362,7 +362,7 @@ def test_cut_answers(api: Api) -> None:
 
 @pytest.mark.parametrize("form", ["array", "object", "braced"])
 def test_malformed_answers(api: Api, form: str) -> None:
-    """A malformed answer has status 200 and says it is JSON, which it is not."""
+    """A malformed answer has status 200 and the content type of JSON, but is not JSON."""
     api.faults.set(malformed_rate=1, form=form)
     answer = api.rows()
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
@@ -372,7 +372,7 @@ def test_malformed_answers(api: Api, form: str) -> None:
 
 
 def test_html_instead(api: Api) -> None:
-    """An HTML page can come in place of the answer, with status 200."""
+    """An HTML page replaces the answer, with status 200."""
     api.faults.set(html_rate=1)
     answer = api.rows()
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
@@ -380,7 +380,7 @@ def test_html_instead(api: Api) -> None:
 
 
 def test_wrong_content_type(api: Api) -> None:
-    """A whole answer can come as text/plain."""
+    """A complete answer comes as text/plain."""
     rows = api.rows().json()
     api.faults.set(text_rate=1)
     answer = api.rows()
@@ -396,14 +396,14 @@ def test_faults_touch_the_token_too(api: Api) -> None:
 
 
 def test_no_token(api: Api) -> None:
-    """With token_refused no new token is given out; the old one stays good."""
+    """With token_refused no new token is issued; the old one stays valid."""
     api.faults.set(token_refused=True)
     assert api.login().status_code == 401
     assert api.rows().status_code == 200
 
 
 def test_revoked_token(api: Api) -> None:
-    """A good token can be revoked at once; only a new one helps."""
+    """A valid token can be revoked at once; then only a new one is valid."""
     api.faults.set(token_refusal_rate=1)
     assert api.rows().status_code == 401
     api.faults.set(token_refusal_rate=0)
@@ -422,7 +422,7 @@ def by_device(api: Api) -> Any:
 
 
 def test_forms_of_the_list(api: Api) -> None:
-    """The list comes bare, in an object, or in braces that are not JSON, with the same rows."""
+    """The list is bare, in an object, or in braces that are not JSON, with the same rows."""
     rows = api.rows().json()
     api.faults.set(form="object")
     assert api.rows().json() == {"results": rows}
@@ -443,7 +443,7 @@ def test_empty_answers_keep_the_form(api: Api) -> None:
 
 
 def test_forms_of_the_values(api: Api) -> None:
-    """A group's values come beside the date, in an object, or as pairs; all of them as text, too."""
+    """A group's values are beside the date, in an object, or pairs; all of them also as text."""
     (flat,) = by_device(api)
     date = flat.pop("date")
     assert flat
@@ -455,7 +455,7 @@ def test_forms_of_the_values(api: Api) -> None:
 
 
 def test_zeros(api: Api) -> None:
-    """A label's 0 is left out, written as 0, or written as null."""
+    """A label's 0 is left out, 0, or null."""
     (row,) = by_device(api)
     zeros = {"smartphone", "pc", "tablet", "tv"} - row.keys()
     assert zeros
@@ -478,7 +478,7 @@ def test_seconds_with_decimals(api: Api) -> None:
 
 
 def test_bad_values(api: Api) -> None:
-    """Some values are no numbers, in each minute other ones; the rest is as it was."""
+    """Some values are no numbers, different ones in each minute; the rest is unchanged."""
     spoilt = []
     for _ in range(2):
         api.faults.set(bad_rate=0.0)
@@ -508,7 +508,7 @@ def test_rows_of_zero(api: Api) -> None:
 
 
 def test_total_beside_the_parts(api: Api) -> None:
-    """The value of `all` can stand beside the parts."""
+    """The value of `all` is beside the parts."""
     (row,) = by_device(api)
     api.faults.set(total=True)
     whole = sum(value for name, value in row.items() if name != "date")
@@ -521,7 +521,9 @@ def test_total_beside_the_parts(api: Api) -> None:
 
 
 def test_rate_limit_slides(api: Api) -> None:
-    """No more than the limit pass in any 60 seconds; the refusal says when one may, and that is true."""
+    """No more than the limit pass in any 60 seconds. The refusal names the time when the next may pass, and that is
+    correct.
+    """
     api.faults.set(rate_limit=3)
     api.now += 10
     assert [api.rows().status_code for _ in range(3)] == [200, 200, 429]
@@ -536,7 +538,7 @@ def test_rate_limit_slides(api: Api) -> None:
 
 
 def test_rate_limit_of_each_minute(api: Api) -> None:
-    """In a fixed window the count starts anew with each minute."""
+    """In a fixed window the count starts again with each minute."""
     api.faults.set(rate_limit=2, rate_window="fixed")
     api.now += 59
     assert [api.rows().status_code for _ in range(2)] == [200, 429]
@@ -545,7 +547,7 @@ def test_rate_limit_of_each_minute(api: Api) -> None:
     assert [api.rows().status_code for _ in range(3)] == [200, 200, 429]
 
 
-def test_refusal_without_a_word(api: Api) -> None:
+def test_refusal_without_retry_after(api: Api) -> None:
     """A 429 can come without Retry-After."""
     api.faults.set(rate_limit=1, retry_after=False)
     answer = api.rows()
@@ -553,7 +555,7 @@ def test_refusal_without_a_word(api: Api) -> None:
     assert "Retry-After" not in answer.headers
 
 
-def test_merchants_have_limits_of_their_own(api: Api) -> None:
+def test_merchants_have_separate_limits(api: Api) -> None:
     """The requests of one merchant do not count for another; the control path is not counted."""
     api.faults.set(rate_limit=1)
     assert api.rows().status_code == 429
@@ -561,8 +563,8 @@ def test_merchants_have_limits_of_their_own(api: Api) -> None:
     assert api.login("other").status_code == 200
 
 
-def test_lower_limit_holds_at_once() -> None:
-    """After the limit fell, the wait is that of the lower limit."""
+def test_lower_limit_applies_at_once() -> None:
+    """After the limit was lowered, the wait is that of the lower limit."""
     limit = RateLimit()
     for second in range(5):
         assert limit.take("m", float(second), 5, "sliding") is None
@@ -570,7 +572,7 @@ def test_lower_limit_holds_at_once() -> None:
     assert limit.take("m", 63.0, 2, "sliding") is None
 
 
-# Control path and record
+# Control path and journal
 
 
 def test_control_of_faults(api: Api) -> None:
@@ -602,7 +604,7 @@ def test_control_refuses(api: Api, body: str, message: str | None) -> None:
 
 
 def test_control_catalog(api: Api) -> None:
-    """The media of a merchant can be listed, which the API itself does not offer."""
+    """The control path lists the media of a merchant, which the API itself does not offer."""
     catalog = api.control("catalog").json()
     assert catalog["merchant"] == "demo"
     assert [media["id"] for media in catalog["media"]] == list(api.world.catalog("demo"))
@@ -612,7 +614,7 @@ def test_control_catalog(api: Api) -> None:
 
 
 def test_control_requests(api: Api) -> None:
-    """The requests can be read: counts by endpoint and status, and the newest with their arrival."""
+    """The control path returns the requests: counts by endpoint and status, and the newest with their arrival."""
     api.rows()
     api.now += 5
     api.get("medias/nothing")
@@ -629,14 +631,14 @@ def test_control_requests(api: Api) -> None:
     ]
 
 
-def test_control_elsewhere(api: Api) -> None:
-    """Another control path is 404 and names those there are."""
+def test_unknown_control_path(api: Api) -> None:
+    """An unknown control path is a 404 that names the existing ones."""
     answer = api.control("nothing")
     assert (answer.status_code, "/control/faults" in answer.json()["error"]) == (404, True)
 
 
 def test_journal_finds_the_busiest_window() -> None:
-    """The most requests in any 60 seconds, the end of the window not included, by merchant."""
+    """By merchant, the most requests in any 60 seconds, without the end of the window."""
     journal = Journal()
     for at in (0, 30, 59.9, 60, 89, 200):
         journal.add(Request(at, "m", "medias", "GET", "/", "", 200, None))
@@ -647,7 +649,7 @@ def test_journal_finds_the_busiest_window() -> None:
 
 
 def test_each_request_is_logged_without_secrets(api: Api) -> None:
-    """One line for each request, with path, query, status and rows, and none of the secrets."""
+    """One line for each request has path, query, status and rows, and no secret."""
     with capture_logs() as lines:
         api.rows(group="os")
         api.login()
@@ -672,7 +674,7 @@ def test_each_request_is_logged_without_secrets(api: Api) -> None:
 
 
 def test_many_clients_at_once(api: Api) -> None:
-    """Answers to many threads are the same as to one."""
+    """Many threads get the same answers as one."""
     api.faults.set(rate_limit=1000, late_jitter=2, revise_up=0.5)
     expected = api.rows(group="os").text
     headers = HEADERS | {"Authorization": f"Bearer {api.token}"}
@@ -692,7 +694,7 @@ def test_many_clients_at_once(api: Api) -> None:
 
 
 def test_server_stops_while_an_answer_hangs() -> None:
-    """A server that stops does not wait for the answers that hang, and can be followed by another."""
+    """A server that stops does not wait for hanging answers, and another can start at once."""
     world = World()
     switch = FaultSwitch(world, time.time, Faults(hang_rate=1, hang_seconds=3600))
     app = SimulatorApp(world, switch, time.time)
@@ -716,7 +718,7 @@ def test_port_in_use(api: Api) -> None:
 
 
 def test_ipv6() -> None:
-    """It serves on IPv6, too, and the URL has brackets."""
+    """The server also listens on IPv6, and the URL has brackets."""
     world = World()
     with SimulatorServer(SimulatorApp(world, FaultSwitch(world, time.time), time.time), "::1") as server:
         assert server.url == f"http://[::1]:{server.address[1]}/v1"

@@ -43,7 +43,7 @@ def test_defaults() -> None:
 
 
 def test_every_fault_has_a_flag() -> None:
-    """Each setting of the control path can be given as a flag, too."""
+    """Each setting of the control path also has a flag."""
     flags = [
         *("--late-minutes=2", "--late-jitter=1", "--revise-up=0.1", "--revise-down=0.2", "--revise-minutes=3"),
         *("--stalled-since=5", "--gone=a", "--gone=b", "--drop=0.5", "--drop=c=0", "--no-omit-zero"),
@@ -65,7 +65,7 @@ def test_every_fault_has_a_flag() -> None:
     [(":18080", ("", 18080)), ("[::1]:0", ("::1", 0)), ("localhost:1", ("localhost", 1))],
 )
 def test_listen_addresses(address: str, expected: tuple[str, int]) -> None:
-    """An address is a host and a port, the host perhaps empty or in brackets."""
+    """An address is a host and a port; the host may be empty or in brackets."""
     options = read_options(parsed(f"--listen-address={address}"))
     assert options.address == Address(*expected)
 
@@ -91,7 +91,7 @@ def test_listen_addresses(address: str, expected: tuple[str, int]) -> None:
     ],
 )
 def test_bad_flags(flag: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A bad value is one line that names the flag, and exit 2."""
+    """A bad value is one line that names the flag, and exit code 2."""
     with pytest.raises(UsageError) as caught:
         read_options(parsed(flag))
     assert str(caught.value) == message
@@ -100,7 +100,7 @@ def test_bad_flags(flag: str, message: str, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
-    """A port that is taken is one line that names it, and exit 1."""
+    """A port in use is one line that names it, and exit code 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         assert run(parsed(f"--listen-address={address}")) == 1
@@ -111,8 +111,8 @@ def test_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", expected)
 
 
-def test_host_that_is_none(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that cannot be, or that has no address, is one line and exit 1."""
+def test_invalid_host(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An invalid host, or one without an address, is one line and exit code 1."""
     assert run(parsed("--listen-address=a..b:1")) == 1
     error = capsys.readouterr().err
     assert error.startswith("smartstream-exporter simulate: --listen-address: cannot listen on a..b:1: ")
@@ -134,7 +134,7 @@ def test_host_that_is_none(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     [(":1234", "http://127.0.0.1:1234/v1"), ("[::1]:1234", "http://[::1]:1234/v1")],
 )
 def test_print_config(address: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The configuration printed names the URL, the credentials and all media of the demo merchant."""
+    """The printed configuration has the URL, the credentials and all media of the demo merchant."""
     flags = [f"--listen-address={address}", "--media=3", "--timezone=UTC", "--api-key=the-key", "--print-config"]
     assert run(parsed(*flags)) == 0
     config = yaml.safe_load(capsys.readouterr().out)
@@ -145,7 +145,7 @@ def test_print_config(address: str, url: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_config_of_another_merchant() -> None:
-    """A configuration can be had for any merchant; each media has an id and a name."""
+    """The configuration can be printed for any merchant; each media has an id and a name."""
     world = World(media=2)
     (merchant,) = yaml.safe_load(config_for(world, "http://x/v1", merchant_id="other"))["merchants"]
     expected = [{"id": media.id, "name": media.name} for media in world.catalog("other").values()]
@@ -154,7 +154,7 @@ def test_config_of_another_merchant() -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
 def test_serves_until_a_signal(end: signal.Signals, tmp_path: Path) -> None:
-    """It tells its address, answers, and ends with exit 0 on SIGTERM and SIGINT."""
+    """The server prints its address, responds, and ends with exit code 0 on SIGTERM and SIGINT."""
     with Program(python("-c", PROGRAM, "--listen-address=127.0.0.1:0"), tmp_path) as program:
         url = program.line(r"listens on (\S+)/v1$")[1]
         assert len(get(f"{url}/control/catalog").json()["media"]) == 12

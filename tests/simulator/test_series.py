@@ -1,4 +1,4 @@
-"""The final values of the simulated API, and what of them is visible when."""
+"""The final values of the simulated API, and what is visible of them at which time."""
 
 from collections import Counter
 from datetime import datetime
@@ -74,7 +74,7 @@ def plays_of_day(world: World, media: Media, day: int) -> list[int]:
 
 
 def test_same_seed_same_world() -> None:
-    """Two worlds of one seed have the same media and values; another seed has others."""
+    """Two worlds with one seed have the same media and values; another seed has others."""
     one, same, other = World(seed=7), World(seed=7), World(seed=8)
     assert one.catalog("demo") == same.catalog("demo")
     assert not one.catalog("demo").keys() & other.catalog("demo").keys()
@@ -84,8 +84,8 @@ def test_same_seed_same_world() -> None:
     assert [final(one, stream(), minute) for minute in HOUR] != [final(other, stream(), minute) for minute in HOUR]
 
 
-def test_order_of_questions_does_not_matter() -> None:
-    """A value is the same whether it is asked first or after others, and after the caches forgot it."""
+def test_order_of_requests_does_not_matter() -> None:
+    """A value is the same whether it is requested first or after others, and after the caches have dropped it."""
     one, other = World(), World()
     asked = stream("", Target.PLAY_TIME, Group.OS)
     before = final(one, asked, MINUTE)
@@ -95,7 +95,7 @@ def test_order_of_questions_does_not_matter() -> None:
 
 
 def test_merchants_differ() -> None:
-    """Each merchant has media of its own."""
+    """Each merchant has its own media."""
     world = World()
     assert not world.catalog("demo").keys() & world.catalog("other").keys()
 
@@ -136,8 +136,8 @@ def test_targets_agree() -> None:
             assert value[Target.AVERAGE_PLAY_TIME] == round(value[Target.PLAY_TIME] / plays)
 
 
-def test_volumes_look_like_a_broadcaster() -> None:
-    """There is a hit of hundreds of plays a minute, and media with none in most minutes."""
+def test_volumes_are_like_a_broadcasters() -> None:
+    """One media has hundreds of plays a minute, and some have none in most minutes."""
     world = World()
     hit = [final(world, stream(find(world, "drama-012").id), minute)[""] for minute in HOUR]
     quiet = [final(world, stream(find(world, "archive-2014-07").id), minute)[""] for minute in HOUR]
@@ -166,7 +166,7 @@ def test_zone_moves_the_evening() -> None:
 
 
 def test_live_event_has_plays_while_it_runs() -> None:
-    """A scheduled event has hundreds of plays a minute while it runs, and next to none outside."""
+    """A scheduled event has hundreds of plays a minute while it runs, and nearly none outside."""
     world = World()
     hours = plays_of_day(world, find(world, "baseball"), 18)
     assert all(plays > 5000 for plays in hours[18:21])
@@ -174,7 +174,7 @@ def test_live_event_has_plays_while_it_runs() -> None:
 
 
 def test_event_state_follows_from_the_time() -> None:
-    """A live event is running exactly in its hours, and names its start and end."""
+    """A live event is running exactly in its hours, and has its start and end."""
     world = World()
     media = find(world, "baseball")
     assert media.schedule is not None
@@ -197,7 +197,7 @@ def test_newest_start_reaches_back_over_days() -> None:
 
 
 def test_large_catalog_follows_zipf() -> None:
-    """Beyond the first dozen, volumes fall, and every id and reference is its own."""
+    """After the first dozen, volumes fall; every id and reference is unique."""
     catalog = make_catalog(1, "demo", 200)
     assert len({media.id for media in catalog}) == len({media.ref_id for media in catalog}) == 200
     assert all(len(media.id) == 32 for media in catalog)
@@ -225,7 +225,7 @@ def test_unknown_media_is_a_key_error() -> None:
 
 
 def test_drop_thins_from_an_instant_on() -> None:
-    """A drop changes the final values from its instant on, and none before; lifting it restores the rest."""
+    """A drop changes the final values from its instant on, and none before; its removal restores the rest."""
     world, plain = World(), World()
     clock = Clock()
     switch = FaultSwitch(world, clock)
@@ -243,7 +243,7 @@ def test_drop_thins_from_an_instant_on() -> None:
 
 
 def test_drop_of_one_media() -> None:
-    """A factor for a media goes before the factor for all, and the whole follows its media."""
+    """A factor for a media overrides the factor for all, and the whole merchant follows its media."""
     world = World()
     drama, channel = find(world, "drama-012").id, find(world, "channel-1").id
     before = final(world, stream(channel), MINUTE)
@@ -267,21 +267,21 @@ def test_split_is_exact(count: int, draw: float) -> None:
     assert parts[1] <= 1  # a share of nothing
 
 
-def test_spread_gives_nothing_to_nothing() -> None:
-    """A total is dealt out in proportion, and a part of 0 gets 0."""
+def test_spread_gives_nothing_to_zero_parts() -> None:
+    """A total is distributed in proportion, and a part of 0 gets 0."""
     assert spread(301, (2, 0, 1)) == (200, 0, 101)
     assert spread(0, (0, 0)) == (0, 0)
 
 
 def test_draws_have_the_mean() -> None:
-    """Counts drawn evenly over all chances have nearly the mean asked for."""
+    """Counts drawn evenly over all probabilities have nearly the requested mean."""
     for mean in (0.0, 0.3, 5.0, 8.0, 300.0):
         draws = [draw_count(mean, (index + 0.5) / 1000) for index in range(1000)]
         assert sum(draws) / 1000 == pytest.approx(mean, rel=0.02, abs=0.01)
         assert min(draws) >= 0
 
 
-def test_first_values_differ_as_asked() -> None:
+def test_first_values_differ_as_configured() -> None:
     """A minute that grows starts lower, one that shrinks starts higher, and 0 never shrinks."""
     assert first_value(10, 0.5, 0.5, 0.4, 0.99) == 9
     assert first_value(10, 0.5, 0.5, 0.6, 0.0) == 11
@@ -289,8 +289,8 @@ def test_first_values_differ_as_asked() -> None:
     assert first_value(0, 0.0, 1.0, 0.5, 0.5) == 0
 
 
-def test_unique_counts_lie_between() -> None:
-    """Unique counts put together are at least the largest and at most the sum."""
+def test_unique_counts_are_between_largest_and_sum() -> None:
+    """Merged unique counts are at least the largest and at most the sum."""
     assert combine_unique([(3, 0), (6, 0)]) == (8, 0)
     assert unique_over_time((9, 4), (6, 4)) == (7, 4)
     assert ratio((10, 5), (4, 0)) == (2, 0)
@@ -300,14 +300,14 @@ def test_unique_counts_lie_between() -> None:
 
 
 def shown(world: World, switch: FaultSwitch, now: float, first: int, last: int) -> dict[int, int]:
-    """Minute -> plays of the whole merchant, as the API shows them."""
+    """Minute -> plays of the whole merchant, as the API returns them."""
     rows = Reader(world, switch).rows(stream(), Interval.MINUTE, MinuteRange(first, last), now)
     dates = [datetime.strptime(row.date, "%Y/%m/%d %H:%M").replace(tzinfo=TOKYO) for row in rows]
     return {minute_of(date.timestamp()): row.values[0] for date, row in zip(dates, rows, strict=True)}
 
 
 def test_rows_appear_late() -> None:
-    """A row appears exactly so many minutes after its minute ended."""
+    """A row appears exactly the configured number of minutes after its minute ended."""
     world = World()
     switch = FaultSwitch(world, Clock(), Faults(late_minutes=3))
     end = (MINUTE + 1) * 60
@@ -316,7 +316,7 @@ def test_rows_appear_late() -> None:
 
 
 def test_jitter_stays_within_its_bound() -> None:
-    """With jitter rows appear out of order, none before the lateness and none after both together."""
+    """With jitter rows appear out of order, none before the lateness and none after the sum of both."""
     world = World()
     switch = FaultSwitch(world, Clock(), Faults(late_minutes=2, late_jitter=4))
     waits = [switch.appears("demo", minute) - (minute + 1) * 60 for minute in HOUR]
@@ -328,7 +328,7 @@ def test_jitter_stays_within_its_bound() -> None:
 
 @pytest.mark.parametrize("faults", [{"revise_up": 1.0}, {"revise_down": 1.0}, {"revise_up": 0.4, "revise_down": 0.4}])
 def test_first_values_become_final(faults: dict[str, float]) -> None:
-    """Values grow or shrink, once, after the minutes asked for; rows once visible stay."""
+    """Values grow or shrink, once, after the configured minutes; visible rows stay."""
     world = World()
     switch = FaultSwitch(world, Clock(), Faults.model_validate({"late_jitter": 1, "revise_minutes": 5, **faults}))
     seen: dict[int, list[int]] = {minute: [] for minute in HOUR}
@@ -367,8 +367,8 @@ def test_first_values_agree_among_groups() -> None:
     assert whole != [final(world, stream(), minute)[""] for minute in range(asked.first, asked.last + 1)]
 
 
-def test_stall_holds_everything_back() -> None:
-    """While rows are stalled nothing appears or changes, and nothing vanishes; afterwards all is there."""
+def test_stall_delays_everything() -> None:
+    """While rows are stalled nothing appears, changes or disappears; afterwards all is there."""
     world = World()
     clock = Clock()
     switch = FaultSwitch(world, clock, Faults(revise_up=1.0, revise_minutes=3))
@@ -380,8 +380,8 @@ def test_stall_holds_everything_back() -> None:
     assert max(after) == MINUTE + 28
 
 
-def test_settings_change_no_row_that_is_there() -> None:
-    """Rows that are visible stay as they are when lateness and revisions change; new minutes follow."""
+def test_settings_change_no_visible_row() -> None:
+    """Visible rows stay unchanged when lateness and revisions change; new minutes follow the settings."""
     world = World()
     clock = Clock()
     switch = FaultSwitch(world, clock)
@@ -401,7 +401,7 @@ def test_settings_change_no_row_that_is_there() -> None:
 @pytest.mark.parametrize("group", [Group.ALL, Group.OS])
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "Asia/Kathmandu"])
 def test_longer_rows_are_sums(interval: Interval, group: Group, zone: str) -> None:
-    """Hours, days and months are the sums of their visible minutes, where a whole hour is known or not."""
+    """Hours, days and months are the sums of their visible minutes, whether a whole hour is visible or not."""
     world = World(media=3, zone=ZoneInfo(zone))
     reader = Reader(world, FaultSwitch(world, Clock(), Faults(revise_up=0.5, revise_minutes=90)))
     asked = MinuteRange(MINUTE - 3 * 24 * 60 - 17, MINUTE + 30)
@@ -417,8 +417,8 @@ def test_longer_rows_are_sums(interval: Interval, group: Group, zone: str) -> No
         assert {row.date: list(row.values) for row in rows} == sums
 
 
-def test_longer_rows_of_what_does_not_add_up() -> None:
-    """Unique counts of a day lie between the largest minute and the sum; the average is seconds by plays."""
+def test_longer_rows_of_values_that_do_not_add_up() -> None:
+    """Unique counts of a day are between the largest minute and the sum; the average is seconds by plays."""
     world = World()
     reader = Reader(world, FaultSwitch(world, Clock()))
     asked = MinuteRange(MINUTE - 20 * 60, MINUTE)
@@ -472,7 +472,7 @@ def test_set_replaces_only_what_is_named() -> None:
     ],
 )
 def test_bad_settings_change_nothing(changes: dict[str, object], message: str) -> None:
-    """A bad value is told in one line, and the settings stay."""
+    """A bad value is reported in one line, and the settings stay."""
     switch = FaultSwitch(World(), Clock())
     with pytest.raises(ValidationError) as caught:
         switch.set(**changes)
@@ -481,7 +481,7 @@ def test_bad_settings_change_nothing(changes: dict[str, object], message: str) -
 
 
 def test_unknown_setting_names_the_known() -> None:
-    """A name that is no fault is told with those that are."""
+    """The error about an unknown fault lists the known ones."""
     with pytest.raises(ValidationError) as caught:
         FaultSwitch(World(), Clock()).set(late=1)
     [(name, problem)] = problems(caught.value)
@@ -490,7 +490,7 @@ def test_unknown_setting_names_the_known() -> None:
 
 
 def test_settings_from_text() -> None:
-    """Numbers of a command line are text."""
+    """Numbers on a command line are text."""
     assert Faults.model_validate({"late_minutes": "2.5", "gone": ["a"], "drop": {"": "0.5"}}) == Faults(
         late_minutes=2.5, gone=("a",), drop={"": 0.5}
     )

@@ -1,4 +1,4 @@
-"""The state file after damage: whatever it is, the exporter works with what is left, or ends with one clear line."""
+"""The state file after damage: the exporter works with the readable rest, or ends with one clear line."""
 
 import contextlib
 import random
@@ -48,10 +48,10 @@ SETTINGS = Settings.model_validate(
 
 @contextlib.contextmanager
 def polling(path: Path, clock: FakeClock) -> Iterator[tuple[State, Polling]]:
-    """All that a start of the exporter takes up from the state file."""
+    """The objects that a start of the exporter loads from the state file."""
     state = open_state(path, clock.now, clock.monotonic)
     with state.read() as db:
-        # Power cuts are not tested here.
+        # These tests do not cover power cuts.
         db.execute("PRAGMA synchronous = OFF")
     try:
         built = build_polling(SETTINGS, state, Instruments(), clock)
@@ -62,12 +62,12 @@ def polling(path: Path, clock: FakeClock) -> Iterator[tuple[State, Polling]]:
 
 
 def plays_of(stream: Stream, minute: Minute) -> dict[str, float]:
-    """What the API shows."""
+    """The plays that the API returns."""
     return dict.fromkeys(SITES, 2.0) if stream.group is Group.COUNTRY else {"": 3.0}
 
 
 def count(built: Polling, clock: FakeClock, minutes: int) -> None:
-    """Let some minutes pass, and enter what the API shows of them."""
+    """Let some minutes pass, and enter the plays of each."""
     clock.advance(60 * minutes)
     now = clock.now()
     for merchant in SETTINGS.merchants:
@@ -85,7 +85,7 @@ def count(built: Polling, clock: FakeClock, minutes: int) -> None:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state file of an exporter that was killed: some of it in the WAL."""
+    """The state file of a killed exporter, partly in the WAL."""
     path = tmp_path_factory.mktemp("prepared") / "state.db"
     clock = FakeClock()
     with polling(path, clock) as (state, built):
@@ -130,7 +130,7 @@ Series = tuple[str, str, str, str, str]
 
 
 def totals(path: Path) -> dict[Series, tuple[int, Minute]]:
-    """What each counter has counted (millionths), and up to which minute."""
+    """The total of each counter (millionths), and its newest minute."""
     with contextlib.closing(sqlite3.connect(path)) as db:
         return {
             (merchant_id, media_id, target, grouping, label): (total, through)
@@ -148,14 +148,14 @@ def pages_of(path: Path) -> int:
 def wipe(path: Path, page: int) -> None:
     with path.open("r+b") as file:
         file.seek((page - 1) * PAGE)
-        # The first page tells whose file it is.
+        # The first page identifies the program of the file.
         file.write(file.read(100) if page == 1 else b"")
         file.write(b"\xff" * (PAGE - 100 if page == 1 else PAGE))
 
 
 @pytest.mark.unmeasured
-def test_no_page_that_is_lost_lets_plays_be_counted_twice(prepared: Path, tmp_path: Path) -> None:
-    """A counter goes on from where it was, or begins again at 0; it never has more than was played since."""
+def test_no_lost_page_lets_plays_be_counted_twice(prepared: Path, tmp_path: Path) -> None:
+    """A counter continues at its value, or begins again at 0; it never has more than was played since."""
     whole = copy_of(prepared, tmp_path)
     with contextlib.closing(sqlite3.connect(whole)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -177,12 +177,12 @@ def test_no_page_that_is_lost_lets_plays_be_counted_twice(prepared: Path, tmp_pa
             played = minutes * 10**6 * {"play_count": 2 if series[4] else 3, "device_count": 0}.get(series[2], 1)
             assert 0 <= total - had <= played or 0 <= total <= played, (page, series)
             falls[page] += total < had
-    # All counters are in one page here. No other page costs one, that of the streams neither.
+    # All counters are in one page here. Losing another page costs none, not even that of the streams.
     assert sorted(falls.values())[:-1] == [0] * (len(falls) - 1)
 
 
-def test_one_page_costs_what_is_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of many pages each costs a small part, and the line says what; the damaged file is kept."""
+def test_a_lost_page_costs_only_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of many pages each costs a small part, and the line says which; the damaged file is kept."""
     path = tmp_path / "state.db"
     state = open_state(path, later().now)
     with state.transaction() as db:
@@ -225,7 +225,7 @@ def test_one_page_costs_what_is_on_it(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def leaves_of(path: Path, table: str) -> list[int]:
-    """The pages of a table that have rows alone."""
+    """The pages of a table that contain only rows."""
     content = path.read_bytes()
     with contextlib.closing(sqlite3.connect(path)) as db:
         (root,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
@@ -242,12 +242,12 @@ def leaves_of(path: Path, table: str) -> list[int]:
 
 
 def test_a_stream_that_only_the_index_knows_keeps_its_counters(prepared: Path, tmp_path: Path) -> None:
-    """A row that is gone without a trace is found missing at the start; the totals of its stream go on."""
+    """A row that is lost without a trace is noticed at the start; the totals of its stream continue."""
     path = copy_of(prepared, tmp_path)
     before = totals(path)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         [(sql, root)] = db.execute("SELECT sql, rootpage FROM sqlite_schema WHERE name = 'streams'")
-        # A table of the same rows, without the index.
+        # A table with the same rows, but without the index.
         db.execute("CREATE TABLE bare (stream_id INTEGER PRIMARY KEY, more)")
         db.execute("PRAGMA writable_schema = ON")
         db.execute("UPDATE sqlite_schema SET rootpage = ? WHERE name = 'bare'", (root,))
@@ -270,7 +270,7 @@ def test_a_stream_that_only_the_index_knows_keeps_its_counters(prepared: Path, t
 
 
 def test_requests_wait_after_damage(prepared: Path, tmp_path: Path) -> None:
-    """When requests left is not known then: none leaves in the first minute, also after one more restart."""
+    """The times of the last requests are unknown then: none leaves in the first minute, also after one more restart."""
     path = copy_of(prepared, tmp_path)
     wipe(path, pages_of(path))
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
@@ -281,17 +281,17 @@ def test_requests_wait_after_damage(prepared: Path, tmp_path: Path) -> None:
         state = open_state(path, clock.now, clock.monotonic)
         limiter = RequestBudget(state, "m", 45, clock)
         assert limiter.wait() == pytest.approx(WINDOW + RESTART_MARGIN - pause)
-        # One that is made later, when it is known, does not wait longer.
+        # A budget that is created later, when the times are known, does not wait longer.
         assert RequestBudget(state, "m", 45, clock).wait() == pytest.approx(limiter.wait())
         state.close()
     clock.advance(WINDOW + RESTART_MARGIN)
     assert limiter.wait() <= 0
 
 
-def test_plays_of_the_detector_that_are_damaged_are_fetched_again(
+def test_damaged_plays_of_the_detector_are_fetched_again(
     prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Their bytes are checked, as no table can check them; the line tells of how many media."""
+    """Their bytes have a checksum, as SQLite cannot check them; the line gives the number of media."""
     path = copy_of(prepared, tmp_path)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         for table, column in (("tracks", "recent"), ("track_days", "steps")):
@@ -373,7 +373,7 @@ VALUES = ("'text'", "NULL", "-1", "-9223372036854775808", "9223372036854775807",
 
 
 def write_wrong_cells(path: Path, chance: random.Random) -> None:
-    """As another program could, that does not keep to the types."""
+    """Write cells of wrong types, as another program could."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA ignore_check_constraints = ON")
         db.execute("PRAGMA writable_schema = ON")
@@ -437,7 +437,7 @@ DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (
 
 
 def start(path: Path) -> str:
-    """The line with which the exporter ends, "" where it starts and counts."""
+    """The line with which the exporter ends, or "" if it starts and counts."""
     clock = later()
     try:
         with polling(path, clock) as (_, built):
@@ -453,10 +453,10 @@ def start(path: Path) -> str:
 
 
 @pytest.mark.unmeasured
-def test_any_damage_ends_in_a_working_exporter_or_one_line(
+def test_any_damage_gives_a_working_exporter_or_one_line(
     prepared: Path, tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Bytes, pages, headers, tables and cells that are wrong: nothing of it escapes as a traceback."""
+    """For wrong bytes, pages, headers, tables and cells there is never a traceback."""
     lines = []
     for number in range(pytestconfig.getoption("damages")):
         path = copy_of(prepared, tmp_path)
@@ -466,5 +466,5 @@ def test_any_damage_ends_in_a_working_exporter_or_one_line(
             each.unlink()
     assert [line for line in lines if "\n" in line or (line and not line.startswith(f"{tmp_path}/"))] == []
     assert lines.count("") > len(lines) * 0.7
-    # What is logged is a line each.
+    # Each log entry is a single line.
     assert [line for line in capsys.readouterr().out.splitlines() if not line[:4].isdecimal()] == []

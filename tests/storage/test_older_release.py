@@ -1,4 +1,4 @@
-"""A state file of release 0.1 is read by this one: an upgrade loses nothing and resets no counter."""
+"""A state file of release 0.1 is readable in this release: an upgrade loses nothing and resets no counter."""
 
 import contextlib
 import sqlite3
@@ -40,7 +40,7 @@ SETTINGS = Settings.model_validate(
 )
 
 # Each minute had 3 plays: 2 in JP, 0.5 in US, the others without a country. In one minute of media-2 the API returned
-# 4e9 plays, which release 0.1 held. The first of the key deliveries were the start of counting.
+# 4e9 plays, which release 0.1 held. Counting started with the first key deliveries.
 TOTALS = {
     (Target.PLAY_COUNT, Group.ALL): {"": 90.0},
     (Target.PLAY_COUNT, Group.COUNTRY): {"JP": 60.0, "US": 15.0},
@@ -84,10 +84,10 @@ def expected_totals(stream: Stream) -> dict[str, float]:
     return TOTALS[stream.target, stream.group]
 
 
-def test_nothing_is_taken_for_damage(
+def test_an_old_file_is_not_treated_as_damaged(
     path: Path, state: State, built: Polling, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The layout is the same, texts of the tables included: nothing is salvaged, and nothing is logged."""
+    """The layout is the same, table definitions included: nothing is recovered, and nothing is logged."""
     built.snapshot()
     built.monitors["m"].hours()
     assert not state.sends_lost("m")
@@ -129,7 +129,7 @@ def test_counting_continues(built: Polling, clock: FakeClock) -> None:
 
 
 def test_the_drop_monitor_loads_its_baselines(path: Path, state: State, built: Polling, clock: FakeClock) -> None:
-    """The minutes are there; where the past was fetched, so are the expected plays, and it is not fetched again."""
+    """The minutes are there. Where the history was fetched, so are the expected plays, and it is not fetched again."""
     monitor = built.monitors["m"]
     hours = monitor.hours()
     assert hours.keys() == {"", "media-1", "media-2"}
@@ -148,9 +148,9 @@ def test_the_drop_monitor_loads_its_baselines(path: Path, state: State, built: P
 
 
 def test_the_request_budget_is_loaded(state: State, clock: FakeClock) -> None:
-    """The hold of the 429 goes on, half the budget is left, and the requests that were sent count."""
+    """The hold of the 429 continues, half the budget is left, and the sent requests count."""
     clock.advance(10)
-    # The machine was booted meanwhile: the wall clock decides.
+    # The machine was booted meanwhile, so the wall clock counts.
     budget = RequestBudget(state, "m", 45, clock, boot="this boot")
     assert budget.held
     assert budget.wait() == pytest.approx(HOLD - 10)
@@ -163,5 +163,5 @@ def test_the_request_budget_is_loaded(state: State, clock: FakeClock) -> None:
 
 
 def test_the_plan_reads_the_rates(path: Path) -> None:
-    """The command `plan` reads the plays a minute of each media."""
+    """The command `plan` reads the plays per minute of each media."""
     assert read_rates(path) == {"m": pytest.approx({"": 3.0, "media-1": 3.0, "media-2": 3.0}, abs=0.2)}

@@ -1,4 +1,4 @@
-"""The state file: opened, locked, mistaken, deleted, full."""
+"""The state file: opened, locked, invalid, deleted, on a full disk."""
 
 import contextlib
 import errno
@@ -39,8 +39,8 @@ def written(state: State) -> list[str]:
         return [each for (each,) in db.execute("SELECT merchant_id FROM merchants ORDER BY merchant_id")]
 
 
-def kept_in(path: Path) -> list[str]:
-    """What a process would find after this one was killed now."""
+def committed(path: Path) -> list[str]:
+    """The rows that a process would find if this one was killed now."""
     with contextlib.ExitStack() as stack:
         copy = path.parent / "copy" / path.name
         copy.parent.mkdir()
@@ -54,7 +54,7 @@ def kept_in(path: Path) -> list[str]:
 
 
 def seen_by_sqlite(path: Path, statement: str) -> str:
-    """What the operator's sqlite3 says, a process of its own."""
+    """The rows that the operator's sqlite3 finds, in another process."""
     program = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1], timeout=0).execute(sys.argv[2]).fetchall())"
     return subprocess.run(
         [sys.executable, "-c", program, path, statement], capture_output=True, text=True, check=True
@@ -79,7 +79,7 @@ def opened(path: Path, clock: FakeClock) -> Iterator[State]:
 
 
 def test_a_new_file_gets_the_layout_and_is_found_again(path: Path) -> None:
-    """What was written is there after closing and opening; an empty file is a new one."""
+    """Committed rows are there after closing and opening; an empty file is a new one."""
     path.touch()
     state = open_state(path, now)
     write(state, "a")
@@ -93,7 +93,7 @@ def test_a_new_file_gets_the_layout_and_is_found_again(path: Path) -> None:
     state.close()
 
 
-def test_a_newer_layout_is_left_alone(path: Path) -> None:
+def test_a_newer_layout_is_not_touched(path: Path) -> None:
     """A file of a newer release is neither read nor changed."""
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA journal_mode = WAL")
@@ -130,8 +130,8 @@ OTHERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_what_is_not_ours_is_left_as_it_is(what: str, path: Path) -> None:
-    """A mistyped --storage.path costs nobody anything: one line, and not a byte is changed, not a file added."""
+def test_a_file_of_another_program_is_not_touched(what: str, path: Path) -> None:
+    """A wrong --storage.path is one line: not a byte is changed, and no file is added."""
     OTHERS[what](path)
     before = (path.lstat(), path.read_bytes() if path.is_file() else b"")
     with pytest.raises(
@@ -147,15 +147,15 @@ def test_what_is_not_ours_is_left_as_it_is(what: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["missing", "file"])
-def test_a_folder_that_is_not_there_is_named(folder: str, tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(folder: str, tmp_path: Path) -> None:
     """The line names the path and the flag that fixes it."""
     (tmp_path / "file").touch()
     with pytest.raises(StateError, match=rf"{folder}/state\.db: cannot be made or opened here .*--storage\.path"):
         open_state(tmp_path / folder / "state.db", now)
 
 
-def test_a_sqlite_that_is_too_old_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line says which one is needed, and nothing is made."""
+def test_too_old_a_sqlite_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line names the required version, and no file is created."""
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
     with pytest.raises(StateError, match=r"this Python has SQLite .*, 3\.37 is needed"):
         open_state(path, now)
@@ -163,7 +163,7 @@ def test_a_sqlite_that_is_too_old_is_said(path: Path, monkeypatch: pytest.Monkey
 
 
 def test_each_table_begins_on_the_same_page_in_every_file(opened: State, path: Path) -> None:
-    """So a new file tells where the tables of one begin whose own pages about that are lost, after VACUUM, too."""
+    """So a new file shows where tables begin in a damaged file that has lost its schema, also after VACUUM."""
     write(opened, *(f"{n}" * 500 for n in range(100)))
     opened.close()
     with contextlib.closing(sqlite3.connect(path)) as db:
@@ -176,8 +176,8 @@ def test_each_table_begins_on_the_same_page_in_every_file(opened: State, path: P
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o777])
-def test_nobody_else_may_read_it(path: Path, umask: int) -> None:
-    """The file and what SQLite puts beside it are for their owner, also where the file had wider rights before."""
+def test_only_the_owner_may_read_it(path: Path, umask: int) -> None:
+    """The file and SQLite's files beside it are for their owner, also if the file had wider permissions before."""
     before = os.umask(umask)
     try:
         for _ in range(2):
@@ -198,12 +198,12 @@ def test_nobody_else_may_read_it(path: Path, umask: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["state.db", "symbolic.db", "hard.db", "folder/../state.db"])
-def test_a_second_process_is_told_who_has_the_file(opened: State, path: Path, name: str) -> None:
-    """Two exporters on one state file would both count, whatever they call it: the second ends with a clear line."""
+def test_a_second_process_is_refused(opened: State, path: Path, name: str) -> None:
+    """Two exporters on one state file would both count, under any file name: the second ends with a clear line."""
     (path.parent / "folder").mkdir()
     (path.parent / "symbolic.db").symlink_to(path)
     (path.parent / "hard.db").hardlink_to(path)
-    # What reads it meanwhile does not end the lock.
+    # Reading the file meanwhile does not release the lock.
     assert state_file.recognise(path)
     assert written(opened) == ["a"]
     program = (
@@ -223,9 +223,9 @@ def test_a_second_process_is_told_who_has_the_file(opened: State, path: Path, na
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
-def test_a_file_that_is_emptied_is_damaged_and_not_new(opened: State, path: Path, tmp_path: Path, how: str) -> None:
-    """As by a log rotation that copies and truncates. It is noticed at once, and after a restart the requests wait as
-    after any damage: nobody knows what was sent.
+def test_a_truncated_file_is_damaged_and_not_new(opened: State, path: Path, tmp_path: Path, how: str) -> None:
+    """A log rotation that copies and truncates can empty the file. That is noticed at once, and after a restart the
+    requests wait as after any damage, as their times are unknown.
     """
     with opened.transaction() as db:
         db.execute("INSERT INTO sends (merchant_id, sent_at, boot, ticks) VALUES ('m', 1, 'b', 1)")
@@ -247,7 +247,7 @@ def test_a_file_that_is_emptied_is_damaged_and_not_new(opened: State, path: Path
     assert len(list(folder.glob("state.db.corrupt-*"))) >= 1
 
 
-def test_a_full_disk_at_the_start_is_called_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_at_the_start_is_reported_as_such(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite says "disk I/O error"."""
     usage = shutil.disk_usage(path.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4096))
@@ -261,8 +261,8 @@ def test_a_full_disk_at_the_start_is_called_so(path: Path, monkeypatch: pytest.M
     assert str(caught.value) == f"{path}: cannot use the state file, the disk is full; free some space"
 
 
-def test_a_file_of_two_names_is_said(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """After a kill, what is newest would be beside the other name."""
+def test_a_file_with_two_names_is_reported(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After a kill, the newest data would be beside the other name."""
     open_state(path, now).close()
     assert "names" not in capsys.readouterr().out
     path.with_name("hard.db").hardlink_to(path)
@@ -271,17 +271,17 @@ def test_a_file_of_two_names_is_said(path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_others_may_read_it_meanwhile(opened: State, path: Path) -> None:
-    """The operator's sqlite3 sees what is committed, and disturbs nothing."""
+    """The operator's sqlite3 reads committed data without disturbing the exporter."""
     assert seen_by_sqlite(path, "SELECT merchant_id FROM merchants") == "[('a',)]"
     write(opened, "b")
     assert seen_by_sqlite(path, "SELECT merchant_id FROM merchants") == "[('a',), ('b',)]"
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
-def test_a_file_system_that_cannot_lock_is_no_second_exporter(
+def test_a_file_system_without_locks_is_no_second_exporter(
     path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """The line says what it is, and what to do."""
+    """The line names the problem, and what to do."""
 
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -292,8 +292,8 @@ def test_a_file_system_that_cannot_lock_is_no_second_exporter(
     assert not isinstance(raised.value, StateLocked)
 
 
-def test_the_file_that_is_locked_is_the_one_at_its_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is replaced after it was opened, and before it was locked, is not the one that is used."""
+def test_the_locked_file_is_the_one_at_the_path(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is replaced after it was opened, and before it was locked, is not used."""
     open_state(path, now).close()
     lock = state_file._lock_whole
     times: list[int] = []
@@ -313,15 +313,15 @@ def test_the_file_that_is_locked_is_the_one_at_its_name(path: Path, monkeypatch:
     assert len(times) == 2
 
 
-def test_a_file_that_is_replaced_again_and_again_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not loop for ever."""
+def test_a_file_that_is_always_replaced_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start does not loop for ever."""
     monkeypatch.setattr(state_file.StateFile, "place", lambda self: Place.REPLACED)
     with pytest.raises(StateError, match="again and again"):
         state_file.take(path)
 
 
-def test_what_is_closed_is_not_opened_again(opened: State, path: Path) -> None:
-    """A thread that is late must not write to a file that another process may have."""
+def test_a_closed_file_is_not_opened_again(opened: State, path: Path) -> None:
+    """A late thread must not write to a file that another process may have."""
     opened.close()
     with pytest.raises(StateWriteFailed, match="is closed"):
         write(opened, "b")
@@ -335,8 +335,10 @@ def test_what_is_closed_is_not_opened_again(opened: State, path: Path) -> None:
 
 @pytest.mark.parametrize("gone", [[""], ["", "-wal", "-shm"], ["-wal"], ["-shm"], ["-wal", "-shm"]])
 @pytest.mark.parametrize("noticed_by", ["a write", "the heartbeat", "the end"])
-def test_a_deleted_file_is_written_anew(opened: State, path: Path, gone: list[str], noticed_by: str) -> None:
-    """All that was written before and after is in the file at its name, whatever of it was deleted, and locked."""
+def test_a_deleted_file_is_written_again(opened: State, path: Path, gone: list[str], noticed_by: str) -> None:
+    """All data from before and after is in the file at the path, whichever of the files was
+    deleted, and it is locked.
+    """
     for suffix in gone:
         Path(f"{path}{suffix}").unlink()
     if noticed_by == "a write":
@@ -347,21 +349,21 @@ def test_a_deleted_file_is_written_anew(opened: State, path: Path, gone: list[st
         expected = ["a"]
     else:
         opened.close()
-        assert kept_in(path) == ["a"]
+        assert committed(path) == ["a"]
         return
     assert opened.problem is None
-    assert kept_in(path) == expected
+    assert committed(path) == expected
     write(opened, "c")
-    assert kept_in(path) == [*expected, "c"]
+    assert committed(path) == [*expected, "c"]
     with pytest.raises(StateLocked):
         open_state(path, now)
     opened.close()
     assert [each.name for each in path.parent.iterdir()] == ["state.db"]
-    assert kept_in(path) == [*expected, "c"]
+    assert committed(path) == [*expected, "c"]
 
 
-def test_a_wal_is_not_given_up_while_another_program_reads_it(opened: State, path: Path) -> None:
-    """What is in it could not go into the database then."""
+def test_a_wal_is_kept_while_another_program_reads_it(opened: State, path: Path) -> None:
+    """Its content could not be moved into the database then."""
     with opened.read() as db:
         db.execute("PRAGMA busy_timeout = 0")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -374,13 +376,11 @@ def test_a_wal_is_not_given_up_while_another_program_reads_it(opened: State, pat
         assert opened.problem is not None
     opened.probe()
     assert opened.problem is None
-    assert kept_in(path) == ["a", "b"]
+    assert committed(path) == ["a", "b"]
 
 
-def test_a_folder_that_was_moved_away_is_a_problem_until_it_is_back(
-    opened: State, path: Path, clock: FakeClock
-) -> None:
-    """Where the file cannot be written anew nothing is counted, and that is said; nothing is lost."""
+def test_a_moved_folder_is_a_problem_until_it_is_back(opened: State, path: Path, clock: FakeClock) -> None:
+    """While the file cannot be written again nothing is counted, and that is reported; nothing is lost."""
     folder = path.parent
     folder.rename(folder.with_name("moved"))
     began = clock.now()
@@ -395,13 +395,13 @@ def test_a_folder_that_was_moved_away_is_a_problem_until_it_is_back(
     opened.probe()
     assert opened.problem is None
     write(opened, "b")
-    assert kept_in(path) == ["a", "b"]
+    assert committed(path) == ["a", "b"]
     folder.with_name("moved").joinpath("state.db").unlink()
 
 
 @pytest.mark.parametrize("other", ["text", "a state file"])
 def test_a_file_that_took_its_place_is_never_overwritten(opened: State, path: Path, other: str) -> None:
-    """Nothing is counted then, and the line says how to go on; what is in the other file's WAL stays there, too."""
+    """Nothing is counted then, and the line says how to continue; the content of the other file's WAL is kept, too."""
     for suffix in ("", "-wal", "-shm"):
         Path(f"{path}{suffix}").unlink()
     if other == "text":
@@ -419,11 +419,11 @@ def test_a_file_that_took_its_place_is_never_overwritten(opened: State, path: Pa
     opened.close()
     assert (path.read_bytes(), Path(f"{path}-wal").read_bytes()) == before
     if other != "text":
-        assert kept_in(path) == ["theirs"]
+        assert committed(path) == ["theirs"]
         second.close()
 
 
-def test_what_was_replaced_is_written_when_the_other_file_is_gone(opened: State, path: Path) -> None:
+def test_a_replaced_file_is_written_when_the_other_is_gone(opened: State, path: Path) -> None:
     """As the line says."""
     path.unlink()
     path.write_text("something else")
@@ -432,14 +432,16 @@ def test_what_was_replaced_is_written_when_the_other_file_is_gone(opened: State,
     path.rename(path.with_name("else"))
     opened.probe()
     assert opened.problem is None
-    assert kept_in(path) == ["a"]
+    assert committed(path) == ["a"]
 
 
 # ---- writing ----
 
 
 def test_a_transaction_is_all_or_nothing(opened: State) -> None:
-    """Whatever ends the block, nothing of it stays; an end that is not the file's is no problem of the file."""
+    """Whatever ends the block, nothing of it is committed; an exception that is not from the file is no problem of the
+    file.
+    """
     with contextlib.suppress(KeyboardInterrupt), opened.transaction() as db:
         db.execute("INSERT INTO merchants (merchant_id) VALUES ('b')")
         raise KeyboardInterrupt
@@ -448,7 +450,7 @@ def test_a_transaction_is_all_or_nothing(opened: State) -> None:
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(opened: State, clock: FakeClock) -> None:
-    """A write that the disk does not take is rolled back and said; the next one works again."""
+    """A write that fails on a full disk is rolled back and reported; the next one works again."""
     with opened.read() as db:
         pages = db.execute("PRAGMA page_count").fetchone()[0]
         db.execute(f"PRAGMA max_page_count = {pages}")
@@ -470,7 +472,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(opened: State, clock: FakeClo
 
 
 def test_a_file_size_limit_is_like_a_full_disk(opened: State) -> None:
-    """The operating system's own refusal gives the same error, and the heartbeat sees when it ends."""
+    """A refusal by the operating system gives the same error, and the heartbeat notices its end."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
@@ -485,7 +487,7 @@ def test_a_file_size_limit_is_like_a_full_disk(opened: State) -> None:
     assert written(opened) == ["a"]
 
 
-def test_a_problem_that_comes_and_goes_is_one(opened: State, clock: FakeClock) -> None:
+def test_a_recurring_problem_is_one_problem(opened: State, clock: FakeClock) -> None:
     """On a full disk a small write may succeed now and then: the problem is as old as its first failure."""
 
     def fail() -> None:
@@ -505,8 +507,10 @@ def test_a_problem_that_comes_and_goes_is_one(opened: State, clock: FakeClock) -
     assert opened.problem.since == clock.now()
 
 
-def test_another_program_that_writes_is_said(opened: State, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An operator's sqlite3 with an open transaction is not the disk's fault."""
+def test_a_write_lock_of_another_program_is_reported(
+    opened: State, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator's sqlite3 with an open transaction is not a problem of the disk."""
     with opened.read() as db:
         db.execute("PRAGMA busy_timeout = 0")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -518,8 +522,8 @@ def test_another_program_that_writes_is_said(opened: State, path: Path, monkeypa
     assert opened.problem is None
 
 
-def test_a_write_that_hangs_is_a_problem_and_does_not_hold_up_the_heartbeat(opened: State, clock: FakeClock) -> None:
-    """A disk that does not answer lets a write wait for ever."""
+def test_a_hanging_write_is_a_problem_and_does_not_block_the_heartbeat(opened: State, clock: FakeClock) -> None:
+    """If the disk does not respond, a write waits for ever."""
     hanging, end = threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -545,13 +549,13 @@ def test_a_write_that_hangs_is_a_problem_and_does_not_hold_up_the_heartbeat(open
     assert opened.problem is None
 
 
-def test_what_cannot_be_read_is_our_error(opened: State) -> None:
-    """No error of SQLite's escapes."""
+def test_an_unreadable_file_is_an_error_of_the_tree(opened: State) -> None:
+    """No error of SQLite escapes."""
     with pytest.raises(StateError, match="no such table"), opened.read() as db:
         db.execute("SELECT * FROM missing")
 
 
-def test_a_long_error_of_sqlite_is_a_part_of_a_line(opened: State) -> None:
+def test_a_long_sqlite_error_is_shortened_to_a_line(opened: State) -> None:
     """It may repeat a statement, with all of its lines."""
     with pytest.raises(StateError) as raised, opened.read() as db:
         db.execute('SELECT "' + "many\nlines " * 100)
@@ -561,7 +565,7 @@ def test_a_long_error_of_sqlite_is_a_part_of_a_line(opened: State) -> None:
 
 @pytest.mark.parametrize("how", ["read", "write"])
 def test_damage_at_run_time_is_a_problem_that_a_restart_fixes(path: Path, how: str) -> None:
-    """Pages that go bad while the exporter runs: nothing escapes, and the line says to start it again."""
+    """If pages become invalid while the exporter runs, no exception escapes, and the line says to restart it."""
     state = open_state(path, now)
     write(state, *(f"{n:04}" * 100 for n in range(200)))
     state.close()
@@ -581,7 +585,7 @@ def test_damage_at_run_time_is_a_problem_that_a_restart_fixes(path: Path, how: s
     problem = state.problem
     assert problem is not None
     assert state.damaged
-    # Other pages can still be written: it is no less damaged then.
+    # Other pages can still be written: the file is damaged all the same.
     with state.transaction() as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     state.probe()

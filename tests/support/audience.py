@@ -1,7 +1,7 @@
 """A merchant's audience, and a poller that requests its plays: only the network and the time are simulated.
 
-The client is a stand-in that takes slots of the real request budget and answers from tables. Time is a `FakeClock`,
-so a day takes seconds; the state file belongs on a disk in memory.
+The client is a stand-in that takes slots of the real request budget and answers from tables. Time is a `FakeClock`, so
+a day takes seconds; the state file belongs on a disk in memory.
 """
 
 import math
@@ -89,9 +89,9 @@ class Audience:
                 plays += more
         return plays
 
-    def rows(self, media_id: str, asked: MinuteRange) -> Rows:
+    def rows(self, media_id: str, requested: MinuteRange) -> Rows:
         """The answer of the API; a minute without plays has no row."""
-        found = ((minute, self.plays(media_id, minute)) for minute in range(asked.first, asked.last + 1))
+        found = ((minute, self.plays(media_id, minute)) for minute in range(requested.first, requested.last + 1))
         return {minute: {"": plays} for minute, plays in found if plays}
 
 
@@ -128,7 +128,7 @@ class StandIn:
 
     Attributes:
         sends: When requests left (monotonic seconds).
-        answers: The streams answered, each with the time (Unix seconds) and the newest minute asked for.
+        answers: The answered streams, each with the time (Unix seconds) and the newest requested minute.
     """
 
     token_expiry = None
@@ -143,16 +143,16 @@ class StandIn:
         self._clock = clock
         self._seconds = seconds
 
-    def aggregations(self, stream: Stream, asked: MinuteRange, *, hourly: bool = False) -> Reading:
-        """The plays asked for; of the past nothing is known."""
+    def aggregations(self, stream: Stream, requested: MinuteRange, *, hourly: bool = False) -> Reading:
+        """The requested plays; for the history the answer is empty."""
         self.send()
-        if hourly or len(asked) >= MINUTES_BACK:
+        if hourly or len(requested) >= MINUTES_BACK:
             return Reading({})
-        self.answers.append((stream, self._clock.now(), asked.last))
-        return Reading(self.audience.rows(stream.media_id, asked))
+        self.answers.append((stream, self._clock.now(), requested.last))
+        return Reading(self.audience.rows(stream.media_id, requested))
 
     def media(self, media_id: str) -> Media:
-        """What the catalog says."""
+        """The answer of the catalog."""
         self.send()
         return Media(media_id=media_id, ref_id="", name="", live_event_id="", encode_type="vod")
 
@@ -203,12 +203,12 @@ def without_detector(parts: MerchantParts, state: State, settings: Settings) -> 
 
 
 class Process:
-    """All that polls for one merchant in one process, from its start on.
+    """The objects that poll for one merchant in one process.
 
     Attributes:
-        ledger: What is counted.
+        ledger: The counters.
         budget: The request budget.
-        client: Replaces the network.
+        client: The stand-in for the API.
         poller: Sends the requests.
     """
 
@@ -234,16 +234,16 @@ class Process:
         self.poller = MerchantPoller(parts if detector else without_detector(parts, state, settings))
 
 
-def know_catalog(state: State, media: Sequence[str], clock: FakeClock) -> None:
-    """Store all media and their history, so that none is looked up for some hours."""
+def store_catalog(state: State, media: Sequence[str], clock: FakeClock) -> None:
+    """Store the names of all media, and that their history is known, so that no lookup is due for some hours."""
     catalog = Catalog(state, settings_for(media, 1).merchants[0])
     for media_id in media:
         known = Media(media_id=media_id, ref_id="", name="", live_event_id="", encode_type="vod")
         catalog.enter_media(Lookup(media_id), known, clock.now())
-    know_past(state, MERCHANT, ["", *media])
+    mark_history_known(state, MERCHANT, ["", *media])
 
 
-def know_past(state: State, merchant_id: str, media: Iterable[str]) -> None:
+def mark_history_known(state: State, merchant_id: str, media: Iterable[str]) -> None:
     """Store that the history of some media ("" for the whole merchant) is known, so that it is not requested."""
     with state.transaction() as db:
         db.executemany(

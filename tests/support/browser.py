@@ -1,4 +1,4 @@
-"""A headless Chromium that looks at one server and at nothing else."""
+"""A headless Chromium that opens pages of one server only."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Error, Page, Request, sync_playwright
 
-# It runs as root, in containers, without a screen; and what it would do by itself is not to be done.
+# Chromium runs as root, in containers, without a screen, and must send no requests of its own.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -26,7 +26,7 @@ PHONE = {"width": 390, "height": 844}
 
 @contextlib.contextmanager
 def chromium(program: Path) -> Iterator[Browser]:
-    """A browser, gone at the end."""
+    """A browser, closed at the end."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=[*FLAGS])
         try:
@@ -36,16 +36,16 @@ def chromium(program: Path) -> Iterator[Browser]:
 
 
 class Visit:
-    """A page that is looked at, and what it complained of meanwhile.
+    """An open page, and the problems that the browser reported.
 
     Attributes:
         page: The page.
-        complaints: Errors in its console, exceptions, dialogs, and requests to others than its server.
+        complaints: Errors in its console, exceptions, dialogs, and requests to other servers than its own.
     """
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
-        self.complaints: list[str] = []
+        self.problems: list[str] = []
         self._server = urlsplit(url).netloc
         page.on("console", self._console)
         page.on("pageerror", self._error)
@@ -55,19 +55,19 @@ class Visit:
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            self.complaints.append(f"console: {message.text}")
+            self.problems.append(f"console: {message.text}")
 
     def _error(self, error: Error) -> None:
-        self.complaints.append(f"exception: {error.message}")
+        self.problems.append(f"exception: {error.message}")
 
     def _dialog(self, dialog: Dialog) -> None:
-        self.complaints.append(f"dialog: {dialog.message}")
+        self.problems.append(f"dialog: {dialog.message}")
         dialog.dismiss()
 
     def _request(self, request: Request) -> None:
         parts = urlsplit(request.url)
         if parts.scheme != "data" and parts.netloc != self._server:
-            self.complaints.append(f"request: {request.url}")
+            self.problems.append(f"request: {request.url}")
 
 
 @contextlib.contextmanager
@@ -75,10 +75,10 @@ def visit(browser: Browser, url: str, *, fake_clock: bool = False, **options: An
     """Open a page in a context of its own.
 
     Args:
-        browser: Where.
-        url: What.
+        browser: The browser.
+        url: The address of the page.
         fake_clock: Whether the page's timers wait until the test lets its time pass.
-        options: Of the context: viewport, color_scheme, java_script_enabled and so on.
+        options: Options of the context: viewport, color_scheme, java_script_enabled and so on.
     """
     with contextlib.closing(browser.new_context(**{"viewport": DESKTOP, **options})) as context:
         page = context.new_page()

@@ -46,6 +46,6 @@ def merchant(**keys: Any) -> dict[str, Any]:
 
 
 def made_merchant(**keys: Any) -> MerchantSettings:
-    """A merchant as code builds it."""
+    """A merchant, built by code instead of from YAML."""
     secrets = {"api_key": SecretStr("k"), "password": SecretStr("p")}
     return MerchantSettings(**{"id": "m", "mail_address": "a@b", **secrets, **keys})

@@ -1,6 +1,6 @@
-"""What each part of exporter/ may import. docs/architecture.md shows the same tables to readers."""
+"""The imports that each part of exporter/ may have. docs/architecture.md has the same tables for readers."""
 
-# The modules that lie in exporter/ itself and import nothing above them, in their order.
+# The modules directly in exporter/ that import nothing above them, in their order.
 FOUNDATION = (
     "model",
     "errors",
@@ -20,8 +20,8 @@ FOUNDATION = (
     "storage",
     "httpd",
 )
-# What each package may import; `foundation` is all of FOUNDATION. The simulated API must not share the exporter's
-# mistakes, so it shares the words, the HTTP server, and how to end.
+# The imports that each package may have; `foundation` is all of FOUNDATION. The simulated API must not share the
+# exporter's mistakes, so it shares only the model, the errors, the HTTP server and the signals.
 MAY_IMPORT = {
     "simulator": {"model", "errors", "httpd", "signals"},
     "config": {"foundation"},
@@ -44,7 +44,7 @@ MAY_IMPORT = {
     },
     "__main__": {"cli"},
 }
-# Of another package, only these modules.
+# Of these packages, only these modules may be imported.
 ONLY = {
     ("serving", "api"): {"exporter.api.request_log"},
     ("backfill", "serving"): {"exporter.serving.families"},

@@ -1,4 +1,4 @@
-"""An HTTP peer on loopback that answers as a test tells it to, byte by byte where need be."""
+"""An HTTP server on loopback that responds as a test defines, byte by byte if needed."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tests.support.processes import PATIENCE
 
-# A key and a certificate for 127.0.0.1, which a client must be told to trust.
+# A key and a certificate for 127.0.0.1, which a client must trust explicitly.
 CERTIFICATE = Path(__file__).with_name("loopback.pem")
 
 Script = Callable[[socket.socket], None]
@@ -22,13 +22,13 @@ Script = Callable[[socket.socket], None]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What came in.
+    """A received request.
 
     Attributes:
         connection: The number of the connection.
         method: The HTTP method.
-        target: The path and the query as they came.
-        headers: By lower-case name.
+        target: The path and the query as received.
+        headers: The headers by lower-case name.
         body: The body.
     """
 
@@ -48,7 +48,7 @@ class Request:
 
 
 def reply(status: int = 200, answer: object = None, **headers: str) -> bytes:
-    """A whole answer; `_` in a header's name stands for `-`."""
+    """A whole response; `_` in a header's name stands for `-`."""
     body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
@@ -56,7 +56,7 @@ def reply(status: int = 200, answer: object = None, **headers: str) -> bytes:
 
 
 def drip(start: bytes, again: bytes = b"x") -> Script:
-    """Send a start, and then a little every now and then, until the other side hangs up."""
+    """Send a start, and then a little at intervals, until the other side closes the connection."""
 
     def send(connection: socket.socket) -> None:
         connection.sendall(start)
@@ -74,12 +74,12 @@ def drip(start: bytes, again: bytes = b"x") -> Script:
 class Peer:
     """Listens on loopback and gives each request to `answer`, which returns bytes, or a script that writes them.
 
-    After a script, or an answer that says `Connection: close`, the connection ends.
+    After a script, or a response with `Connection: close`, the connection ends.
 
     Attributes:
-        requests: What came in so far.
-        connections: How many connections there were.
-        url: Where it listens.
+        requests: The requests received so far.
+        connections: The number of connections so far.
+        url: The address on which it listens.
     """
 
     def __init__(self, answer: Callable[[Request], bytes | Script], *, tls: bool = False) -> None:
@@ -116,7 +116,7 @@ class Peer:
             while True:
                 connection, _ = self._listener.accept()
                 self.connections += 1
-                # A second handle to hang up by: TLS takes the first one over.
+                # A second handle for closing, as TLS takes over the first.
                 handle = connection.dup()
                 thread = threading.Thread(target=self._talk, args=(connection, handle, self.connections), daemon=True)
                 self._talks.append((handle, thread))

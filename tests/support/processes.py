@@ -1,4 +1,4 @@
-"""The real programs, as tests start them. Each is a context manager: what was started is gone at its end."""
+"""The real programs, as tests start them. Each is a context manager that ends its process on exit."""
 
 import contextlib
 import json
@@ -22,12 +22,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 MERCHANT = "broadcaster"
 
-# How long a test waits for what is going to happen on any machine. Nothing takes as long.
+# Maximum seconds that a test waits for something that happens on any machine.
 PATIENCE = 180.0
 
 
 def wait_until(fact: str, holds: Callable[[], bool]) -> None:
-    """Wait until something holds; `fact` says what, where it never does."""
+    """Wait until `holds` returns true; `fact` describes it in the error message."""
     deadline = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < deadline, f"never came true: {fact}"
@@ -35,11 +35,11 @@ def wait_until(fact: str, holds: Callable[[], bool]) -> None:
 
 
 class Program:
-    """A process, and what it writes to standard output and standard error.
+    """A process and its standard output and standard error.
 
     Attributes:
-        lines: The lines so far.
-        pid: Its number.
+        lines: The output so far, as lines.
+        pid: Its process id.
     """
 
     def __init__(self, command: Sequence[str | Path], folder: Path, environ: Mapping[str, str] | None = None) -> None:
@@ -72,16 +72,16 @@ class Program:
 
     @property
     def output(self) -> str:
-        """All that it has written."""
+        """All output so far."""
         return "\n".join(self.lines)
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process is still running."""
         return self._process.poll() is None
 
     def line(self, pattern: str) -> re.Match[str]:
-        """The first line in which a pattern is found; waits for it while the process runs."""
+        """Wait for the first line that matches a pattern, while the process runs."""
         deadline = time.monotonic() + PATIENCE
         while True:
             running = self.running
@@ -99,19 +99,19 @@ class Program:
         self._process.send_signal(number)
 
     def ended(self) -> int:
-        """Wait for its end; the exit code."""
+        """Wait for the process to end; return the exit code."""
         code = self._process.wait(PATIENCE)
         self._reader.join(PATIENCE)
         return code
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the process, as a power cut would end it."""
         self._process.kill()
         self.ended()
 
 
 class Daemon(Program):
-    """The exporter with a configuration of its own, and its state beside it in the folder."""
+    """The exporter with its own configuration, and its state file in the same folder."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Daemon(Program):
         under: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """Start it, `under` another program where one is given."""
+        """Start it, as an argument of the command `under` if given."""
         path = folder / "config.yaml"
         path.write_text(yaml.safe_dump(dict(config)))
         files = (f"--config.file={path}", f"--storage.path={folder / 'state.db'}")
@@ -130,11 +130,11 @@ class Daemon(Program):
         super().__init__(command, folder, environ)
 
     def get(self, path: str) -> requests.Response:
-        """What it answers."""
+        """Get one of its pages."""
         return get(self.line(r"\bmsg=started\b.* open=(\S+?)/( |$)")[1] + path)
 
     def families(self) -> list[Metric]:
-        """What /metrics shows."""
+        """The metric families on /metrics."""
         return list(text_string_to_metric_families(self.get("/metrics").text))
 
     def values(self, name: str) -> dict[tuple[str, ...], float]:
@@ -147,15 +147,15 @@ class Daemon(Program):
         }
 
     def wait_ready(self) -> None:
-        """Wait until each merchant has answered or failed once."""
+        """Wait until each merchant has had a response or a failure."""
         wait_until("the exporter is ready", lambda: self.get("/-/ready").status_code == 200)
 
 
 class Prometheus(Program):
-    """Prometheus with a configuration of its own, and its data beside it in the folder.
+    """Prometheus with its own configuration, and its data in the same folder.
 
     Attributes:
-        url: Where it listens.
+        url: The address on which it listens.
     """
 
     def __init__(self, program: Path, folder: Path, port: int, config: Mapping[str, Any], *flags: str) -> None:
@@ -166,27 +166,27 @@ class Prometheus(Program):
         self.line("Server is ready to receive web requests")
 
     def api(self, path: str, **parameters: object) -> Any:
-        """What its HTTP API answers."""
+        """The answer of its HTTP API."""
         answer = get(f"{self.url}/api/v1/{path}?{urlencode(parameters)}").json()
         assert answer["status"] == "success", answer
         return answer["data"]
 
     def health(self) -> list[str]:
-        """How its targets do."""
+        """The health of its targets."""
         return [target["health"] for target in self.api("targets")["activeTargets"]]
 
     def query(self, expression: str, at: float | None = None) -> list[Any]:
-        """The series of an expression at an instant, or now."""
+        """The result of an expression at an instant, or now."""
         when = {} if at is None else {"time": f"{at:.3f}"}
         result: list[Any] = self.api("query", query=expression, **when)["result"]
         return result
 
 
 class Alertmanager(Program):
-    """Alertmanager with a configuration of its own, alone.
+    """Alertmanager with its own configuration, without a cluster.
 
     Attributes:
-        url: Where it listens.
+        url: The address on which it listens.
     """
 
     def __init__(self, program: Path, folder: Path, port: int, config: Mapping[str, Any]) -> None:
@@ -204,13 +204,13 @@ class Alertmanager(Program):
             return False
 
     def post(self, alerts: Sequence[Mapping[str, Any]]) -> None:
-        """Give it alerts, as Prometheus does."""
+        """Post alerts, as Prometheus does."""
         with requests.Session() as session:
             session.trust_env = False
             session.post(f"{self.url}/api/v2/alerts", json=list(alerts), timeout=PATIENCE).raise_for_status()
 
     def alerts(self) -> list[Any]:
-        """The alerts that it knows."""
+        """Its current alerts."""
         found: list[Any] = get(f"{self.url}/api/v2/alerts").json()
         return found
 
@@ -219,17 +219,17 @@ class Webhook:
     """A receiver of notifications, as a context manager.
 
     Attributes:
-        url: Where it listens.
-        told: The path and the notification of each, in the order in which they came.
+        url: The address on which it listens.
+        received: The path and the body of each notification, in the order of arrival.
     """
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
-        told = self.told
+        self.received: list[tuple[str, Any]] = []
+        received = self.received
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                told.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+                received.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -257,14 +257,14 @@ def python(*arguments: str) -> list[str]:
 
 
 def get(url: str) -> requests.Response:
-    """What a server on this machine answers, whatever proxy the environment names."""
+    """Get a page of a server on this machine, without the proxies of the environment."""
     with requests.Session() as session:
         session.trust_env = False
         return session.get(url, timeout=PATIENCE)
 
 
 def configuration(url: str, *merchants: Mapping[str, Any], **sections: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration for an API: one merchant unless some are given, other sections as given."""
+    """A configuration for an API: the given merchants or a default one, and the given sections."""
     return {
         **sections,
         "api": {"url": url, **sections.get("api", {})},
@@ -278,19 +278,19 @@ def merchant(**given: Any) -> dict[str, Any]:
     return {"id": MERCHANT, **account, "collect": [{"target": "play_count"}], **given}
 
 
-def soon(seconds: float) -> str:
-    """A `settle` with which a round begins in so many seconds from now, and again each minute."""
+def settle_in(seconds: float) -> str:
+    """A `settle` with which a round begins in this number of seconds, and again each minute."""
     return f"{int(time.time() + seconds) % 60}s"
 
 
 def silent_peer() -> socket.socket:
-    """A server that takes connections and never says a word; its name is `http://127.0.0.1:<port>`."""
+    """A server that accepts connections and sends nothing; its address is `http://127.0.0.1:<port>`."""
     return socket.create_server(("127.0.0.1", 0))
 
 
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that nobody is given meanwhile, and on which a server that names it can listen."""
+    """A port of 127.0.0.1 that the system gives to no other program, and on which a server can listen."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Statuses as tests and pictures show them, without an API."""
+"""Statuses for tests and screenshots, without an API."""
 
 import math
 from types import MappingProxyType
@@ -30,7 +30,7 @@ def stream_view(media_id: str, target: Target, through: int | None, *last: float
 
 
 def hour_of_plays(level: float, *, fallen: float = 0.0, gap: int | None = None) -> Hour:
-    """An hour of plays around a level, the last 15 minutes fallen by a share, one minute perhaps not known."""
+    """An hour of plays around a level; in the last 15 minutes they fall by a share; one minute may be unknown."""
     expected = tuple(level * (1 + 0.2 * math.sin(place / 15)) for place in range(60))
     plays = tuple(
         None if place == gap else round(value * (1.1 if place % 3 else 0.85) * (1 - fallen if place >= 45 else 1))
@@ -39,8 +39,8 @@ def hour_of_plays(level: float, *, fallen: float = 0.0, gap: int | None = None) 
     return Hour(start_of(THROUGH - 59), plays, expected)
 
 
-def many(count: int, name: str = "Media") -> Status:
-    """A merchant with so many media: the third has fallen, the fourth is live, the fifth fails."""
+def status_with_media(count: int, name: str = "Media") -> Status:
+    """A merchant with this number of media: the third has a drop, the fourth is live, the fifth fails."""
     streams = [stream_view("", Target.PLAY_COUNT, THROUGH, 100 * count)]
     media, hours = {}, {"": hour_of_plays(100.0 * count)}
     for place in range(count):
