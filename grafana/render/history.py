@@ -69,7 +69,7 @@ def write_blocks(promtool: Path, folder: Path, until: float, hours: float) -> st
             file.writelines(f"{name}{{{text}}} {value} {at:.3f}\n" for at, value in samples)
         file.write("# EOF\n")
     command: list[str | Path] = [promtool, "tsdb", "create-blocks-from", "openmetrics", path, folder / "tsdb"]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return dropped
 
 
@@ -117,7 +117,7 @@ def _settings(world: World, url: str, state: Path) -> Settings:
 
 def _scrape(registry: CollectorRegistry, scraped: Scraped, at: float) -> None:
     for name, labels, value in _samples(registry):
-        scraped[name, tuple(sorted({**labels, **TARGET}.items()))].append((at, value))
+        scraped[name, tuple(sorted({**labels, **TARGET}.items()))].append((at, float(value)))
     scraped["up", tuple(sorted(TARGET.items()))].append((at, 1.0))
 
 
