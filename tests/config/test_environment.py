@@ -185,7 +185,7 @@ def error_of(url: str, environ: Mapping[str, str], monkeypatch: pytest.MonkeyPat
     return str(caught.value)
 
 
-def says(content: bytes) -> Script:
+def sends(content: bytes) -> Script:
     """Send a few bytes and close the connection."""
 
     def send(connection: socket.socket) -> None:
@@ -198,8 +198,8 @@ def says(content: bytes) -> Script:
 @pytest.mark.parametrize(
     ("script", "problem"),
     [
-        (says(b"SSH-2.0-OpenSSH_9.2\r\n"), "{proxy} does not speak HTTP; check the proxy and the variable"),
-        (says(b""), "{proxy} ended the connection; check the proxy and the variable"),
+        (sends(b"SSH-2.0-OpenSSH_9.2\r\n"), "{proxy} does not speak HTTP; check the proxy and the variable"),
+        (sends(b""), "{proxy} ended the connection; check the proxy and the variable"),
     ],
 )
 def test_an_invalid_proxy(
@@ -277,7 +277,7 @@ def test_a_proxy_whose_certificate_is_not_trusted(monkeypatch: pytest.MonkeyPatc
 
 def test_a_failure_behind_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the tunnel is open, a failure is the API's, and the message says that the request went through the proxy."""
-    with Peer(lambda _: says(b"HTTP/1.1 200 OK\r\n\r\n")) as peer:
+    with Peer(lambda _: sends(b"HTTP/1.1 200 OK\r\n\r\n")) as peer:
         problem = error_of(API, {"HTTPS_PROXY": peer.url}, monkeypatch)
     assert problem.startswith(("TLS with api.example.com failed: ", "api.example.com ended "))
     assert problem.endswith(f", through the proxy {peer.url} of HTTPS_PROXY")

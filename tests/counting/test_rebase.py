@@ -1,4 +1,4 @@
-"""State that is ahead of the API's time: what is corrected, and what counts more than a clock."""
+"""State that is ahead of the API's time: which parts are corrected, and which count more than a clock."""
 
 import pytest
 

@@ -372,53 +372,53 @@ class TestLive:
         made.pass_minutes(3)
         return made
 
-    def report(self, world: World, *, running: bool) -> None:
+    def set_running(self, world: World, *, running: bool) -> None:
         world.catalog.enter_live(self.EVENT, LiveEvent(running), world.now)
 
-    def pass_looked_at(
+    def pass_minutes_with_state(
         self, world: World, count: int, factors: Mapping[str, float] | None = None, *, running: bool = True
     ) -> None:
         for _ in range(count):
-            self.report(world, running=running)
+            self.set_running(world, running=running)
             world.pass_minutes(1, factors)
 
     def test_without_an_event_there_is_no_drop(self, world: World) -> None:
         """Before its state is known there is no verdict, and while it does not run there is no drop."""
         assert world.ratio("a") is None
-        self.pass_looked_at(world, 10, {"a": 0.0}, running=False)
+        self.pass_minutes_with_state(world, 10, {"a": 0.0}, running=False)
         assert world.ratio("a") == 0
 
     def test_a_running_event_has_drops(self, world: World) -> None:
         """After twelve minutes, the loss of most plays within three is a drop."""
-        self.pass_looked_at(world, int(SETTLED_IN // 60) + 4)
+        self.pass_minutes_with_state(world, int(SETTLED_IN // 60) + 4)
         assert world.ratio("a") == 0
-        self.pass_looked_at(world, 3, {"a": 0.05})
+        self.pass_minutes_with_state(world, 3, {"a": 0.05})
         assert (world.ratio("a") or 0) > 0.7
 
     def test_an_event_that_has_just_begun_has_none(self, world: World) -> None:
         """The audience varies during the first minutes."""
-        self.pass_looked_at(world, 5)
-        self.pass_looked_at(world, 4, {"a": 0.0})
+        self.pass_minutes_with_state(world, 5)
+        self.pass_minutes_with_state(world, 4, {"a": 0.0})
         assert world.ratio("a") == 0
 
     def test_the_end_of_an_event_is_no_drop(self, world: World) -> None:
         """As soon as the end is known, the ratio is 0."""
-        self.pass_looked_at(world, 20)
-        self.pass_looked_at(world, 3, {"a": 0.0}, running=False)
+        self.pass_minutes_with_state(world, 20)
+        self.pass_minutes_with_state(world, 3, {"a": 0.0}, running=False)
         assert world.ratio("a") == 0
 
     def test_a_media_with_only_events_has_drops(self, state: State) -> None:
         """The minutes before are enough: the days before its event need not be known."""
         world = World(state)
         world.set_files(live="a")
-        self.pass_looked_at(world, int(SETTLED_IN // 60) + 4)
+        self.pass_minutes_with_state(world, int(SETTLED_IN // 60) + 4)
         assert world.ratio("a") == 0
-        self.pass_looked_at(world, 3, {"a": 0.05})
+        self.pass_minutes_with_state(world, 3, {"a": 0.05})
         assert (world.ratio("a") or 0) > 0.7
 
     def test_an_old_state_gives_no_verdict(self, world: World) -> None:
         """If it is unknown whether the event still runs, there is no verdict."""
-        self.pass_looked_at(world, 20)
+        self.pass_minutes_with_state(world, 20)
         world.pass_minutes(int(STATE_BELIEVED // 60) + 1, {"a": 0.0})
         assert world.ratio("a") is None
 

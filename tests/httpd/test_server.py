@@ -144,7 +144,7 @@ def test_an_unread_response_has_a_deadline(serve: Callable[..., Served]) -> None
     served = serve(lambda request: b"x" * (20 * MEGABYTE if request.path == "/" else 1), response_timeout=0.5)
     with served.connect(REQUEST) as peer:
         wait_until("the handler is called", lambda: "/" in served.calls)
-        wait_until("the peer is cut", lambda: served.connected == 0)
+        wait_until("the connection is closed", lambda: served.connected == 0)
         with contextlib.suppress(ConnectionError), peer.makefile("rb") as stream:
             assert len(stream.read()) < 20 * MEGABYTE
 
@@ -191,7 +191,7 @@ def test_unread_responses_are_limited_in_total(serve: Callable[..., Served]) -> 
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(served.connect(REQUEST)) for _ in range(8)]
         wait_until("all have been handled", lambda: len(served.calls) == len(peers))
-        wait_until("most are cut", lambda: served.connected <= 2)
+        wait_until("most are closed", lambda: served.connected <= 2)
         assert served.get().content == b"x" * MEGABYTE * 8
 
 
@@ -365,7 +365,7 @@ def test_nothing_is_rendered_for_disconnected_clients(serve: Callable[..., Serve
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             gone.close()
         assert served.get("/metrics").ok
-        wait_until("they have gone", lambda: served.connected <= 2)
+        wait_until("the clients have disconnected", lambda: served.connected <= 2)
         release.set()
         assert served.get("/other").ok
     assert "/gone" not in served.calls
@@ -388,7 +388,7 @@ def test_a_half_closed_client_gets_responses(serve: Callable[..., Served], versi
     with served.connect(REQUEST.replace(b"1.1", version) * requests) as peer:
         peer.shutdown(socket.SHUT_WR)
         assert _read(peer).count(b"\r\n\r\nfine\n") == (1 if version == b"1.0" else requests)
-        wait_until("it is forgotten", lambda: served.connected == 0)
+        wait_until("it is dropped", lambda: served.connected == 0)
 
 
 def test_a_half_closed_client_gets_a_late_response(serve: Callable[..., Served]) -> None:
@@ -401,7 +401,7 @@ def test_a_half_closed_client_gets_a_late_response(serve: Callable[..., Served])
         peer = stack.enter_context(served.connect(REQUEST))
         wait_until("it waits", lambda: _waiting(served) == 1)
         peer.shutdown(socket.SHUT_WR)
-        wait_until("that is seen", lambda: any(each.half_closed for each in served.connections))
+        wait_until("the end is read", lambda: any(each.half_closed for each in served.connections))
         release.set()
         assert _read(peer).endswith(b"fine\n")
 

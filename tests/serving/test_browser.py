@@ -42,8 +42,8 @@ def browser(chromium_bin: Path) -> Iterator[Browser]:
         yield browser
 
 
-class Shown:
-    """A server that shows a status page.
+class StatusServer:
+    """A server with a status page.
 
     Attributes:
         status: The status; a test changes it.
@@ -78,8 +78,8 @@ class Shown:
 
 
 @pytest.fixture
-def shown() -> Iterator[Shown]:
-    with contextlib.closing(Shown(status_with_media(60))) as server:
+def shown() -> Iterator[StatusServer]:
+    with contextlib.closing(StatusServer(status_with_media(60))) as server:
         yield server
 
 
@@ -90,7 +90,7 @@ def names(page: Page) -> list[str]:
     return found
 
 
-def refreshed(visited: Visit, shown: Shown, **changes: Any) -> None:
+def refreshed(visited: Visit, shown: StatusServer, **changes: Any) -> None:
     """Change the merchant on the server, and wait until the page shows it."""
     status = shown.status
     merchants = (replace(status.merchants[0], **changes),)
@@ -129,7 +129,7 @@ def test_a_daemon_shows_its_media_and_an_error_without_reloading(browser: Browse
             assert visited.problems == []
 
 
-def test_every_media_has_a_picture_with_the_expected_line(browser: Browser, shown: Shown) -> None:
+def test_every_media_has_a_picture_with_the_expected_line(browser: Browser, shown: StatusServer) -> None:
     """The sparklines are as wide as their cells, the expected line dashed and in another color."""
     with visit(browser, shown.url) as visited:
         page = visited.page
@@ -144,7 +144,7 @@ def test_every_media_has_a_picture_with_the_expected_line(browser: Browser, show
         expect(page.get_by_role("img", name="Plays of the last hour").first).to_be_visible()
 
 
-def test_columns_are_sorted_by_keyboard(browser: Browser, shown: Shown) -> None:
+def test_columns_are_sorted_by_keyboard(browser: Browser, shown: StatusServer) -> None:
     """A column heading is a button. It sorts descending, then ascending, then as configured;
     unknown values are last.
     """
@@ -172,7 +172,7 @@ def test_columns_are_sorted_by_keyboard(browser: Browser, shown: Shown) -> None:
     assert visited.problems == []
 
 
-def test_media_are_filtered_in_place(browser: Browser, shown: Shown) -> None:
+def test_media_are_filtered_in_place(browser: Browser, shown: StatusServer) -> None:
     """The filter keeps the rows whose name, id, labels, states or error contain all of its words, and counts them."""
     with visit(browser, shown.url) as visited:
         page = visited.page
@@ -188,7 +188,7 @@ def test_media_are_filtered_in_place(browser: Browser, shown: Shown) -> None:
         assert names(page) == []
 
 
-def test_a_refresh_keeps_the_users_state(browser: Browser, shown: Shown) -> None:
+def test_a_refresh_keeps_the_users_state(browser: Browser, shown: StatusServer) -> None:
     """Sort, filter, focus and scroll position stay when new data comes; the page is not reloaded."""
     with visit(browser, shown.url, fake_clock=True) as visited:
         page = visited.page
@@ -205,7 +205,7 @@ def test_a_refresh_keeps_the_users_state(browser: Browser, shown: Shown) -> None
     assert visited.problems == []
 
 
-def test_a_new_configuration_reloads_the_page(browser: Browser, shown: Shown) -> None:
+def test_a_new_configuration_reloads_the_page(browser: Browser, shown: StatusServer) -> None:
     """When a merchant is added, its section is there with the next refresh."""
     with visit(browser, shown.url, fake_clock=True) as visited:
         one = shown.status.merchants[0]
@@ -214,7 +214,7 @@ def test_a_new_configuration_reloads_the_page(browser: Browser, shown: Shown) ->
         expect(visited.page.get_by_role("heading", name="Merchant second")).to_be_visible()
 
 
-def test_an_unreachable_exporter_is_shown(browser: Browser, shown: Shown) -> None:
+def test_an_unreachable_exporter_is_shown(browser: Browser, shown: StatusServer) -> None:
     """While no refresh succeeds, a line says that the data is stale; it disappears when one succeeds."""
     with visit(browser, shown.url, fake_clock=True) as visited:
         alert = visited.page.get_by_role("alert")
@@ -227,7 +227,7 @@ def test_an_unreachable_exporter_is_shown(browser: Browser, shown: Shown) -> Non
         expect(alert).to_be_hidden()
 
 
-def test_hostile_texts_stay_texts(browser: Browser, shown: Shown) -> None:
+def test_hostile_texts_stay_texts(browser: Browser, shown: StatusServer) -> None:
     """Names, ids, labels and errors with tags run nothing, at first and after a refresh."""
     media = replace(
         shown.status.merchants[0].media[0], name=NASTY, labels={"a": NASTY}, last_error=NASTY, last_error_at=NOW
@@ -241,7 +241,7 @@ def test_hostile_texts_stay_texts(browser: Browser, shown: Shown) -> None:
     assert visited.problems == []
 
 
-def test_the_page_works_without_javascript(browser: Browser, shown: Shown) -> None:
+def test_the_page_works_without_javascript(browser: Browser, shown: StatusServer) -> None:
     """The rows and pictures are in the page itself, which reloads itself; what needs a script is not shown."""
     with visit(browser, shown.url, java_script_enabled=False) as visited:
         page = visited.page
@@ -252,7 +252,9 @@ def test_the_page_works_without_javascript(browser: Browser, shown: Shown) -> No
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_the_page_is_accessible(browser: Browser, shown: Shown, viewport: Mapping[str, int], scheme: str) -> None:
+def test_the_page_is_accessible(
+    browser: Browser, shown: StatusServer, viewport: Mapping[str, int], scheme: str
+) -> None:
     """Axe finds no problem with contrast, headings, table headers, names and landmarks. Only the tables are wider than
     the screen, and the background follows the color scheme.
     """

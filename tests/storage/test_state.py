@@ -424,7 +424,7 @@ def test_a_file_that_took_its_place_is_never_overwritten(opened: State, path: Pa
 
 
 def test_a_replaced_file_is_written_when_the_other_is_gone(opened: State, path: Path) -> None:
-    """As the line says."""
+    """The state file is written at its path once the other file is removed, as the message says."""
     path.unlink()
     path.write_text("something else")
     opened.probe()
@@ -585,7 +585,7 @@ def test_damage_at_run_time_is_a_problem_that_a_restart_fixes(path: Path, how: s
     problem = state.problem
     assert problem is not None
     assert state.damaged
-    # Other pages can still be written: the file is damaged all the same.
+    # Other pages can still be written, but the file stays damaged.
     with state.transaction() as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     state.probe()
