@@ -108,7 +108,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" in metafunc.fixturenames:
         metafunc.parametrize("seed", range(seeds))
     if "half_day" in metafunc.fixturenames:
-        metafunc.parametrize("half_day", range(max(2, seeds // 10)))
+        metafunc.parametrize("half_day", range(max(1, seeds // 10)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -314,18 +314,19 @@ def detection_times(folder: Path, gone: str) -> list[int]:
     return sorted(minutes)
 
 
-@pytest.mark.parametrize("gone", ["", media_ids(3)[2]])
-def test_a_live_event_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
+def test_a_live_event_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quiet media that suddenly gets plays is requested within `max_staleness`. As the plays of the whole merchant
     rise, the stalest media are requested first, so it is noticed much sooner than without that rise, also if another
     media always returns 404.
     """
-    noticed = detection_times(folder, gone)
+    noticed = detection_times(folder, gone="")
+    noticed_beside_a_gone_media = detection_times(folder, gone=media_ids(3)[2])
     monkeypatch.setattr(priorities, "SURPRISE", float("inf"))
-    unnoticed = detection_times(folder, gone)
-    print(f"noticed after {noticed}, median {median(noticed)}; without the rise after {unnoticed}, {median(unnoticed)}")
-    assert max(noticed) <= LONGEST_WAIT
-    assert sum(noticed) < 0.85 * sum(unnoticed)
+    unnoticed = detection_times(folder, gone="")
+    print(f"noticed after {noticed} and {noticed_beside_a_gone_media}, without the rise after {unnoticed}")
+    for minutes in (noticed, noticed_beside_a_gone_media):
+        assert max(minutes) <= LONGEST_WAIT
+        assert sum(minutes) < 0.85 * sum(unnoticed)
 
 
 def warm_up_rounds(simulation: Simulation) -> None:

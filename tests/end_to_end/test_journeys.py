@@ -372,7 +372,7 @@ def test_every_play_is_counted_once_and_the_budget_is_kept(journey: Journey) -> 
     """Through all kinds of faults, kills between any two steps and outages of hours, the counters are exact and no 60
     seconds have more requests than the budget.
     """
-    journey.run_with_faults(90)
+    journey.run_with_faults(60)
     journey.recover(50)
     merchant = journey.polling.ledger.snapshot.merchants[MERCHANT]
     assert (merchant.lost_minutes, merchant.held_values, merchant.series_resets) == (0, 0, 0)

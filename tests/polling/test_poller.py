@@ -303,10 +303,14 @@ def test_a_failing_stream_does_not_starve_the_others(build: Callable[..., World]
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize(
-    "error",
-    [NoAnswer("timed out"), ServerError("internal", status=500), RefusedError("no permission", status=403)],
+    ("error", "concurrency"),
+    [
+        (NoAnswer("timed out"), 1),
+        (ServerError("internal", status=500), 4),
+        (RefusedError("no permission", status=403), 1),
+        (RefusedError("no permission", status=403), 4),
+    ],
 )
-@pytest.mark.parametrize("concurrency", [1, 4])
 def test_streams_that_always_fail_do_not_starve_the_others(
     build: Callable[..., World], error: ApiError, concurrency: int
 ) -> None:
