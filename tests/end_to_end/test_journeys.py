@@ -33,7 +33,7 @@ from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.storage.state import State, open_state
 from exporter.units import UNIT, from_units
-from tests.support.audience import folder_in_memory
+from tests.support.audience import folder_in_memory, mark_history_known
 from tests.support.direct import DirectAdapter
 from tests.support.fakes import FakeClock
 from tests.support.world import final_values
@@ -193,6 +193,8 @@ class Journey:
         self.away = LONGEST_AWAY
         self.healthy = {**HEALTHY, "decimals": self.rng.random() < 0.7}
         self.switch.set(**self.healthy)
+        # Where it is known, no weeks of history are requested for the drop detector, which takes a while.
+        self.history_known = self.rng.random() < 0.6
         self.departures: list[float] = []
         self.state: State
         self.polling: Polling
@@ -229,6 +231,10 @@ class Journey:
     def open(self) -> None:
         """Start the process."""
         self.state = open_state(self.path, self.clock.now)
+        if self.history_known:
+            mark_history_known(
+                self.state, MERCHANT, {stream.media_id for stream in self.settings.merchants[0].streams()}
+            )
         adapter = SlowAdapter(self.clock, self.rng, self.departures, self.app)
         self.polling = build_polling(self.settings, self.state, Instruments(), self.clock, lambda: adapter)
         self.clock.limiter = self.polling.pollers[MERCHANT]._budget
