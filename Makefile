@@ -37,7 +37,7 @@ test: $(VENV)/.project $(VENV)/.dev ## everything a change must pass; ARGS=tests
 coverage: $(VENV)/.project $(VENV)/.dev ## measure the coverage of the packages by their own tests
 	@scripts/test-tools.sh
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m $(PYTEST) --ignore=tests/end_to_end --ignore=tests/benchmarks --ignore=tests/project
+	@$(BIN)/coverage run -m $(PYTEST) -m "not unmeasured"
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-import coverage
 import hypothesis
 import pytest
 import structlog
@@ -22,8 +21,8 @@ from tests.support.fakes import FakeClock
 
 TESTS = Path(__file__).parent
 
-# Coverage is not measured for these. They run whole programs, and hardly a line that the packages' own tests do not
-# run; with coverage a program's start takes two and a half times as long, and a simulation three times.
+# `make coverage` leaves these out. They run whole programs, and hardly a line that the packages' own tests do not run;
+# with coverage a program's start takes two and a half times as long, and a simulation three times.
 UNMEASURED = {"benchmarks", "end_to_end", "project"}
 
 # The tests of each of these files share an expensive set-up, so one worker runs all of a file.
@@ -83,24 +82,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             others.append(item)
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(waiting, computing))
     items[:] = [*filter(None, in_turn), *others]
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Measuring coverage makes a simulation three times as slow, and it runs hardly a line that no other test runs.
-
-    A program that a signal interrupts while coverage holds its lock hangs for ever: the lock is never released.
-    """
-    measuring = coverage.Coverage.current()
-    if measuring is None or not item.get_closest_marker("unmeasured"):
-        return (yield)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-        measuring.stop()
-        try:
-            return (yield)
-        finally:
-            measuring.start()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
