@@ -32,19 +32,15 @@ class Polling:
 
     Attributes:
         ledger: The counters and their state.
-        catalogs: The catalog entries of the media, by merchant.
-        monitors: The drop monitors, by merchant.
+        parts: What the polling of each merchant uses, by merchant.
         pollers: The pollers, by merchant.
-        clients: The API clients, by merchant.
         requests: The newest requests to the API.
         clock: The time of the API.
     """
 
     ledger: Ledger
-    catalogs: Mapping[str, Catalog]
-    monitors: Mapping[str, DropMonitor]
+    parts: Mapping[str, MerchantParts]
     pollers: Mapping[str, MerchantPoller]
-    clients: Mapping[str, Client]
     requests: RequestLog
     clock: ApiClock
 
@@ -60,23 +56,23 @@ class Polling:
 
     def _complete(self, merchant: MerchantView, now: float) -> MerchantView:
         """Add the catalog, the drops and the connection to the counted values of a merchant."""
-        monitor, link = self.monitors[merchant.merchant_id], self.pollers[merchant.merchant_id].link
-        verdicts = monitor.drops(now)
+        parts, link = self.parts[merchant.merchant_id], self.pollers[merchant.merchant_id].link
+        verdicts = parts.monitor.drops(now)
         media = {
             media_id: replace(
                 view,
                 verdict=verdicts.get(media_id),
-                thresholds=monitor.thresholds[media_id],
+                thresholds=parts.monitor.thresholds[media_id],
                 failing_streams=link.failing.get(media_id, 0),
                 gone=media_id in link.gone,
             )
-            for media_id, view in self.catalogs[merchant.merchant_id].views(now).items()
+            for media_id, view in parts.catalog.views(now).items()
         }
         return replace(merchant, media=MappingProxyType(media), verdict=verdicts.get(""), link=link)
 
     def hours(self) -> Mapping[str, Mapping[str, Hour]]:
         """The last hour of plays, by merchant and media, "" for the whole merchant."""
-        return {merchant_id: monitor.hours() for merchant_id, monitor in self.monitors.items()}
+        return {merchant_id: each.monitor.hours() for merchant_id, each in self.parts.items()}
 
     def show_counted(self) -> None:
         """Publish the counts of new series whose 0 has been exported for a minute."""
@@ -86,12 +82,12 @@ class Polling:
 
     def close(self) -> None:
         """Close the connections and save the baselines of the drop monitors."""
-        for client in self.clients.values():
-            client.close()
-        for monitor in self.monitors.values():
+        for each in self.parts.values():
+            each.client.close()
+        for each in self.parts.values():
             # An unsaved baseline is rebuilt from the next answers.
             with contextlib.suppress(StateWriteFailed):
-                monitor.save(self.clock.now())
+                each.monitor.save(self.clock.now())
 
 
 def build_polling(
@@ -131,15 +127,8 @@ def build_polling(
             observe=observe,
         )
         parts[merchant.id] = build_parts(settings, merchant, state, ledger, budget, client, api_clock)
-    return Polling(
-        ledger,
-        {merchant_id: each.catalog for merchant_id, each in parts.items()},
-        {merchant_id: each.monitor for merchant_id, each in parts.items()},
-        {merchant_id: MerchantPoller(each) for merchant_id, each in parts.items()},
-        {merchant_id: each.client for merchant_id, each in parts.items()},
-        request_log,
-        api_clock,
-    )
+    pollers = {merchant_id: MerchantPoller(each) for merchant_id, each in parts.items()}
+    return Polling(ledger, parts, pollers, request_log, api_clock)
 
 
 def build_parts(

@@ -79,7 +79,7 @@ def count(built: Polling, clock: FakeClock, minutes: int) -> None:
                 shown = MinuteRange(asked.first, min(asked.last, minute_of(now) - 3))
                 rows = {minute: plays_of(stream, minute) for minute in range(shown.first, shown.last + 1)}
             built.ledger.enter(stream, asked, rows, now)
-            built.monitors[merchant.id].enter(stream, asked, rows, built.ledger.seen(stream), now)
+            built.parts[merchant.id].monitor.enter(stream, asked, rows, built.ledger.seen(stream), now)
     built.ledger.show_counted(now)
 
 
@@ -91,12 +91,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with polling(path, clock) as (state, built):
         for _ in range(MINUTES):
             count(built, clock, 1)
-        for merchant_id, catalog in built.catalogs.items():
-            while (lookup := catalog.next_lookup(clock.now())) is not None:
-                catalog.enter_media(
+        for merchant_id, parts in built.parts.items():
+            while (lookup := parts.catalog.next_lookup(clock.now())) is not None:
+                parts.catalog.enter_media(
                     lookup, Media(lookup.media_id, "ref", f"Name {merchant_id}", "", "vod"), clock.now()
                 )
-            built.monitors[merchant_id].save(clock.now())
+            parts.monitor.save(clock.now())
         for merchant in SETTINGS.merchants:
             limiter = RequestBudget(state, merchant.id, 45, clock)
             for _ in range(20):
@@ -306,7 +306,7 @@ def test_damaged_plays_of_the_detector_are_fetched_again(
         db.execute("UPDATE tracks SET past_known = 1")
     clock = later()
     with polling(path, clock) as (_, built):
-        watch = built.monitors["m"]
+        watch = built.parts["m"].monitor
         assert MEDIA[0] not in watch.hours()
         assert MEDIA[1] in watch.hours()
         wanted = set()
@@ -444,9 +444,9 @@ def start(path: Path) -> str:
             clock.advance(120)
             count(built, clock, 3)
             built.snapshot()
-            for watch in built.monitors.values():
-                watch.judge(clock.now())
-                watch.hours()
+            for parts in built.parts.values():
+                parts.monitor.judge(clock.now())
+                parts.monitor.hours()
     except StateError as error:
         return str(error)
     return ""

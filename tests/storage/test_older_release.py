@@ -89,7 +89,7 @@ def test_an_old_file_is_not_treated_as_damaged(
 ) -> None:
     """The layout is the same, table definitions included: nothing is recovered, and nothing is logged."""
     built.snapshot()
-    built.monitors["m"].hours()
+    built.parts["m"].monitor.hours()
     assert not state.sends_lost("m")
     assert state.problem is None
     assert list(path.parent.glob("*.corrupt-*")) == []
@@ -130,7 +130,7 @@ def test_counting_continues(built: Polling, clock: FakeClock) -> None:
 
 def test_the_drop_monitor_loads_its_baselines(path: Path, state: State, built: Polling, clock: FakeClock) -> None:
     """The minutes are there. Where the history was fetched, so are the expected plays, and it is not fetched again."""
-    monitor = built.monitors["m"]
+    monitor = built.parts["m"].monitor
     hours = monitor.hours()
     assert hours.keys() == {"", "media-1", "media-2"}
     assert hours[""].plays == hours["media-1"].plays == (3.0,) * 60
