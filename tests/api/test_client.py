@@ -1061,13 +1061,19 @@ def test_a_large_token_is_rejected(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [bomb(b"", b"no ", b"", 60 * 2**20), gzip.compress(b"no " * 30_000, mtime=0)[:-9], b"no gzip"]
+    ("pack", "shown"),
+    [
+        pytest.param(lambda: bomb(b"", b"no ", b"", 60 * 2**20), " no no", id="a bomb"),
+        pytest.param(lambda: gzip.compress(b"no " * 30_000, mtime=0)[:-9], " no no", id="cut off"),
+        pytest.param(lambda: b"no gzip", "", id="no gzip"),
+    ],
 )
-def test_a_compressed_error(api: Api, body: bytes) -> None:
+def test_a_compressed_error(api: Api, pack: Callable[[], bytes], shown: str) -> None:
     """Only the shown part of an error is decompressed, and one that cannot be decompressed is an error."""
+    body = pack()
     api.answer = lambda _: reply(500, body, Content_Encoding="gzip")
     with api.client() as client:
-        assert fails(client, ServerError).startswith("aggregations: 500" + " no no" * (body != b"no gzip"))
+        assert fails(client, ServerError).startswith("aggregations: 500" + shown)
 
 
 def test_an_endless_error(api: Api) -> None:

@@ -1,8 +1,9 @@
 """docs/architecture.md names only what exists, and every package, foundation module, lock and thread."""
 
 import ast
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,15 @@ NAMES = sorted(
     {each for each in INLINE if each not in PATHS and (_DOTTED.fullmatch(each) or _CLASS.fullmatch(each))}
     | {each for each in _DOTTED.findall(DRAWING) if not each.endswith(_SUFFIXES)}
 )
-MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text())
-    for path in sorted((ROOT / "exporter").rglob("*.py"))
-}
+
+
+@functools.cache
+def modules() -> Mapping[str, ast.Module]:
+    """The exporter's modules by name."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text())
+        for path in sorted((ROOT / "exporter").rglob("*.py"))
+    }
 
 
 def test_the_document_is_read() -> None:
@@ -113,7 +119,7 @@ def _section(heading: str) -> str:
 def _exists(name: str) -> bool:
     """Whether a module, class, function or method of the exporter has this name, with or without its packages."""
     parts = name.split(".")
-    for module, tree in MODULES.items():
+    for module, tree in modules().items():
         own = module.split(".")
         if len(parts) > 1 and own[-len(parts) :] == parts:
             return True
@@ -158,7 +164,7 @@ def _with_locks() -> Iterator[str]:
 
 def _thread_names() -> Iterator[str]:
     """The first words of the names of the exporter's threads, without those of the simulated API."""
-    for module, tree in MODULES.items():
+    for module, tree in modules().items():
         if module.startswith("exporter.simulator"):
             continue
         for node in ast.walk(tree):
