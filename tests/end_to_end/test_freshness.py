@@ -291,7 +291,8 @@ def test_a_drifting_round_loses_hardly_any_request(simulate: Callable[..., Simul
 
 def minutes_until_noticed(simulation: Simulation, media_id: str, plays: float) -> int:
     """Minutes from the settling of the first plays of an event to the response that has them."""
-    for _ in range(25):
+    # Two turns of all media, so that their rates are known.
+    for _ in range(16):
         simulation.minute()
     newest = int((simulation.clock.now() - 120) // MINUTE) - 1
     simulation.audience.begin(media_id, newest + 1, plays)
