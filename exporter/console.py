@@ -9,21 +9,23 @@ from pathlib import Path
 
 from exporter import logs
 
+# The descriptor of standard error, the last of the standard streams.
+_STANDARD_ERROR = 2
+
 _OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 
 def prepare() -> None:
     """Make the standard streams safe to use. Call it before any other file is opened."""
-    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
-        # For a closed stream Python has None. The next opened file would get its descriptor, and output to standard
-        # error could end up in the state file.
+    # The next opened file would get the descriptor of a closed stream, and output to standard error could end up in the
+    # state file.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        pass
+    os.close(descriptor)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        # For a closed stream Python has None.
         if getattr(sys, name) is None:
-            if _closed(descriptor):
-                null = os.open(os.devnull, os.O_RDWR)
-                os.dup2(null, descriptor)
-                if null != descriptor:
-                    os.close(null)
-            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -59,11 +61,3 @@ def failed(error: OSError) -> bool:
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
     return True
-
-
-def _closed(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return True
-    return False
