@@ -1,7 +1,6 @@
 """Logging: one line per event, one format for the exporter and its libraries, secrets redacted."""
 
 import atexit
-import contextlib
 import json
 import logging
 import sys
@@ -104,18 +103,10 @@ def flush(timeout: float = FLUSH_TIMEOUT) -> bool:
     return all(handler.writer.flush(timeout) for handler in _handlers())
 
 
-@contextlib.contextmanager
-def writing_in(context: WriteContext) -> Iterator[None]:
-    """Write each line in a context manager meanwhile, for example one that clears a progress bar."""
-    writers = [handler.writer for handler in _handlers()]
-    for writer in writers:
-        writer.write_context = context
-    try:
-        yield
-    finally:
-        flush()
-        for writer in writers:
-            writer.write_context = contextlib.nullcontext
+def write_in(context: WriteContext) -> None:
+    """Write each line in a context manager from now on, for example one that clears a progress bar."""
+    for handler in _handlers():
+        handler.writer.write_context = context
 
 
 def log_uncaught() -> None:

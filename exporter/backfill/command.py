@@ -63,11 +63,11 @@ def run(settings: Settings, order: Order, clock: Clock) -> None:
         raise InputError(f"{order.output}: is there already; delete it, or name another --output")
     streams = [stream for each in settings.merchants for stream in each.streams() if stream.target.summable]
     partial = order.output.with_name(f"{order.output.name}.partial")
+    logs.write_in(lambda: tqdm.external_write_mode(file=sys.stderr))
     with open_checkpoint(partial, _key(settings, streams, minutes)) as work:
         try:
-            with logs.writing_in(lambda: tqdm.external_write_mode(file=sys.stderr)):
-                _fetch(settings, streams, minutes, work, clock)
-                _write(order, streams, minutes, work)
+            _fetch(settings, streams, minutes, work, clock)
+            _write(order, streams, minutes, work)
         except HistoryError as error:
             raise HistoryError(f"{error}; what is fetched is kept, the same command goes on there") from error
         except KeyboardInterrupt:

@@ -67,8 +67,8 @@ def of_api(settings: Settings, media_ids: Sequence[str], days: int, output: Outp
     settings = settings.model_copy(update={"merchants": (merchant,)})
     last = ended_before(clock.now(), settings.poll.max_lag)
     minutes = MinuteRange(last - days * DAY_MINUTES + 1, last)
-    beside_bars = logs.writing_in(lambda: tqdm.external_write_mode(file=sys.stderr))
-    with beside_bars, open_histories(settings, clock) as pasts:
+    logs.write_in(lambda: tqdm.external_write_mode(file=sys.stderr))
+    with open_histories(settings, clock) as pasts:
         past = pasts[merchant.id]
         wanted = [media_id for media_id in dict.fromkeys(media_ids) if _can_be_replayed(media_id, past)]
         if not wanted:
