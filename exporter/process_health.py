@@ -55,7 +55,7 @@ class ProcessHealth:
     def _find(self) -> Iterator[ProblemView]:
         writing = self._state.problem
         if writing is not None:
-            yield ProblemView(Subject.STATE_FILE, writing.message, writing.since, bad=True)
+            yield writing
         stopped = self._schedule.problem()
         if stopped is not None:
             yield ProblemView(Subject.POLLING, stopped, bad=True)

@@ -216,7 +216,7 @@ class RequestBudget:
             self._since = now + min(grows_in, LONGEST_WAIT) - age
             self._blocked_until = now + min(held_for, LONGEST_WAIT) - age
             self._hold_kept = held_for > 0
-        if self._state.sends_lost(self._merchant_id):
+        if self._state.salvaged:
             # Unknown requests count as a budget that was spent just now.
             self._block(now, WINDOW + self._margin)
             self._save(now)

@@ -9,7 +9,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -18,6 +17,7 @@ from exporter.errors import StateDamaged, StateError, StateWriteFailed
 from exporter.storage import schema, state_file
 from exporter.storage.salvage import salvage
 from exporter.storage.state_file import Place, StateFile
+from exporter.views import ProblemView, Subject
 
 log = structlog.get_logger("state")
 
@@ -49,19 +49,6 @@ _ENVIRONMENT = (
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
 
 
-@dataclass(frozen=True, slots=True)
-class StateProblem:
-    """Why the state file cannot be written now.
-
-    Attributes:
-        message: What is wrong, and how to fix it.
-        since: When the first of the writes in a row failed (Unix seconds).
-    """
-
-    message: str
-    since: float
-
-
 # With fewer free bytes nothing can be opened: SQLite's index of its log alone takes 32 KiB.
 FULL = 64 * 1024
 
@@ -73,6 +60,8 @@ class State:
 
     Attributes:
         path: Where it is.
+        salvaged: Whether it was damaged, and is a new file with what could be read. The times of the requests before
+            are unknown.
         damaged: Whether damage was found while it was open. It is saved at the next start alone, as what this process
             remembers would no longer be what is in the file.
     """
@@ -93,34 +82,32 @@ class State:
             db: The connection to it.
             now: Unix seconds.
             monotonic: Seconds that never go back.
-            salvaged: Whether it was damaged, and is a new file with what could be read.
+            salvaged: As the attribute.
         """
         self.path = file.path
+        self.salvaged = salvaged
         self.damaged = False
         self._file = file
         self._db = db
         self._now = now
         self._monotonic = monotonic
-        self._salvaged = salvaged
-        self._sends_lost_of: set[str] = set()
         self._mutex = threading.RLock()
         # Both are read without the mutex: a hanging write may hold it.
         self._busy_since: float | None = None
-        self._problem: StateProblem | None = None
-        self._resolved: tuple[float, float] | None = None
+        self._problem: ProblemView | None = None
+        self._resolved: tuple[float, float | None] | None = None
         self._siblings = self._identities()
         # There is no connection only if a new file was put in place and could not be opened.
         self._connected = True
         self._closed = False
 
     @property
-    def problem(self) -> StateProblem | None:
+    def problem(self) -> ProblemView | None:
         """Why the file cannot be written now, or None."""
         busy_since = self._busy_since
         if busy_since is not None and (seconds := self._monotonic() - busy_since) > LONGEST_WRITE:
-            return StateProblem(
-                f"{self.path}: a write has not ended for {seconds:.0f} s; check the disk", self._now() - seconds
-            )
+            message = f"{self.path}: a write has not ended for {seconds:.0f} s; check the disk"
+            return _problem(message, self._now() - seconds)
         return self._problem
 
     @contextlib.contextmanager
@@ -177,14 +164,6 @@ class State:
         finally:
             self._mutex.release()
 
-    def sends_lost(self, merchant_id: str) -> bool:
-        """Whether the requests of a merchant before the file was opened are unknown: True once, after damage."""
-        with self._mutex:
-            if not self._salvaged or merchant_id in self._sends_lost_of:
-                return False
-            self._sends_lost_of.add(merchant_id)
-            return True
-
     def close(self) -> None:
         """Close and unlock the file."""
         with self._alone():
@@ -234,12 +213,12 @@ class State:
                 f"{self.path}: writing failed ({schema.reason_of(error)}); nothing is lost, "
                 "but nothing is counted until the file can be written: check the disk and the rights"
             )
-        since = self._now()
+        since: float | None = self._now()
         if self._problem is not None:
             since = self._problem.since
         elif self._resolved is not None and self._monotonic() - self._resolved[0] < SAME_PROBLEM:
             since = self._resolved[1]
-        self._problem = StateProblem(message, since)
+        self._problem = _problem(message, since)
         return StateWriteFailed(message)
 
     # ---- the file, which other programs may delete or replace ----
@@ -328,6 +307,10 @@ class State:
             return self._file.place() is not Place.HERE or self._file.new or self._identities() != self._siblings
         except OSError:
             return True
+
+
+def _problem(message: str, since: float | None) -> ProblemView:
+    return ProblemView(Subject.STATE_FILE, message, since, bad=True)
 
 
 def open_state(path: Path, now: Callable[[], float], monotonic: Callable[[], float] = time.monotonic) -> State:
