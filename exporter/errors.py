@@ -4,8 +4,6 @@
     ├── ConfigError            the configuration is invalid
     ├── StateError             the state file cannot be used
     │   ├── StateLocked        another process has locked it
-    │   ├── NotAStateFile      the file is something else; it is not changed
-    │   ├── StateTooNew        a newer release wrote it
     │   ├── StateDamaged       it is damaged
     │   └── StateWriteFailed   a transaction failed (full disk, read-only file system)
     ├── InputError             a command's flag or input file is invalid
@@ -58,16 +56,8 @@ class StateLocked(StateError):
     """Another process has locked the state file."""
 
 
-class NotAStateFile(StateError):
-    """The file at the state file's path is something else; it is not changed."""
-
-
 class StateDamaged(StateError):
     """The state file is damaged."""
-
-
-class StateTooNew(StateError):
-    """A newer release wrote the state file."""
 
 
 class StateWriteFailed(StateError):
@@ -183,9 +173,6 @@ class NotFound(RefusedError):
 
 class RateLimited(RefusedError):
     """429."""
-
-    def __init__(self, message: str, *, status: int = 429, retry_after: float | None = None) -> None:
-        super().__init__(message, status=status, retry_after=retry_after)
 
 
 class ServerError(RefusedError):

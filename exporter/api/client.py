@@ -341,7 +341,7 @@ class Client:
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             wait = retry_after(answer.headers.get("Retry-After"), self._clock.now())
             self._budget.refused(wait)
-            return RateLimited(problem, retry_after=wait)
+            return RateLimited(problem, status=status, retry_after=wait)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             wait = retry_after(answer.headers.get("Retry-After"), self._clock.now())
             return ServerError(problem, status=status, retry_after=wait)

@@ -9,7 +9,7 @@ import contextlib
 import sqlite3
 from functools import cache
 
-from exporter.errors import StateDamaged, StateTooNew
+from exporter.errors import StateDamaged, StateError
 
 # In the header of each file, so that no other database is mistaken for one: "SSXE".
 APPLICATION_ID = 0x53535845
@@ -195,13 +195,13 @@ def check(db: sqlite3.Connection, name: str) -> None:
         name: How to call it in a message.
 
     Raises:
-        StateTooNew: A newer release wrote it.
+        StateError: A newer release wrote it.
         StateDamaged: It is not whole.
         sqlite3.Error: It could not be read, for that reason or another.
     """
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
-        raise StateTooNew(
+        raise StateError(
             f"{name}: written by a newer release (its layout is {version}, this release knows {SCHEMA_VERSION}); "
             "install that release, or move the file away to start with a new one"
         )

@@ -324,10 +324,9 @@ def open_state(path: Path, now: Callable[[], float], monotonic: Callable[[], flo
         monotonic: Seconds that never go back.
 
     Raises:
-        NotAStateFile: Something else is there; it is left as it is.
         StateLocked: Another process holds it.
-        StateTooNew: A newer release wrote it.
-        StateError: It cannot be opened or written.
+        StateError: It cannot be opened or written, or the file is something else, or of a newer release; that one is
+            left as it is.
     """
     if sqlite3.sqlite_version_info < schema.SQLITE_NEEDED:
         needed = ".".join(map(str, schema.SQLITE_NEEDED))

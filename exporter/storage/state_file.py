@@ -18,7 +18,7 @@ from enum import Enum, auto
 from functools import cached_property
 from pathlib import Path
 
-from exporter.errors import NotAStateFile, StateError, StateLocked
+from exporter.errors import StateError, StateLocked
 from exporter.storage.schema import APPLICATION_ID, empty_file
 
 # Only for the owner: the state file names media and live events.
@@ -118,9 +118,8 @@ def take(path: Path) -> StateFile:
     """Recognise the state file and lock it, or create an empty one. Any other file is left as it is.
 
     Raises:
-        NotAStateFile: Something else is there.
         StateLocked: Another process has it.
-        StateError: It cannot be opened, or not locked.
+        StateError: Something else is there, or it cannot be opened, or not locked.
     """
     try:
         for _ in range(_TRIES):
@@ -241,7 +240,7 @@ def recognise(path: Path) -> bool:
     """Whether there is a state file at a path; False for no file, or an empty one.
 
     Raises:
-        NotAStateFile: Something else is there.
+        StateError: Something else is there.
         OSError: It cannot be read.
     """
     try:
@@ -314,8 +313,8 @@ def wal_is_left(file: StateFile) -> bool:
     return False
 
 
-def _not_ours(path: Path, what: str) -> NotAStateFile:
-    return NotAStateFile(
+def _not_ours(path: Path, what: str) -> StateError:
+    return StateError(
         f"{path}: is not a state file of smartstream-exporter ({what}), and is left as it is; "
         "give the path of the state file with --storage.path, or move this file away to start with a new one"
     )

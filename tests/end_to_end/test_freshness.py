@@ -80,7 +80,7 @@ class Api(StandIn):
         now = self._clock.monotonic()
         if self.limit is not None and sum(sent > now - 60 for sent in self.sends[-100:]) > self.limit:
             self._budget.refused(self.retry_after)
-            raise RateLimited("slow down", retry_after=self.retry_after)
+            raise RateLimited("slow down", status=429, retry_after=self.retry_after)
         if self.rng.random() < self.failing:
             raise self.rng.choice(
                 [NoAnswer("cut off"), ServerError("internal", status=500), MalformedAnswer("not JSON")]

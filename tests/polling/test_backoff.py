@@ -305,7 +305,7 @@ def test_a_refused_stream_is_reported_by_name(error: ApiError, key: str) -> None
 def test_too_many_requests_are_an_incident_until_an_answer() -> None:
     """During the wait after a 429 nothing is reported, and the incident is not resolved."""
     backoff = Backoff(ALL)
-    assert backoff.rate_limited(RateLimited("slow down")) == Failure("RateLimited", "", "slow down")
+    assert backoff.rate_limited(RateLimited("slow down", status=429)) == Failure("RateLimited", "", "slow down")
     assert backoff.unresolved == {("RateLimited", "")}
     backoff.answered(A)
     assert backoff.unresolved == set()

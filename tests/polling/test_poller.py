@@ -617,7 +617,7 @@ def test_a_catalog_that_never_answers_takes_nothing_from_the_counting(
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("concurrency", [1, 4])
-@pytest.mark.parametrize("error", [None, RateLimited("slow down")])
+@pytest.mark.parametrize("error", [None, RateLimited("slow down", status=429)])
 def test_the_catalog_has_a_tenth_of_a_short_budget(
     build: Callable[..., World], error: ApiError | None, concurrency: int
 ) -> None:
@@ -1133,7 +1133,7 @@ def test_during_a_retry_after_the_link_is_not_up(build: Callable[..., World], mo
             world.budget.refused(1800.0)
 
     monkeypatch.setattr(world.client, "_fail", answer_late)
-    world.client.errors = {"a": RateLimited("slow down", retry_after=1800.0)}
+    world.client.errors = {"a": RateLimited("slow down", status=429, retry_after=1800.0)}
     with structlog.testing.capture_logs() as logs:
         requested = world.round()
         assert requested.index("a/play_count") < requested.index("b/play_count")
