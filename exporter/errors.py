@@ -32,6 +32,12 @@ from pathlib import Path
 from typing import Self
 
 
+def raised_at(error: BaseException) -> str:
+    """Where an exception was raised, such as `poller.py:120`; "" for one that was not raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
 class ExporterError(Exception):
     """The base class."""
 
@@ -120,9 +126,8 @@ class Unhandled(MalformedAnswer):
             error: The exception. Its text may quote a secret, so the message has only its type and where it was raised.
             what: What failed, for the message.
         """
-        frames = traceback.extract_tb(error.__traceback__)
-        at = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-        raised = cls(f"{what}{': ' if what else ''}unexpected {type(error).__name__}{at}")
+        at = raised_at(error)
+        raised = cls(f"{what}{': ' if what else ''}unexpected {type(error).__name__}{' at ' if at else ''}{at}")
         raised.__cause__ = error
         return raised
 

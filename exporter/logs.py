@@ -6,13 +6,13 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Collection, Iterator, MutableMapping
+from collections.abc import Callable, Collection, MutableMapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import structlog
 
+from exporter.errors import raised_at
 from exporter.log_writer import LogWriter, WriteContext
 from exporter.redact import Redactor
 
@@ -176,7 +176,9 @@ class _Line:
         fields.update(event)
         if error is not None:
             fields.setdefault("error", f"{type(error).__name__}: {error}")
-            fields.update(_origin(error))
+            # Tracebacks are only logged at debug.
+            if at := raised_at(error):
+                fields["at"] = at
             if self._tracebacks:
                 fields["traceback"] = "".join(traceback.format_exception(error))
         return self._redactor.hide(self._render(logger, method, fields))
@@ -197,13 +199,6 @@ def _exception(exc_info: object) -> BaseException | None:
     elif exc_info is True:
         exc_info = sys.exc_info()[1]
     return exc_info if isinstance(exc_info, BaseException) else None
-
-
-def _origin(error: BaseException) -> Iterator[tuple[str, str]]:
-    """Where an exception was raised, since tracebacks are only logged at debug."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if frames:
-        yield "at", f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
 
 
 def _render_json(_logger: object, _method: str, event: _Event) -> str:
