@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from exporter.text_layers import CUT, Layer, TooMuchWorkError, Work, characters, decoded, folded
+from exporter.text_layers import CUT, Layer, TooMuchWorkError, Work, characters, decoded, folded, undecoded
 
 # The replacement of a secret.
 HIDDEN = "<secret>"
@@ -63,7 +63,7 @@ class Redactor:
 
     def _replace(self, text: str) -> str:
         try:
-            found = set(self._spans(Layer(text, range(len(text)), range(1, len(text) + 1)), _MOST_BASE64, Work()))
+            found = set(self._spans(undecoded(text), _MOST_BASE64, Work()))
         except TooMuchWorkError:
             return HIDDEN
         # A secret can be a part of the replacement, and a text can be redacted twice.
@@ -83,7 +83,7 @@ class Redactor:
             for start, end in self._find(plain.text, _SHORTEST_IN_BASE64 if base64 < _MOST_BASE64 else 1):
                 # At a cut, the rest of an escape can come before the mark.
                 cut = plain.text[end : end + 1] == CUT
-                yield plain.starts[start], plain.starts[end] if cut else plain.ends[end - 1]
+                yield plain.spans[start][0], plain.spans[end][0] if cut else plain.spans[end - 1][1]
             if base64 and self._base64 is not None:
                 for inner in self._base64.layers(layer, work):
                     yield from self._spans(inner, base64 - 1, work)
@@ -121,7 +121,7 @@ def _needles(secret: str) -> Iterator[str]:
     """The forms that a secret can have in a layer of a text."""
     # As it is, and as a page in Latin-1 that was decoded as UTF-8.
     for reading in {secret, secret.encode("latin-1", "replace").decode("utf-8", "replace")}:
-        plain = below = Layer(reading, range(len(reading)), range(len(reading)))
+        plain = below = undecoded(reading)
         # In the last layer of a text, an escape-like part of the secret has been decoded too.
         for _ in range(_MOST_LAYERS):
             below = decoded(below, Work())
@@ -157,14 +157,13 @@ class _Base64:
 
 def _unpacked(raw: bytes, layer: Layer, first: int, cut: int | None) -> Layer:
     """The decoded layer of Base64 that begins at `first` in a layer; `cut` is where it was cut, if it was."""
-    chars, starts, ends, at = [], [], [], 0
+    chars, spans, at = [], [], 0
     for char, size in characters(raw):
         chars.append(char)
-        starts.append(layer.starts[first + at * 4 // 3])
-        at += size
-        ends.append(layer.ends[first - 1 - at * -4 // 3])
+        end = at + size
+        spans.append((layer.spans[first + at * 4 // 3][0], layer.spans[first - 1 - end * -4 // 3][1]))
+        at = end
     if cut is not None:
         chars.append(CUT)
-        starts.append(layer.starts[cut])
-        ends.append(layer.ends[cut])
-    return Layer("".join(chars), starts, ends)
+        spans.append(layer.spans[cut])
+    return Layer("".join(chars), spans)

@@ -39,13 +39,11 @@ class Layer:
 
     Attributes:
         text: The text.
-        starts: For each character, where in the original text its encoded form starts.
-        ends: Where that ends.
+        spans: For each character, where in the original text its encoded form starts and ends.
     """
 
     text: str
-    starts: Sequence[int]
-    ends: Sequence[int]
+    spans: Sequence[tuple[int, int]]
 
 
 class TooMuchWorkError(Exception):
@@ -65,6 +63,11 @@ class Work:
             raise TooMuchWorkError
 
 
+def undecoded(text: str) -> Layer:
+    """The first layer of a text: the text itself."""
+    return Layer(text, [(place, place + 1) for place in range(len(text))])
+
+
 def folded(layer: Layer) -> Layer:
     """A layer with blanks unified and ASCII letters in lower case.
 
@@ -73,7 +76,7 @@ def folded(layer: Layer) -> Layer:
     text = layer.text.lower() if layer.text.isascii() else layer.text.translate(_LOWER)
     if not text.isprintable():
         text = "".join(char if char.isprintable() else " " for char in text)
-    return _rewritten(Layer(text, layer.starts, layer.ends), _BLANKS, lambda match: [(" ", match.end())])
+    return _rewritten(Layer(text, layer.spans), _BLANKS, lambda match: [(" ", match.end())])
 
 
 def decoded(layer: Layer, work: Work) -> Layer:
@@ -100,8 +103,7 @@ def _rewritten(
         meaning: The characters of a match, each with the end of its encoded form; None to keep the match.
     """
     pieces: list[str] = []
-    starts: list[int] = []
-    ends: list[int] = []
+    spans: list[tuple[int, int]] = []
     at = 0
     for match in pattern.finditer(layer.text):
         chars = meaning(match)
@@ -109,20 +111,17 @@ def _rewritten(
             continue
         begin = match.start()
         pieces.append(layer.text[at:begin])
-        starts += layer.starts[at:begin]
-        ends += layer.ends[at:begin]
+        spans += layer.spans[at:begin]
         for char, end in chars:
             pieces.append(char)
-            starts += [layer.starts[begin]] * len(char)
-            ends += [layer.ends[end - 1]] * len(char)
+            spans += [(layer.spans[begin][0], layer.spans[end - 1][1])] * len(char)
             begin = end
         at = match.end()
     if not at:
         return layer
     pieces.append(layer.text[at:])
-    starts += layer.starts[at:]
-    ends += layer.ends[at:]
-    return Layer("".join(pieces), starts, ends)
+    spans += layer.spans[at:]
+    return Layer("".join(pieces), spans)
 
 
 def _meaning(match: re.Match[str]) -> Sequence[tuple[str, int]] | None:  # noqa: PLR0911 -- one return per kind of escape
