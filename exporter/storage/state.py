@@ -96,9 +96,8 @@ class State:
         self._busy_since: float | None = None
         self._problem: ProblemView | None = None
         self._resolved: tuple[float, float | None] | None = None
-        self._siblings = self._identities()
-        # There is no connection only if a new file was put in place and could not be opened.
-        self._connected = True
+        # None without a connection: if a new file was put in place and could not be opened.
+        self._siblings: tuple[state_file.Identity | None, ...] | None = self._identities()
         self._closed = False
 
     @property
@@ -233,32 +232,26 @@ class State:
             # Do not open it again: another process may use it.
             raise StateWriteFailed(f"{self.path}: the state file is closed")
         try:
-            place = self._file.place()
-            if place is Place.HERE:
-                if self._file.new:
-                    raise StateDamaged(_EMPTIED)
-                self._find_siblings()
+            self._restore_file()
         except (OSError, sqlite3.Error, StateError) as error:
             raise self._failed(error) from error
-        if place is Place.GONE:
-            try:
-                self._write_anew()
-            except (OSError, sqlite3.Error, StateError) as error:
-                message = (
-                    f"{self.path}: the state file was deleted and cannot be rewritten ({schema.reason_of(error)}), "
-                    "so nothing is counted; check the folder and the disk"
-                )
-                raise self._failed(StateError(message)) from error
-        elif place is Place.REPLACED:
-            raise self._failed(
-                StateError(
+
+    def _restore_file(self) -> None:
+        match self._file.place():
+            case Place.REPLACED:
+                raise StateError(
                     f"{self.path}: another file has taken the place of the state file, so nothing is counted; "
                     "move it away, and what is counted is written there again; or start the exporter again to use it"
                 )
-            )
+            case Place.GONE:
+                self._write_anew()
+            case Place.HERE if self._file.new:
+                raise StateDamaged(_EMPTIED)
+            case Place.HERE:
+                self._find_siblings()
 
     def _find_siblings(self) -> None:
-        if not self._connected:
+        if self._siblings is None:
             self._connect()
         elif self._identities() != self._siblings:
             # Other programs that open the database would start their own WAL. The content of the one that only this
@@ -275,27 +268,32 @@ class State:
 
     def _write_anew(self) -> None:
         """Write the content of the deleted file, which is still open, to its name again."""
-        with state_file.made_beside(self._file) as new:
-            with contextlib.closing(sqlite3.connect(new.real, isolation_level=None)) as target:
-                self._db.backup(target)
-            placed = state_file.put(new)
-        old, self._file = self._file, placed
-        self._disconnect(old)
-        old.close()
-        self._connect()
+        try:
+            with state_file.made_beside(self._file) as new:
+                with contextlib.closing(sqlite3.connect(new.real, isolation_level=None)) as target:
+                    self._db.backup(target)
+                placed = state_file.put(new)
+            old, self._file = self._file, placed
+            self._disconnect(old)
+            old.close()
+            self._connect()
+        except (OSError, sqlite3.Error, StateError) as error:
+            raise StateError(
+                f"{self.path}: the state file was deleted and cannot be rewritten ({schema.reason_of(error)}), "
+                "so nothing is counted; check the folder and the disk"
+            ) from error
         log.warning(f"{self.path}: the state file was deleted; it is rewritten, nothing is lost")
 
     def _connect(self) -> None:
         self._db = _connect(self._file)
-        self._connected = True
         self._siblings = self._identities()
 
     def _disconnect(self, file: StateFile) -> None:
         """Close the connection to a file, which may no longer be the one at its name."""
-        self._connected = False
         with contextlib.ExitStack() as stack:
             if file is not self._file or self._is_elsewhere():
                 stack.enter_context(file.keep_siblings())
+            self._siblings = None
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
 
