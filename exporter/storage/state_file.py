@@ -179,7 +179,17 @@ def put(made: StateFile) -> StateFile:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     # An old WAL would be taken for that of this file.
     _remove_siblings(target)
-    _move(made.real, target)
+    try:
+        # Unlike a rename, this does not replace a file that has just been created.
+        os.link(made.real, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Some file systems have no hard links.
+        made.real.rename(target)
+    else:
+        made.real.unlink()
+    _sync_folder(target)
     return StateFile(made.path, target, made.descriptor, made.identity)
 
 
@@ -248,12 +258,9 @@ def recognise(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     _refuse_others(path, info.st_mode)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        _recognise(path, descriptor)
-        return os.fstat(descriptor).st_size > 0
-    finally:
-        os.close(descriptor)
+    with path.open("rb") as file:
+        _recognise(path, file.fileno())
+    return info.st_size > 0
 
 
 def header_is_whole(file: StateFile) -> bool:
@@ -276,13 +283,9 @@ def _open(path: Path) -> StateFile:
     try:
         # Opening a device or a FIFO can have effects.
         _refuse_others(path, real.stat().st_mode)
-        return _described(path, real, os.open(real, flags))
     except FileNotFoundError:
-        with contextlib.suppress(FileExistsError):
-            descriptor = os.open(real, flags | os.O_CREAT | os.O_EXCL, MODE)
-            _tighten(descriptor)
-            return _described(path, real, descriptor)
-        return _described(path, real, os.open(real, flags))
+        flags |= os.O_CREAT
+    return _described(path, real, os.open(real, flags, MODE))
 
 
 def _described(path: Path, real: Path, descriptor: int) -> StateFile:
@@ -346,22 +349,6 @@ def _tighten(descriptor: int) -> None:
     # Some file systems, and files of another owner, do not allow this.
     with contextlib.suppress(OSError):
         os.fchmod(descriptor, MODE)
-
-
-def _move(source: Path, target: Path) -> None:
-    """Rename a file without replacing another one."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        # Some file systems have no hard links.
-        if target.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
-        source.rename(target)
-    else:
-        source.unlink()
-    _sync_folder(target)
 
 
 def _sync_folder(path: Path) -> None:
