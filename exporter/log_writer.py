@@ -50,7 +50,6 @@ class LogWriter:
         stream: TextIO,
         notice: Callable[[int], str],
         *,
-        dropped: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Create a writer; its thread starts with the first line.
@@ -58,10 +57,9 @@ class LogWriter:
         Args:
             stream: The stream to write to.
             notice: Returns the line that reports a number of dropped lines.
-            dropped: Number of lines dropped before.
             clock: Returns monotonic seconds.
         """
-        self.dropped = dropped
+        self.dropped = 0
         self.write_context: WriteContext = contextlib.nullcontext
         self._write = _write_to(stream)
         self._notice = notice

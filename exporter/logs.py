@@ -64,7 +64,7 @@ def setup(
     """
     threshold = LEVELS[level]
     render: _Render = _render_json if log_format == "json" else _render_logfmt
-    handler = _Handler(stream or sys.stderr, dropped())
+    handler = _Handler(stream or sys.stderr)
     line = _Line(render, Redactor(secrets), tracebacks=threshold <= logging.DEBUG)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[line]))
     root = logging.getLogger()
@@ -89,7 +89,7 @@ def setup(
 
 
 def dropped() -> int:
-    """Number of log lines dropped since the start, because they could not be written, or not fast enough."""
+    """Number of log lines dropped since `setup`, because they could not be written, or not fast enough."""
     return sum(handler.writer.dropped for handler in _handlers())
 
 
@@ -131,10 +131,10 @@ class _Handler(logging.Handler):
         writer: The writer of the lines.
     """
 
-    def __init__(self, stream: TextIO, dropped: int) -> None:
-        """Create a handler for a stream; `dropped` is the number of lines dropped before."""
+    def __init__(self, stream: TextIO) -> None:
+        """Create a handler for a stream."""
         super().__init__()
-        self.writer = LogWriter(stream, self._notice, dropped=dropped)
+        self.writer = LogWriter(stream, self._notice)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a record. One that cannot be rendered is dropped, because its raw form could contain a secret."""

@@ -26,13 +26,9 @@ class ProcessHealth:
         self._schedule = schedule
         self._incidents = Incidents()
 
-    def problems(self) -> tuple[ProblemView, ...]:
-        """The current problems, the worst first."""
-        return tuple(self._find())
-
     def snapshot(self) -> Snapshot:
         """The snapshot of the polling, with the problems of the process."""
-        snapshot = replace(self._polling.snapshot(), problems=self.problems())
+        snapshot = replace(self._polling.snapshot(), problems=tuple(self._problems()))
         if self._state.problem is None:
             return snapshot
         # No request is sent while the state file cannot be written.
@@ -46,13 +42,14 @@ class ProcessHealth:
         """Check the state file and log changes; called every few seconds."""
         self._state.probe()
         now = self._polling.clock.monotonic()
-        problems = self.problems()
+        problems = list(self._problems())
         events = [self._incidents.report(problem.subject, problem.message, now) for problem in problems]
         events += self._incidents.settle(now, {(problem.subject, "") for problem in problems})
         for event in filter(None, events):
             (log.info if event.kind == "end" else log.warning)(event.line)
 
-    def _find(self) -> Iterator[ProblemView]:
+    def _problems(self) -> Iterator[ProblemView]:
+        """The current problems, the worst first."""
         writing = self._state.problem
         if writing is not None:
             yield writing
