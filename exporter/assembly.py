@@ -106,10 +106,9 @@ def build_polling(
         clock: The clock of the machine.
         adapter: Creates the transport of each client; the default transport if None.
     """
-    api_clock = ApiClock(clock)
     ledger = Ledger(state, settings, telemetry.observe_revision)
+    api_clock = ApiClock(clock, ledger.correct_start)
     ledger.sync(settings.merchants, api_clock.now())
-    api_clock.on_correction = ledger.correct_start
     telemetry.expect(merchant.id for merchant in settings.merchants)
     telemetry.watch_clock(lambda: api_clock.offset)
     request_log = RequestLog()

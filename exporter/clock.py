@@ -55,16 +55,18 @@ class ApiClock:
     each answer is compared with this clock, and corrects it if they differ. After the first answer the time advances
     with the monotonic clock, so that setting the wall clock has no effect. Before it, and if the API sends no Date,
     this is the machine's wall clock.
-
-    Attributes:
-        on_correction: Called if the first Date shows that the time was wrong, with the seconds to add and the correct
-            time.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        """Create a clock that shows the machine's time until the API's is known."""
-        self.on_correction: Callable[[float, float], None] = _ignore
+    def __init__(self, clock: Clock, on_correction: Callable[[float, float], None]) -> None:
+        """Create a clock that shows the machine's time until the API's is known.
+
+        Args:
+            clock: The clock of the machine.
+            on_correction: Called if the first Date shows that the time was wrong, with the seconds to add and the
+                correct time.
+        """
         self._clock = clock
+        self._on_correction = on_correction
         self._mutex = threading.Lock()
         # The API's time minus the monotonic time; None until it is known. Read without the lock, which is atomic.
         self._ahead: float | None = None
@@ -106,8 +108,4 @@ class ApiClock:
                     return
             self._ahead = date + 0.5 - received
             if before is None:
-                self.on_correction(self._ahead - wall, received + self._ahead)
-
-
-def _ignore(*_: float) -> None:
-    """Do nothing, by default."""
+                self._on_correction(self._ahead - wall, received + self._ahead)

@@ -291,7 +291,7 @@ def test_a_wrong_clock_is_logged_when_it_is_noticed_and_when_it_is_right(machine
 def test_small_differences_are_ignored() -> None:
     """Within half a minute, and while an answer took minutes, the machine's clock counts."""
     wall = FakeClock(1_000_000.0)
-    clock = ApiClock(wall)
+    clock = ApiClock(wall, lambda *_: None)
     for date, seconds in [(wall.wall - CLOCKS_AGREE, 0.1), (wall.wall + CLOCKS_AGREE, 0.1), (wall.wall - 150, 130.0)]:
         clock.answered(date, seconds)
         assert clock.now() == wall.wall
@@ -303,7 +303,7 @@ def test_small_differences_are_ignored() -> None:
 def test_without_a_date_the_machine_uses_its_own_clock() -> None:
     """If the API sends no Date, the wall clock counts, whatever it does."""
     wall = FakeClock()
-    clock = ApiClock(wall)
+    clock = ApiClock(wall, lambda *_: None)
     wall.wall += DAY
     assert clock.now() == wall.wall
     assert clock.offset == 0
