@@ -80,8 +80,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         return run(options)
     except ConfigError as error:
-        for line in error.errors:
-            console.say(line)
+        console.say(str(error))
     except ExporterError as error:
         console.say(f"smartstream-exporter: {error}")
     except KeyboardInterrupt as error:
