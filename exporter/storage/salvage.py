@@ -96,8 +96,8 @@ def _copy_file(damaged: Path, work: Path) -> None:
     for suffix in ("", "-wal"):
         source, target = damaged.with_name(damaged.name + suffix), work.with_name(work.name + suffix)
         if source.exists():
-            with source.open("rb") as read, os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT, MODE), "wb") as write:
-                shutil.copyfileobj(read, write)
+            target.touch(MODE)
+            shutil.copyfile(source, target)
 
 
 def _repair(work: Path) -> None:
@@ -108,18 +108,15 @@ def _repair(work: Path) -> None:
     for suffix in ("-wal", "-shm"):
         work.with_name(work.name + suffix).unlink(missing_ok=True)
     _repair_header(work, journal=1)
-    try:
-        with _reading(work) as db:
-            readable = bool({name for _, name, _ in schema_of(db)} & {"streams", "series"})
-    except READ_ERRORS:
-        readable = False
-    if not readable:
-        template = empty_file()
-        with work.open("r+b") as file:
-            for page in schema_pages():
-                file.seek((page - 1) * PAGE)
-                file.write(template[(page - 1) * PAGE : page * PAGE])
-        _repair_header(work, journal=1)
+    with contextlib.suppress(*READ_ERRORS), _reading(work) as db:
+        if not {"streams", "series"}.isdisjoint(name for _, name, _ in schema_of(db)):
+            return
+    template = empty_file()
+    with work.open("r+b") as file:
+        for page in schema_pages():
+            file.seek((page - 1) * PAGE)
+            file.write(template[(page - 1) * PAGE : page * PAGE])
+    _repair_header(work, journal=1)
 
 
 def _repair_header(work: Path, journal: int) -> None:
