@@ -61,13 +61,11 @@ class StateFile:
         path: Its name as configured.
         real: Its name without symbolic links.
         descriptor: Of the open file; to close it is to unlock it.
-        identity: What distinguishes it from another file of the same name.
     """
 
     path: Path
     real: Path
     descriptor: int
-    identity: Identity
 
     @cached_property
     def wal_and_shm(self) -> tuple[str, str]:
@@ -93,7 +91,7 @@ class StateFile:
         found = identity_at(self.path)
         if found is None:
             return Place.GONE
-        return Place.HERE if found == self.identity else Place.REPLACED
+        return Place.HERE if found == identity_at(self.descriptor) else Place.REPLACED
 
     @contextlib.contextmanager
     def keep_siblings(self) -> Iterator[None]:
@@ -155,7 +153,7 @@ def made_beside(file: StateFile) -> Iterator[StateFile]:
     """
     real = file.real.with_name(file.real.name + ".new")
     remove(real)
-    made = _described(file.path, real, os.open(real, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE))
+    made = StateFile(file.path, real, os.open(real, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE))
     try:
         _tighten(made.descriptor)
         _lock_whole(made)
@@ -190,7 +188,7 @@ def put(made: StateFile) -> StateFile:
     else:
         made.real.unlink()
     _sync_folder(target)
-    return StateFile(made.path, target, made.descriptor, made.identity)
+    return StateFile(made.path, target, made.descriptor)
 
 
 def put_in_place_of(made: StateFile, file: StateFile, aside: Path) -> StateFile:
@@ -211,7 +209,7 @@ def put_in_place_of(made: StateFile, file: StateFile, aside: Path) -> StateFile:
     _remove_siblings(file.real)
     made.real.rename(file.real)
     _sync_folder(file.real)
-    return StateFile(file.path, file.real, made.descriptor, made.identity)
+    return StateFile(file.path, file.real, made.descriptor)
 
 
 def aside_of(file: StateFile, now: int) -> Path:
@@ -232,8 +230,8 @@ def _remove_siblings(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def identity_at(path: Path | str) -> Identity | None:
-    """Device and inode at a path, or None if nothing is there.
+def identity_at(path: Path | str | int) -> Identity | None:
+    """Device and inode at a path, or of an open file by its descriptor; None if nothing is there.
 
     Raises:
         OSError: This cannot be determined.
@@ -285,12 +283,7 @@ def _open(path: Path) -> StateFile:
         _refuse_others(path, real.stat().st_mode)
     except FileNotFoundError:
         flags |= os.O_CREAT
-    return _described(path, real, os.open(real, flags, MODE))
-
-
-def _described(path: Path, real: Path, descriptor: int) -> StateFile:
-    info = os.fstat(descriptor)
-    return StateFile(path, real, descriptor, (info.st_dev, info.st_ino))
+    return StateFile(path, real, os.open(real, flags, MODE))
 
 
 def _refuse_others(path: Path, mode: int) -> None:
