@@ -80,7 +80,7 @@ def _run(settings: Settings, listen: Address, signals: Signals, open_files: int)
     Returns:
         The exit code; None to open the state file again, which recovers what is readable.
     """
-    with signals.ending_at_once(_log_end_while_starting):
+    with signals.ending_at_once(lambda: log.info("stopped during startup; nothing is lost")):
         process = _Process.build(settings, listen, open_files)
     process.start()
     _warn_of_waits(settings)
@@ -91,7 +91,8 @@ def _run(settings: Settings, listen: Address, signals: Signals, open_files: int)
         log.warning("restarting to recover the state file", problem=problem.message if problem else "")
     else:
         log.info("stopping", signal=stopped_by.name)
-        signals.end_within(LONGEST_END, _log_end_before_closed)
+        too_late = "stopped before the state file was closed; nothing is lost"
+        signals.end_within(LONGEST_END, lambda: log.warning(too_late))
     if process.stop():
         if stopped_by is None:
             return None
@@ -113,16 +114,6 @@ def _wait(signals: Signals, schedule: Scheduler, state: State) -> signal.Signals
             log.warning("SIGHUP does not reload the configuration: restart the exporter to apply changes")
         schedule.watch_clock()
     return None
-
-
-def _log_end_while_starting() -> None:
-    log.info("stopped during startup; nothing is lost")
-    logs.flush()
-
-
-def _log_end_before_closed() -> None:
-    log.warning("stopped before the state file was closed; nothing is lost")
-    logs.flush()
 
 
 @dataclass(frozen=True, slots=True)

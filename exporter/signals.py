@@ -9,7 +9,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import Self
+from typing import NoReturn, Self
+
+from exporter import logs
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
@@ -57,21 +59,18 @@ class Signals:
         return self._received.popleft() if self._received else None
 
     @contextlib.contextmanager
-    def ending_at_once(self, before: Callable[[], object]) -> Iterator[None]:
+    def ending_at_once(self, report: Callable[[], object]) -> Iterator[None]:
         """Let SIGTERM or SIGINT end the process with 0 at once meanwhile, even if a disk blocks the main thread.
 
         Args:
-            before: Called before the process ends.
+            report: Logs that the process ends.
         """
         finished = threading.Event()
 
         def watch() -> None:
             while not finished.is_set():
                 if self.wait(0.05) in STOP_SIGNALS:
-                    try:
-                        before()
-                    finally:
-                        os._exit(0)
+                    _end(report)
 
         watching = threading.Thread(target=watch, name="start", daemon=True)
         watching.start()
@@ -81,14 +80,14 @@ class Signals:
             finished.set()
             watching.join()
 
-    def end_within(self, seconds: float, too_late: Callable[[], object]) -> None:
+    def end_within(self, seconds: float, report: Callable[[], object]) -> None:
         """Make sure that the process ends after a stop signal, even if other threads are blocked.
 
         Another SIGTERM or SIGINT ends it at once with 128 plus the signal's number.
 
         Args:
             seconds: The time allowed for the shutdown.
-            too_late: Called when the time is up; the process then ends with 0.
+            report: Logs that the time is up; the process then ends with 0.
         """
 
         def watch() -> None:
@@ -97,10 +96,7 @@ class Signals:
                 number = self.wait(left)
                 if number in STOP_SIGNALS:
                     os._exit(128 + number)
-            try:
-                too_late()
-            finally:
-                os._exit(0)
+            _end(report)
 
         self._ending = True
         threading.Thread(target=watch, name="end", daemon=True).start()
@@ -110,6 +106,14 @@ def interrupt_on_stop() -> None:
     """Let the first SIGTERM or SIGINT raise KeyboardInterrupt in the main thread, and the next end the process."""
     for number in STOP_SIGNALS:
         signal.signal(number, _interrupt)
+
+
+def _end(report: Callable[[], object]) -> NoReturn:
+    try:
+        report()
+        logs.flush()
+    finally:
+        os._exit(0)
 
 
 def _caught(_number: int, _frame: FrameType | None) -> None:
