@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
 from exporter.config.settings import Settings
 from exporter.simulator.app import SimulatorApp
 from exporter.simulator.command import config_for
 from exporter.simulator.faults import Faults, FaultSwitch
+from exporter.simulator.gate import Credentials
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 
@@ -26,5 +25,5 @@ def simulated() -> Iterator[Settings]:
     faults = Faults(late_jitter=0.5, revise_up=0.2)
     app = SimulatorApp(world, FaultSwitch(world, time.time, faults), time.time)
     with SimulatorServer(app) as server, tempfile.TemporaryDirectory() as folder:
-        settings = yaml.safe_load(config_for(world, server.url))
+        settings = config_for(world, server.url, Credentials())
         yield Settings.model_validate(settings | {"storage": {"path": Path(folder) / "state.db"}})

@@ -97,7 +97,8 @@ def run(args: Namespace) -> int:
     world = World(options.seed, options.media, options.zone)
     if args.print_config:
         url = f"http://{Address(_reachable(options.address.host), options.address.port)}/v1"
-        print(config_for(world, url, options.credentials), end="")
+        config = config_for(world, url, options.credentials)
+        print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
         return 0
     app = SimulatorApp(world, FaultSwitch(world, time.time, options.faults), time.time, credentials=options.credentials)
     try:
@@ -126,25 +127,21 @@ def read_options(args: Namespace) -> Options:
     )
 
 
-def config_for(
-    world: World, url: str, credentials: Credentials | None = None, merchant_id: str = DEFAULT_MERCHANT
-) -> str:
-    """A complete configuration of the exporter for a simulated API at this URL, as YAML."""
-    given = credentials or Credentials()
+def config_for(world: World, url: str, credentials: Credentials) -> dict[str, Any]:
+    """A complete configuration of the exporter for a simulated API at this URL."""
     merchant = {
-        "id": merchant_id,
-        "api_key": given.api_key or "simulated-key",
-        "mail_address": given.mail_address or "ops@example.com",
-        "password": given.password or "simulated-password",
+        "id": DEFAULT_MERCHANT,
+        "api_key": credentials.api_key or "simulated-key",
+        "mail_address": credentials.mail_address or "ops@example.com",
+        "password": credentials.password or "simulated-password",
         "collect": [
             {"target": "play_count", "groups": ["all", "country", "device"]},
             {"target": "play_time"},
             {"target": "key_delivery_count"},
         ],
-        "media": [{"id": media.id, "name": media.name} for media in world.catalog(merchant_id).values()],
+        "media": [{"id": media.id, "name": media.name} for media in world.catalog(DEFAULT_MERCHANT).values()],
     }
-    config = {"api": {"url": url, "timezone": str(world.zone)}, "merchants": [merchant]}
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    return {"api": {"url": url, "timezone": str(world.zone)}, "merchants": [merchant]}
 
 
 def _faults(args: Namespace) -> Faults:
