@@ -6,9 +6,6 @@ import resource
 # More than this program needs. Some systems refuse a larger number, or are slow with one.
 CAP = 65536
 
-# macOS accepts at most this where it reports "unlimited".
-_CAP_OF_MACOS = 10240
-
 # Standard streams, state file and its companions, log, event loop, listening sockets, configuration files, and files
 # that libraries open from time to time.
 RESERVED = 24
@@ -20,22 +17,22 @@ MAX_CONNECTIONS = 512
 MIN_CONNECTIONS = 16
 
 
-def raise_limit(cap: int = CAP) -> int:
-    """Raise the soft limit of open files to the hard limit, or to `cap` where that is less. Never lowers it.
+def raise_limit() -> int:
+    """Raise the soft limit of open files to the hard limit, or to `CAP` where that is less. Never lowers it.
 
     Returns:
         The limit in force.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for wanted in (cap, _CAP_OF_MACOS):
-        target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        if soft == resource.RLIM_INFINITY or soft >= target:
-            break
-        # Refused: a smaller number may be accepted, else the limit stays.
+    target = CAP if hard == resource.RLIM_INFINITY else min(CAP, hard)
+    if soft == resource.RLIM_INFINITY:
+        return target
+    if soft < target:
+        # If it is refused, the limit stays.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
             soft = target
-    return cap if soft == resource.RLIM_INFINITY else soft
+    return soft
 
 
 def needed(merchants: int, concurrency: int) -> int:
