@@ -157,12 +157,10 @@ class _Base64:
 
 def _unpacked(raw: bytes, layer: Layer, first: int, cut: int | None) -> Layer:
     """The decoded layer of Base64 that begins at `first` in a layer; `cut` is where it was cut, if it was."""
-    chars, spans, at = [], [], 0
-    for char, size in characters(raw):
+    chars, spans = [], []
+    for char, start, end in characters(raw):
         chars.append(char)
-        end = at + size
-        spans.append((layer.spans[first + at * 4 // 3][0], layer.spans[first - 1 - end * -4 // 3][1]))
-        at = end
+        spans.append((layer.spans[first + start * 4 // 3][0], layer.spans[first - 1 - end * -4 // 3][1]))
     if cut is not None:
         chars.append(CUT)
         spans.append(layer.spans[cut])

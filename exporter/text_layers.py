@@ -149,17 +149,17 @@ def _meaning(match: re.Match[str]) -> Sequence[tuple[str, int]] | None:  # noqa:
 
 def _with_ends(raw: bytes, start: int, width: int) -> list[tuple[str, int]]:
     """The characters of bytes that are each encoded in `width` characters, with the ends of their encoded forms."""
-    chars = []
-    for char, size in characters(raw):
-        start += size * width
-        chars.append((char, start))
-    return chars
+    return [(char, start + end * width) for char, _, end in characters(raw)]
 
 
-def characters(encoded: bytes) -> Iterator[tuple[str, int]]:
-    """Characters with their sizes in bytes: UTF-8, or Latin-1 for bytes that are not UTF-8."""
+def characters(encoded: bytes) -> Iterator[tuple[str, int, int]]:
+    """Characters, and the bytes at which they start and end: UTF-8, or Latin-1 for bytes that are not UTF-8."""
+    end = 0
     for char in encoded.decode("utf-8", "surrogateescape"):
+        start = end
         if "\udc80" <= char <= "\udcff":
-            yield chr(ord(char) - 0xDC00), 1
+            end += 1
+            yield chr(ord(char) - 0xDC00), start, end
         else:
-            yield char, len(char.encode())
+            end += len(char.encode())
+            yield char, start, end
