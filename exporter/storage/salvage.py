@@ -33,7 +33,7 @@ from pathlib import Path
 from exporter.errors import StateError
 from exporter.model import Group, Minute, Target, minute_of
 from exporter.storage.schema import PAGE, READ_ERRORS, empty_file, schema_of, schema_pages
-from exporter.storage.state_file import MODE, remove
+from exporter.storage.state_file import MODE, remove, remove_siblings
 
 # A row was read twice: from the start and from the end, or by stream.
 _KNOWN_ALREADY = ("SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_ROWID", "SQLITE_CONSTRAINT_UNIQUE")
@@ -105,8 +105,7 @@ def _repair(work: Path) -> None:
     # The WAL is newer than the file. SQLite ignores its damaged frames.
     with contextlib.suppress(*READ_ERRORS), _reading(work) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    for suffix in ("-wal", "-shm"):
-        work.with_name(work.name + suffix).unlink(missing_ok=True)
+    remove_siblings(work)
     _repair_header(work, journal=1)
     with contextlib.suppress(*READ_ERRORS), _reading(work) as db:
         if not {"streams", "series"}.isdisjoint(name for _, name, _ in schema_of(db)):

@@ -176,7 +176,7 @@ def put(made: StateFile) -> StateFile:
     if target.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     # An old WAL would be taken for that of this file.
-    _remove_siblings(target)
+    remove_siblings(target)
     try:
         # Unlike a rename, this does not replace a file that has just been created.
         os.link(made.real, target)
@@ -206,7 +206,7 @@ def put_in_place_of(made: StateFile, file: StateFile, aside: Path) -> StateFile:
     wal = file.real.with_name(file.real.name + "-wal")
     with contextlib.suppress(FileNotFoundError):
         wal.rename(aside.with_name(aside.name + "-wal"))
-    _remove_siblings(file.real)
+    remove_siblings(file.real)
     made.real.rename(file.real)
     _sync_folder(file.real)
     return StateFile(file.path, file.real, made.descriptor)
@@ -222,10 +222,11 @@ def aside_of(file: StateFile, now: int) -> Path:
 def remove(path: Path) -> None:
     """Delete a file and the files of SQLite beside it, if they exist."""
     path.unlink(missing_ok=True)
-    _remove_siblings(path)
+    remove_siblings(path)
 
 
-def _remove_siblings(path: Path) -> None:
+def remove_siblings(path: Path) -> None:
+    """Delete the files of SQLite beside a file, if they exist."""
     for suffix in SIBLINGS:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
