@@ -11,9 +11,7 @@ from http import HTTPStatus
 from typing import Generic, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
 
-import requests
 from requests.adapters import BaseAdapter
-from requests.auth import AuthBase
 
 from exporter import __version__
 from exporter.api import answers
@@ -110,20 +108,6 @@ class _Request(Generic[_T]):
     asked: str = ""
     media_id: str = ""
     empty: _T | None = None
-
-
-class _Credentials(AuthBase):
-    """Signs a request. As `auth`, so that `requests` does not look into ~/.netrc."""
-
-    def __init__(self, api_key: str, token: str | None) -> None:
-        self._api_key = api_key
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["X-Streaks-Api-Key"] = self._api_key
-        if self._token is not None:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
 
 
 def _ignore_date(*_: float) -> None:
@@ -255,7 +239,9 @@ class Client:
 
     def _send(self, request: _Request[_T], token: str | None) -> _T:
         """What a successful answer says. Raises what another one means."""
-        credentials = _Credentials(self._merchant.api_key.get_secret_value(), token)
+        headers = {**_HEADERS, "X-Streaks-Api-Key": self._merchant.api_key.get_secret_value()}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
         slot = self._budget.take()
         began = time.monotonic()
         try:
@@ -266,8 +252,7 @@ class Client:
                 timeout=self._api.timeout,
                 limit=request.limit,
                 hide=self._hide,
-                headers=_HEADERS,
-                auth=credentials,
+                headers=headers,
                 params=request.query,
                 json=request.account,
             )
