@@ -84,8 +84,6 @@ class RequestBudget:
         self._allowed = float(limit)
         self._since = clock.monotonic()
         self._blocked_until = self._since
-        # Whether the state file has a hold, even one that has ended.
-        self._hold_kept = False
         self._load()
 
     @property
@@ -127,10 +125,10 @@ class RequestBudget:
                     "(SELECT send_id FROM sends WHERE merchant_id = ? ORDER BY send_id DESC LIMIT 1 OFFSET ?)",
                     (self._merchant_id, self._merchant_id, self._limit),
                 )
-                if self._hold_kept:
-                    # It has ended. After a reboot with the clock set back, that could not be known.
-                    db.execute("UPDATE budgets SET held_for = 0 WHERE merchant_id = ?", (self._merchant_id,))
-            self._hold_kept = False
+                # A hold has ended. After a reboot with the clock set back, that could not be known.
+                db.execute(
+                    "UPDATE budgets SET held_for = 0 WHERE merchant_id = ? AND held_for > 0", (self._merchant_id,)
+                )
             slot = Slot(now, running=True, _clock=self._clock)
             self._sends.append(slot)
             return slot
@@ -180,7 +178,6 @@ class RequestBudget:
                     now,
                 ),
             )
-        self._hold_kept = True
 
     def _wait(self, now: float) -> float:
         window = self._window(now)
@@ -215,7 +212,6 @@ class RequestBudget:
             self._allowed = min(allowed, float(self._limit))
             self._since = now + min(grows_in, LONGEST_WAIT) - age
             self._blocked_until = now + min(held_for, LONGEST_WAIT) - age
-            self._hold_kept = held_for > 0
         if self._state.salvaged:
             # Unknown requests count as a budget that was spent just now.
             self._block(now, WINDOW + self._margin)
