@@ -20,6 +20,7 @@ from requests.utils import should_bypass_proxies
 from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
 
+from exporter.config.text_files import shown_path
 from exporter.errors import ConfigError
 from exporter.invisible import find_invisible
 
@@ -159,16 +160,14 @@ def _parse(url: str) -> Url:
 
 def _ca_problem(path: Path) -> str | None:
     """Why a file or a folder does not hold CA certificates."""
-    shown = str(path) if str(path).isprintable() else ascii(str(path))
     try:
         problem = _unlike_certificates(path)
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     except ValueError:
         problem = "is not a path"
-    return (
-        f"{shown} {problem}; name a file with CA certificates in PEM form, or unset the variable" if problem else None
-    )
+    fix = "name a file with CA certificates in PEM form, or unset the variable"
+    return f"{shown_path(path)} {problem}; {fix}" if problem else None
 
 
 def _unlike_certificates(path: Path) -> str | None:
