@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, SecretStr, ValidationInfo
 
 from exporter.config.messages import SECRETS, setting_error
-from exporter.config.text_files import decode, read_bytes
+from exporter.config.text_files import read_text
 from exporter.config.yaml_dialect import kind_of
 from exporter.invisible import find_invisible
 from exporter.redact import HIDDEN
@@ -91,17 +91,11 @@ def _read(value: object, info: ValidationInfo) -> object:
 def _from_file(path: Path, key: str) -> str:
     """The secret in a file, without a byte order mark and a final line end."""
     try:
-        content = read_bytes(path, _LONGEST)
+        secret = read_text(path, _LONGEST, "is too long for a secret; check its name").rstrip("\r\n")
     except OSError as error:
         raise setting_error(f"cannot read {path}: {error.strerror}; check its name and permissions", key) from None
     except ValueError as error:
-        raise setting_error(f"the file {path} {error}; name a regular file", key) from None
-    if len(content) > _LONGEST:
-        raise setting_error(f"the file {path} is too long for a secret; check its name", key)
-    try:
-        secret = decode(content).rstrip("\r\n")
-    except ValueError as error:
-        raise setting_error(f"the file {path} {error}; save it as UTF-8", key) from None
+        raise setting_error(f"the file {path} {error}", key) from None
     if not secret:
         raise setting_error(f"the file {path} is empty; write the secret into it", key)
     return secret

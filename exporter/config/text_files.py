@@ -10,50 +10,46 @@ from exporter.errors import ConfigError
 LARGEST_FILE = 10 * 1024 * 1024
 
 
-def read_bytes(path: Path, largest: int) -> bytes:
-    """Read a regular file.
+def read_text(path: Path, largest: int, too_large: str) -> str:
+    """Read a file of UTF-8 text, and drop a byte order mark.
 
     Args:
         path: The file.
-        largest: Size limit in bytes.
-
-    Returns:
-        The content. Of a larger file, the first `largest` + 1 bytes.
+        largest: Size limit in bytes. No more is read.
+        too_large: The message for a larger file.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is a pipe or a device, which may never end, or the path is invalid. The message says so.
+        ValueError: It is not a regular file, is too large, or is not UTF-8. The message says so, and how to fix it.
     """
+    if "\0" in str(path):
+        raise ValueError("is not a valid path; name a file")
     # O_NONBLOCK: opening a pipe waits for a writer.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if not stat.S_ISREG(mode):
-            raise ValueError("is a pipe" if stat.S_ISFIFO(mode) else "is a device")
-        return file.read(largest + 1)
-
-
-def decode(content: bytes) -> str:
-    """Decode UTF-8 and drop a byte order mark.
-
-    Raises:
-        ValueError: It is not UTF-8. The message says so.
-    """
+            # It may never end.
+            raise ValueError(f"is a {'pipe' if stat.S_ISFIFO(mode) else 'device'}; name a regular file")
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(too_large)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError("is UTF-16 text")
+        raise ValueError("is UTF-16 text; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError("is not UTF-8 text") from None
+        raise ValueError("is not UTF-8 text; save it as UTF-8") from None
 
 
-def read_text(path: Path) -> str:
+def read_config(path: Path) -> str:
     """Read a configuration file.
 
     Raises:
         ConfigError: It cannot be read, is too large, or is not UTF-8. One error.
     """
+    too_large = f"is larger than {LARGEST_FILE // 1024 // 1024} MiB; check that it is the configuration file"
     try:
-        content = read_bytes(path, LARGEST_FILE)
+        return read_text(path, LARGEST_FILE, too_large)
     except FileNotFoundError:
         problem = "no such file; create it, or name another file"
     except IsADirectoryError:
@@ -61,14 +57,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         problem = f"cannot be read: {error.strerror}; check the file and its permissions"
     except ValueError as error:
-        problem = f"{error}; name a regular file" if "\0" not in str(path) else "is not a valid path; name a file"
-    else:
-        problem = f"is larger than {LARGEST_FILE // 1024 // 1024} MiB; check that it is the configuration file"
-        if len(content) <= LARGEST_FILE:
-            try:
-                return decode(content)
-            except ValueError as error:
-                problem = f"{error}; save it as UTF-8"
+        problem = str(error)
     raise ConfigError([f"{shown_path(path)}: {problem}"])
 
 

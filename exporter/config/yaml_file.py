@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from exporter.config.text_files import read_text, shown_path
+from exporter.config.text_files import read_config, shown_path
 from exporter.config.yaml_dialect import TAG, Dumper, Loader, kind_of
 from exporter.config.yaml_errors import syntax_error
 from exporter.errors import ConfigError
@@ -44,7 +44,7 @@ def read(path: Path) -> ConfigFile:
     Raises:
         ConfigError: The file cannot be read, is not YAML, or is not a mapping. One error.
     """
-    outcome = _parse(shown_path(path), read_text(path))
+    outcome = _parse(shown_path(path), read_config(path))
     if isinstance(outcome, str):
         raise ConfigError([outcome])
     return outcome
