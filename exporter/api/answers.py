@@ -104,7 +104,7 @@ def rows(
     if valued and all(row.nested for row in valued):
         first = valued[0]
         raise MalformedAnswer(str(_Problem(first.place, "an object or a list instead of a number", first.raw)))
-    return _reading(read, problems, stream, zone, hide)
+    return _reading(read, problems, stream, hide)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +130,12 @@ def _reading(
     read: Sequence[Row],
     problems: list[_Problem],
     stream: Stream,
-    zone: ZoneInfo,
     hide: Callable[[str], str],
 ) -> Reading:
     """Merge the rows of each minute, and list the problems."""
     found: dict[Minute, dict[Label, float | None]] = {}
     unusable: list[tuple[Row, Minute, Label, str]] = []
-    minutes = assign_passes([row.date for row in read], zone)
-    for row, minute in zip(read, minutes, strict=True):
+    for row, minute in zip(read, assign_passes(read), strict=True):
         known = found.setdefault(minute, {})
         for label, value in row.values.items():
             before = known.setdefault(label, value)

@@ -8,11 +8,10 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from exporter.api.json_body import Twice, excerpt
-from exporter.api.passes import RowDate
 from exporter.api.row_forms import NUMBER, Label, parts, single
 from exporter.errors import MalformedAnswer
-from exporter.localtime import midnight
-from exporter.model import Group, Minute, Stream, minute_of
+from exporter.localtime import midnight, repeat_of
+from exporter.model import Group, Minute, MinuteRange, Stream, minute_of
 
 # Counters hold millionths in 64 bits.
 LARGEST = 10**12
@@ -35,7 +34,9 @@ class Row:
     Attributes:
         place: Its place in the list, from 1.
         raw: The row's JSON value.
-        date: When it starts.
+        first: Its first minute, as far as its local time says; in a repeat, that of the first pass.
+        second: That of the second pass; equal to `first` if there is none.
+        span: The minutes in which it can start: a repeat, or only `first`.
         values: Its numbers by label value; None for an unusable one.
         problems: The reasons why numbers are unusable, by label value.
         nested: Whether all its values are non-empty objects or lists instead of numbers.
@@ -43,7 +44,9 @@ class Row:
 
     place: int
     raw: object
-    date: RowDate
+    first: Minute
+    second: Minute
+    span: MinuteRange
     values: Mapping[Label, float | None]
     problems: Mapping[Label, str]
     nested: bool
@@ -66,6 +69,7 @@ def read_row(place: int, row: object, stream: Stream, zone: ZoneInfo, *, hourly:
     if not isinstance(row, dict):
         raise UnusableError("not an object")
     first, second = _minutes(row.get("date"), stream, zone, hourly=hourly)
+    repeat = repeat_of(first, zone) if first != second else None
     members = {key: value for key, value in row.items() if key != "date"}
     values: dict[Label, float | None] = {}
     problems: dict[Label, str] = {}
@@ -83,7 +87,7 @@ def read_row(place: int, row: object, stream: Stream, zone: ZoneInfo, *, hourly:
             values[label] = None
             problems[label] = f"duplicate {excerpt(label)}"
     nested = all(isinstance(raw, dict | list) and raw for _, raw in given)
-    return Row(place, row, RowDate(first, second, values.keys()), values, problems, nested)
+    return Row(place, row, first, second, repeat or MinuteRange(first, first), values, problems, nested)
 
 
 def _minutes(date: object, stream: Stream, zone: ZoneInfo, *, hourly: bool) -> tuple[Minute, Minute]:
