@@ -224,7 +224,7 @@ def _store_history(settings: Settings, audience: Audience, now: float) -> None:
         for place, media_id in enumerate(audience.rates):
             # Not all at once, or none of them would be due meanwhile.
             known_since = now - MEDIA_EVERY * place / len(audience.rates)
-            known = Media(media_id=media_id, ref_id="", name="", live_event_id="", encode_type="file")
+            known = Media(ref_id="", name="", live_event_id="", encode_type="file")
             catalog.enter_media(Lookup(media_id), known, known_since)
         watch = DropMonitor(state, settings, merchant, catalog)
         day = MinuteRange(newest - MINUTES_BACK + 1, newest)

@@ -42,14 +42,12 @@ class Media:
     """A media's entry in the catalog; unknown texts are "".
 
     Attributes:
-        media_id: The API's id.
         ref_id: The merchant's own id.
         name: Its title.
         live_event_id: Its live event.
         encode_type: Whether it is a file or live.
     """
 
-    media_id: str
     ref_id: str
     name: str
     live_event_id: str
@@ -187,8 +185,8 @@ def media(body: bytes, *, hide: Callable[[str], str] = str) -> Media:
         MalformedAnswer: The answer is not a media.
     """
     # In the order of the fields.
-    keys = ("id", "ref_id", "name", "live_event_id", "encode_type")
-    found = _record(body, "a media", set(keys))
+    keys = ("ref_id", "name", "live_event_id", "encode_type")
+    found = _record(body, "a media", {"id", *keys})
     return Media(*(_text(found.get(key), hide) for key in keys))
 
 

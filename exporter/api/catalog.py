@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from types import MappingProxyType
 
 from exporter.api.answers import LiveEvent, Media
@@ -87,15 +87,7 @@ class Catalog:
                 "INSERT OR REPLACE INTO media "
                 "(merchant_id, media_id, ref_id, name, live_event_id, encode_type, fetched_at) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    self._merchant_id,
-                    lookup.media_id,
-                    media.ref_id,
-                    media.name,
-                    media.live_event_id,
-                    media.encode_type,
-                    now,
-                ),
+                (self._merchant_id, lookup.media_id, *astuple(media), now),
             )
         with self._mutex:
             self._remember(lookup.media_id, media, now)
@@ -172,7 +164,6 @@ class Catalog:
                 "WHERE merchant_id = ?",
                 (self._merchant_id,),
             ).fetchall()
-        for *fields, fetched_at in rows:
-            media = Media(*fields)
-            if media.media_id in self._settings:
-                self._remember(media.media_id, media, fetched_at)
+        for media_id, *fields, fetched_at in rows:
+            if media_id in self._settings:
+                self._remember(media_id, Media(*fields), fetched_at)

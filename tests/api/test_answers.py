@@ -668,12 +668,12 @@ MEDIA = {
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (MEDIA, answers.Media("7f8d", "r1", "Morning news", "e1", "live")),
-        ({"media": MEDIA}, answers.Media("7f8d", "r1", "Morning news", "e1", "live")),
-        (dict.fromkeys(MEDIA), answers.Media("", "", "", "", "")),
-        ({"id": 7, "name": True, "ref_id": ["x"]}, answers.Media("7", "", "", "", "")),
-        ({"id": "x", "name": "a\ud800" + "b" * 300}, answers.Media("x", "", "a\ufffd" + "b" * 198, "", "")),
-        ({"id": "x", "name": "ERROR"}, answers.Media("x", "", "ERROR", "", "")),
+        (MEDIA, answers.Media("r1", "Morning news", "e1", "live")),
+        ({"media": MEDIA}, answers.Media("r1", "Morning news", "e1", "live")),
+        (dict.fromkeys(MEDIA), answers.Media("", "", "", "")),
+        ({"id": 7, "name": True, "ref_id": ["x"], "live_event_id": 7}, answers.Media("", "", "7", "")),
+        ({"id": "x", "name": "a\ud800" + "b" * 300}, answers.Media("", "a\ufffd" + "b" * 198, "", "")),
+        ({"id": "x", "name": "ERROR"}, answers.Media("", "ERROR", "", "")),
     ],
 )
 def test_media(answer: object, expected: answers.Media) -> None:

@@ -20,7 +20,7 @@ Build = Callable[..., Catalog]
 
 
 def known(media_id: str = "a", name: str = "News", event: str = "") -> Media:
-    return Media(media_id=media_id, ref_id=f"ref-{media_id}", name=name, live_event_id=event, encode_type="live")
+    return Media(ref_id=f"ref-{media_id}", name=name, live_event_id=event, encode_type="live")
 
 
 def settings(media: list[Mapping[str, Any]], merchant_id: str = "m") -> MerchantSettings:

@@ -65,7 +65,7 @@ class World:
         """Let the catalog know which media are files."""
         for media_id in MEDIA:
             event = "event" if media_id == live else ""
-            known = Media(media_id, "", f"name of {media_id}", event, "live" if event else "file")
+            known = Media("", f"name of {media_id}", event, "live" if event else "file")
             self.catalog.enter_media(Lookup(media_id), known, self.now)
 
     def warm_up(self) -> None:

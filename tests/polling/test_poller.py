@@ -91,7 +91,7 @@ class FakeClient:
     def media(self, media_id: str) -> Media:
         self._send(f"media {media_id}")
         self._fail(f"media {media_id}")
-        return Media(media_id=media_id, ref_id="", name=f"name of {media_id}", live_event_id="ev", encode_type="live")
+        return Media(ref_id="", name=f"name of {media_id}", live_event_id="ev", encode_type="live")
 
     def live_event(self, live_event_id: str) -> LiveEvent:
         self._send(f"event {live_event_id}")

@@ -93,9 +93,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             count(built, clock, 1)
         for merchant_id, parts in built.parts.items():
             while (lookup := parts.catalog.next_lookup(clock.now())) is not None:
-                parts.catalog.enter_media(
-                    lookup, Media(lookup.media_id, "ref", f"Name {merchant_id}", "", "vod"), clock.now()
-                )
+                parts.catalog.enter_media(lookup, Media("ref", f"Name {merchant_id}", "", "vod"), clock.now())
             parts.monitor.save(clock.now())
         for merchant in SETTINGS.merchants:
             limiter = RequestBudget(state, merchant.id, 45, clock)

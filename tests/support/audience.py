@@ -154,7 +154,7 @@ class StandIn:
     def media(self, media_id: str) -> Media:
         """The answer of the catalog."""
         self.send()
-        return Media(media_id=media_id, ref_id="", name="", live_event_id="", encode_type="vod")
+        return Media(ref_id="", name="", live_event_id="", encode_type="vod")
 
     def send(self) -> None:
         """Take a slot of the budget, and let the time of a request pass."""
@@ -238,7 +238,7 @@ def store_catalog(state: State, media: Sequence[str], clock: FakeClock) -> None:
     """Store the names of all media, and that their history is known, so that no lookup is due for some hours."""
     catalog = Catalog(state, settings_for(media, 1).merchants[0])
     for media_id in media:
-        known = Media(media_id=media_id, ref_id="", name="", live_event_id="", encode_type="vod")
+        known = Media(ref_id="", name="", live_event_id="", encode_type="vod")
         catalog.enter_media(Lookup(media_id), known, clock.now())
     mark_history_known(state, MERCHANT, ["", *media])
 
