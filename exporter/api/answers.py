@@ -77,7 +77,7 @@ def rows(
         stream: What was requested.
         zone: The zone of dates without an offset.
         hourly: Whether whole hours were requested.
-        hide: Redacts secrets in a label value.
+        hide: Redacts secrets in the label values and the problems.
 
     Returns:
         Numbers by label value, by the first minute of the row's minute or hour, or of its local day if the target is
@@ -151,7 +151,7 @@ def _reading(
         if not grouped or label != TOTAL or len(found[minute]) == 1
     ]
     problems.sort(key=lambda problem: problem.place)
-    lines = tuple(map(str, problems[:MOST_PROBLEMS]))
+    lines = tuple(hide(str(problem)) for problem in problems[:MOST_PROBLEMS])
     more = len(problems) - MOST_PROBLEMS
     shown = (*lines, f"and {more} more") if more > 0 else lines
     return Reading({minute: _labelled(values, hide, grouped=grouped) for minute, values in found.items()}, shown)

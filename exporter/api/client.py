@@ -6,7 +6,7 @@ Nothing is retried here, except one request with a new token after a 401: the ca
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Generic, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
@@ -188,7 +188,7 @@ class Client:
         }
         if stream.media_id:
             query["media_id"] = stream.media_id
-        reading = self._get(
+        return self._get(
             _Request(
                 "aggregations",
                 "aggregations",
@@ -200,7 +200,6 @@ class Client:
                 empty=Reading({}),
             )
         )
-        return replace(reading, problems=tuple(self._hide(problem) for problem in reading.problems))
 
     def media(self, media_id: str) -> answers.Media:
         """The catalog entry of a media. Raises as `aggregations` does."""
@@ -323,12 +322,11 @@ class Client:
             problem += f"; {_ACCOUNT_FIX}"
         elif status in _FIXES:
             problem += f"; {_FIXES[status]}"
+        wait = retry_after(answer.headers.get("Retry-After"), self._clock.now())
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            wait = retry_after(answer.headers.get("Retry-After"), self._clock.now())
             self._budget.refused(wait)
             return RateLimited(problem, status=status, retry_after=wait)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            wait = retry_after(answer.headers.get("Retry-After"), self._clock.now())
             return ServerError(problem, status=status, retry_after=wait)
         return _KINDS.get(status, RefusedError)(problem, status=status)
 
