@@ -15,7 +15,7 @@ from requests.adapters import BaseAdapter
 
 from exporter import __version__
 from exporter.api import answers
-from exporter.api.connections import open_session
+from exporter.api.connections import Session
 from exporter.api.headers import answer_date, retry_after
 from exporter.api.json_body import clean
 from exporter.api.limits import TOKEN_LIMIT, Limit, catalog_limit, rows_limit
@@ -145,7 +145,7 @@ class Client:
         self._observe = observe
         self._on_date = on_date
         self._clock = clock
-        self._session = open_session(api.url, adapter)
+        self._session = Session(api.url, adapter)
         self._base = f"{api.url}/merchants/{quote(merchant.id, safe='')}"
         self._sign_in = SignIn(self._request_token, self._redact_token, clock)
         self._tokens = deque[str](maxlen=_TOKENS_REDACTED)

@@ -18,7 +18,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.connection import allowed_gai_family, create_connection
 
 from exporter.api.deadlines import TimedSocket, TimedTlsSocket, seconds_left
-from exporter.config.environment import Route, find_route
+from exporter.config.environment import find_route
 
 
 class _Resolver:
@@ -149,13 +149,26 @@ class Session(requests.Session):
         route: The proxy and the CA certificates.
     """
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, url: str, adapter: BaseAdapter | None = None) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            url: The URL of the API. Environment variables for proxy and certificates are read now, once.
+            adapter: Another transport than the usual one.
+
+        Raises:
+            ConfigError: A variable names a proxy or certificates that cannot be used.
+        """
         super().__init__()
-        self.route = route
+        self.route = find_route(url, os.environ)
         self.trust_env = False
-        self.proxies = dict.fromkeys(("http", "https"), route.proxy.url) if route.proxy else {}
-        self.verify = str(route.ca_path) if route.ca_path else True
+        self.proxies = dict.fromkeys(("http", "https"), self.route.proxy.url) if self.route.proxy else {}
+        self.verify = str(self.route.ca_path) if self.route.ca_path else True
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        self.headers["Accept-Encoding"] = "gzip, deflate"
+        adapter = adapter or DeadlineAdapter()
+        self.mount("https://", adapter)
+        self.mount("http://", adapter)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -165,21 +178,3 @@ class Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - of the base class
         """Follow no redirect: `requests` would read its whole body, however long."""
         return None
-
-
-def open_session(url: str, adapter: BaseAdapter | None = None) -> Session:
-    """A session for requests to one host.
-
-    Args:
-        url: The URL of the API. Environment variables for proxy and certificates are read now, once.
-        adapter: Another transport than the usual one.
-
-    Raises:
-        ConfigError: A variable names a proxy or certificates that cannot be used.
-    """
-    session = Session(find_route(url, os.environ))
-    session.headers["Accept-Encoding"] = "gzip, deflate"
-    adapter = adapter or DeadlineAdapter()
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session

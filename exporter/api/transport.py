@@ -47,7 +47,7 @@ def exchange(
     """Send a request and read the whole answer.
 
     Args:
-        session: From `open_session`.
+        session: The connections.
         method: The HTTP method.
         url: The address.
         timeout: Seconds until the answer must be complete.

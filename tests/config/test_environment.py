@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from exporter.api.connections import open_session
+from exporter.api.connections import Session
 from exporter.api.limits import Limit
 from exporter.api.transport import Answer, exchange
 from exporter.config.environment import Route, find_route
@@ -179,7 +179,7 @@ def error_of(url: str, environ: Mapping[str, str], monkeypatch: pytest.MonkeyPat
     """The error of a failing request."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    with open_session(url) as session, pytest.raises(NoAnswer) as caught:
+    with Session(url) as session, pytest.raises(NoAnswer) as caught:
         exchange(session, "GET", f"{url}/x", timeout=20, limit=SMALL, hide=str)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
     return str(caught.value)
@@ -300,7 +300,7 @@ def test_an_answer_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with Peer(answer) as peer:
         monkeypatch.setenv("HTTP_PROXY", peer.url.replace("://", "://user:p%40ss@"))
-        with open_session(PLAIN) as session:
+        with Session(PLAIN) as session:
             found = exchange(session, "GET", f"{PLAIN}/x", timeout=20, limit=SMALL, hide=str)
     assert isinstance(found, Answer)
     assert found.packed == b'"good"'
@@ -314,7 +314,7 @@ def test_certificates_that_are_deleted(monkeypatch: pytest.MonkeyPatch, tmp_path
     path = tmp_path / "ca.pem"
     path.write_bytes(CERTIFICATE.read_bytes())
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
-    with Peer(lambda _: reply(200, "good"), tls=True) as peer, open_session(peer.url) as session:
+    with Peer(lambda _: reply(200, "good"), tls=True) as peer, Session(peer.url) as session:
         path.unlink()
         with pytest.raises(NoAnswer) as caught:
             exchange(session, "GET", peer.url, timeout=20, limit=SMALL, hide=str)
@@ -339,7 +339,7 @@ def test_a_timeout_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error of a slow request names the proxy."""
     with Peer(lambda _: drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n")) as peer:
         monkeypatch.setenv("HTTP_PROXY", peer.url)
-        with open_session(PLAIN) as session, pytest.raises(NoAnswer) as caught:
+        with Session(PLAIN) as session, pytest.raises(NoAnswer) as caught:
             exchange(session, "GET", PLAIN, timeout=0.2, limit=SMALL, hide=str)
     assert str(caught.value) == f"timed out after 0.2 s, through the proxy {peer.url} of HTTP_PROXY"
 
