@@ -46,30 +46,23 @@ class _Resolver:
             return [host]
         with self._mutex:
             found = self._asked.get((host, port))
-            if found is None:
+            # The answer of a lookup that has ended may be out of date.
+            if found is None or found.done():
                 found = Future()
-                threading.Thread(
-                    target=self._look_up, args=(host, port, found), name=f"resolve {host}", daemon=True
-                ).start()
+                threading.Thread(target=_look_up, args=(host, port, found), name=f"resolve {host}", daemon=True).start()
                 self._asked[host, port] = found
         try:
             return found.result(seconds)
         except TimeoutError:
             raise socket.gaierror(socket.EAI_AGAIN, f"no answer within {seconds:.1f} s") from None
 
-    def _look_up(self, host: str, port: int, found: Future[list[str]]) -> None:
-        try:
-            infos = socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM)
-            addresses, problem = list(dict.fromkeys(str(info[4][0]) for info in infos)), None
-        except Exception as error:  # noqa: BLE001 - it is raised where the addresses are waited for
-            addresses, problem = [], error
-        with self._mutex:
-            # Under the mutex, so not before the thread is registered.
-            self._asked.pop((host, port), None)
-        if problem is not None:
-            found.set_exception(problem)
-        else:
-            found.set_result(addresses)
+
+def _look_up(host: str, port: int, found: Future[list[str]]) -> None:
+    try:
+        infos = socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM)
+        found.set_result(list(dict.fromkeys(str(info[4][0]) for info in infos)))
+    except Exception as error:  # noqa: BLE001 - it is raised where the addresses are waited for
+        found.set_exception(error)
 
 
 def _is_address(host: str) -> bool:
