@@ -33,19 +33,16 @@ class Slot:
     """One request in the budget.
 
     Attributes:
-        at: The latest time at which the request was sent (monotonic seconds).
-        running: Whether the request is in flight, so that `at` is not known yet.
+        at: The latest time at which the request was sent (monotonic seconds), or None while it is in flight.
     """
 
-    at: float
-    running: bool
+    at: float | None
     _clock: Clock
 
     def done(self) -> None:
         """End the request: it was sent by now at the latest, so its minute is counted from here."""
-        if self.running:
-            self.running = False
-            self.at = max(self.at, self._clock.monotonic())
+        if self.at is None:
+            self.at = self._clock.monotonic()
 
 
 class RequestBudget:
@@ -129,7 +126,7 @@ class RequestBudget:
                 db.execute(
                     "UPDATE budgets SET held_for = 0 WHERE merchant_id = ? AND held_for > 0", (self._merchant_id,)
                 )
-            slot = Slot(now, running=True, _clock=self._clock)
+            slot = Slot(None, self._clock)
             self._sends.append(slot)
             return slot
 
@@ -189,9 +186,9 @@ class RequestBudget:
 
     def _window(self, now: float) -> list[float]:
         """The times of the requests in the window, oldest first; those in flight count as sent now."""
-        while self._sends and not self._sends[0].running and self._sends[0].at + WINDOW <= now:
+        while self._sends and self._sends[0].at is not None and self._sends[0].at + WINDOW <= now:
             self._sends.popleft()
-        return sorted(now if slot.running else slot.at for slot in self._sends)
+        return sorted(now if slot.at is None else slot.at for slot in self._sends)
 
     def _load(self) -> None:
         now = self._clock.monotonic()
@@ -205,7 +202,7 @@ class RequestBudget:
             ).fetchone()
         for sent in sends:
             age = max(0.0, self._age(*sent) - self._margin)
-            self._sends.append(Slot(now - age, running=False, _clock=self._clock))
+            self._sends.append(Slot(now - age, self._clock))
         if budget is not None:
             allowed, grows_in, held_for, *written = budget
             age = self._age(*written)

@@ -96,7 +96,7 @@ class SharedClock(FakeClock):
     def sleep(self, seconds: float) -> None:
         for _ in range(60_000):
             with self.limiter._mutex:
-                if not any(slot.running for slot in self.limiter._sends):
+                if not any(slot.at is None for slot in self.limiter._sends):
                     self.advance(seconds)
                     return
             time.sleep(0.001)
