@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 
 from exporter.model import DAY_MINUTES, MINUTE, Minute, start_of
 from exporter.times import format_instant
@@ -72,22 +73,19 @@ class _Column:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Where a minute stands."""
+    """Where a minute stands, and how many minutes a column has."""
 
     first: Minute
     last: Minute
+    length: int
 
     def x(self, minute: float) -> float:
         share = (minute - self.first) / max(1, self.last - self.first)
         return round(_LEFT + min(1.0, max(0.0, share)) * (_WIDTH - _LEFT - _RIGHT), 1)
 
-    def length(self, most: int) -> int:
-        """Minutes of each of so many columns at most."""
-        return math.ceil((self.last - self.first + 1) / most)
-
-    def width(self, most: int) -> float:
-        """How wide one is."""
-        return round(self.length(most) * (_WIDTH - _LEFT - _RIGHT) / (self.last - self.first + 1), 1)
+    def width(self) -> float:
+        """How wide a column is."""
+        return round(self.length * (_WIDTH - _LEFT - _RIGHT) / (self.last - self.first + 1), 1)
 
 
 def draw(title: str, strips: Sequence[Strip]) -> str:
@@ -97,12 +95,11 @@ def draw(title: str, strips: Sequence[Strip]) -> str:
         title: What it shows.
         strips: From top to bottom; at least one has a minute.
     """
-    axis = _Axis(
-        min(strip.minutes[0] for strip in strips if strip.minutes),
-        max(strip.minutes[-1] for strip in strips if strip.minutes),
-    )
-    height = _TOP + _STRIP * len(strips) + 24
+    first = min(strip.minutes[0] for strip in strips if strip.minutes)
+    last = max(strip.minutes[-1] for strip in strips if strip.minutes)
     most = max(20, min(_COLUMNS_OF_STRIP, _COLUMNS // len(strips)))
+    axis = _Axis(first, last, math.ceil((last - first + 1) / most))
+    height = _TOP + _STRIP * len(strips) + 24
     size = f'viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="Helvetica, Arial, sans-serif" role="img">',
@@ -113,13 +110,13 @@ def draw(title: str, strips: Sequence[Strip]) -> str:
     ]
     for place, strip in enumerate(strips):
         parts.append(f'<g transform="translate(0 {_TOP + _STRIP * place})">')
-        parts += _strip(strip, axis, most)
+        parts += _strip(strip, axis)
         parts.append("</g>")
     return "\n".join((*parts, "</svg>")) + "\n"
 
 
-def _strip(strip: Strip, axis: _Axis, most: int) -> Iterator[str]:
-    columns = list(_columns(strip, axis, most))
+def _strip(strip: Strip, axis: _Axis) -> Iterator[str]:
+    columns = list(_columns(strip, axis))
     top = max((column.high for column in columns), default=0.0)
     top = max(1.0, top, *(column.expected for column in columns if not math.isnan(column.expected)))
 
@@ -142,7 +139,7 @@ def _strip(strip: Strip, axis: _Axis, most: int) -> Iterator[str]:
     yield f'<path d="M{_LEFT} {y(0):g}H{_WIDTH - _RIGHT}" stroke="{_INK}" stroke-width="0.5"/>'
     yield _text(_LEFT - 8, y(top) + 4, f"{top:,.3g}" if top < 1000 else f"{top:,.0f}", size=11, anchor="end")
     yield _text(_LEFT - 8, y(0) + 4, "0", size=11, anchor="end")
-    width = axis.width(most)
+    width = axis.width()
     for run in _unbroken(columns, 3 * width):
         ranges = "".join(f"M{column.x:g} {y(column.low):g}V{y(column.high):g}" for column in run)
         yield f'<path d="{ranges}" stroke="{_PLAYS}" stroke-width="{width:g}" stroke-opacity="0.3"/>'
@@ -151,25 +148,19 @@ def _strip(strip: Strip, axis: _Axis, most: int) -> Iterator[str]:
         yield _line(known, _EXPECTED)
 
 
-def _columns(strip: Strip, axis: _Axis, most: int) -> Iterator[_Column]:
+def _columns(strip: Strip, axis: _Axis) -> Iterator[_Column]:
     """The minutes by columns of equal length."""
-    length = axis.length(most)
-    start = 0
-    while start < len(strip.minutes):
-        number = (strip.minutes[start] - axis.first) // length
-        end = start
-        while end < len(strip.minutes) and (strip.minutes[end] - axis.first) // length == number:
-            end += 1
-        plays = strip.plays[start:end]
-        known = [each for each in strip.expected[start:end] if not math.isnan(each)]
+    rows = zip(strip.minutes, strip.plays, strip.expected, strict=True)
+    for number, column in groupby(rows, lambda row: (row[0] - axis.first) // axis.length):
+        _, plays, expected = zip(*column, strict=True)
+        known = [each for each in expected if not math.isnan(each)]
         yield _Column(
-            axis.x(axis.first + (number + 0.5) * length),
+            axis.x(axis.first + (number + 0.5) * axis.length),
             min(plays),
             max(plays),
             sum(plays) / len(plays),
             sum(known) / len(known) if known else math.nan,
         )
-        start = end
 
 
 def _unbroken(columns: Sequence[_Column], widest: float) -> Iterator[list[_Column]]:
