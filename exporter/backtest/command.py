@@ -192,10 +192,10 @@ def _in_words(alert: Alert) -> str:
 def _draw(path: Path, result: Backtest, alerts: Sequence[Alert], since: float | None) -> None:
     strips = []
     for media_id, played in result.recordings.items():
-        spans = [plot.Span(each.severity, each.start, each.end) for each in alerts if each.media_id == media_id]
+        mine = [each for each in alerts if each.media_id == media_id]
         start = 0 if since is None else bisect_left(played.minutes, minute_of(since))
         series = (played.minutes[start:], played.plays[start:], result.expected[media_id][start:])
-        strips.append(plot.Strip(media_id or "the whole merchant", *series, spans))
+        strips.append(plot.Strip(media_id or "the whole merchant", *series, mine))
     if not any(strip.minutes for strip in strips):
         raise InputError("--plot: there are no plays at or after --evaluate-from to draw")
     try:

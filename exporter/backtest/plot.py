@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
+from exporter.backtest.alerts import Alert
 from exporter.model import DAY_MINUTES, MINUTE, Minute, start_of
 from exporter.times import format_instant
 
@@ -27,21 +28,6 @@ _MOST_TICKS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A time to mark.
-
-    Attributes:
-        severity: `warning`, `critical` or `merchant`.
-        start: Its first minute.
-        end: The minute after its last.
-    """
-
-    severity: str
-    start: Minute
-    end: Minute
-
-
-@dataclass(frozen=True, slots=True)
 class Strip:
     """One media.
 
@@ -50,14 +36,14 @@ class Strip:
         minutes: The minutes that are known, ascending.
         plays: The plays of each of them.
         expected: What was expected of each of them, not a number where nothing was.
-        spans: Its alerts.
+        alerts: Its alerts.
     """
 
     title: str
     minutes: Sequence[Minute]
     plays: Sequence[float]
     expected: Sequence[float]
-    spans: Sequence[Span]
+    alerts: Sequence[Alert]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +110,13 @@ def _strip(strip: Strip, axis: _Axis) -> Iterator[str]:
         return round(20 + _HEIGHT * (1 - plays / top), 1)
 
     yield _text(_LEFT, 14, strip.title)
-    for span in strip.spans:
-        x = axis.x(span.start)
-        width = max(1.5, round(axis.x(span.end) - x, 1))
-        when = f"{span.severity}: {format_instant(start_of(span.start))} to {format_instant(start_of(span.end))}"
+    for alert in strip.alerts:
+        x = axis.x(alert.start)
+        width = max(1.5, round(axis.x(alert.end) - x, 1))
+        when = f"{alert.severity}: {format_instant(start_of(alert.start))} to {format_instant(start_of(alert.end))}"
         yield (
-            f'<rect class="{span.severity}" x="{x:g}" y="20" width="{width:g}" height="{_HEIGHT}" '
-            f'fill="{_COLOURS[span.severity]}" fill-opacity="0.45"><title>{when}</title></rect>'
+            f'<rect class="{alert.severity}" x="{x:g}" y="20" width="{width:g}" height="{_HEIGHT}" '
+            f'fill="{_COLOURS[alert.severity]}" fill-opacity="0.45"><title>{when}</title></rect>'
         )
     for minute, date in _ticks(axis):
         x = axis.x(minute)
