@@ -5,7 +5,6 @@ import sys
 import time
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -32,27 +31,6 @@ SIGNAL_WAIT = 60.0
 
 class UsageError(Exception):
     """The value of a flag is not valid; the text is one line that names the flag."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The parsed flags.
-
-    Attributes:
-        address: The address to listen on.
-        seed: The seed of the world.
-        media: The number of media of each merchant.
-        zone: The time zone of the API.
-        credentials: The accepted credentials.
-        faults: The faults at the start.
-    """
-
-    address: Address
-    seed: int
-    media: int
-    zone: ZoneInfo
-    credentials: Credentials
-    faults: Faults
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -90,41 +68,33 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Serve until SIGTERM or SIGINT. The exit code is 2 for an invalid flag, 1 if the port is in use."""
     try:
-        options = read_options(args)
+        address = _address(args.listen_address)
+        seed = _integer("seed", args.seed, least=0)
+        media = _integer("media", args.media, least=1, most=10_000)
+        world = World(seed, media, _zone(args.timezone))
+        faults = read_faults(args)
     except UsageError as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 2
-    world = World(options.seed, options.media, options.zone)
+    credentials = Credentials(args.api_key, args.mail_address, args.password)
     if args.print_config:
-        url = f"http://{Address(_reachable(options.address.host), options.address.port)}/v1"
-        config = config_for(world, url, options.credentials)
+        url = f"http://{Address(_reachable(address.host), address.port)}/v1"
+        config = config_for(world, url, credentials)
         print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
         return 0
-    app = SimulatorApp(world, FaultSwitch(world, time.time, options.faults), time.time, credentials=options.credentials)
+    app = SimulatorApp(world, FaultSwitch(world, time.time, faults), time.time, credentials=credentials)
     try:
-        server = SimulatorServer(app, options.address.host, options.address.port)
+        server = SimulatorServer(app, address.host, address.port)
     except InputError as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 1
     with Signals(STOP_SIGNALS) as signals, server:
         # A closed standard output is no reason not to serve.
         with contextlib.suppress(OSError):
-            print(_welcome(args, Address(_reachable(options.address.host), server.address[1])), flush=True)
+            print(_welcome(args, Address(_reachable(address.host), server.address[1])), flush=True)
         while signals.wait(SIGNAL_WAIT) is None:
             pass
     return 0
-
-
-def read_options(args: Namespace) -> Options:
-    """Parse the values of the flags. Raises UsageError."""
-    return Options(
-        address=_address(args.listen_address),
-        seed=_integer("seed", args.seed, least=0),
-        media=_integer("media", args.media, least=1, most=10_000),
-        zone=_zone(args.timezone),
-        credentials=Credentials(args.api_key, args.mail_address, args.password),
-        faults=_faults(args),
-    )
 
 
 def config_for(world: World, url: str, credentials: Credentials) -> dict[str, Any]:
@@ -144,7 +114,8 @@ def config_for(world: World, url: str, credentials: Credentials) -> dict[str, An
     return {"api": {"url": url, "timezone": str(world.zone)}, "merchants": [merchant]}
 
 
-def _faults(args: Namespace) -> Faults:
+def read_faults(args: Namespace) -> Faults:
+    """The faults that the flags set. Raises UsageError."""
     given = {name: getattr(args, f"fault_{name}") for name in Faults.model_fields}
     settings: dict[str, object] = {name: value for name, value in given.items() if value is not None}
     if "drop" in settings:
