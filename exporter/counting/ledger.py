@@ -138,7 +138,7 @@ class Ledger:
             }
             with self._state.transaction() as db:
                 for row in moved.values():
-                    ledger_rows.move_stream(db, row)
+                    ledger_rows.write_stream(db, row)
             self._rows.update(moved)
 
     def settled(self, merchant_id: str, now: float) -> Minute:
@@ -182,8 +182,6 @@ class Ledger:
             row, merchant = self._rebased(stream, now)
             ahead = self._rows[stream].through - row.through
             with self._state.transaction() as db:
-                if row != self._rows[stream]:
-                    ledger_rows.move_stream(db, row)
                 before = ledger_rows.read_ledger(db, stream, row)
                 if stream.target.by_day:
                     horizon = merchant.horizon
@@ -191,6 +189,8 @@ class Ledger:
                 else:
                     horizon = _horizon(merchant.horizon, asked, rows)
                     entry = count_minutes(before, rows, asked, now, horizon, self._poll, self._zone)
+                if entry.row != self._rows[stream]:
+                    ledger_rows.write_stream(db, entry.row)
                 ledger_rows.write_entry(db, before, entry)
                 series = ledger_rows.read_series(db, stream, entry.row)
                 merchant_row = _after(merchant, horizon, entry)

@@ -80,11 +80,12 @@ def begin_stream(db: sqlite3.Connection, stream: Stream, start: Minute) -> Strea
     return StreamRow(stream_id, started, through, seen, kept_from, bool(answered), rate, peak, held)
 
 
-def move_stream(db: sqlite3.Connection, row: StreamRow) -> None:
-    """Write how far a stream has been counted, and where it starts."""
+def write_stream(db: sqlite3.Connection, row: StreamRow) -> None:
+    """Write a stream's row, except for its held values."""
     db.execute(
-        "UPDATE streams SET start = ?, through = ?, seen = ?, kept_from = ?, answered = ? WHERE stream_id = ?",
-        (row.start, row.through, row.seen, row.kept_from, row.answered, row.stream_id),
+        "UPDATE streams SET start = ?, through = ?, seen = ?, kept_from = ?, answered = ?, rate = ?, peak = ? "
+        "WHERE stream_id = ?",
+        (row.start, row.through, row.seen, row.kept_from, row.answered, row.rate, row.peak, row.stream_id),
     )
 
 
@@ -135,15 +136,9 @@ def read_ledger(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> Strea
 
 
 def write_entry(db: sqlite3.Connection, before: StreamLedger, entry: Entry) -> None:
-    """Write what an answer changes in a stream's ledger."""
+    """Write what an answer changes in a stream's series, buckets and held values; the caller writes its row."""
     row = entry.row
     stream_id = row.stream_id
-    if row != before.row:
-        db.execute(
-            "UPDATE streams SET through = ?, seen = ?, kept_from = ?, answered = ?, rate = ?, peak = ? "
-            "WHERE stream_id = ?",
-            (row.through, row.seen, row.kept_from, row.answered, row.rate, row.peak, stream_id),
-        )
     db.executemany(
         "INSERT INTO series (stream_id, place, label, total, owed, owed_since) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT DO UPDATE SET total = excluded.total, owed = excluded.owed, owed_since = excluded.owed_since",
