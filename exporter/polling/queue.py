@@ -11,7 +11,7 @@ from exporter.planning.index import Candidate, can_hold, choose
 from exporter.polling.backoff import SUSPICION_LIMIT, Backoff, Task
 from exporter.polling.parts import MerchantParts
 from exporter.polling.round import Plan, Round
-from exporter.polling.sources import BackgroundSource, BackgroundTask, Sources
+from exporter.polling.sources import Sources
 from exporter.polling.staleness import Moment, Staleness
 
 # A stream that failed and is not in backoff is requested once more in a round, after all others.
@@ -147,10 +147,7 @@ class RequestQueue:
             self._since_lookup = 0
             # Alternately, or running live events could take all of it.
             self._warmup_first = not self._warmup_first
-            background: Lookup | WarmupRequest | None = None
-            if self._warmup_first:
-                background = self._next_of(self._sources.warmup, current)
-            background = background or self._next_background(current)
+            background = self._next_background(current, warmup_first=self._warmup_first)
             if background is not None:
                 return background
         if current.plan.outdated(moment.complete):
@@ -175,11 +172,13 @@ class RequestQueue:
                 return stream
         return None
 
-    def _next_background(self, current: Round) -> Lookup | WarmupRequest | None:
-        return self._next_of(self._sources.lookups, current) or self._next_of(self._sources.warmup, current)
-
-    def _next_of(self, source: BackgroundSource[BackgroundTask], current: Round) -> BackgroundTask | None:
-        return None if self._background_paused(current) else source.next(current.unanswered)
+    def _next_background(self, current: Round, *, warmup_first: bool = False) -> Lookup | WarmupRequest | None:
+        if self._background_paused(current):
+            return None
+        lookups, warmup = self._sources.lookups, self._sources.warmup
+        if warmup_first:
+            return warmup.next(current.unanswered) or lookups.next(current.unanswered)
+        return lookups.next(current.unanswered) or warmup.next(current.unanswered)
 
     def _background_paused(self, current: Round) -> bool:
         paused = self._clock.monotonic() < self._background_paused_until
