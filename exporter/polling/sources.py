@@ -3,8 +3,9 @@
 Each source sends its own tasks, and enters the answers in the ledger, the catalog or the drop monitor.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -22,14 +23,17 @@ log = structlog.get_logger("poll")
 # The incident of answers with unusable values, one for all streams: seldom only one stream has them.
 UNUSABLE = "values that cannot be used"
 
-T_contra = TypeVar("T_contra", contravariant=True)
-BackgroundTask = TypeVar("BackgroundTask", Lookup, WarmupRequest)
+T = TypeVar("T", Stream, Lookup, WarmupRequest)
 
 
-class TaskSource(Protocol[T_contra]):
+class TaskSource(ABC, Generic[T]):
     """Tasks of one kind. May be used by several threads, but not for the same task at once."""
 
-    def ask(self, task: T_contra) -> bool:
+    def __init__(self, parts: MerchantParts) -> None:
+        self._parts = parts
+
+    @abstractmethod
+    def ask(self, task: T) -> bool:
         """Send a request, and enter its answer.
 
         Returns:
@@ -42,35 +46,26 @@ class TaskSource(Protocol[T_contra]):
             StateWriteFailed: The answer could not be entered, or the request not noted before it left.
         """
 
-    def problem(self, task: T_contra) -> str:
+    def problem(self, _task: T) -> str:
         """The unusable values of the newest answer, as one line; "" if none."""
+        return ""
 
-    def shorten(self, task: T_contra) -> bool:
+    def shorten(self, _task: T) -> bool:
         """Request a shorter range after a 400 from an API that works; False if the range cannot be the reason."""
+        return False
 
-    def failed(self, task: T_contra) -> None:
+    def failed(self, task: T) -> None:
         """Request a task that failed later again."""
 
 
-class BackgroundSource(TaskSource[BackgroundTask], Protocol[BackgroundTask]):
-    """Tasks of low priority, which decide by themselves when they are due."""
+class StreamSource(TaskSource[Stream]):
+    """The streams of one merchant. The queue plans them, and the backoff decides when a failed one comes again.
 
-    def next(self, unanswered: Collection[Task]) -> BackgroundTask | None:
-        """The next task, None if none is due.
-
-        Args:
-            unanswered: Tasks that wait for an answer, which are not requested again.
-        """
-
-
-class StreamSource:
-    """The streams of one merchant. The queue plans them, and the backoff decides when a failed one comes again."""
+    `ask` shortens a refused range itself, so `shorten` does nothing.
+    """
 
     def __init__(self, parts: MerchantParts, staleness: Staleness) -> None:
-        self._client = parts.client
-        self._ledger = parts.ledger
-        self._monitor = parts.monitor
-        self._clock = parts.clock
+        super().__init__(parts)
         self._staleness = staleness
         # For each stream of which the API refused a long range, or of which a long range is too large to be read.
         self._ranges: dict[Stream, RangeFinder] = {}
@@ -91,36 +86,29 @@ class StreamSource:
         """See `TaskSource`."""
         return self._problems.get(task, "")
 
-    def shorten(self, _task: Stream) -> bool:
-        """No: `ask` has shortened the range already, if that can help."""
-        return False
-
-    def failed(self, task: Stream) -> None:
-        """Nothing: the backoff keeps the time of the next request."""
-
     def ask(self, task: Stream) -> bool:
         """See `TaskSource`."""
         stream = task
-        now = self._clock.now()
+        now = self._parts.clock.now()
         limit = self._ranges.get(stream)
         longest = None if limit is None else limit.length
-        asked = self._ledger.to_ask(stream, now, longest)
+        asked = self._parts.ledger.to_ask(stream, now, longest)
         try:
-            reading = self._client.aggregations(stream, asked)
+            reading = self._parts.client.aggregations(stream, asked)
         except (BadRequest, TooLarge) as error:
             if not self._shorten(stream, len(asked), error):
                 raise
             return False
-        if asked.first > self._ledger.to_ask(stream, self._clock.now(), longest).first:
+        if asked.first > self._parts.ledger.to_ask(stream, self._parts.clock.now(), longest).first:
             # The first answers have shown that the clock was ahead: the range left out what is to be counted.
             return False
         rows = reading.rows
         self._problems.pop(stream, None)
         if reading.problems:
             self._problems[stream] = _unusable(stream, reading.problems)
-        self._ledger.enter(stream, asked, rows, self._clock.now())
-        seen, held = self._ledger.seen(stream), self._ledger.held(stream)
-        self._monitor.enter(stream, asked, rows, seen, self._clock.now(), held)
+        self._parts.ledger.enter(stream, asked, rows, self._parts.clock.now())
+        seen, held = self._parts.ledger.seen(stream), self._parts.ledger.held(stream)
+        self._parts.monitor.enter(stream, asked, rows, seen, self._parts.clock.now(), held)
         self._note_range(stream, len(asked), now)
         self._staleness.entered(stream, asked, now)
         return True
@@ -149,75 +137,62 @@ class StreamSource:
         if cut and limit.dense:
             return
         if cut and not exhausted:
-            self._ledger.believe_range(stream.merchant_id, length, now)
+            self._parts.ledger.believe_range(stream.merchant_id, length, now)
             log.info("the API refuses longer ranges; requesting shorter ones", stream=str(stream), minutes=length)
         del self._ranges[stream]
 
 
-class LookupSource:
-    """The catalog lookups of one merchant."""
-
-    def __init__(self, parts: MerchantParts) -> None:
-        self._client = parts.client
-        self._catalog = parts.catalog
-        self._clock = parts.clock
+class LookupSource(TaskSource[Lookup]):
+    """The catalog lookups of one merchant. They have no range, and an unusable answer is an error of the client."""
 
     def next(self, unanswered: Collection[Task]) -> Lookup | None:
-        """See `BackgroundSource`."""
-        return self._catalog.next_lookup(self._clock.now(), unanswered)
+        """The next lookup, None if none is due.
+
+        Args:
+            unanswered: Tasks that wait for an answer, which are not requested again.
+        """
+        return self._parts.catalog.next_lookup(self._parts.clock.now(), unanswered)
 
     def next_running(self, unanswered: Collection[Task]) -> Lookup | None:
         """The next lookup of a running live event, None if none is due."""
-        return self._catalog.next_lookup(self._clock.now(), unanswered, running_only=True)
+        return self._parts.catalog.next_lookup(self._parts.clock.now(), unanswered, running_only=True)
 
     def ask(self, task: Lookup) -> bool:
         """See `TaskSource`."""
         if task.live_event_id:
-            event = self._client.live_event(task.live_event_id)
-            self._catalog.enter_live(task, event, self._clock.now())
+            event = self._parts.client.live_event(task.live_event_id)
+            self._parts.catalog.enter_live(task, event, self._parts.clock.now())
         else:
-            media = self._client.media(task.media_id)
-            self._catalog.enter_media(task, media, self._clock.now())
+            media = self._parts.client.media(task.media_id)
+            self._parts.catalog.enter_media(task, media, self._parts.clock.now())
         return True
-
-    def problem(self, _task: Lookup) -> str:
-        """None: the client raises an error instead."""
-        return ""
-
-    def shorten(self, _task: Lookup) -> bool:
-        """No: a lookup has no range."""
-        return False
 
     def failed(self, task: Lookup) -> None:
         """See `TaskSource`."""
-        self._catalog.failed(task, self._clock.now())
+        self._parts.catalog.failed(task, self._parts.clock.now())
 
 
-class WarmupSource:
+class WarmupSource(TaskSource[WarmupRequest]):
     """The history of one merchant's plays that the drop monitor is missing."""
 
     def __init__(self, parts: MerchantParts) -> None:
-        self._merchant_id = parts.settings.id
-        self._client = parts.client
-        self._ledger = parts.ledger
-        self._monitor = parts.monitor
-        self._clock = parts.clock
+        super().__init__(parts)
         # The unusable values of answers that are not reported yet.
         self._problems: dict[WarmupRequest, str] = {}
 
     def next(self, unanswered: Collection[Task]) -> WarmupRequest | None:
-        """See `BackgroundSource`."""
-        now = self._clock.now()
+        """The next part of the history to request, None if none is due; argument as for `LookupSource.next`."""
+        now = self._parts.clock.now()
         busy = {task.stream for task in unanswered if isinstance(task, WarmupRequest)}
-        return self._monitor.warmup.next(now, self._ledger.settled(self._merchant_id, now), busy)
+        return self._parts.monitor.warmup.next(now, self._parts.ledger.settled(self._parts.settings.id, now), busy)
 
     def ask(self, task: WarmupRequest) -> bool:
         """See `TaskSource`."""
-        reading = self._client.aggregations(task.stream, task.asked, hourly=task.hourly)
+        reading = self._parts.client.aggregations(task.stream, task.asked, hourly=task.hourly)
         if reading.problems:
             self._problems[task] = _unusable(task, reading.problems)
-        self._monitor.enter_history(task, reading.rows)
-        self._monitor.warmup.done(task)
+        self._parts.monitor.enter_history(task, reading.rows)
+        self._parts.monitor.warmup.done(task)
         return True
 
     def problem(self, task: WarmupRequest) -> str:
@@ -226,12 +201,12 @@ class WarmupSource:
 
     def shorten(self, task: WarmupRequest) -> bool:
         """See `TaskSource`."""
-        self._monitor.warmup.shorten(task, half(len(task.asked), task.shortest))
+        self._parts.monitor.warmup.shorten(task, half(len(task.asked), task.shortest))
         return True
 
     def failed(self, task: WarmupRequest) -> None:
         """See `TaskSource`."""
-        self._monitor.warmup.failed(task, self._clock.now())
+        self._parts.monitor.warmup.failed(task, self._parts.clock.now())
 
 
 class Sources:
