@@ -4,12 +4,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import structlog
-from apscheduler.events import (
-    EVENT_JOB_ERROR,
-    EVENT_JOB_MAX_INSTANCES,
-    EVENT_JOB_MISSED,
-    JobEvent,
-)
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, JobEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
@@ -74,9 +69,10 @@ class Scheduler:
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": ThreadPoolExecutor(len(self._rounds) + 1 + len(others))},
+            # Without a grace time no run is skipped for being late.
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
-        self._scheduler.add_listener(_log_event, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
+        self._scheduler.add_listener(_log_event, EVENT_JOB_ERROR | EVENT_JOB_MAX_INSTANCES)
         self._scheduler.add_job(
             self._run_beat, CronTrigger(second=f"*/{BEAT}", timezone=UTC), args=(beat,), id="heartbeat"
         )
@@ -140,7 +136,5 @@ def _log_event(event: JobEvent) -> None:
     if event.code == EVENT_JOB_ERROR:
         # A round catches what it expects. This is a defect; the next round is tried all the same.
         log.error("a job failed", job=event.job_id, exc_info=event.exception)
-    elif event.code == EVENT_JOB_MISSED:
-        log.warning("a job was missed", job=event.job_id)
     else:
         log.debug("a job still runs at its next start", job=event.job_id)
