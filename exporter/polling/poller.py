@@ -263,13 +263,14 @@ class MerchantPoller:
         """Update the staleness and the failing streams."""
         moment = self._staleness.moment(self._clock.now(), self._clock.monotonic())
         weights = self._staleness.weights(moment)
-        self._link = replace(self._link, staleness_minutes=self._staleness.mean(weights, moment))
+        bound = self._link.staleness_bound_minutes
         if not 0 < self._bound_due - self._clock.monotonic() <= BOUND_EVERY:
             self._bound_due = self._clock.monotonic() + BOUND_EVERY
             bound = lower_bound(list(weights.values()), self._limit, int(self._poll.max_staleness // MINUTE))
-            self._link = replace(self._link, staleness_bound_minutes=bound)
         self._link = replace(
             self._link,
+            staleness_minutes=self._staleness.mean(weights, moment),
+            staleness_bound_minutes=bound,
             failing=self._backoff.failing_streams,
             gone=self._backoff.gone,
             failing_lookups=self._backoff.failing_lookups,
