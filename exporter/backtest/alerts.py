@@ -10,12 +10,12 @@ import math
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 from exporter.backtest.plays_csv import Recording
 from exporter.drops.baseline import NO_WINDOWS, Baseline, Observation
-from exporter.drops.detector import EARLIER, KEPT, Alarm, common_factor, is_low, judge
+from exporter.drops.detector import KEPT, Alarm, Together, judge
 from exporter.drops.packed import HELD
 from exporter.model import DAY_MINUTES, Minute
 from exporter.views import Verdict
@@ -50,43 +50,6 @@ class Alert:
     actual: float
 
 
-@dataclass(slots=True)
-class Sums:
-    """What media have together, by minute. They add up, whichever media are apart.
-
-    Attributes:
-        by_minute: The sums of the mean plays of the last 5 minutes, of the forecasts, and of the forecasts of those
-            media that are far below theirs.
-    """
-
-    by_minute: dict[Minute, tuple[float, float, float]] = field(default_factory=dict)
-
-    def count(self, observation: Observation) -> None:
-        """Add a minute of one media."""
-        forecast = observation.forecast
-        if forecast is not None:
-            self._add(observation.minute, observation.r5, forecast, forecast if is_low(observation) else 0.0)
-
-    def merge(self, other: "Sums") -> None:
-        """Add other media's."""
-        for minute, sums in other.by_minute.items():
-            self._add(minute, *sums)
-
-    def _add(self, minute: Minute, r5: float, forecast: float, low: float) -> None:
-        sums = self.by_minute.get(minute, (0.0, 0.0, 0.0))
-        self.by_minute[minute] = sums[0] + r5, sums[1] + forecast, sums[2] + low
-
-    def broad(self, minute: Minute) -> bool:
-        """Whether the media that are far below their forecast make up most of it."""
-        _, forecast, low = self.by_minute.get(minute, (0.0, 0.0, 0.0))
-        return low > forecast / 2
-
-    def factor(self, observation: Observation) -> float:
-        """The factor on the forecast of one of these media, because the others have less, too."""
-        minute = observation.minute
-        return common_factor(observation, self.by_minute.get(minute), self.by_minute.get(minute - EARLIER))
-
-
 @dataclass(frozen=True, slots=True)
 class Scanned:
     """One media after the first step.
@@ -103,7 +66,7 @@ class Scanned:
     plain: tuple[Sequence[float], Sequence[float]] = ((), ())
 
 
-def scan(recording: Recording, threshold: float | None, sums: Sums, *, plain: bool = False) -> Scanned:
+def scan(recording: Recording, threshold: float | None, sums: Together, *, plain: bool = False) -> Scanned:
     """The first step for one media.
 
     Args:
@@ -117,7 +80,7 @@ def scan(recording: Recording, threshold: float | None, sums: Sums, *, plain: bo
     baseline = Baseline()
     for first, plays in _runs(recording):
         for observation in baseline.take(first, plays):
-            sums.count(observation)
+            sums.add(observation)
             if threshold is not None and (verdict := judge(observation)) is not None and verdict.ratio > threshold:
                 suspects.append(observation)
             if plain and observation.live is not None:
@@ -158,7 +121,7 @@ def whole_merchant(recordings: Iterable[Recording]) -> Recording:
     return Recording("", minutes, array("d", map(sums.__getitem__, minutes)))
 
 
-def verdicts(scanned: Scanned, sums: Sums) -> Iterator[Verdict]:
+def verdicts(scanned: Scanned, sums: Together) -> Iterator[Verdict]:
     """The verdicts on the suspects of a media or the whole merchant, with the sums of all media."""
     for observation in scanned.suspects:
         if scanned.media_id or sums.broad(observation.minute):
@@ -167,7 +130,7 @@ def verdicts(scanned: Scanned, sums: Sums) -> Iterator[Verdict]:
                 yield verdict
 
 
-def expected(recording: Recording, scanned: Scanned, sums: Sums) -> Sequence[float]:
+def expected(recording: Recording, scanned: Scanned, sums: Together) -> Sequence[float]:
     """The plays expected in each minute of a recording, not a number where nothing was."""
     r5s, forecasts = scanned.plain
     if not scanned.media_id:

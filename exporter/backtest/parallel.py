@@ -11,7 +11,6 @@ from multiprocessing import get_context
 from exporter.backtest.alerts import (
     Alert,
     Scanned,
-    Sums,
     expected,
     fired_alerts,
     scan,
@@ -19,6 +18,7 @@ from exporter.backtest.alerts import (
     whole_merchant,
 )
 from exporter.backtest.plays_csv import Recording
+from exporter.drops.detector import Together
 from exporter.errors import InputError
 from exporter.views import MERCHANT_THRESHOLD, Thresholds
 
@@ -28,7 +28,7 @@ WORTH_SHARING = 200_000
 # The work is cut into so many parts at most, however many processes there are: sums of floats depend on it.
 _PARTS = 16
 
-_Result = tuple[dict[str, Scanned], Sums]
+_Result = tuple[dict[str, Scanned], Together]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _scan(
     work = partial(_scan_some, least=least, plain=plain)
     apart = processes > 1 and sum(map(_size, parts)) >= WORTH_SHARING
     scanned: dict[str, Scanned] = {}
-    sums = Sums()
+    sums = Together()
     # In this order, whichever was done first.
     for part, (some, added) in zip(parts, _apart(work, parts, processes) if apart else map(work, parts), strict=True):
         scanned |= some
@@ -127,11 +127,11 @@ def _size(recordings: Sequence[Recording]) -> int:
 
 
 def _scan_some(recordings: Sequence[Recording], least: Mapping[str, float | None], *, plain: bool) -> _Result:
-    sums = Sums()
+    sums = Together()
     scanned = {}
     for recording in recordings:
         # The whole merchant is none of its own media.
-        mine = sums if recording.media_id else Sums()
+        mine = sums if recording.media_id else Together()
         scanned[recording.media_id] = scan(recording, least[recording.media_id], mine, plain=plain)
     return scanned, sums
 

@@ -4,11 +4,11 @@ Everything is in data time: minutes whose plays have arrived. What is late or mi
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from exporter.drops.baseline import SUSTAINED_SHARE, Observation
-from exporter.drops.packed import HELD
 from exporter.model import Minute
 from exporter.views import Verdict
 
@@ -23,7 +23,7 @@ _SUSTAINED_EVIDENCE, _SUSTAINED_RATIO, _SUSTAINED_EXPECTED = 7.0, 1 - SUSTAINED_
 # The least that is expected because all media fall together.
 _FACTOR_LEAST = 0.6
 # All media fall suddenly, where they are below this share of what they were so many minutes earlier.
-_SUDDEN, EARLIER = 0.7, 10
+_SUDDEN, _EARLIER = 0.7, 10
 
 # A running live event drops when its last 3 or 6 minutes are this far below the 10 before them.
 _LIVE_RATIO = 0.7
@@ -108,69 +108,67 @@ def broad(observations: Iterable[Observation]) -> bool:
     for observation in observations:
         if observation.forecast is not None:
             all_media += observation.forecast
-            if is_low(observation):
+            if _is_low(observation):
                 dropped += observation.forecast
     return dropped > all_media / 2
 
 
-def is_low(observation: Observation) -> bool:
+def _is_low(observation: Observation) -> bool:
     """Whether a media takes part in a drop of the whole merchant."""
     return observation.forecast is not None and observation.r5 < _BROAD * observation.forecast
 
 
-def common_factor(observation: Observation, now: Sequence[float] | None, earlier: Sequence[float] | None) -> float:
-    """By how much less is to be expected of a media, because the others have less: 0.6 to 1.
-
-    Args:
-        observation: The minute of the media.
-        now: In this minute, the sums over all media that are always on, this one included: of r5 and of the forecasts.
-        earlier: The same, `EARLIER` minutes before.
-    """
-    if now is None or observation.forecast is None:
-        return 1.0
-    others = now[1] - observation.forecast
-    if others <= 0:
-        return 1.0
-    # A holiday comes slowly. An outage of all media does not, and must not hide itself.
-    if earlier is not None and now[0] * earlier[1] < _SUDDEN * earlier[0] * now[1]:
-        return 1.0
-    return min(1.0, max(_FACTOR_LEAST, (now[0] - observation.r5) / others))
-
-
+@dataclass(slots=True)
 class Together:
-    """What all media of a merchant that are always on have, and what they let expect, by minute of data."""
+    """What all media of a merchant that are always on have, and what they let expect, by minute of data.
 
-    __slots__ = ("_newest", "_sums")
+    Attributes:
+        most: How many minutes are kept: the newest.
+        by_minute: The sums of r5, of the forecasts, and of the forecasts of those media that take part in a drop.
+    """
 
-    def __init__(self) -> None:
-        """Make one without media."""
-        # Minute -> the sums of r5 and of the forecasts.
-        self._sums: dict[Minute, tuple[float, float]] = {}
-        self._newest = -1
+    most: float = math.inf
+    by_minute: dict[Minute, tuple[float, float, float]] = field(default_factory=dict)
 
     def add(self, observation: Observation) -> None:
         """Add a minute of one media."""
-        if observation.forecast is None:
-            return
-        minute = observation.minute
-        sums = self._sums.get(minute)
-        if sums is not None:
-            self._sums[minute] = sums[0] + observation.r5, sums[1] + observation.forecast
-            return
-        self._sums[minute] = observation.r5, observation.forecast
-        if minute > self._newest:
-            self._newest = minute
-            for old in [old for old in self._sums if old <= minute - HELD]:
-                del self._sums[old]
+        forecast = observation.forecast
+        if forecast is not None:
+            self._add(observation.minute, observation.r5, forecast, forecast if _is_low(observation) else 0.0)
+
+    def merge(self, other: "Together") -> None:
+        """Add other media's sums."""
+        for minute, sums in other.by_minute.items():
+            self._add(minute, *sums)
+
+    def _add(self, minute: Minute, r5: float, forecast: float, low: float) -> None:
+        sums = self.by_minute.get(minute, (0.0, 0.0, 0.0))
+        self.by_minute[minute] = sums[0] + r5, sums[1] + forecast, sums[2] + low
+        if len(self.by_minute) > self.most:
+            del self.by_minute[min(self.by_minute)]
+
+    def broad(self, minute: Minute) -> bool:
+        """As the function `broad`, of all media in one minute."""
+        _, forecast, low = self.by_minute.get(minute, (0.0, 0.0, 0.0))
+        return low > forecast / 2
 
     def factor(self, observation: Observation) -> float:
-        """The factor of a media, as `common_factor` has it.
+        """By how much less is to be expected of a media, because the others have less: 0.6 to 1.
 
         Args:
-            observation: One that has been added.
+            observation: A minute of the media, which has been added.
         """
-        minute = observation.minute
-        return common_factor(observation, self._sums.get(minute), self._sums.get(minute - EARLIER))
+        now = self.by_minute.get(observation.minute)
+        if now is None or observation.forecast is None:
+            return 1.0
+        others = now[1] - observation.forecast
+        if others <= 0:
+            return 1.0
+        # A holiday comes slowly. An outage of all media does not, and must not hide itself.
+        earlier = self.by_minute.get(observation.minute - _EARLIER)
+        if earlier is not None and now[0] * earlier[1] < _SUDDEN * earlier[0] * now[1]:
+            return 1.0
+        return min(1.0, max(_FACTOR_LEAST, (now[0] - observation.r5) / others))
 
 
 class Change(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from exporter.drops.baseline import Observation
 from exporter.drops.detector import Together, broad, judge, judge_live
+from exporter.drops.packed import HELD
 from exporter.model import MINUTE, LiveState, end_of
 from exporter.views import Verdict
 
@@ -72,7 +73,7 @@ class Judging:
         self._live_events = live_events
         self._observations: dict[str, deque[Observation]] = {media_id: deque(maxlen=LASTING) for media_id in media_ids}
         self._came: dict[str, float] = {}
-        self._together = Together()
+        self._together = Together(HELD)
 
     def note(self, media_id: str, observations: Iterable[Observation], now: float) -> None:
         """Add what the new minutes of a media show; `now` is when they came (Unix seconds)."""

@@ -19,7 +19,7 @@ import yaml
 
 from exporter import cli
 from exporter.backtest import command, parallel, plays_csv, plot
-from exporter.backtest.alerts import Alert, Sums, whole_merchant
+from exporter.backtest.alerts import Alert, whole_merchant
 from exporter.backtest.command import Output
 from exporter.backtest.plays_csv import Recording
 from exporter.config.load import load
@@ -297,11 +297,11 @@ def test_merged_sums_are_the_sums() -> None:
     observations = [
         Observation(FIRST, r5, forecast, 1.0, ((0.0, 0),) * 3, None) for r5, forecast in ((2.0, 8.0), (4.0, 4.0))
     ]
-    apart, together = Sums(), Sums()
+    apart, together = Together(), Together()
     for observation in observations:
-        together.count(observation)
-        alone = Sums()
-        alone.count(observation)
+        together.add(observation)
+        alone = Together()
+        alone.add(observation)
         apart.merge(alone)
     assert apart == together
     assert together.broad(FIRST) is broad(observations) is True

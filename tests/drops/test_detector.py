@@ -190,10 +190,10 @@ def test_unknown_minutes_of_the_others_change_nothing() -> None:
 
 def test_old_minutes_are_removed() -> None:
     """At any time the sums are those of the last two hours; late minutes within them still count."""
-    together = Together()
+    together = Together(128)
     for minute in range(1000):
         together.add(observation(minute=MIDNIGHT + minute))
-    assert len(together._sums) == 128
+    assert len(together.by_minute) == 128
     late = observation(25.0, 50.0, 150.0, minute=MIDNIGHT + 950)
     together.add(late)
     assert together.factor(observation(minute=MIDNIGHT + 950)) == 0.6
