@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from exporter.backtest.plays_csv import Recording
-from exporter.drops.baseline import NO_WINDOWS, Baseline, Observation
+from exporter.drops.baseline import Baseline, Observation
 from exporter.drops.detector import KEPT, Alarm, Together, judge
 from exporter.drops.packed import HELD
 from exporter.model import DAY_MINUTES, Minute
@@ -83,7 +83,7 @@ def scan(recording: Recording, threshold: float | None, sums: Together, *, plain
             sums.add(observation)
             if threshold is not None and (verdict := judge(observation)) is not None and verdict.ratio > threshold:
                 suspects.append(observation)
-            if plain and observation.live is not None:
+            if plain:
                 r5s.append(observation.r5)
                 forecasts.append(math.nan if observation.forecast is None else observation.forecast)
     return Scanned(recording.media_id, suspects, (r5s, forecasts))
@@ -136,7 +136,7 @@ def expected(recording: Recording, scanned: Scanned, sums: Together) -> Sequence
     if not scanned.media_id:
         return forecasts
     return [
-        forecast * sums.factor(Observation(minute, r5, forecast, 1.0, NO_WINDOWS, None))
+        forecast * sums.factor(Observation(minute, r5, forecast, 1.0, (), ()))
         for minute, r5, forecast in zip(recording.minutes, r5s, forecasts, strict=True)
     ]
 

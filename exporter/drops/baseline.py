@@ -33,23 +33,20 @@ _SUSTAINED = (10, 13, 15, 20, 30)
 # There more than the season is believed of plays that were there for an hour, but not much more: bursts end.
 _ABOVE_SEASON = 1.1
 
-NO_WINDOWS = ((0.0, 0), (0.0, 0), (0.0, 0))
-
 
 class Observation(NamedTuple):
-    """What one minute of a baseline shows. Windows end with the minute; their plays are of the minutes present.
+    """What one minute with known plays shows. Windows end with the minute; their plays are of the minutes present.
 
     A tuple, because one is made for each media and minute.
 
     Attributes:
         minute: The minute.
         r5: The mean plays a minute of the last 5 minutes; 0 where there are fewer than 2.
-        forecast: The plays a minute that the baseline's own past predicts; None if too little is known for a verdict,
-            or if the minute is missing.
+        forecast: The plays a minute that the baseline's own past predicts; None if too little is known for a verdict.
         dispersion: By how much the variance of the plays is more than that of independent viewers; at least 1.
         windows: Plays and minutes present of the last 5, 10 and 30 minutes.
         live: Plays and minutes present of the last 3 minutes and of the 10 before them, then of the last 6 and of the
-            10 before these. None if the minute is missing.
+            10 before these.
         sustained: Plays and minutes present of the last 10, 13, 15, 20 and 30 minutes, and what is forecast from the
             time before these; of those windows alone that have few plays.
     """
@@ -58,8 +55,8 @@ class Observation(NamedTuple):
     r5: float
     forecast: float | None
     dispersion: float
-    windows: tuple[tuple[float, int], tuple[float, int], tuple[float, int]]
-    live: Sequence[tuple[float, int, float, int]] | None
+    windows: Sequence[tuple[float, int]]
+    live: Sequence[tuple[float, int, float, int]]
     sustained: Sequence[tuple[float, int, float]] = ()
 
 
@@ -101,7 +98,7 @@ class Baseline:
             plays: The plays of each minute; None if they are not known.
 
         Returns:
-            What each minute shows that was not taken before, oldest first.
+            What each minute shows that was not taken before and is not missing, oldest first.
         """
         newest = self.newest
         if newest is None or first > newest + HELD:
@@ -113,18 +110,18 @@ class Baseline:
         if old > 0:
             self._revise(first, plays[:old])
             plays = plays[old:]
-        return [self._append(value) for value in plays]
+        return [observation for value in plays if (observation := self._append(value)) is not None]
 
-    def _append(self, plays: float | None) -> Observation:
+    def _append(self, plays: float | None) -> Observation | None:
         minute = (self.newest or 0) + 1
         self.newest = minute
         here, before = minute & _MASK, (minute - 1) & _MASK
         ring = self._ring
         sums, counts = ring.sums, ring.counts
+        observation = None
         if plays is None:
             ring.plays[here] = ring.expected[here] = UNKNOWN
             sums[here], counts[here] = sums[before], counts[before]
-            observation = Observation(minute, 0.0, None, 1.0, NO_WINDOWS, None)
         else:
             ring.plays[here] = plays
             sums[here], counts[here] = sums[before] + plays, counts[before] + 1

@@ -75,8 +75,6 @@ def judge_live(observation: Observation) -> Verdict | None:
 
     The caller knows that the event runs, and has run for long enough that those ten minutes belong to it.
     """
-    if observation.live is None:
-        return None
     best: Verdict | None = None
     for plays, present, before, before_present in observation.live:
         if not present or before_present < _LIVE_LEAST:

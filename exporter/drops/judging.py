@@ -76,12 +76,12 @@ class Judging:
         self._together = Together(HELD)
 
     def note(self, media_id: str, observations: Iterable[Observation], now: float) -> None:
-        """Add what the new minutes of a media show; `now` is when they came (Unix seconds)."""
+        """Add what the new minutes of a media show; `now` is when they came (Unix seconds).
+
+        A minute that is missing is not among them: what the ones before it said stands.
+        """
         among_others = media_id and not self._live_events.is_live(media_id)
         for observation in observations:
-            # A minute that is missing says nothing, and what the ones before it said stands.
-            if observation.live is None:
-                continue
             self._observations[media_id].append(observation)
             self._came[media_id] = now
             if among_others:

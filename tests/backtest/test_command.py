@@ -109,7 +109,11 @@ def minute_by_minute(played: Sequence[Recording]) -> list[Alert]:
     together = Together()
     said: dict[str, dict[Minute, Verdict]] = {each.media_id: {} for each in every}
     for now in range(FIRST, last + 1):
-        observations = {media_id: track.take(now, [plays[media_id].get(now)])[0] for media_id, track in tracks.items()}
+        observations = {
+            media_id: observation
+            for media_id, track in tracks.items()
+            for observation in track.take(now, [plays[media_id].get(now)])
+        }
         of_media = [observation for media_id, observation in observations.items() if media_id]
         for observation in of_media:
             together.add(observation)
@@ -294,9 +298,7 @@ def test_a_killed_process_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_merged_sums_are_the_sums() -> None:
     """Media counted separately and merged have the sums of media counted together."""
-    observations = [
-        Observation(FIRST, r5, forecast, 1.0, ((0.0, 0),) * 3, None) for r5, forecast in ((2.0, 8.0), (4.0, 4.0))
-    ]
+    observations = [Observation(FIRST, r5, forecast, 1.0, (), ()) for r5, forecast in ((2.0, 8.0), (4.0, 4.0))]
     apart, together = Together(), Together()
     for observation in observations:
         together.add(observation)

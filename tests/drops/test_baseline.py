@@ -59,19 +59,16 @@ def test_the_windows_hold_the_minutes_that_arrived() -> None:
 
 
 def test_a_missing_minute_has_no_verdict() -> None:
-    """A minute without data has no forecast; nor has one that is alone in five minutes."""
+    """A minute without data has no observation; one that is alone in five minutes has no forecast."""
     baseline, observations = fed([10.0] * 100 + [None] * 4 + [10.0, 10.0])
-    assert [observation.forecast is None for observation in observations[99:]] == [
-        False,
-        True,
-        True,
-        True,
-        True,
-        True,
-        False,
+    assert [(observation.minute - MIDNIGHT, observation.forecast is None) for observation in observations[99:]] == [
+        (99, False),
+        (104, True),
+        (105, False),
     ]
     assert baseline.newest == MIDNIGHT + 105
-    assert observations[100] == Observation(MIDNIGHT + 100, 0.0, None, 1.0, ((0.0, 0),) * 3, None)
+    assert baseline.take(MIDNIGHT + 106, [None]) == []
+    assert baseline.newest == MIDNIGHT + 106
 
 
 def test_the_first_hour_has_no_verdict() -> None:
@@ -252,7 +249,7 @@ def test_the_newest_minutes_are_shown() -> None:
     assert recent(baseline, 3) == [
         (MIDNIGHT + 97, 10.0, observations[97].forecast),
         (MIDNIGHT + 98, None, None),
-        (MIDNIGHT + 99, 10.0, observations[99].forecast),
+        (MIDNIGHT + 99, 10.0, observations[98].forecast),
     ]
     assert len(recent(baseline, 1000)) == HELD
 
@@ -263,7 +260,7 @@ def test_a_jump_costs_no_more_than_the_kept_minutes(monkeypatch: pytest.MonkeyPa
     appended = []
     real = Baseline._append
 
-    def append(self: Baseline, plays: float | None) -> Observation:
+    def append(self: Baseline, plays: float | None) -> Observation | None:
         appended.append(plays)
         return real(self, plays)
 
