@@ -14,7 +14,8 @@ from prometheus_client.samples import Sample
 from exporter.model import MINUTE, Group, Minute, Stream, Target, end_of
 from exporter.views import LinkView, MediaView, MerchantView
 
-_TYPE_SUFFIXES = {"counter": "_total", "info": "_info"}
+# The type by the last word of the name; all others are gauges.
+_TYPES = {"total": "counter", "info": "info"}
 
 _MERCHANT_LABELS = ("merchant_id",)
 _MEDIA_LABELS = ("merchant_id", "media_id")
@@ -26,19 +27,22 @@ class Family:
 
     Attributes:
         name: The name of its samples, `_total` or `_info` included.
-        type: `counter`, `gauge` or `info`.
         help: One sentence.
         labels: The names of the labels that each of its samples has.
     """
 
     name: str
-    type: str
     help: str
     labels: tuple[str, ...]
 
+    @property
+    def type(self) -> str:
+        """`counter`, `gauge` or `info`."""
+        return _TYPES.get(self.name.rpartition("_")[2], "gauge")
+
     def metric(self, samples: Iterable[Sample] = ()) -> Metric:
         """The family with these samples, as prometheus_client renders it."""
-        metric = Metric(self.name.removesuffix(_TYPE_SUFFIXES.get(self.type, "")), self.help, self.type)
+        metric = Metric(self.name.removesuffix("_total").removesuffix("_info"), self.help, self.type)
         metric.samples.extend(samples)
         return metric
 
@@ -74,10 +78,9 @@ def _stream_families(target: Target, group: Group, *, whole: bool) -> StreamFami
     if group is not Group.ALL:
         labels += (group.value,)
     name = f"smartstream_{scope}{{}}{noun}{by_group}{unit}"
-    counter = Family(f"{name.format('')}_total", "counter", f"{words}{of_whole} {source}, cached from the API.", labels)
+    counter = Family(f"{name.format('')}_total", f"{words}{of_whole} {source}, cached from the API.", labels)
     gauge = Family(
         name.format("last_minute_"),
-        "gauge",
         f"{words}{of_whole} in the newest settled minute {source}, cached from the API.",
         labels,
     )
@@ -104,13 +107,11 @@ def counter_of(stream: Stream) -> Family | None:
 _DATA_HELP = "End of the newest settled minute counted for a stream{}, in Unix seconds."
 DATA_TIMESTAMP = Family(
     "smartstream_data_timestamp_seconds",
-    "gauge",
     _DATA_HELP.format(""),
     ("merchant_id", "media_id", "target", "group"),
 )
 MERCHANT_DATA_TIMESTAMP = Family(
     "smartstream_merchant_data_timestamp_seconds",
-    "gauge",
     _DATA_HELP.format(" of the whole merchant"),
     ("merchant_id", "target", "group"),
 )
@@ -121,7 +122,6 @@ MERCHANT_DATA_TIMESTAMP = Family(
 # The configured labels come after these.
 MEDIA_INFO = Family(
     "smartstream_media_info",
-    "info",
     "Name, ref_id and encode_type of a media, cached from the API, and its configured labels.",
     ("merchant_id", "media_id", "name", "ref_id", "encode_type"),
 )
@@ -156,17 +156,13 @@ def _thresholds(media: MediaView) -> dict[str, float] | None:
 def _of_merchant(
     name: str, help_text: str, read: Callable[[View], float | dict[str, float] | None], *by: str
 ) -> ViewFamily[View]:
-    return ViewFamily(name, _type_of(name), help_text, (*_MERCHANT_LABELS, *by), read)
+    return ViewFamily(name, help_text, (*_MERCHANT_LABELS, *by), read)
 
 
 def _of_media(
     name: str, help_text: str, read: Callable[[MediaView], float | dict[str, float] | None], *by: str
 ) -> ViewFamily[MediaView]:
-    return ViewFamily(name, _type_of(name), help_text, (*_MEDIA_LABELS, *by), read)
-
-
-def _type_of(name: str) -> str:
-    return "counter" if name.endswith("_total") else "gauge"
+    return ViewFamily(name, help_text, (*_MEDIA_LABELS, *by), read)
 
 
 MERCHANT: Sequence[ViewFamily[MerchantView]] = (

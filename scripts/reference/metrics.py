@@ -49,28 +49,36 @@ def document() -> str:
     of_media = [family for family in of_streams if family not in of_whole]
     parts = (
         ("Labels", _LABELS),
-        ("Media", _families(of_media)),
-        ("Whole merchant", _families(of_whole)),
-        ("Data and API connection", _families(others)),
+        ("Media", _table(_rows(of_media))),
+        ("Whole merchant", _table(_rows(of_whole))),
+        ("Data and API connection", _table(_rows(others))),
         (
             "Process",
-            _families(_instruments()) + "\nThe Prometheus client adds its `process_*` and `python_*` families.\n",
+            _table(_instruments()) + "\nThe Prometheus client adds its `process_*` and `python_*` families.\n",
         ),
     )
     return MADE + _INTRODUCTION + "".join(f"\n## {heading}\n\n{text.lstrip()}" for heading, text in parts)
 
 
-def _families(families: Iterable[Family]) -> str:
-    rows = [(code(each.name), each.type, ", ".join(map(code, each.labels)), each.help) for each in families]
+# The name of a family, its type, its labels, its HELP.
+_Row = tuple[str, str, Iterable[str], str]
+
+
+def _table(families: Iterable[_Row]) -> str:
+    rows = [(code(name), kind, ", ".join(map(code, labels)), text) for name, kind, labels, text in families]
     return table(("family", "type", "labels", "meaning"), rows)
 
 
-def _instruments() -> Iterable[Family]:
+def _rows(families: Iterable[Family]) -> Iterable[_Row]:
+    return ((each.name, each.type, each.labels, each.help) for each in families)
+
+
+def _instruments() -> Iterable[_Row]:
     """The families about the exporter itself. A histogram needs one observation to show its labels."""
     telemetry = Instruments()
     telemetry.observe_request("", "", "", 0.0)
     suffixes = {"counter": "_total", "info": "_info"}
     for metric in telemetry.registry.collect():
         if metric.name.startswith("smartstream_"):
-            labels = tuple(name for name in metric.samples[0].labels if name != "le")
-            yield Family(metric.name + suffixes.get(metric.type, ""), metric.type, metric.documentation, labels)
+            labels = [name for name in metric.samples[0].labels if name != "le"]
+            yield metric.name + suffixes.get(metric.type, ""), metric.type, labels, metric.documentation

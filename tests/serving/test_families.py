@@ -402,7 +402,7 @@ def test_every_sample_has_the_labels_of_its_family() -> None:
 
 def test_duplicates_are_found() -> None:
     """The check that other tests use finds a series twice in a family, and a family twice."""
-    up = Family("smartstream_up", "gauge", "Up.", ("merchant_id",))
+    up = Family("smartstream_up", "Up.", ("merchant_id",))
     samples = [Sample(up.name, {"merchant_id": merchant_id}, 1) for merchant_id in ("acme", "acme", "büro")]
     assert duplicates([up.metric(samples)]) == ["smartstream_up[('merchant_id', 'acme')]"]
     assert duplicates([up.metric(), up.metric()]) == ["family smartstream_up"]
