@@ -121,20 +121,12 @@ class Server:
 
     async def _accept(self, acceptor: Acceptor) -> None:
         """Accept connections until `stop` is called, or a task fails, which is raised."""
-        tasks = [asyncio.create_task(acceptor.accept(each)) for each in self._sockets]
-        tasks += [asyncio.create_task(acceptor.close_overdue()), asyncio.create_task(_until(self._stop))]
-        try:
-            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                task.result()
-        finally:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(acceptor.accept(each)) for each in self._sockets]
+            tasks.append(group.create_task(acceptor.close_overdue()))
+            await self._stop.wait()
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
-
-
-async def _until(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 def _configure(app: Callable[..., Any], limits: Limits) -> Config:
