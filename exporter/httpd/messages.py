@@ -45,4 +45,5 @@ Handler = Callable[[Request], Response]
 
 def error_response(status: int, text: str, *headers: tuple[str, str]) -> Response:
     """A response of plain text that says what is wrong."""
-    return Response(status, (("Content-Type", "text/plain; charset=utf-8"), *headers), f"{text}\n".encode())
+    body = f"{text}\n".encode("utf-8", "replace")
+    return Response(status, (("Content-Type", "text/plain; charset=utf-8"), *headers), body)

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from exporter.httpd.address import Address, listen
 from exporter.httpd.connections import Limits
 from exporter.httpd.descriptors import MAX_CONNECTIONS
-from exporter.httpd.messages import Handler, Request, Response
+from exporter.httpd.messages import Handler, Request, Response, error_response
 from exporter.httpd.server import Server
 from exporter.serving.negotiation import accepts_gzip, metrics_format
 from exporter.serving.page import POLICY
@@ -26,14 +26,13 @@ _HTML = "text/html; charset=utf-8"
 _TEXT = "text/plain; charset=utf-8"
 _JSON = "application/json"
 
-# Only the status page loads or runs anything.
-_POLICY = "default-src 'none'; frame-ancestors 'none'"
-
-_HEADERS = (
-    ("Cache-Control", "no-store"),
-    ("Referrer-Policy", "no-referrer"),
-    ("X-Content-Type-Options", "nosniff"),
-)
+# Of each response that has no other. Only the status page loads or runs anything, and has a policy of its own.
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 # Higher levels take ten times as long and save another tenth.
 _GZIP_LEVEL = 1
@@ -66,7 +65,7 @@ def create_app(
         docs: The documentation at `/docs`.
     """
     routes: dict[str, Handler] = {
-        "/": _of_merchant(page, _HTML, POLICY),
+        "/": _of_merchant(page, _HTML, ("Content-Security-Policy", POLICY)),
         "/api/v1/status": _of_merchant(status_json, _JSON),
         "/config": lambda _: _content(config_text()),
         "/docs": lambda _: _content(docs()),
@@ -78,8 +77,8 @@ def create_app(
     def app(request: Request) -> Response:
         response = _route(routes, request)
         body, encoding = _compressed(response.body, request.headers.get("accept-encoding", ""))
-        headers = (*response.headers, ("Content-Length", str(len(body))), *encoding, *_HEADERS)
-        return Response(response.status, headers, body)
+        headers = {**_HEADERS, **dict(response.headers), "Content-Length": str(len(body)), **encoding}
+        return Response(response.status, tuple(headers.items()), body)
 
     return app
 
@@ -110,37 +109,29 @@ def _coalesce_key(request: Request) -> Hashable | None:
 def _route(routes: Mapping[str, Handler], request: Request) -> Response:
     route = routes.get(request.path)
     if route is None:
-        return _error(HTTPStatus.NOT_FOUND, "page not found")
+        return error_response(HTTPStatus.NOT_FOUND, "page not found")
     if request.method not in ("GET", "HEAD"):
-        return _error(HTTPStatus.METHOD_NOT_ALLOWED, "method not allowed, use GET or HEAD", ("Allow", "GET, HEAD"))
+        return error_response(
+            HTTPStatus.METHOD_NOT_ALLOWED, "method not allowed, use GET or HEAD", ("Allow", "GET, HEAD")
+        )
     try:
         return route(request)
     except Exception:
         log.exception("HTTP request failed", path=request.path)
-        return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal server error, see the log")
+        return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal server error, see the log")
 
 
-def _content(
-    text: str | bytes,
-    content_type: str = _TEXT,
-    *headers: tuple[str, str],
-    status: HTTPStatus = HTTPStatus.OK,
-    policy: str = _POLICY,
-) -> Response:
+def _content(text: str | bytes, content_type: str = _TEXT, *headers: tuple[str, str]) -> Response:
     body = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    return Response(status, (("Content-Type", content_type), ("Content-Security-Policy", policy), *headers), body)
+    return Response(HTTPStatus.OK, (("Content-Type", content_type), *headers), body)
 
 
-def _error(status: HTTPStatus, text: str, *headers: tuple[str, str]) -> Response:
-    return _content(f"{text}\n", _TEXT, *headers, status=status)
-
-
-def _of_merchant(render: Callable[[str], str | None], content_type: str, policy: str = _POLICY) -> Handler:
+def _of_merchant(render: Callable[[str], str | None], content_type: str, *headers: tuple[str, str]) -> Handler:
     def route(request: Request) -> Response:
         text = render(parse_qs(request.query).get("merchant", [""])[0])
         if text is None:
-            return _error(HTTPStatus.NOT_FOUND, "merchant not found")
-        return _content(text, content_type, policy=policy)
+            return error_response(HTTPStatus.NOT_FOUND, "merchant not found")
+        return _content(text, content_type, *headers)
 
     return route
 
@@ -148,7 +139,7 @@ def _of_merchant(render: Callable[[str], str | None], content_type: str, policy:
 def _probe(problem: str | None, word: str) -> Response:
     if problem is None:
         return _content(f"{word}\n")
-    return _error(HTTPStatus.SERVICE_UNAVAILABLE, f"not {word}: {problem}")
+    return error_response(HTTPStatus.SERVICE_UNAVAILABLE, f"not {word}: {problem}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +167,7 @@ def _metrics(registry: CollectorRegistry) -> Handler:
     return route
 
 
-def _compressed(body: bytes, accept_encoding: str) -> tuple[bytes, tuple[tuple[str, str], ...]]:
+def _compressed(body: bytes, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
     if len(body) < _GZIP_FROM or not accepts_gzip(accept_encoding):
-        return body, ()
-    return gzip.compress(body, _GZIP_LEVEL), (("Content-Encoding", "gzip"),)
+        return body, {}
+    return gzip.compress(body, _GZIP_LEVEL), {"Content-Encoding": "gzip"}
