@@ -51,9 +51,8 @@ class Dispersion:
 
     def _find_excess(self) -> None:
         order = self._order
-        self.excess = None
-        if len(order) >= _LEAST:
-            self.excess = max(1.0, median_of_sorted(order) / _MEDIAN)
+        # Set in one step: other threads read it.
+        self.excess = max(1.0, median_of_sorted(order) / _MEDIAN) if len(order) >= _LEAST else None
 
     def pack(self) -> bytes:
         """The samples, in this machine's byte order."""

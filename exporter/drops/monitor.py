@@ -12,7 +12,6 @@ import structlog
 from exporter.config.settings import MerchantSettings, Settings
 from exporter.drops.baseline import Baseline
 from exporter.drops.baseline_rows import read_baselines, write_baseline
-from exporter.drops.dispersion import Dispersion
 from exporter.drops.judging import Judging, LiveEvents, Standing
 from exporter.drops.packed import Packed, RecentMinutes
 from exporter.drops.warmup import Warmup, WarmupRequest, past_hours, past_minutes
@@ -72,9 +71,8 @@ class DropMonitor:
         self._judging = Judging(live_events, self._baselines)
         # Scrapes read it without the mutex, so it is never changed: a new one takes its place.
         self._standing: Mapping[str, Standing] = {}
-        # Scrapes and pages read these without the mutex, so their values are never changed: a new one takes its place.
+        # Pages read these without the mutex, so they are never changed: new ones take their place.
         self._recent: dict[str, RecentMinutes] = {}
-        self._dispersion = 1.0
         self._unsaved: set[str] = set()
         self._saved_at = float("-inf")
         self._load()
@@ -146,7 +144,7 @@ class DropMonitor:
         """By how much the variance of the whole merchant's plays is more than that of independent viewers; at least 1,
         and 1 while it is not known.
         """
-        return self._dispersion
+        return self._baselines[""].dispersion
 
     def enter_history(self, request: WarmupRequest, rows: Rows) -> None:
         """Take the answer to a request of the warm-up."""
@@ -165,8 +163,6 @@ class DropMonitor:
         recent = baseline.recent_minutes()
         if recent is not None:
             self._recent[media_id] = recent
-        if not media_id:
-            self._dispersion = baseline.dispersion
 
     # ---- the state file ----
 
@@ -205,8 +201,8 @@ class DropMonitor:
                     self._recent[media_id] = row.packed.recent
             if row.past_known:
                 self.warmup.skip(self._stream(media_id))
-        if "" in self._packed:
-            self._dispersion = Dispersion(self._packed[""].dispersion).excess or 1.0
+        # Its dispersion is read before its first answer.
+        self._baseline("")
         if damaged := sum(row.damaged for row in rows.values()):
             log.warning(
                 "plays that the drop detector remembers are damaged in the state file; they are fetched again",
