@@ -198,11 +198,11 @@ def _app(
 
     def rendered(render: Callable[[Status], str]) -> Callable[[str], str | None]:
         def of_merchant(merchant_id: str) -> str | None:
-            whole = status.build(
-                health.snapshot(), polling.hours(), polling.requests.view(), polling.clock.now(), __version__
-            )
-            part = status.only(whole, merchant_id)
-            return None if part is None else render(part)
+            part = status.only(health.snapshot(), merchant_id)
+            if part is None:
+                return None
+            requests = polling.requests.view()
+            return render(status.build(part, polling.hours(), requests, polling.clock.now(), __version__))
 
         return of_merchant
 

@@ -1,7 +1,7 @@
 """Makes the status, behind the page at `/` and the JSON at `/api/v1/status`, from what was counted. Pure."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -38,7 +38,7 @@ def build(
     Args:
         snapshot: What has been counted.
         hours: The newest hour of plays, by merchant id and media id, "" for the whole merchant.
-        requests: The newest requests.
+        requests: The newest requests; those of other merchants are left out.
         now: Unix seconds.
         version: The release.
     """
@@ -47,19 +47,16 @@ def build(
         for merchant_id, merchant in snapshot.merchants.items()
     )
     health, summary = health_of(merchants, snapshot.problems)
-    return Status(version, now, health, summary, snapshot.clock_offset, merchants, requests.newest, snapshot.problems)
+    newest = tuple(each for each in requests.newest if each.merchant_id in snapshot.merchants)
+    return Status(version, now, health, summary, snapshot.clock_offset, merchants, newest, snapshot.problems)
 
 
-def only(status: Status, merchant_id: str) -> Status | None:
-    """The status of one merchant, or of all for ""; None where there is no such merchant."""
+def only(snapshot: Snapshot, merchant_id: str) -> Snapshot | None:
+    """The part of a snapshot about one merchant, all of it for ""; None where there is no such merchant."""
     if not merchant_id:
-        return status
-    merchants = tuple(each for each in status.merchants if each.merchant_id == merchant_id)
-    if not merchants:
-        return None
-    health, summary = health_of(merchants, status.problems)
-    requests = tuple(each for each in status.requests if each.merchant_id == merchant_id)
-    return replace(status, health=health, summary=summary, merchants=merchants, requests=requests)
+        return snapshot
+    merchant = snapshot.merchants.get(merchant_id)
+    return None if merchant is None else replace(snapshot, merchants={merchant_id: merchant})
 
 
 def as_json(status: Status) -> str:
@@ -105,12 +102,11 @@ def _merchant(merchant: MerchantView, hours: Mapping[str, Hour], requests: Reque
 def _media(
     merchant: MerchantView,
     media: MediaView,
-    streams: Iterable[StreamView],
+    streams: Sequence[StreamView],
     settled: Minute | None,
     hour: Hour | None,
     failure: Exchange | None,
 ) -> MediaStatus:
-    streams = list(streams)
     plays = merchant.streams.get(_plays(merchant.merchant_id, media.media_id))
     lasts = [series.last for series in plays.series if series.last is not None] if plays else []
     throughs = [each.through for each in streams if each.through is not None]

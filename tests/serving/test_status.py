@@ -195,10 +195,10 @@ def test_a_wrong_clock_and_unusable_answers_are_warnings() -> None:
         (-95.0, "This machine's clock is 1m35s behind the API's clock (Date header)."),
     ]:
         problems = (ProblemView(Subject.CLOCK, clock_problem(offset)),) if offset else ()
-        status = build(Snapshot(merchants, offset, problems), {}, RequestsView(), NOW, "1.2.3")
-        part = only(status, "acme")
+        snapshot = Snapshot(merchants, offset, problems)
+        part = only(snapshot, "acme")
         assert part is not None
-        for each in (status, part):
+        for each in (build(of, {}, RequestsView(), NOW, "1.2.3") for of in (snapshot, part)):
             assert each.health is Health.WARNING
             assert said in each.summary
             assert each.clock_offset_seconds == offset
@@ -254,17 +254,18 @@ def test_a_part_contains_one_merchant() -> None:
     """It has the merchant, its health and its requests, and nothing of the others; an unknown merchant has no part."""
     merchants = {name: MerchantView(name, link=LinkView(name, up=name == "b")) for name in ("a", "b")}
     requests = RequestsView(tuple(Exchange(NOW, name, "medias", "200", 0.1) for name in ("a", "b", "a")))
-    whole = build(Snapshot(MappingProxyType(merchants)), {}, requests, NOW, "1.2.3")
-    part = only(whole, "b")
-    assert part is not None
+    snapshot = Snapshot(MappingProxyType(merchants))
+    of_one = only(snapshot, "b")
+    assert of_one is not None
+    whole, part = (build(each, {}, requests, NOW, "1.2.3") for each in (snapshot, of_one))
     assert (whole.health, part.health, part.summary) == (
         "bad",
         "good",
         "The API is up. Merchants: 1, media: 0, streams: 0.",
     )
     assert [each.merchant_id for each in part.merchants] == [each.merchant_id for each in part.requests] == ["b"]
-    assert only(whole, "") is whole
-    assert only(whole, "c") is None
+    assert only(snapshot, "") is snapshot
+    assert only(snapshot, "c") is None
 
 
 def test_the_json_has_the_fields_of_the_status() -> None:
