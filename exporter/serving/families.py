@@ -128,16 +128,19 @@ MEDIA_INFO = Family(
 
 View = TypeVar("View", MerchantView, LinkView, MediaView)
 
+# The value of the one sample, None where there is none; or those of several by the family's last label.
+Value = float | dict[str, float] | None
+
 
 @dataclass(frozen=True, slots=True)
 class ViewFamily(Family, Generic[View]):
     """A family with a few samples for each merchant, connection or media.
 
     Attributes:
-        read: The value of the one sample, None where there is none; or those of several by the family's last label.
+        read: Reads the values from a view.
     """
 
-    read: Callable[[View], float | dict[str, float] | None]
+    read: Callable[[View], Value]
 
 
 def _end(minute: Minute | None) -> float | None:
@@ -153,15 +156,11 @@ def _thresholds(media: MediaView) -> dict[str, float] | None:
     return None if thresholds is None else {"warning": thresholds.warning, "critical": thresholds.critical}
 
 
-def _of_merchant(
-    name: str, help_text: str, read: Callable[[View], float | dict[str, float] | None], *by: str
-) -> ViewFamily[View]:
+def _of_merchant(name: str, help_text: str, read: Callable[[View], Value], *by: str) -> ViewFamily[View]:
     return ViewFamily(name, help_text, (*_MERCHANT_LABELS, *by), read)
 
 
-def _of_media(
-    name: str, help_text: str, read: Callable[[MediaView], float | dict[str, float] | None], *by: str
-) -> ViewFamily[MediaView]:
+def _of_media(name: str, help_text: str, read: Callable[[MediaView], Value], *by: str) -> ViewFamily[MediaView]:
     return ViewFamily(name, help_text, (*_MEDIA_LABELS, *by), read)
 
 
