@@ -47,8 +47,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Twice as many workers as processors: many tests wait for a process or for time to pass."""
-    return 2 * len(os.sched_getaffinity(0))
+    """More workers than processors: many tests wait for a process or for time to pass, most of them at the start."""
+    return 2 * len(os.sched_getaffinity(0)) + 1
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
