@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-import yaml
-
 from benchmarks.canned import canned_api
 from benchmarks.prepared import Prepared
 from benchmarks.process import Running, running
 from benchmarks.report import Cell, Table
 from exporter.config.load import load
+from exporter.config.yaml_file import write
 from exporter.model import MINUTE
 from exporter.storage.state import open_state
 from tests.support.audience import mark_history_known, media_ids
@@ -103,7 +102,7 @@ def configure(place: Path, url: str, merchants: int, media: int) -> Path:
         ],
         "storage": {"path": str(place / "state.db")},
     }
-    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    config.write_text(write(settings), encoding="utf-8")
     return config
 
 

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from exporter.config.load import load
 from exporter.config.settings import Settings
+from exporter.config.yaml_file import write
 from exporter.counting.ledger import Ledger
 from exporter.counting.windows import ended_before, whole_minutes
 from exporter.model import MINUTE, Group, Minute, MinuteRange, Rows, Stream
@@ -74,7 +73,7 @@ def _config(state: Path, media: int) -> str:
         "collect": _COLLECT,
         "media": [{"id": f"ab{number:030x}", "name": f"Programme {number}"} for number in range(media)],
     }
-    return yaml.safe_dump({"api": {"url": DEAD_API}, "merchants": [merchant], "storage": {"path": str(state)}})
+    return write({"api": {"url": DEAD_API}, "merchants": [merchant], "storage": {"path": str(state)}})
 
 
 def _fill(settings: Settings, now: float) -> None:

@@ -56,7 +56,7 @@ TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
         0,
     ),
     "planning": (lambda folder: simulation.run_planning(folder, streams=(60, 70), rounds=2), [60, 70], 1),
-    "fleet": (lambda folder: fleet.run(folder, merchants=(2,), media=3, minutes=0.02, warm_up=0.02), [2], 0),
+    "fleet": (lambda folder: fleet.run(folder, merchants=(2,), media=9, minutes=0.02, warm_up=0.02), [2], 0),
     "replay": (
         lambda folder: replaying.run(folder, media=2, days=1, repeats=1),
         ["reading the CSV", "replay"],
