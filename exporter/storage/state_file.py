@@ -72,6 +72,11 @@ class StateFile:
         """The names of the files that SQLite has beside it while it is open."""
         return f"{self.real}-wal", f"{self.real}-shm"
 
+    @cached_property
+    def identity(self) -> Identity | None:
+        """What distinguishes it from another file of the same name. Each transaction compares it."""
+        return identity_at(self.descriptor)
+
     @property
     def new(self) -> bool:
         """Whether it is empty."""
@@ -91,7 +96,7 @@ class StateFile:
         found = identity_at(self.path)
         if found is None:
             return Place.GONE
-        return Place.HERE if found == identity_at(self.descriptor) else Place.REPLACED
+        return Place.HERE if found == self.identity else Place.REPLACED
 
     @contextlib.contextmanager
     def keep_siblings(self) -> Iterator[None]:
