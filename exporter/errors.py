@@ -126,8 +126,9 @@ class Unhandled(MalformedAnswer):
             error: The exception. Its text may quote a secret, so the message has only its type and where it was raised.
             what: What failed, for the message.
         """
-        at = raised_at(error)
-        raised = cls(f"{what}{': ' if what else ''}unexpected {type(error).__name__}{' at ' if at else ''}{at}")
+        place = raised_at(error)
+        at = f" at {place}" if place else ""
+        raised = cls(f"{what}{': ' if what else ''}unexpected {type(error).__name__}{at}")
         raised.__cause__ = error
         return raised
 
