@@ -41,17 +41,21 @@ class Acceptor:
 
     async def accept(self, listener: socket.socket) -> None:
         """Accept until cancelled."""
-        listener.settimeout(0)
+        listener.setblocking(False)
         while True:
+            await self._readable(listener)
+            # Not the loop's `sock_accept`: cancelled at the wrong moment, it loses the socket that it has accepted.
             try:
-                accepted, _ = await self._loop.sock_accept(listener)
-            except OSError as error:
-                if error.errno != errno.ECONNABORTED:
-                    self._failed(error)
-                    # The newest connections send their requests meanwhile; the idle ones free their descriptors.
-                    await asyncio.sleep(BACKOFF)
-                    self._connections.close_idle()
+                accepted, _ = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
                 continue
+            except OSError as error:
+                self._failed(error)
+                # The newest connections send their requests meanwhile; the idle ones free their descriptors.
+                await asyncio.sleep(BACKOFF)
+                self._connections.close_idle()
+                continue
+            accepted.setblocking(False)
             try:
                 await self._loop.connect_accepted_socket(self._connect, accepted)
             except OSError:
@@ -65,6 +69,14 @@ class Acceptor:
             if self._failed_at is not None and self._loop.time() - self._failed_at > RESOLVED_AFTER:
                 self._failed_at = None
                 log.info("resolved: accepting connections again")
+
+    async def _readable(self, listener: socket.socket) -> None:
+        readable = asyncio.Event()
+        self._loop.add_reader(listener, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            self._loop.remove_reader(listener)
 
     def _failed(self, error: OSError) -> None:
         if self._failed_at is None:
