@@ -41,7 +41,7 @@ class Acceptor:
 
     async def accept(self, listener: socket.socket) -> None:
         """Accept until cancelled."""
-        listener.setblocking(False)
+        listener.settimeout(0)
         while True:
             await self._readable(listener)
             # Not the loop's `sock_accept`: cancelled at the wrong moment, it loses the socket that it has accepted.
@@ -55,7 +55,7 @@ class Acceptor:
                 await asyncio.sleep(BACKOFF)
                 self._connections.close_idle()
                 continue
-            accepted.setblocking(False)
+            accepted.settimeout(0)
             try:
                 await self._loop.connect_accepted_socket(self._connect, accepted)
             except OSError:
