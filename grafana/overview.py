@@ -55,7 +55,7 @@ def _numbers() -> list[parts.Panel]:
             empty="not known",
         ),
         parts.number(
-            "Drop of the whole merchant",
+            "Merchant drop",
             "Share of the merchant's expected plays that is missing, while media with most of its plays have a drop. "
             f"0 if the difference can be random. Above {MERCHANT_THRESHOLD:.0%}, an alert for the merchant fires and "
             "inhibits the alerts of its media.",
