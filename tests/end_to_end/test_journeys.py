@@ -314,6 +314,12 @@ class Journey:
             self.clock.advance(4 * 60)
             self.minute(may_be_killed=False)
 
+    def behind(self) -> int:
+        """How many settled minutes the stream that is furthest behind has not counted."""
+        ledger = self.polling.ledger
+        summable = [each for each in self.settings.merchants[0].streams() if each.target.summable]
+        return ledger.settled(MERCHANT, self.clock.now()) - min(map(ledger.through, summable))
+
     def expected(self, stream: Stream) -> dict[str, int]:
         """The sum of the final values in millionths, by label value as the exporter shows it."""
         view = self.polling.ledger.snapshot.merchants[MERCHANT].streams[stream]
@@ -347,12 +353,11 @@ class Journey:
                 )
             }
         found = {}
-        settled = self.polling.ledger.settled(MERCHANT, self.clock.now())
+        assert self.behind() <= 30
         for stream in self.settings.merchants[0].streams():
             if not stream.target.summable:
                 continue
             counted = {label: totals for (of, label), totals in accounts.items() if of == stream}
-            assert settled - self.polling.ledger.through(stream) <= 30
             expected = self.expected(stream)
             if stream.target.by_day:
                 # Counting starts with what the day already has at the first answer.
@@ -380,6 +385,11 @@ def test_every_play_is_counted_once_and_the_budget_is_kept(journey: Journey) -> 
     """
     journey.run_with_faults(60)
     journey.recover(50)
+    # With a small budget, after a long outage, and if the API limited ranges, it takes longer: half of each short range
+    # has been requested before.
+    for _ in range(20):
+        if journey.behind() > 30:
+            journey.recover(5)
     merchant = journey.polling.ledger.snapshot.merchants[MERCHANT]
     assert (merchant.lost_minutes, merchant.held_values, merchant.series_resets) == (0, 0, 0)
     before = journey.owed_by_counter()
