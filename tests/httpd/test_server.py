@@ -24,7 +24,7 @@ from exporter.httpd.connections import Connections, Limits, Phase
 from exporter.httpd.messages import Handler, Request, Response
 from exporter.httpd.server import Server
 from exporter.httpd.workers import CoalesceKey
-from tests.support.processes import PATIENCE, Program, get, python, wait_until
+from tests.support.processes import PATIENCE, Program, closed_by_server, get, python, wait_until
 
 MEGABYTE = 1024 * 1024
 
@@ -101,14 +101,6 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Served]]:
             return served
 
         yield start
-
-
-def closed_by_server(peer: socket.socket) -> bool:
-    """Whether the server has closed a connection without sending anything else."""
-    try:
-        return peer.recv(1) == b""
-    except ConnectionError:
-        return True
 
 
 @pytest.mark.parametrize(

@@ -283,6 +283,14 @@ def settle_in(seconds: float) -> str:
     return f"{int(time.time() + seconds) % 60}s"
 
 
+def closed_by_server(peer: socket.socket) -> bool:
+    """Whether the server has closed a connection without sending anything else."""
+    try:
+        return peer.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
 def silent_peer() -> socket.socket:
     """A server that accepts connections and sends nothing; its address is `http://127.0.0.1:<port>`."""
     return socket.create_server(("127.0.0.1", 0))
