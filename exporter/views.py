@@ -76,6 +76,89 @@ class Verdict(NamedTuple):
     expected: float
 
 
+class Judgement(StrEnum):
+    """Whether the drop detector can say anything about a media now."""
+
+    JUDGED = "judged"
+    LEARNING = "learning"
+    NO_DATA = "no data"
+    OFF = "off"
+
+
+class Severity(StrEnum):
+    """How deep a drop is, by the thresholds of its media."""
+
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class IncidentState(StrEnum):
+    """Whether a drop lasts, has ended because the plays are back, or was accepted as the new level."""
+
+    OPEN = "open"
+    ENDED = "ended"
+    ACCEPTED = "accepted"
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One drop of the plays of a media, or of the whole merchant, from its onset to its end.
+
+    Attributes:
+        media_id: The media, "" for the whole merchant.
+        onset: The first minute of the drop.
+        state: Whether it lasts.
+        severity: The worst so far.
+        minute: The newest minute that it knows; of an incident that has ended, its last.
+        ratio: The share of the expected plays that is missing now, against the baseline frozen at the onset.
+        worst: The largest ratio so far.
+        expected: The plays a minute expected now.
+        plays: The plays a minute counted now.
+        lost: The plays that were expected since the onset, minus those counted.
+        accept_at: The minute in which it is accepted as the new level, if it lasts until then.
+        with_merchant: Whether it belongs to a drop of the whole merchant.
+    """
+
+    media_id: str
+    onset: Minute
+    state: IncidentState
+    severity: Severity
+    minute: Minute
+    ratio: float
+    worst: float
+    expected: float
+    plays: float
+    lost: float
+    accept_at: Minute
+    with_merchant: bool = False
+
+
+# The minutes of one part of a day's bar.
+DAY_STEP = 15
+
+
+class DayState(StrEnum):
+    """The worst that the drop detector said in one part of a day."""
+
+    NO_DATA = "no data"
+    JUDGED = "judged"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """The last 24 hours of a media, or of the whole merchant.
+
+    Attributes:
+        start: The start of the first part (Unix seconds).
+        states: The worst state in each part of 15 minutes, oldest first.
+    """
+
+    start: float
+    states: tuple[DayState, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Hour:
     """The newest hour of plays of a media, or of the whole merchant.
@@ -103,6 +186,8 @@ class MediaView:
         labels: The configured labels.
         live_event_running: Whether its live event runs, or None where it has none or that is not known.
         verdict: The newest verdict of the drop detector, or None where it has none.
+        judgement: Whether there is one, and why not.
+        incident: Its open drop, or None.
         thresholds: The thresholds of its alerts, or None where the configuration excludes it from drop alerts.
         failing_streams: The number of its streams that fail while other requests succeed.
         gone: Whether the API answers 404 for it.
@@ -115,6 +200,8 @@ class MediaView:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     live_event_running: bool | None = None
     verdict: Verdict | None = None
+    judgement: Judgement = Judgement.LEARNING
+    incident: Incident | None = None
     thresholds: Thresholds | None = None
     failing_streams: int = 0
     gone: bool = False
@@ -185,6 +272,9 @@ class MerchantView:
         streams: Its streams, in the order of the configuration.
         media: Its media, in the order of the configuration.
         verdict: The newest verdict on all plays together, or None where there is none.
+        judgement: Whether there is one, and why not.
+        incident: The open drop of the whole merchant, or None.
+        incidents: The drops of its media and of the whole merchant, open or not, the newest onset first.
         link: The connection to the API, or None where it is unknown.
     """
 
@@ -198,6 +288,9 @@ class MerchantView:
     streams: Mapping[Stream, StreamView] = field(default_factory=lambda: MappingProxyType({}))
     media: Mapping[str, MediaView] = field(default_factory=lambda: MappingProxyType({}))
     verdict: Verdict | None = None
+    judgement: Judgement = Judgement.LEARNING
+    incident: Incident | None = None
+    incidents: tuple[Incident, ...] = ()
     link: LinkView | None = None
 
 
