@@ -8,17 +8,20 @@ import multiprocessing
 import random
 import time
 import tracemalloc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from benchmarks.alarm import KEPT, Alarm
 from benchmarks.plays import REAL_NAMES, START, WEEK, Drop, Merchant, Series, real, rides, simulate
 from benchmarks.report import Cell, Table, figures
 from exporter.drops.baseline import Baseline, Observation
-from exporter.drops.detector import KEPT, Alarm, Together, broad, judge, judge_live
+from exporter.drops.detector import Together, broad, judge, judge_live
 from exporter.drops.packed import HELD
+from exporter.drops.tracker import Tracker
 from exporter.model import DAY_MINUTES, Minute
+from exporter.views import Incident, IncidentState, Thresholds, Verdict
 
 # The detector's constants were chosen with other seeds: 1 to 14, and the real series with seeds 1 to 8.
 SEEDS = range(301, 307)
@@ -39,6 +42,23 @@ ECHO = KEPT
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What one rule made of one drop.
+
+    Attributes:
+        drop: The drop.
+        delay: Minutes from its first minute until the alarm began; None if it was missed.
+        covered: The minutes from the alarm's begin to the drop's end in which the alarm fired.
+        ended: Minutes from the drop's end until the alarm ended; None if it ended before, or with the series.
+    """
+
+    drop: Drop
+    delay: int | None
+    covered: int = 0
+    ended: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """The result of one rule on one series.
 
@@ -47,33 +67,48 @@ class Outcome:
             and "rides" or "thinned rides".
         rule: The rule's name.
         weeks: The length of the series.
-        drops: Each drop with the minutes until the alarm began; None if it was missed.
-        false: The minutes of alarms without a drop.
+        drops: What was made of each drop.
+        false: The minutes in which alarms without a drop began.
         missing: How many of these followed within an hour of missing data.
+        false_minutes: For how many minutes these alarms fired.
     """
 
     kind: str
     rule: str
     weeks: float
-    drops: tuple[tuple[Drop, int | None], ...]
+    drops: tuple[Found, ...]
     false: tuple[Minute, ...]
     missing: int
+    false_minutes: int
 
 
 @dataclass(slots=True)
 class Scanned:
-    """One series under the rules: the alarms of each rule and their starts."""
+    """One series under the rules: when the alarm of each rule fired, from one minute until before another."""
 
     series: Series
     kind: str
     rules: dict[str, Alarm]
-    begun: dict[str, list[Minute]] = field(default_factory=dict)
+    fired: dict[str, list[tuple[Minute, Minute]]] = field(default_factory=dict)
 
     def step(self, rule: str, minute: Minute, ratio: float | None) -> None:
         """Process one minute's ratio."""
         change = self.rules[rule].step(minute, ratio)
-        if change and change.firing:
-            self.begun.setdefault(rule, []).append(change.minute)
+        if change:
+            self.fires(rule, change.minute) if change.firing else self.ends(rule, change.minute)
+
+    def fires(self, rule: str, minute: Minute) -> None:
+        """An alarm begins, and lasts to the end of the series if nothing ends it."""
+        self.fired.setdefault(rule, []).append((minute, self.series.first + len(self.series.plays)))
+
+    def ends(self, rule: str, minute: Minute) -> None:
+        """The alarm that fires ends."""
+        self.fired[rule][-1] = self.fired[rule][-1][0], minute
+
+    def firing(self, rule: str, minute: Minute) -> bool:
+        """Whether an alarm fires."""
+        fired = self.fired.get(rule, [])
+        return bool(fired) and minute < fired[-1][1]
 
     def outcomes(self, drops: Sequence[Drop], ignored: Sequence[Drop] = ()) -> list[Outcome]:
         """The outcome of each rule.
@@ -83,19 +118,35 @@ class Scanned:
             ignored: Minutes in which an alarm is neither right nor wrong.
         """
         found = []
-        for rule in self.rules:
-            begun = self.begun.get(rule, [])
-            delays = tuple(
-                (drop, next((at - drop.first for at in begun if drop.first <= at < drop.first + drop.length), None))
-                for drop in drops
-            )
+        for rule in RULES:
+            fired = self.fired.get(rule, [])
             known = [(drop.first, drop.first + drop.length + ECHO) for drop in (*drops, *ignored)]
-            wrong = tuple(at for at in begun if not any(first <= at <= last for first, last in known))
+            wrong = [each for each in fired if not any(first <= each[0] <= last for first, last in known)]
             plays = self.series.plays
-            since = [at - self.series.first for at in wrong]
+            since = [at - self.series.first for at, _ in wrong]
             missing = sum(None in plays[max(0, at - 60) : at] for at in since)
-            found.append(Outcome(self.kind, rule, len(plays) / WEEK, delays, wrong, missing))
+            found.append(
+                Outcome(
+                    self.kind,
+                    rule,
+                    len(plays) / WEEK,
+                    tuple(self._of_drop(drop, fired) for drop in drops),
+                    tuple(at for at, _ in wrong),
+                    missing,
+                    sum(end - at for at, end in wrong),
+                )
+            )
         return found
+
+    def _of_drop(self, drop: Drop, fired: Sequence[tuple[Minute, Minute]]) -> Found:
+        last = drop.first + drop.length
+        within = [(begin, end) for begin, end in fired if drop.first <= begin < last]
+        if not within:
+            return Found(drop, None)
+        covered = sum(min(end, last) - begin for begin, end in within)
+        end = within[-1][1]
+        ended = end - last if last <= end < self.series.first + len(self.series.plays) else None
+        return Found(drop, within[0][0] - drop.first, covered, ended)
 
 
 class _SimpleRules:
@@ -134,22 +185,14 @@ class _SimpleRules:
 
 
 HOUR_AGO, DAYS_AGO = "rate < half of an hour ago, 5m", "half of yesterday and last week, 5m"
-DETECTOR, DETECTOR_CRITICAL = "warning", "critical"
-RULES = (HOUR_AGO, DAYS_AGO, DETECTOR, DETECTOR_CRITICAL)
+SUNK, DETECTOR, DETECTOR_CRITICAL = "detector without incidents", "warning", "critical"
+RULES = (HOUR_AGO, DAYS_AGO, SUNK, DETECTOR, DETECTOR_CRITICAL)
 
 
 def scan(series: Series, kind: str, threshold: float = WARNING) -> Scanned:
-    """Run the detector and the simple rules over a series."""
-    scanned = Scanned(
-        series,
-        kind,
-        {
-            HOUR_AGO: Alarm(0.5, pending=5),
-            DAYS_AGO: Alarm(0.5, pending=5),
-            DETECTOR: Alarm(threshold),
-            DETECTOR_CRITICAL: Alarm(CRITICAL),
-        },
-    )
+    """Run the simple rules over a series; the detector follows."""
+    alarms = {HOUR_AGO: Alarm(0.5, pending=5), DAYS_AGO: Alarm(0.5, pending=5), SUNK: Alarm(threshold)}
+    scanned = Scanned(series, kind, alarms)
     simple = _SimpleRules(series)
     for at in range(len(series.plays)):
         scanned.step(HOUR_AGO, series.first + at, simple.hour_ago(at))
@@ -157,41 +200,81 @@ def scan(series: Series, kind: str, threshold: float = WARNING) -> Scanned:
     return scanned
 
 
+class _Followed:
+    """One series under the detector."""
+
+    def __init__(self, scanned: Scanned, thresholds: Thresholds) -> None:
+        self.scanned, self.series = scanned, scanned.series
+        self._track = _track(scanned.series)
+        whole = scanned.kind == "merchant"
+        self._tracker = Tracker("" if whole else "media", thresholds)
+
+    def take(self, first: Minute, plays: Sequence[float | None]) -> list[Observation]:
+        """Take minutes; what each shows that is not missing."""
+        return self._track.take(first, plays)
+
+    def judge(self, observation: Observation, factor: float = 1.0) -> tuple[Verdict | None, Verdict | None]:
+        """The verdicts of the detector alone, and with what is known of the last incident."""
+        return judge(observation, factor), self._tracker.judge(observation, factor, self._track)
+
+    def step(self, observation: Observation, verdicts: tuple[Verdict | None, Verdict | None], *, live: bool) -> None:
+        """Take the verdicts on a minute."""
+        plain, own = verdicts
+        self.scanned.step(SUNK, observation.minute, plain and plain.ratio)
+        self._note(observation.minute, self._tracker.step(observation, own, self._track, flat=live))
+
+    def end(self, minute: Minute) -> None:
+        """The live event is over."""
+        self.scanned.step(SUNK, minute, 0.0)
+        self._note(minute, self._tracker.end(self._track))
+
+    def _note(self, minute: Minute, incident: Incident | None) -> None:
+        if incident is not None and incident.state is IncidentState.OPEN:
+            self.scanned.fires(DETECTOR, minute)
+        if (found := self._tracker.state.open) is not None and found.critical_at == minute:
+            self.scanned.fires(DETECTOR_CRITICAL, minute)
+        if incident is not None and incident.state is not IncidentState.OPEN:
+            self.scanned.ends(DETECTOR, minute)
+            if self.scanned.firing(DETECTOR_CRITICAL, minute):
+                self.scanned.ends(DETECTOR_CRITICAL, minute)
+
+
+MEDIA_THRESHOLDS, WHOLE_THRESHOLDS = Thresholds(WARNING, CRITICAL), Thresholds(WHOLE, WHOLE)
+
+
 def judge_merchant(merchant: Merchant) -> list[Outcome]:
     """Scan all series of a merchant, each requested as often as the planner would for its plays."""
     first = merchant.whole.first
-    scanned = [scan(each, "live" if each.live else "media") for each in merchant.series]
-    whole = scan(merchant.whole, "merchant", WHOLE)
-    tracks = [_track(each) for each in merchant.series]
-    track = _track(merchant.whole)
+    media = [_Followed(scan(each, "live" if each.live else "media"), MEDIA_THRESHOLDS) for each in merchant.series]
+    whole = _Followed(scan(merchant.whole, "merchant", WHOLE), WHOLE_THRESHOLDS)
     together = Together()
     observations: dict[int, Observation] = {}
     for at in range(len(merchant.whole.plays)):
         minute = first + at
-        for number, each in enumerate(scanned):
+        for number, each in enumerate(media):
             every = 1 + number % 4
             if minute % every:
                 continue
             start = max(0, at - every + 1)
-            if each.series.live:
-                _live_step(each, tracks[number].take(first + start, each.series.plays[start : at + 1]))
-                continue
-            for observation in tracks[number].take(first + start, each.series.plays[start : at + 1]):
+            for observation in each.take(first + start, each.series.plays[start : at + 1]):
+                if each.series.live:
+                    _live_step(each, observation)
+                    continue
                 together.add(observation)
-                verdict = judge(observation, together.factor(observation))
-                _both(each, observation.minute, verdict and verdict.ratio)
+                each.step(observation, each.judge(observation, together.factor(observation)), live=False)
                 observations[number] = observation
-        for observation in track.take(minute, [merchant.whole.plays[at]]):
-            verdict = judge(observation)
-            ratio = verdict and verdict.ratio
-            if ratio and not broad(each for each in observations.values() if each.minute > minute - 5):
-                ratio = 0.0
-            _both(whole, minute, ratio)
+        for observation in whole.take(minute, [merchant.whole.plays[at]]):
+            plain, own = whole.judge(observation)
+            if not broad(other for other in observations.values() if other.minute > minute - 5):
+                plain, own = (verdict and verdict._replace(ratio=0.0) for verdict in (plain, own))
+            whole.step(observation, (plain, own), live=False)
     outages = merchant.whole.drops
     outcomes = [
-        outcome for each in scanned for outcome in each.outcomes(each.series.drops, () if each.series.live else outages)
+        outcome
+        for each in media
+        for outcome in each.scanned.outcomes(each.series.drops, () if each.series.live else outages)
     ]
-    return outcomes + whole.outcomes(outages)
+    return outcomes + whole.scanned.outcomes(outages)
 
 
 def _track(series: Series) -> Baseline:
@@ -200,32 +283,27 @@ def _track(series: Series) -> Baseline:
     return track
 
 
-def _both(scanned: Scanned, minute: Minute, ratio: float | None) -> None:
-    scanned.step(DETECTOR, minute, ratio)
-    scanned.step(DETECTOR_CRITICAL, minute, ratio)
-
-
-def _live_step(scanned: Scanned, observations: Iterable[Observation]) -> None:
-    for observation in observations:
-        ratio: float | None = 0.0
-        # The state of the event is fetched at intervals: its end is noticed late.
-        seen = observation.minute - observation.minute % LIVE_STATE
-        if any(
-            begin + LIVE_AFTER <= observation.minute and begin <= seen < end for begin, end in scanned.series.events
-        ):
-            verdict = judge_live(observation)
-            ratio = verdict and verdict.ratio
-        _both(scanned, observation.minute, ratio)
+def _live_step(each: _Followed, observation: Observation) -> None:
+    # The state of the event is fetched at intervals: its end is noticed late.
+    seen = observation.minute - observation.minute % LIVE_STATE
+    event = next((event for event in each.series.events if event[0] <= seen < event[1]), None)
+    if event is None:
+        each.end(observation.minute)
+        return
+    verdict: Verdict | None = Verdict(observation.minute, 0.0, 0.0, 0.0)
+    if event[0] + LIVE_AFTER <= observation.minute:
+        verdict = judge_live(observation)
+    each.step(observation, (verdict, verdict), live=True)
 
 
 def judge_real(series: Series, kind: str) -> list[Outcome]:
     """Scan a real series, which has no other media."""
-    scanned = scan(series, kind)
-    track = _track(series)
-    for observation in track.take(series.first, series.plays):
-        verdict = judge(observation)
-        _both(scanned, observation.minute, verdict and verdict.ratio)
-    return scanned.outcomes(series.drops)
+    each = _Followed(scan(series, kind), MEDIA_THRESHOLDS)
+    # The tracker reads the newest two hours.
+    for at in range(0, len(series.plays), 30):
+        for observation in each.take(series.first + at, series.plays[at : at + 30]):
+            each.step(observation, each.judge(observation), live=False)
+    return each.scanned.outcomes(series.drops)
 
 
 def _simulated(seed: int, size: tuple[int, int, int]) -> list[Outcome]:
@@ -288,11 +366,11 @@ def _delays(
 ) -> list[int | None]:
     """The delays of the drops with this depth and this number of plays a minute."""
     return [
-        delay
+        found.delay
         for outcome in outcomes
         if outcome.kind == kind
-        for drop, delay in outcome.drops
-        if drop.depth in depths and rate <= drop.rate < below
+        for found in outcome.drops
+        if found.drop.depth in depths and rate <= found.drop.rate < below
     ]
 
 

@@ -26,7 +26,6 @@ START = int(datetime(2026, 3, 1, 15, tzinfo=UTC).timestamp()) // 60
 # Weeks of hours before the first minute.
 HISTORY_WEEKS = 3
 
-DEPTHS = (0.5, 0.8, 1.0)
 LENGTHS = (15, 30, 60)
 
 REAL = Path(__file__).with_name("data") / "nab"
@@ -48,6 +47,28 @@ class Drop:
     length: int
     depth: float
     rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drops:
+    """Which drops a simulated media gets.
+
+    Attributes:
+        lengths: The lengths, in minutes.
+        depths: The shares of the plays that are removed.
+        apart: The least distance between the beginnings of two drops, in minutes.
+        outage: The length of an outage of all media, in minutes.
+    """
+
+    lengths: Sequence[int]
+    depths: Sequence[float]
+    apart: int
+    outage: int
+
+
+SHORT = Drops(LENGTHS, (0.5, 0.8, 1.0), apart=360, outage=30)
+# After the longest, the season and the level get some hours.
+LONG = Drops((60, 120, 240, 480), (0.8, 1.0), apart=1200, outage=240)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +105,7 @@ class Merchant:
     whole: Series
 
 
-def simulate(seed: int, *, always_on: int = 40, live: int = 10, weeks: int = 4) -> Merchant:
+def simulate(seed: int, *, always_on: int = 40, live: int = 10, weeks: int = 4, kind: Drops = SHORT) -> Merchant:
     """A merchant's plays; the same for the same seed."""
     dice = random.Random(seed)  # noqa: S311 - a simulation
     minutes = weeks * WEEK
@@ -97,8 +118,8 @@ def simulate(seed: int, *, always_on: int = 40, live: int = 10, weeks: int = 4) 
     for step in range(max(0, holiday), min(len(together), holiday + DAY_MINUTES // STEP)):
         edge = min(step - holiday, holiday + DAY_MINUTES // STEP - step) / 36
         together[step] *= 1 - 0.3 * min(1.0, edge)
-    outages = [Drop(dice.randrange(minutes), 30, 0.8, 0.0) for _ in range(weeks // 2)]
-    series = [_always_on(dice, together, minutes, gaps, outages) for _ in range(always_on)]
+    outages = [Drop(dice.randrange(minutes), kind.outage, 0.8, 0.0) for _ in range(weeks // 2)]
+    series = [_always_on(dice, together, minutes, gaps, outages, kind) for _ in range(always_on)]
     series += [_live(dice, minutes, gaps) for _ in range(live)]
     plays = [_sum(values) for values in zip(*(each.plays for each in series), strict=True)]
     hours = {hour: sum(each.hours.get(hour, 0.0) for each in series) for hour in series[0].hours}
@@ -139,6 +160,7 @@ def _always_on(
     minutes: int,
     gaps: Sequence[tuple[int, int]],
     outages: Sequence[Drop],
+    kind: Drops,
 ) -> Series:
     history = HISTORY_WEEKS * WEEK // STEP
     rates = _rates(dice, together)
@@ -147,7 +169,7 @@ def _always_on(
         for minute, factor in enumerate(factors, first):
             if minute < minutes:
                 rates_by_minute[minute] *= factor
-    drops = _drops(dice, rates_by_minute, outages, gaps)
+    drops = _drops(dice, rates_by_minute, outages, gaps, kind)
     for drop in (*drops, *outages):
         for minute in range(drop.first, min(minutes, drop.first + drop.length)):
             rates_by_minute[minute] *= 1 - drop.depth
@@ -212,18 +234,22 @@ def _bursts(dice: random.Random, minutes: int) -> Iterator[tuple[int, list[float
 
 
 def _drops(
-    dice: random.Random, rates: Sequence[float], taken: Sequence[Drop], gaps: Sequence[tuple[int, int]]
+    dice: random.Random,
+    rates: Sequence[float],
+    taken: Sequence[Drop],
+    gaps: Sequence[tuple[int, int]],
+    kind: Drops,
 ) -> list[Drop]:
     """About two a week, at any time of the day, none near another or near missing minutes."""
     drops: list[Drop] = []
     for _ in range(2 * len(rates) // WEEK):
-        first, length = dice.randrange(len(rates) - max(LENGTHS)), dice.choice(LENGTHS)
-        if any(abs(first - other.first) < 360 for other in (*drops, *taken)):
+        first, length = dice.randrange(len(rates) - max(kind.lengths)), dice.choice(kind.lengths)
+        if any(abs(first - other.first) < kind.apart for other in (*drops, *taken)):
             continue
         if any(start - 120 < first < last + 120 for start, last in gaps):
             continue
         rate = sum(rates[first : first + length]) / length
-        drops.append(Drop(first, length, dice.choice(DEPTHS), rate))
+        drops.append(Drop(first, length, dice.choice(kind.depths), rate))
     return sorted(drops, key=lambda drop: drop.first)
 
 

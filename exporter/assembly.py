@@ -17,13 +17,13 @@ from exporter.api.request_log import Exchange, RequestLog
 from exporter.clock import ApiClock, Clock
 from exporter.config.settings import MerchantSettings, Settings
 from exporter.counting.ledger import Ledger
-from exporter.drops.monitor import DropMonitor
+from exporter.drops.monitor import NO_DROP, DropMonitor
 from exporter.errors import StateWriteFailed
 from exporter.polling.parts import MerchantParts
 from exporter.polling.poller import MerchantPoller
 from exporter.serving.instruments import Instruments
 from exporter.storage.state import State
-from exporter.views import Hour, MerchantView, Snapshot
+from exporter.views import Day, Hour, MerchantView, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +57,38 @@ class Polling:
     def _complete(self, merchant: MerchantView, now: float) -> MerchantView:
         """Add the catalog, the drops and the connection to the counted values of a merchant."""
         parts, link = self.parts[merchant.merchant_id], self.pollers[merchant.merchant_id].link
-        verdicts = parts.monitor.drops(now)
+        drops, incidents = parts.monitor.drops(now), parts.monitor.incidents(now)
         media = {
             media_id: replace(
                 view,
-                verdict=verdicts.get(media_id),
+                verdict=drops.get(media_id, NO_DROP).verdict,
+                judgement=drops.get(media_id, NO_DROP).judgement,
+                incident=drops.get(media_id, NO_DROP).incident,
                 thresholds=parts.monitor.thresholds[media_id],
                 failing_streams=link.failing.get(media_id, 0),
                 gone=media_id in link.gone,
             )
             for media_id, view in parts.catalog.views(now).items()
         }
-        return replace(merchant, media=MappingProxyType(media), verdict=verdicts.get(""), link=link)
+        whole = drops[""]
+        return replace(
+            merchant,
+            media=MappingProxyType(media),
+            verdict=whole.verdict,
+            judgement=whole.judgement,
+            incident=whole.incident,
+            incidents=incidents,
+            link=link,
+        )
 
     def hours(self) -> Mapping[str, Mapping[str, Hour]]:
         """The last hour of plays, by merchant and media, "" for the whole merchant."""
         return {merchant_id: each.monitor.hours() for merchant_id, each in self.parts.items()}
+
+    def days(self) -> Mapping[str, Mapping[str, Day]]:
+        """The last 24 hours, by merchant and media, "" for the whole merchant."""
+        now = self.clock.now()
+        return {merchant_id: each.monitor.days(now) for merchant_id, each in self.parts.items()}
 
     def show_counted(self) -> None:
         """Publish the counts of new series whose 0 has been exported for a minute."""

@@ -5,7 +5,7 @@ consistent state.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -45,19 +45,26 @@ class StreamView:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Drop ratios above which the alerts of a media fire.
+    """Drop ratios above which the alerts of a media fire, and for how long.
 
     Attributes:
         warning: 0 to 1.
         critical: 0 to 1.
+        accept_after: Seconds after which a drop that lasts is accepted as the new level.
     """
 
     warning: float
     critical: float
+    accept_after: float = 86400.0
 
 
-# Drop ratio above which the alert of a whole merchant fires. The rule SmartstreamMerchantPlaysDrop has the same.
+# Drop ratio above which the alert of a whole merchant fires.
 MERCHANT_THRESHOLD = 0.35
+
+
+def of_whole_merchant(configured: Thresholds) -> Thresholds:
+    """The thresholds of a whole merchant: its alert has one severity, and a ratio that is not configured."""
+    return replace(configured, warning=MERCHANT_THRESHOLD, critical=MERCHANT_THRESHOLD)
 
 
 class Verdict(NamedTuple):
@@ -116,6 +123,10 @@ class Incident:
         plays: The plays a minute counted now.
         lost: The plays that were expected since the onset, minus those counted.
         accept_at: The minute in which it is accepted as the new level, if it lasts until then.
+        opened: The minute in which its alert begins: the drop has lasted for 2 minutes.
+        critical_at: The minute in which its critical alert begins, or None.
+        worst_minute: The minute with the largest ratio.
+        worst_expected: The plays a minute expected in that minute.
         with_merchant: Whether it belongs to a drop of the whole merchant.
     """
 
@@ -130,6 +141,10 @@ class Incident:
     plays: float
     lost: float
     accept_at: Minute
+    opened: Minute = 0
+    critical_at: Minute | None = None
+    worst_minute: Minute = 0
+    worst_expected: float = 0.0
     with_merchant: bool = False
 
 

@@ -8,23 +8,24 @@ smaller, never larger.
 
 import math
 from array import array
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 from exporter.backtest.plays_csv import Recording
 from exporter.drops.baseline import Baseline, Observation
-from exporter.drops.detector import KEPT, Alarm, Together, judge
+from exporter.drops.detector import Together, judge
 from exporter.drops.packed import HELD
-from exporter.model import DAY_MINUTES, Minute
-from exporter.views import Verdict
+from exporter.drops.tracker import Tracker
+from exporter.model import Minute
+from exporter.views import Incident, IncidentState, Thresholds
 
 # Between rows of a media that are not further away than this, a missing one is a gap; else the media was not there.
 GAP = 60
 
 # Minutes that are taken at a time. Each observation is an object, and they are gone before the next ones are made.
-_BATCH = DAY_MINUTES
+_BATCH = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,9 @@ class Alert:
         ratio: Of its worst minute, the share of the expected plays that was missing.
         expected: The plays that were expected in that minute.
         actual: The plays that it had.
+        onset: The first minute of the drop.
+        lost: The plays that were expected from the onset to the end, minus those counted.
+        state: `ended`, `accepted` as the new level, or `open` at the end of the recordings.
     """
 
     media_id: str
@@ -48,6 +52,9 @@ class Alert:
     ratio: float
     expected: float
     actual: float
+    onset: Minute
+    lost: float
+    state: IncidentState
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +64,14 @@ class Scanned:
     Attributes:
         media_id: The media.
         suspects: The observations with a drop above the threshold, oldest first.
+        season: What is usual in each minute of the recording, not a number where unknown; empty without a threshold.
         plain: For a picture, `r5` and the forecast of each minute of the recording, not a number where unknown; else
             empty.
     """
 
     media_id: str
     suspects: Sequence[Observation]
+    season: Sequence[float]
     plain: tuple[Sequence[float], Sequence[float]] = ((), ())
 
 
@@ -76,17 +85,19 @@ def scan(recording: Recording, threshold: float | None, sums: Together, *, plain
         plain: Whether every minute is needed for a picture.
     """
     suspects: list[Observation] = []
-    r5s, forecasts = array("d"), array("d")
+    r5s, forecasts, season = array("d"), array("d"), array("d")
     baseline = Baseline()
     for first, plays in _runs(recording):
         for observation in baseline.take(first, plays):
             sums.add(observation)
-            if threshold is not None and (verdict := judge(observation)) is not None and verdict.ratio > threshold:
-                suspects.append(observation)
+            if threshold is not None:
+                season.append(baseline.season(observation.minute))
+                if (verdict := judge(observation)) is not None and verdict.ratio > threshold:
+                    suspects.append(observation)
             if plain:
                 r5s.append(observation.r5)
                 forecasts.append(math.nan if observation.forecast is None else observation.forecast)
-    return Scanned(recording.media_id, suspects, (r5s, forecasts))
+    return Scanned(recording.media_id, suspects, season, (r5s, forecasts))
 
 
 def _runs(recording: Recording) -> Iterator[tuple[Minute, list[float | None]]]:
@@ -121,51 +132,108 @@ def whole_merchant(recordings: Iterable[Recording]) -> Recording:
     return Recording("", minutes, array("d", map(sums.__getitem__, minutes)))
 
 
-def verdicts(scanned: Scanned, sums: Together) -> Iterator[Verdict]:
-    """The verdicts on the suspects of a media or the whole merchant, with the sums of all media."""
-    for observation in scanned.suspects:
-        if scanned.media_id or sums.broad(observation.minute):
-            verdict = judge(observation, sums.factor(observation) if scanned.media_id else 1.0)
-            if verdict is not None:
-                yield verdict
+class Recorded:
+    """The plays and the season of a recording, as the tracker reads them."""
+
+    def __init__(self, recording: Recording, season: Sequence[float]) -> None:
+        """Create it; `season` is of the same minutes."""
+        self._minutes, self._season = recording.minutes, season
+        self._sums = array("d", accumulate(recording.plays, initial=0.0))
+
+    def season(self, minute: Minute) -> float:
+        """See `exporter.drops.tracker.Past`."""
+        place = bisect_left(self._minutes, minute)
+        known = place < len(self._minutes) and self._minutes[place] == minute
+        return self._season[place] if known else math.nan
+
+    def window(self, last: Minute, length: int) -> tuple[float, int]:
+        """See `exporter.drops.tracker.Past`."""
+        begin, end = bisect_right(self._minutes, last - length), bisect_right(self._minutes, last)
+        return self._sums[end] - self._sums[begin], end - begin
 
 
-def expected(recording: Recording, scanned: Scanned, sums: Together) -> Sequence[float]:
+@dataclass(slots=True)
+class Drops:
+    """The second step for one media: its incidents.
+
+    Attributes:
+        incidents: In order of their onset.
+        expected: Minute -> the plays expected in it, of the minutes of all incidents.
+    """
+
+    incidents: list[Incident] = field(default_factory=list)
+    expected: dict[Minute, float] = field(default_factory=dict)
+
+
+def track(recording: Recording, scanned: Scanned, thresholds: Thresholds, sums: Together) -> Drops:
+    """Follow the drops of a media, or of the whole merchant, with the sums of all media."""
+    minutes, past = recording.minutes, Recorded(recording, scanned.season)
+    tracker, drops = Tracker(recording.media_id, thresholds), Drops()
+    suspects = {observation.minute: observation for observation in scanned.suspects}
+    starts = sorted(suspects)
+    place = 0
+    while place < len(minutes):
+        minute = minutes[place]
+        if not tracker.is_open and tracker.state.recovered is None and minute not in suspects:
+            # Nothing happens until the next minute with a drop.
+            at = bisect_right(starts, minute)
+            if at == len(starts):
+                break
+            place = bisect_left(minutes, starts[at])
+            continue
+        place += 1
+        observation = suspects.get(minute) or Observation(minute, 0.0, None, 1.0, (), ())
+        verdict = tracker.judge(observation, sums.factor(observation) if recording.media_id else 1.0, past)
+        if verdict is not None and not recording.media_id and not sums.broad(minute):
+            verdict = verdict._replace(ratio=0.0)
+        changed = tracker.step(observation, verdict, past)
+        if changed is not None and changed.state is not IncidentState.OPEN:
+            drops.incidents.append(changed)
+        now = tracker.state.open
+        if now is not None:
+            first = now.frozen.onset if changed is not None else minute
+            drops.expected.update(dict.fromkeys(range(first, minute + 1), now.expected))
+    if (still := tracker.incident(past)) is not None:
+        drops.incidents.append(still)
+    return drops
+
+
+def expected(recording: Recording, scanned: Scanned, sums: Together, drops: Drops) -> Sequence[float]:
     """The plays expected in each minute of a recording, not a number where nothing was."""
-    r5s, forecasts = scanned.plain
-    if not scanned.media_id:
-        return forecasts
-    return [
-        forecast * sums.factor(Observation(minute, r5, forecast, 1.0, (), ()))
-        for minute, r5, forecast in zip(recording.minutes, r5s, forecasts, strict=True)
-    ]
+
+    def of(minute: Minute, r5: float, forecast: float) -> float:
+        if minute in drops.expected:
+            return drops.expected[minute]
+        return forecast * sums.factor(Observation(minute, r5, forecast, 1.0, (), ())) if scanned.media_id else forecast
+
+    return [of(*each) for each in zip(recording.minutes, *scanned.plain, strict=True)]
 
 
-def fired_alerts(
-    recording: Recording, drops: Sequence[Verdict], thresholds: Mapping[str, float], last: Minute
-) -> Iterator[Alert]:
+def fired_alerts(recording: Recording, incidents: Iterable[Incident], last: Minute) -> Iterator[Alert]:
     """When the alerts of one media would have fired.
 
     Args:
         recording: The plays.
-        drops: The minutes with a drop, ascending; all others have none, or are missing, which is the same here.
-        thresholds: By severity.
+        incidents: Its drops.
         last: The newest minute of all recordings. What still fires then, ends there.
     """
-    beyond = Verdict(last + KEPT + 1, 0.0, 0.0, 0.0)
-    for severity, threshold in thresholds.items():
-        alarm = Alarm(threshold)
-        start: Minute = 0
-        fired: list[Verdict] = []
-        for drop in (*drops, beyond):
-            change = alarm.step(drop.minute, drop.ratio)
-            if change is not None and not change.firing:
-                worst = max(fired, key=lambda each: each.ratio)
-                actual = recording.plays[bisect_left(recording.minutes, worst.minute)]
-                end = min(change.minute, last)
-                yield Alert(recording.media_id, severity, start, end, worst.ratio, worst.expected, actual)
-                fired = []
-            if change is not None and change.firing:
-                start = change.minute
-            if alarm.firing:
-                fired.append(drop)
+    for incident in incidents:
+        end = last if incident.state is IncidentState.OPEN else incident.minute
+        actual = recording.plays[bisect_left(recording.minutes, incident.worst_minute)]
+        starts: list[tuple[str, Minute | None]] = [("merchant", incident.opened)]
+        if incident.media_id:
+            starts = [("warning", incident.opened), ("critical", incident.critical_at)]
+        for severity, start in starts:
+            if start is not None:
+                yield Alert(
+                    recording.media_id,
+                    severity,
+                    start,
+                    end,
+                    incident.worst,
+                    incident.worst_expected,
+                    actual,
+                    incident.onset,
+                    incident.lost,
+                    incident.state,
+                )

@@ -23,7 +23,7 @@ from exporter.counting.windows import ended_before
 from exporter.errors import InputError
 from exporter.model import DAY_MINUTES, Group, Minute, MinuteRange, Stream, Target, minute_of, start_of, total_of
 from exporter.times import format_instant
-from exporter.views import Thresholds
+from exporter.views import IncidentState, Thresholds
 
 # How the catalog calls what is not live; "" where it does not say.
 _FILES = frozenset({"", "file"})
@@ -176,6 +176,9 @@ def _as_json(alert: Alert) -> str:
             "ratio": round(alert.ratio, 4),
             "expected": round(alert.expected, 2),
             "actual": int(alert.actual) if alert.actual.is_integer() else alert.actual,
+            "onset": format_instant(start_of(alert.onset)),
+            "plays_lost": round(alert.lost),
+            "state": alert.state,
         },
         ensure_ascii=False,
     )
@@ -185,8 +188,16 @@ def _in_words(alert: Alert) -> str:
     return (
         f"{format_instant(start_of(alert.start))} to {format_instant(start_of(alert.end))}  {alert.severity:8}  "
         f"{alert.media_id or 'the whole merchant'}: {alert.ratio:.0%} missing at worst, "
-        f"{alert.actual:g} plays in the minute where {alert.expected:.1f} were expected"
+        f"{alert.actual:g} plays in the minute where {alert.expected:.1f} were expected; "
+        f"since {format_instant(start_of(alert.onset))}, {alert.lost:,.0f} plays missing{_STATES[alert.state]}"
     )
+
+
+_STATES = {
+    IncidentState.OPEN: ", not ended",
+    IncidentState.ENDED: "",
+    IncidentState.ACCEPTED: ", then accepted as the new baseline",
+}
 
 
 def _draw(path: Path, result: Backtest, alerts: Sequence[Alert], since: float | None) -> None:

@@ -10,17 +10,18 @@ from multiprocessing import get_context
 
 from exporter.backtest.alerts import (
     Alert,
+    Drops,
     Scanned,
     expected,
     fired_alerts,
     scan,
-    verdicts,
+    track,
     whole_merchant,
 )
 from exporter.backtest.plays_csv import Recording
 from exporter.drops.detector import Together
 from exporter.errors import InputError
-from exporter.views import MERCHANT_THRESHOLD, Thresholds
+from exporter.views import Thresholds, of_whole_merchant
 
 # Fewer minutes are done before other processes have started.
 WORTH_SHARING = 200_000
@@ -64,24 +65,26 @@ def backtest(
         plain: Whether a picture is to be drawn.
     """
     every = [whole_merchant(recordings), *recordings]
-    limits = {recording.media_id: _by_severity(recording.media_id, thresholds) for recording in every}
-    least = {media_id: min(limit.values(), default=None) for media_id, limit in limits.items()}
+    limits = {recording.media_id: _of(recording.media_id, thresholds) for recording in every}
+    least = {media_id: None if limit is None else limit.warning for media_id, limit in limits.items()}
     scanned, sums = _scan(every, least, processes, progress, plain=plain)
     last = max(recording.minutes[-1] for recording in recordings)
     found: list[Alert] = []
+    known = {}
     for recording in every:
-        drops = list(verdicts(scanned[recording.media_id], sums))
-        found += fired_alerts(recording, drops, limits[recording.media_id], last)
+        media_id = recording.media_id
+        limit = limits[media_id]
+        drops = Drops() if limit is None else track(recording, scanned[media_id], limit, sums)
+        found += fired_alerts(recording, drops.incidents, last)
+        if plain:
+            known[media_id] = expected(recording, scanned[media_id], sums, drops)
     found.sort(key=lambda each: (each.start, each.media_id, each.severity))
-    known = {recording.media_id: expected(recording, scanned[recording.media_id], sums) for recording in every if plain}
     return Backtest(found, {recording.media_id: recording for recording in every}, known)
 
 
-def _by_severity(media_id: str, thresholds: Mapping[str, Thresholds | None]) -> dict[str, float]:
+def _of(media_id: str, thresholds: Mapping[str, Thresholds | None]) -> Thresholds | None:
     mine = thresholds[media_id]
-    if mine is None:
-        return {}
-    return {"warning": mine.warning, "critical": mine.critical} if media_id else {"merchant": MERCHANT_THRESHOLD}
+    return mine if media_id or mine is None else of_whole_merchant(mine)
 
 
 def _scan(

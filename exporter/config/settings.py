@@ -114,10 +114,12 @@ class DropSettings(_Section):
     Attributes:
         warning: Drop ratio above which an alert of severity warning fires.
         critical: Drop ratio above which an alert of severity critical fires; at least `warning`.
+        accept_after: A drop that lasts for so long is accepted as the new level of the plays.
     """
 
     warning: Share | None = None
     critical: Annotated[Share | None, AfterValidator(_not_below_warning)] = None
+    accept_after: Annotated[Duration, between("2h", "30d")] | None = None
 
 
 # `drop: false`: no drop ratio is greater than 1.
@@ -264,7 +266,8 @@ class Settings(_Section):
             if not disabled:
                 warning = found.warning if level.warning is None else level.warning
                 critical = found.critical if level.critical is None else level.critical
-                found = Thresholds(warning, max(warning, critical))
+                accept_after = found.accept_after if level.accept_after is None else level.accept_after
+                found = Thresholds(warning, max(warning, critical), accept_after)
         return None if disabled else found
 
     def shard(self, index: int, count: int) -> "Settings":

@@ -49,6 +49,7 @@ class Observation(NamedTuple):
             10 before these.
         sustained: Plays and minutes present of the last 10, 13, 15, 20 and 30 minutes, and what is forecast from the
             time before these; of those windows alone that have few plays.
+        seasonal: The plays a minute that the season and the level alone predict; not a number where unknown.
     """
 
     minute: Minute
@@ -58,6 +59,7 @@ class Observation(NamedTuple):
     windows: Sequence[tuple[float, int]]
     live: Sequence[tuple[float, int, float, int]]
     sustained: Sequence[tuple[float, int, float]] = ()
+    seasonal: float = UNKNOWN
 
 
 class Baseline:
@@ -156,7 +158,7 @@ class Baseline:
         recent = self._recent(minute - 10) if noise is not None else math.inf
         if noise is None or recent == math.inf:
             return Observation(minute, r5, None, noise or 1.0, windows, live)
-        seasonal = self._season(minute) * self._level.value
+        seasonal = self.season(minute) * self._level.value
         most = _ABOVE_SEASON * seasonal
         sustained: list[tuple[float, int, float]] = []
         for length in _SUSTAINED:
@@ -168,7 +170,7 @@ class Baseline:
             if (earlier := self._recent(minute - length)) != math.inf:
                 sustained.append((few, present, min(earlier, most)))
         # A season that is not known is never the smaller.
-        return Observation(minute, r5, min(recent, seasonal), noise, windows, live, sustained)
+        return Observation(minute, r5, min(recent, seasonal), noise, windows, live, sustained, seasonal)
 
     def _recent(self, minute: Minute) -> float:
         """What the half hour and the hour that end with a minute let expect: the least; infinite if not known."""
@@ -185,7 +187,10 @@ class Baseline:
         # Not a number where it is not known, and then never the smaller.
         return min(recent, _ABOVE_MEDIAN * self._medians[((minute + 1) // STEP - 1) % len(self._medians)])
 
-    def _season(self, minute: Minute) -> float:
+    # Reading the last hours.
+
+    def season(self, minute: Minute) -> float:
+        """The plays a minute that are usual at the time of one of the last minutes; not a number where unknown."""
         step, offset = divmod(minute, STEP)
         usual = self._usual
         # Means of 30 minutes, centred half a minute before the step and half a minute before the next one.
@@ -195,6 +200,21 @@ class Baseline:
         if after != after:  # noqa: PLR0124
             return before
         return before + (after - before) * (offset + 0.5) / STEP
+
+    def window(self, last: Minute, length: int) -> tuple[float, int]:
+        """Plays and minutes present of the `length` minutes that end with `last`, of the newest two hours.
+
+        Minutes that are not held are not present.
+        """
+        newest = self.newest
+        if newest is None:
+            return 0.0, 0
+        last, before = min(last, newest), max(last - length, newest - HELD + 1)
+        if before >= last:
+            return 0.0, 0
+        ring = self._ring
+        here, at = last & _MASK, before & _MASK
+        return ring.sums[here] - ring.sums[at], ring.counts[here] - ring.counts[at]
 
     def _revise(self, first: Minute, plays: Sequence[float | None]) -> None:
         newest = self.newest or 0
@@ -299,6 +319,11 @@ class Baseline:
         if later:
             begun.take(later[0][0], [value for _, value, _ in later])
         return begun
+
+    def show_expected(self, minute: Minute, plays: float) -> None:
+        """Let one of the newest minutes be shown with these expected plays, in place of its forecast."""
+        if self.newest is not None and self.newest - HELD < minute <= self.newest:
+            self._ring.expected[minute & _MASK] = plays
 
     def recent_minutes(self) -> RecentMinutes | None:
         """A copy of the newest minutes, None before the first."""

@@ -1,4 +1,4 @@
-"""Baselines in the state file. Each function runs in its caller's transaction.
+"""Baselines and drops in the state file. Each function runs in its caller's transaction.
 
 A baseline's numbers are bytes, which the schema cannot check. So each has a checksum: the detector does not use what a
 failing disk has changed; it is fetched again.
@@ -8,9 +8,14 @@ import sqlite3
 import zlib
 from dataclasses import dataclass
 
+from pydantic import TypeAdapter
+
+from exporter.drops.judging import Kept
 from exporter.drops.packed import Packed, RecentMinutes
 from exporter.drops.seasonal import HISTORY_DAYS
 from exporter.model import DAY_MINUTES
+
+_KEPT = TypeAdapter(Kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,29 @@ def read_baselines(db: sqlite3.Connection, merchant_id: str) -> dict[str, Baseli
         whole = media_id not in damaged
         rows[media_id] = BaselineRow(packed, past_known=bool(past_known) and whole, damaged=not whole)
     return rows
+
+
+def read_drop_states(db: sqlite3.Connection, merchant_id: str) -> dict[str, Kept | None]:
+    """What is kept of each media's drops, by media id, "" for the whole merchant; None where it is damaged."""
+    rows = db.execute("SELECT media_id, content FROM drop_states WHERE merchant_id = ?", (merchant_id,))
+    return {media_id: _kept(sealed) for media_id, sealed in rows}
+
+
+def write_drop_state(db: sqlite3.Connection, merchant_id: str, media_id: str, kept: Kept) -> None:
+    """Write what is kept of a media's drops."""
+    db.execute(
+        "INSERT OR REPLACE INTO drop_states (merchant_id, media_id, content) VALUES (?, ?, ?)",
+        (merchant_id, media_id, _sealed(_KEPT.dump_json(kept))),
+    )
+
+
+def _kept(sealed: bytes) -> Kept | None:
+    content = _unsealed(sealed)
+    try:
+        return None if content is None else _KEPT.validate_json(content)
+    except ValueError:
+        # Another release has written it.
+        return None
 
 
 def write_baseline(

@@ -6,7 +6,6 @@ Everything is in data time: minutes whose plays have arrived. What is late or mi
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from exporter.drops.baseline import SUSTAINED_SHARE, Observation
 from exporter.model import Minute
@@ -32,9 +31,6 @@ _LIVE_LEAST = 5
 # A media takes part in a drop of the whole merchant when it is below this share of its forecast.
 _BROAD = 0.65
 
-# Of an alert, in minutes, as the alerting rules have it: `for` and `keep_firing_for`.
-PENDING, KEPT = 2, 10
-
 
 def judge(observation: Observation, factor: float = 1.0) -> Verdict | None:
     """Judge a minute of a media that is always on, or of the whole merchant; None if too little is known.
@@ -46,28 +42,38 @@ def judge(observation: Observation, factor: float = 1.0) -> Verdict | None:
     if observation.forecast is None:
         return None
     expected = observation.forecast * factor
-    tolerated = expected * _TOLERATED
-    ratio = evidence = 0.0
-    for plays, present in observation.windows:
-        if plays >= tolerated * present:
-            continue
-        found = _evidence(plays, tolerated * present) / observation.dispersion
-        missing = 1 - plays / (expected * present)
-        if found <= _EVIDENCE:
-            if not ratio:
-                evidence = max(evidence, found)
-        elif missing > ratio:
-            ratio, evidence = missing, found
+    ratio, evidence = judge_windows(observation.windows, expected, observation.dispersion)
     for plays, present, forecast in observation.sustained:
         before = forecast * factor
         tolerated = before * _TOLERATED * present
         if before < _SUSTAINED_EXPECTED or plays >= tolerated:
             continue
         missing = 1 - plays / (before * present)
-        found = _evidence(plays, tolerated) / observation.dispersion
+        found = evidence_of(plays, tolerated) / observation.dispersion
         if missing > max(ratio, _SUSTAINED_RATIO) and found > _SUSTAINED_EVIDENCE:
             ratio, evidence, expected = missing, found, before
     return Verdict(observation.minute, ratio, evidence, expected)
+
+
+def judge_windows(windows: Iterable[tuple[float, int]], expected: float, dispersion: float) -> tuple[float, float]:
+    """Judge windows of plays and minutes present against what is expected in each minute.
+
+    Returns:
+        The largest ratio with enough evidence, else 0; and the evidence.
+    """
+    tolerated = expected * _TOLERATED
+    ratio = evidence = 0.0
+    for plays, present in windows:
+        if plays >= tolerated * present:
+            continue
+        found = evidence_of(plays, tolerated * present) / dispersion
+        missing = 1 - plays / (expected * present)
+        if found <= _EVIDENCE:
+            if not ratio:
+                evidence = max(evidence, found)
+        elif missing > ratio:
+            ratio, evidence = missing, found
+    return ratio, evidence
 
 
 def judge_live(observation: Observation) -> Verdict | None:
@@ -83,7 +89,7 @@ def judge_live(observation: Observation) -> Verdict | None:
         tolerated = expected * _TOLERATED * present
         ratio = evidence = 0.0
         if plays < tolerated:
-            evidence = _evidence(plays, tolerated) / observation.dispersion
+            evidence = evidence_of(plays, tolerated) / observation.dispersion
             missing = 1 - plays / (expected * present)
             ratio = missing if missing > _LIVE_RATIO and evidence > _EVIDENCE else 0.0
         if best is None or ratio > best.ratio:
@@ -91,7 +97,7 @@ def judge_live(observation: Observation) -> Verdict | None:
     return best
 
 
-def _evidence(plays: float, expected: float) -> float:
+def evidence_of(plays: float, expected: float) -> float:
     """The logarithm of how much likelier so few plays are if they are the mean than if more were expected."""
     return expected - plays + (plays * math.log(plays / expected) if plays else 0.0)
 
@@ -167,67 +173,3 @@ class Together:
         if earlier is not None and now[0] * earlier[1] < _SUDDEN * earlier[0] * now[1]:
             return 1.0
         return min(1.0, max(_FACTOR_LEAST, (now[0] - observation.r5) / others))
-
-
-class Change(NamedTuple):
-    """An alert begins or ends.
-
-    Attributes:
-        minute: The minute of data in which it does.
-        firing: Whether it begins.
-    """
-
-    minute: Minute
-    firing: bool
-
-
-class Alarm:
-    """An alert of the drop ratio, as Prometheus would have it that evaluates once in each minute of data."""
-
-    __slots__ = ("_above", "_newest", "_pending", "_since", "_threshold", "firing")
-
-    def __init__(self, threshold: float, pending: int = PENDING) -> None:
-        """Make one that does not fire.
-
-        Args:
-            threshold: What the ratio must exceed.
-            pending: For how many minutes before the alert begins.
-        """
-        self._pending = pending
-        self._threshold = threshold
-        self._newest: Minute | None = None
-        # The first minute in a row above the threshold, and the newest above it.
-        self._since: Minute | None = None
-        self._above = 0
-        self.firing = False
-
-    def step(self, minute: Minute, ratio: float | None) -> Change | None:
-        """Take the next minute; those left out are missing.
-
-        Args:
-            minute: Later than the one before.
-            ratio: None if it is missing.
-
-        Returns:
-            What has changed. After a long gap the end lies in it.
-        """
-        if self._newest is not None and minute > self._newest + 1:
-            self._since = None
-        self._newest = minute
-        high = ratio is not None and ratio > self._threshold
-        change = None
-        # The first minute that is not above it begins the wait.
-        end = self._above + 1 + KEPT
-        if self.firing and (minute > end or (minute == end and not high)):
-            self.firing = False
-            change = Change(end, firing=False)
-        if not high:
-            self._since = None
-            return change
-        self._above = minute
-        if self._since is None:
-            self._since = minute
-        if not self.firing and minute >= self._since + self._pending:
-            self.firing = True
-            change = Change(minute, firing=True)
-        return change

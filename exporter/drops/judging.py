@@ -1,22 +1,20 @@
-"""What the newest minutes of a merchant's media say about drops: of files, of live events and of the whole merchant."""
+"""What the minutes of a merchant's media say about drops: of files, of live events and of the whole merchant."""
 
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from exporter.drops.baseline import Observation
-from exporter.drops.detector import Together, broad, judge, judge_live
+from exporter.drops.baseline import Baseline, Observation
+from exporter.drops.detector import Together, broad, evidence_of, judge_live
 from exporter.drops.packed import HELD
-from exporter.model import MINUTE, LiveState, end_of
-from exporter.views import Verdict
+from exporter.drops.tracker import Tracker, TrackerState
+from exporter.model import MINUTE, LiveState, Minute, end_of
+from exporter.views import DAY_STEP, DayState, Incident, IncidentState, Thresholds, Verdict
 
-# A drop that so many minutes show is none that one of them made up.
-LASTING = 3
-
-# A verdict on one minute stands for less than the 2 minutes that the alerts wait, scrapes every 30 s included. Then, if
-# no newer minute has come, only what all of the last minutes show. So neither rows that stop coming nor a media that is
-# asked for rarely can turn one odd minute into an alert.
+# A drop that is not yet an incident is shown for less than the 2 minutes that the alerts wait, scrapes every 30 s
+# included. If no newer minute confirms it, it goes: neither rows that stop coming nor a media that is requested rarely
+# can turn one odd minute into an alert.
 HOLD = 80.0
 
 # Seconds until a live event has its audience, and after which its state is too old to use.
@@ -26,26 +24,86 @@ STATE_BELIEVED = 2 * MINUTE
 # Looks of media that are so many minutes apart are of one time.
 SAME_TIME = 5
 
+# A media with at most so many plays in an hour, of which at least so many minutes are known, cannot have a drop.
+_QUIET_PLAYS, _QUIET_KNOWN = 5, 50
+
+# The newest minute looks like the beginning of a drop with so much evidence. The media is requested again soon.
+_SUSPECT_EVIDENCE = 4.0
+
+# Parts of a day.
+PARTS = 24 * 60 // DAY_STEP
+
+# Incidents of one media that are kept after their end.
+MOST_INCIDENTS = 20
+
+_CODES = (DayState.NO_DATA, DayState.JUDGED, DayState.WARNING, DayState.CRITICAL)
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is said of a media until its next minute comes.
+    """What is said of a media until its next answer comes.
 
     Attributes:
-        newest: What its newest minute shows.
-        lasting: The ratio that all of the last minutes show.
+        verdict: On its newest minute; while an incident is open, against the frozen baseline.
+        incident: The open incident.
         since: When the newest minute came (Unix seconds).
     """
 
-    newest: Verdict
-    lasting: float
+    verdict: Verdict
+    incident: Incident | None
     since: float
 
     def at(self, now: float) -> Verdict:
         """What is shown at a moment (Unix seconds)."""
-        if 0 <= now - self.since < HOLD:
-            return self.newest
-        return self.newest._replace(ratio=min(self.newest.ratio, self.lasting))
+        if self.incident is not None or 0 <= now - self.since < HOLD:
+            return self.verdict
+        return self.verdict._replace(ratio=0.0)
+
+
+@dataclass(slots=True)
+class DayBar:
+    """The worst state in each part of the last 24 hours.
+
+    Attributes:
+        newest: The newest part: minute // 15.
+        codes: The state of each part, as a digit, by part modulo 96.
+    """
+
+    newest: int = 0
+    codes: list[int] = field(default_factory=lambda: [0] * PARTS)
+
+    def mark(self, minute: Minute, state: DayState) -> None:
+        """Note the state of a minute."""
+        part = minute // DAY_STEP
+        if part <= self.newest - PARTS:
+            return
+        for skipped in range(max(self.newest + 1, part - PARTS + 1), part + 1):
+            self.codes[skipped % PARTS] = 0
+        self.newest = max(self.newest, part)
+        self.codes[part % PARTS] = max(self.codes[part % PARTS], _CODES.index(state))
+
+    def states(self, last: int) -> tuple[DayState, ...]:
+        """The states of the 96 parts that end with `last`, oldest first."""
+        known = range(self.newest - PARTS + 1, self.newest + 1)
+        parts = range(last - PARTS + 1, last + 1)
+        return tuple(_CODES[self.codes[part % PARTS]] if part in known else DayState.NO_DATA for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of one media in the state file.
+
+    Attributes:
+        tracker: What its tracker remembers.
+        standing: What is said of it.
+        day: Its last 24 hours.
+        incidents: Its incidents that have ended, oldest first.
+    """
+
+    tracker: TrackerState
+    standing: Standing | None
+    day: DayBar
+    incidents: tuple[Incident, ...]
 
 
 class LiveEvents(Protocol):
@@ -60,92 +118,217 @@ class LiveEvents(Protocol):
         ...
 
 
-class Judging:
-    """The newest observations of all media of one merchant, and the verdicts on them. Not safe for threads."""
+@dataclass(slots=True)
+class _Watched:
+    """One media.
 
-    def __init__(self, live_events: LiveEvents, media_ids: Iterable[str]) -> None:
-        """Create one without observations.
+    Attributes:
+        tracker: Follows its drops; None where its alerts are disabled.
+        past: Its plays.
+        pending: Minutes that are not judged yet.
+        came: When the newest of them came (Unix seconds).
+        newest: The newest minute.
+        standing: What is said of it.
+        suspect: Whether its newest minute looks like the beginning of a drop.
+    """
+
+    tracker: Tracker | None
+    past: Baseline | None = None
+    pending: list[Observation] = field(default_factory=list)
+    came: float = 0.0
+    newest: Observation | None = None
+    standing: Standing | None = None
+    suspect: bool = False
+    day: DayBar = field(default_factory=DayBar)
+    incidents: deque[Incident] = field(default_factory=lambda: deque(maxlen=MOST_INCIDENTS))
+
+
+class Judging:
+    """The verdicts on all media of one merchant, and their incidents. Not safe for threads."""
+
+    def __init__(
+        self, live_events: LiveEvents, thresholds: Mapping[str, Thresholds | None], kept: Mapping[str, Kept]
+    ) -> None:
+        """Create one.
 
         Args:
             live_events: Which media are live.
-            media_ids: The media, "" for the whole merchant.
+            thresholds: By media, "" for the whole merchant; None if its alerts are disabled.
+            kept: What the state file has of some of them.
         """
         self._live_events = live_events
-        self._observations: dict[str, deque[Observation]] = {media_id: deque(maxlen=LASTING) for media_id in media_ids}
-        self._came: dict[str, float] = {}
         self._together = Together(HELD)
+        self._media = {media_id: _restored(media_id, each, kept.get(media_id)) for media_id, each in thresholds.items()}
 
-    def note(self, media_id: str, observations: Iterable[Observation], now: float) -> None:
-        """Add what the new minutes of a media show; `now` is when they came (Unix seconds).
+    def note(self, media_id: str, past: Baseline, observations: Iterable[Observation], now: float) -> None:
+        """Add what the new minutes of a media show; they are judged with those of the other media.
 
         A minute that is missing is not among them: what the ones before it said stands.
+
+        Args:
+            media_id: The media.
+            past: Its plays, these minutes included. It is read until the next `judge`.
+            observations: Not more than an hour of minutes.
+            now: When they came (Unix seconds).
         """
+        watched = self._media[media_id]
+        watched.past, watched.came = past, now
         among_others = media_id and not self._live_events.is_live(media_id)
         for observation in observations:
-            self._observations[media_id].append(observation)
-            self._came[media_id] = now
+            watched.pending.append(observation)
+            watched.newest = observation
             if among_others:
                 self._together.add(observation)
 
-    def judge(self, now: float) -> tuple[Mapping[str, Standing], Mapping[str, Exception]]:
-        """Judge the newest minutes of all media.
+    def judge(self, now: float, media_id: str | None = None) -> tuple[Sequence[Incident], Mapping[str, Exception]]:
+        """Judge the minutes that were added.
 
         Args:
             now: Unix seconds.
+            media_id: Only those of this media.
 
         Returns:
-            What is known of each media, and the errors of those that a defect prevents from being judged.
+            The incidents that have begun or ended, and the errors of media that a defect prevents from being judged.
         """
-        standing: dict[str, Standing] = {}
+        changed: list[Incident] = []
         failed: dict[str, Exception] = {}
-        for media_id in self._observations:
+        # The whole merchant's last: its drop is one of many media.
+        for each in sorted(self._media, reverse=True) if media_id is None else [media_id]:
+            watched = self._media[each]
+            pending, watched.pending = watched.pending, []
             try:
-                found = self._judge(media_id, now)
+                for observation in pending:
+                    changed += self._step(each, watched, observation, now)
             except Exception as error:  # noqa: BLE001 - one media's defect leaves the others their verdicts
-                failed[media_id] = error
-            else:
-                if found is not None:
-                    standing[media_id] = found
-        return standing, failed
+                failed[each] = error
+                watched.standing = None
+        return changed, failed
 
-    def _judge(self, media_id: str, now: float) -> Standing | None:
-        """What is to be said of a media; None where nothing can."""
-        verdicts = [self._verdict(media_id, observation, now) for observation in self._observations[media_id]]
-        newest = verdicts[-1] if verdicts else None
-        if newest is None:
-            return None
-        ratios = [verdict.ratio for verdict in verdicts if verdict is not None]
-        lasting = min(ratios) if len(ratios) == LASTING else 0.0
-        return Standing(newest, lasting, self._came[media_id])
+    def settle(self, media_id: str) -> None:
+        """Count what an incident is missing so far, before minutes after a long gap come."""
+        watched = self._media[media_id]
+        if watched.tracker and watched.past and watched.past.newest is not None:
+            watched.tracker.settle(watched.past.newest, watched.past)
 
-    def _verdict(self, media_id: str, observation: Observation, now: float) -> Verdict | None:
-        if not media_id:
-            return self._of_merchant(observation)
-        live = self._live_events.is_live(media_id)
+    def standing(self) -> Mapping[str, Standing]:
+        """What is said of each media of which something can be said."""
+        return {media_id: each.standing for media_id, each in self._media.items() if each.standing is not None}
+
+    def suspects(self) -> frozenset[str]:
+        """The media whose newest minute looks like the beginning of a drop."""
+        return frozenset(media_id for media_id, each in self._media.items() if each.suspect)
+
+    def incidents(self) -> tuple[Incident, ...]:
+        """The incidents that have ended."""
+        return tuple(incident for each in self._media.values() for incident in each.incidents)
+
+    def days(self, now: float) -> Mapping[str, tuple[DayState, ...]]:
+        """The parts of the 24 hours that end now (Unix seconds), of each media."""
+        last = int(now // (DAY_STEP * MINUTE))
+        return {media_id: each.day.states(last) for media_id, each in self._media.items()}
+
+    def kept(self, media_id: str) -> Kept:
+        """What the state file is to keep of a media."""
+        each = self._media[media_id]
+        tracker = each.tracker.state if each.tracker else TrackerState()
+        return Kept(tracker, each.standing, each.day, tuple(each.incidents))
+
+    # ---- one minute ----
+
+    def _step(self, media_id: str, watched: _Watched, observation: Observation, now: float) -> Sequence[Incident]:
+        tracker, past = watched.tracker, watched.past
+        if tracker is None or past is None:
+            return ()
+        live = bool(media_id) and self._live_events.is_live(media_id)
         if live is None:
-            return None
-        return (
-            self._of_live(media_id, observation, now)
-            if live
-            else judge(observation, self._together.factor(observation))
-        )
+            watched.standing = None
+            return ()
+        event_over = False
+        if live:
+            verdict, event_over = self._of_live(media_id, observation, now)
+        else:
+            verdict = self._of_always_on(media_id, tracker, observation, past)
+        changed = []
+        if event_over and tracker.is_open:
+            changed.append(tracker.end(past))
+        found = tracker.step(observation, verdict, past, flat=live)
+        changed.append(found)
+        incident = tracker.incident(past)
+        self._show(watched, observation, verdict, incident, past)
+        for each in changed:
+            if each is not None and each.state is not IncidentState.OPEN:
+                watched.incidents.append(each)
+        return [each for each in changed if each is not None]
 
-    def _of_live(self, media_id: str, observation: Observation, now: float) -> Verdict | None:
+    def _show(
+        self,
+        watched: _Watched,
+        observation: Observation,
+        verdict: Verdict | None,
+        incident: Incident | None,
+        past: Baseline,
+    ) -> None:
+        minute = observation.minute
+        if incident is not None:
+            verdict = Verdict(minute, incident.ratio, verdict.evidence if verdict else 0.0, incident.expected)
+            first = incident.onset if incident.opened == minute else minute
+            for each in range(first, minute + 1):
+                past.show_expected(each, incident.expected)
+            watched.day.mark(minute, DayState(incident.severity))
+        elif verdict is not None:
+            watched.day.mark(minute, DayState.JUDGED)
+        watched.standing = None if verdict is None else Standing(verdict, incident, watched.came)
+        watched.suspect = incident is None and verdict is not None and (verdict.ratio > 0 or _is_low(past, verdict))
+
+    def _of_always_on(
+        self, media_id: str, tracker: Tracker, observation: Observation, past: Baseline
+    ) -> Verdict | None:
+        factor = self._together.factor(observation) if media_id else 1.0
+        verdict = tracker.judge(observation, factor, past)
+        if verdict is None:
+            return _of_quiet(observation.minute, past)
+        if media_id or not verdict.ratio:
+            return verdict
+        others = [each.newest for key, each in self._media.items() if key and each.newest is not None]
+        others = [other for other in others if abs(other.minute - observation.minute) <= SAME_TIME]
+        return verdict._replace(ratio=0.0) if others and not broad(others) else verdict
+
+    def _of_live(self, media_id: str, observation: Observation, now: float) -> tuple[Verdict | None, bool]:
+        """The verdict on a live media, and whether its event is over."""
         event = self._live_events.live_state(media_id)
         if event is None or (event.running and now - event.at > STATE_BELIEVED):
-            return None
+            return None, False
         if event.running and end_of(observation.minute) - event.since >= SETTLED_IN:
-            return judge_live(observation)
-        return None if observation.forecast is None else Verdict(observation.minute, 0.0, 0.0, observation.forecast)
+            return judge_live(observation), False
+        plays, present = observation.windows[-1]
+        usual = plays / present if present else 0.0
+        expected = usual if observation.forecast is None else observation.forecast
+        return Verdict(observation.minute, 0.0, 0.0, expected), not event.running
 
-    def _of_merchant(self, observation: Observation) -> Verdict | None:
-        verdict = judge(observation)
-        if verdict is None:
-            return None
-        others = [
-            observations[-1] for media_id, observations in self._observations.items() if media_id and observations
-        ]
-        others = [other for other in others if abs(other.minute - observation.minute) <= SAME_TIME]
-        if others and not broad(others):
-            return verdict._replace(ratio=0.0)
-        return verdict
+
+def _restored(media_id: str, thresholds: Thresholds | None, kept: Kept | None) -> _Watched:
+    if thresholds is None:
+        return _Watched(None)
+    if kept is None:
+        return _Watched(Tracker(media_id, thresholds))
+    watched = _Watched(Tracker(media_id, thresholds, kept.tracker), standing=kept.standing, day=kept.day)
+    watched.incidents.extend(kept.incidents)
+    return watched
+
+
+def _of_quiet(minute: Minute, past: Baseline) -> Verdict | None:
+    """The verdict on a media with next to no plays: nothing shows how much they vary, or that they fall."""
+    plays, present = past.window(minute, 60)
+    if present < _QUIET_KNOWN or plays > _QUIET_PLAYS:
+        return None
+    return Verdict(minute, 0.0, 0.0, plays / present)
+
+
+def _is_low(past: Baseline, verdict: Verdict) -> bool:
+    """Whether the newest minute or the newest two look like the beginning of a drop."""
+    for length in (1, 2):
+        plays, present = past.window(verdict.minute, length)
+        expected = verdict.expected * present
+        if plays < expected / 2 and evidence_of(plays, expected) > _SUSPECT_EVIDENCE * past.dispersion:
+            return True
+    return False

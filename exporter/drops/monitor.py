@@ -5,17 +5,21 @@ work: the next answers begin a revision window earlier than what was written.
 """
 
 import threading
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import structlog
 
 from exporter.config.settings import MerchantSettings, Settings
 from exporter.drops.baseline import Baseline
-from exporter.drops.baseline_rows import read_baselines, write_baseline
-from exporter.drops.judging import Judging, LiveEvents, Standing
+from exporter.drops.baseline_rows import read_baselines, read_drop_states, write_baseline, write_drop_state
+from exporter.drops.judging import PARTS, Judging, LiveEvents, Standing
 from exporter.drops.packed import Packed, RecentMinutes
 from exporter.drops.warmup import Warmup, WarmupRequest, past_hours, past_minutes
 from exporter.model import (
+    DAY_MINUTES,
+    MINUTE,
     Group,
     Minute,
     MinuteRange,
@@ -27,7 +31,18 @@ from exporter.model import (
     total_of,
 )
 from exporter.storage.state import State
-from exporter.views import Hour, Thresholds, Verdict
+from exporter.times import format_instant
+from exporter.views import (
+    DAY_STEP,
+    Day,
+    Hour,
+    Incident,
+    IncidentState,
+    Judgement,
+    Thresholds,
+    Verdict,
+    of_whole_merchant,
+)
 
 log = structlog.get_logger("drops")
 
@@ -36,6 +51,33 @@ SAVE_EVERY = 300.0
 # A longer gap between two answers (minutes) is worth a request for what was in it.
 LONGEST_GAP = 60
 
+# Minutes that are judged at a time: fewer than a baseline holds one by one, less those in which an onset is searched.
+AT_ONCE = 30
+
+# Incidents that ended longer ago (minutes) are not shown.
+SHOWN_FOR = 7 * DAY_MINUTES
+
+# An incident of a media belongs to one of the whole merchant that began at most so many minutes after it.
+WITH_MERCHANT = 15
+
+
+class Drop(NamedTuple):
+    """What is said of the plays of a media, or of the whole merchant.
+
+    Attributes:
+        verdict: On its newest minute; None without one, or where that minute is too old.
+        judgement: Whether there is one, and why not.
+        incident: Its open incident, which stands however old the data is.
+    """
+
+    verdict: Verdict | None
+    judgement: Judgement
+    incident: Incident | None
+
+
+# Of media whose plays are not collected.
+NO_DROP = Drop(None, Judgement.OFF, None)
+
 
 class DropMonitor:
     """The drop detection of one merchant's media and of the whole merchant. Thread-safe.
@@ -43,6 +85,7 @@ class DropMonitor:
     Attributes:
         warmup: The history that is still missing.
         thresholds: By media id, "" for the whole merchant; None if its alerts are disabled.
+        suspects: The media whose newest minute looks like the beginning of a drop.
     """
 
     def __init__(self, state: State, settings: Settings, merchant: MerchantSettings, live_events: LiveEvents) -> None:
@@ -68,9 +111,19 @@ class DropMonitor:
         # What the state file has. To unpack a baseline takes a while, and there may be thousands.
         self._packed: dict[str, Packed] = {}
         self.warmup = Warmup(map(self._stream, self._baselines))
-        self._judging = Judging(live_events, self._baselines)
-        # Scrapes read it without the mutex, so it is never changed: a new one takes its place.
-        self._standing: Mapping[str, Standing] = {}
+        with state.read() as db:
+            kept = read_drop_states(db, merchant.id)
+        if damaged := sum(each is None for each in kept.values()):
+            log.warning("drops are damaged in the state file; they are detected again", media=damaged)
+        self._judging = Judging(
+            live_events,
+            {media_id: self._limits(media_id) for media_id in self._baselines},
+            {media_id: each for media_id, each in kept.items() if each is not None},
+        )
+        # Scrapes read these without the mutex, so they are never changed: new ones take their place.
+        self._standing: Mapping[str, Standing] = self._judging.standing()
+        self._ended: Sequence[Incident] = self._judging.incidents()
+        self.suspects: frozenset[str] = frozenset()
         # Pages read these without the mutex, so they are never changed: new ones take their place.
         self._recent: dict[str, RecentMinutes] = {}
         self._unsaved: set[str] = set()
@@ -102,14 +155,20 @@ class DropMonitor:
         minutes = range(asked.first, min(asked.last, seen) + 1)
         nothing: Mapping[str, float] = {}
         plays = [None if minute in held else total_of(rows.get(minute, nothing)) for minute in minutes]
+        media_id = stream.media_id
         with self._mutex:
-            baseline = self._baseline(stream.media_id)
+            baseline = self._baseline(media_id)
             if baseline.newest is not None and asked.first - baseline.newest > LONGEST_GAP:
                 self.warmup.restart(stream)
-            observations = baseline.take(asked.first, plays)
-            self._unsaved.add(stream.media_id)
-            self._judging.note(stream.media_id, observations, now)
-            self._publish(stream.media_id, baseline)
+                self._judging.settle(media_id)
+            self._unsaved.add(media_id)
+            for start in range(0, len(plays), AT_ONCE):
+                if start:
+                    # Of a long answer, all but the end is not judged together with other media.
+                    self._judge(now, media_id)
+                observations = baseline.take(asked.first + start, plays[start : start + AT_ONCE])
+                self._judging.note(media_id, baseline, observations, now)
+            self._publish(media_id, baseline)
 
     def judge(self, now: float) -> Mapping[str, Exception]:
         """Judge the newest minutes of all media.
@@ -121,19 +180,75 @@ class DropMonitor:
             The media of which nothing can be said because of a defect, and what happened.
         """
         with self._mutex:
-            self._standing, failed = self._judging.judge(now)
+            failed = self._judge(now)
+            self._standing, self._ended = self._judging.standing(), self._judging.incidents()
+            self.suspects = self._judging.suspects()
+            for media_id, standing in self._standing.items():
+                if standing.incident is not None and media_id not in self._packed:
+                    # Its expected plays are not the forecast.
+                    self._publish(media_id, self._baselines[media_id])
         return failed
 
-    def drops(self, now: float) -> Mapping[str, Verdict]:
+    def _judge(self, now: float, media_id: str | None = None) -> Mapping[str, Exception]:
+        changed, failed = self._judging.judge(now, media_id)
+        for incident in changed:
+            self._log(incident)
+            # A restart must not forget it.
+            self._saved_at = float("-inf")
+        return failed
+
+    def _log(self, incident: Incident) -> None:
+        facts = {
+            "merchant": self._merchant_id,
+            **({"media": incident.media_id} if incident.media_id else {}),
+            "since": format_instant(start_of(incident.onset)),
+        }
+        if incident.state is IncidentState.OPEN:
+            log.warning(
+                "plays are dropping", **facts, expected=round(incident.expected, 1), plays=round(incident.plays, 1)
+            )
+        elif incident.state is IncidentState.ENDED:
+            log.info("plays are back", **facts, plays_lost=round(incident.lost))
+        else:
+            log.warning("the drop has lasted so long that it is the new baseline", **facts, plays=incident.plays)
+
+    def drops(self, now: float) -> Mapping[str, Drop]:
         """What is to be shown at a moment (Unix seconds), by media id, "" for the whole merchant."""
         longest = self._poll.max_lag + self._poll.max_staleness
-        views = {}
-        for media_id, standing in self._standing.items():
-            newest = standing.newest
-            if self.thresholds[media_id] is None or now - end_of(newest.minute) > longest:
-                continue
-            views[media_id] = standing.at(now)
-        return views
+        return {media_id: self._drop(media_id, now, longest) for media_id in self._baselines}
+
+    def _drop(self, media_id: str, now: float, longest: float) -> Drop:
+        if self.thresholds[media_id] is None:
+            return Drop(None, Judgement.OFF, None)
+        standing, recent = self._standing.get(media_id), self._recent.get(media_id)
+        fresh = recent is not None and now - end_of(recent.newest) <= longest
+        if standing is not None and now - end_of(standing.verdict.minute) <= longest:
+            return Drop(standing.at(now), Judgement.JUDGED, standing.incident)
+        learning = fresh or not self.warmup.complete(self._stream(media_id))
+        return Drop(
+            None, Judgement.LEARNING if learning else Judgement.NO_DATA, standing.incident if standing else None
+        )
+
+    def incidents(self, now: float) -> tuple[Incident, ...]:
+        """The open incidents and those that ended in the last days, the newest onset first."""
+        oldest = now / MINUTE - SHOWN_FOR
+        found = [each.incident for each in self._standing.values() if each.incident is not None]
+        found += [each for each in self._ended if each.minute > oldest]
+        whole = [each for each in found if not each.media_id]
+        marked = [replace(each, with_merchant=True) if _belongs(each, whole) else each for each in found]
+        return tuple(sorted(marked, key=lambda each: (-each.onset, each.media_id)))
+
+    def expected(self) -> Mapping[str, float]:
+        """The plays a minute that are expected of media with an open incident."""
+        return {
+            media_id: each.incident.expected for media_id, each in self._standing.items() if each.incident is not None
+        }
+
+    def days(self, now: float) -> Mapping[str, Day]:
+        """The last 24 hours, by media id, "" for the whole merchant."""
+        start = (int(now // (DAY_STEP * MINUTE)) - PARTS + 1) * DAY_STEP * MINUTE
+        with self._mutex:
+            return {media_id: Day(start, states) for media_id, states in self._judging.days(now).items()}
 
     def hours(self) -> Mapping[str, Hour]:
         """The newest hour of plays, by media id, "" for the whole merchant."""
@@ -164,6 +279,10 @@ class DropMonitor:
         if recent is not None:
             self._recent[media_id] = recent
 
+    def _limits(self, media_id: str) -> Thresholds | None:
+        found = self.thresholds[media_id]
+        return found if media_id or found is None else of_whole_merchant(found)
+
     # ---- the state file ----
 
     def save_now_and_then(self, now: float) -> None:
@@ -185,6 +304,7 @@ class DropMonitor:
                 for media_id, each in packed.items():
                     known = self.warmup.complete(self._stream(media_id))
                     write_baseline(db, self._merchant_id, media_id, each, past_known=known)
+                    write_drop_state(db, self._merchant_id, media_id, self._judging.kept(media_id))
             for baseline in unsaved.values():
                 baseline.changed_days.clear()
             self._unsaved.clear()
@@ -222,6 +342,18 @@ class DropMonitor:
 
 def _counts_plays(stream: Stream) -> bool:
     return stream.target is Target.PLAY_COUNT and stream.group is Group.ALL
+
+
+def _belongs(incident: Incident, whole: Sequence[Incident]) -> bool:
+    """Whether an incident of a media began with, or during, one of the whole merchant."""
+    return bool(incident.media_id) and any(
+        each.onset - WITH_MERCHANT <= incident.onset <= (incident.onset if _is_open(each) else each.minute)
+        for each in whole
+    )
+
+
+def _is_open(incident: Incident) -> bool:
+    return incident.state is IncidentState.OPEN
 
 
 def _hour(recent: RecentMinutes) -> Hour:

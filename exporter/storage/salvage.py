@@ -44,15 +44,16 @@ _BY_DAY = frozenset(str(target) for target in Target if target.by_day)
 _LAST_PLACE = 10**6
 
 # Tables whose rows are in the order of their rowids. Those of the others are in the order of the primary key.
-_WITH_ROWIDS = ("streams", "tracks", "track_days")
+_WITH_ROWIDS = ("streams", "tracks", "track_days", "drop_states")
 
 # Tables whose rows are of a media, and what is lost with rows of a media or a merchant.
-_OF_MEDIA = ("media", "tracks", "track_days")
+_OF_MEDIA = ("media", "tracks", "track_days", "drop_states")
 _LOSSES = {
     "merchants": "the number of its revisions and of its lost minutes",
     "media": "names of media (they are looked up again)",
     "tracks": "media's plays for the drop detector (they are fetched again)",
     "track_days": "media's plays of some days for the drop detector (they are fetched again)",
+    "drop_states": "media's open and past incidents",
     "budgets": "how much of its budget the API has refused",
 }
 

@@ -14,7 +14,7 @@ from exporter.errors import StateDamaged, StateError
 # In the header of each file, so that no other database is mistaken for one: "SSXE".
 APPLICATION_ID = 0x53535845
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 PAGE = 4096
 
@@ -29,6 +29,16 @@ READ_ERRORS = (sqlite3.Error, UnicodeDecodeError, MemoryError)
 
 # Valid minutes: up to the year 2350.
 _MINUTES = "BETWEEN -1000000 AND 200000000"
+
+# Since version 2.
+_DROP_STATES = """
+CREATE TABLE drop_states (                                   -- the verdict on a media, and its incidents
+    merchant_id TEXT NOT NULL,
+    media_id TEXT NOT NULL,
+    content BLOB NOT NULL,
+    PRIMARY KEY (merchant_id, media_id)
+) STRICT;
+"""
 
 # SQLite keeps the text of each statement, comments inside it included, and `check` compares it. So any change inside a
 # statement, even in a comment, makes existing files look damaged: change it only with a new SCHEMA_VERSION and a
@@ -143,9 +153,13 @@ CREATE TABLE budgets (
     ticks REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+{_DROP_STATES}
 -- Last, as VACUUM does: so each table begins on the same page in every file.
 CREATE INDEX sends_by_merchant ON sends (merchant_id);
 """
+
+# What a file of the version before gets, by that version.
+_MIGRATIONS = {1: _DROP_STATES}
 
 # Columns with text that damage can make unreadable; those of `slots` are compared with those of `series`.
 _TEXTS = {
@@ -156,6 +170,7 @@ _TEXTS = {
     "media": "merchant_id, media_id, name, ref_id, encode_type, live_event_id",
     "tracks": "merchant_id, media_id",
     "track_days": "merchant_id, media_id",
+    "drop_states": "merchant_id, media_id",
     "sends": "merchant_id, boot",
     "budgets": "merchant_id, boot",
 }
@@ -185,6 +200,21 @@ def create(db: sqlite3.Connection) -> None:
         f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; {_SCHEMA} "
         f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
     )
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring a file of an older release to today's layout; a kill leaves it as it was.
+
+    Raises:
+        sqlite3.Error: The file did not take it.
+    """
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    steps = [_MIGRATIONS[each] for each in range(version, SCHEMA_VERSION) if each in _MIGRATIONS]
+    if not steps:
+        return
+    db.executescript(f"BEGIN IMMEDIATE; {' '.join(steps)} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    # So each table begins on the same page as in a new file.
+    db.execute("VACUUM")
 
 
 def check(db: sqlite3.Connection, name: str) -> None:

@@ -376,6 +376,7 @@ def _open(file: StateFile) -> sqlite3.Connection:
         raise StateDamaged("its header is not as it was made")
     db = _connect(file, new=new)
     try:
+        schema.migrate(db)
         schema.check(db, str(file.path))
     except BaseException:
         db.close()

@@ -19,13 +19,14 @@ import yaml
 
 from exporter import cli
 from exporter.backtest import command, parallel, plays_csv, plot
-from exporter.backtest.alerts import Alert, whole_merchant
+from exporter.backtest.alerts import Alert, fired_alerts, whole_merchant
 from exporter.backtest.command import Output
 from exporter.backtest.plays_csv import Recording
 from exporter.config.load import load
 from exporter.config.settings import DEFAULT_THRESHOLDS, Settings
 from exporter.drops.baseline import Baseline, Observation
-from exporter.drops.detector import KEPT, Alarm, Together, broad, judge
+from exporter.drops.detector import Together, broad
+from exporter.drops.tracker import Tracker
 from exporter.errors import InputError, StateLocked
 from exporter.model import Minute
 from exporter.simulator.app import SimulatorApp
@@ -34,7 +35,7 @@ from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.storage.state import open_state
 from exporter.times import format_instant
-from exporter.views import MERCHANT_THRESHOLD, Thresholds, Verdict
+from exporter.views import Incident, IncidentState, Thresholds, of_whole_merchant
 from tests.support.busiest import busiest
 from tests.support.fakes import FakeClock
 from tests.support.processes import MERCHANT, Program, configuration, python
@@ -107,7 +108,11 @@ def minute_by_minute(played: Sequence[Recording]) -> list[Alert]:
     plays = {each.media_id: dict(zip(each.minutes, each.plays, strict=True)) for each in every}
     last = max(each.minutes[-1] for each in played)
     together = Together()
-    said: dict[str, dict[Minute, Verdict]] = {each.media_id: {} for each in every}
+    limits = {
+        each.media_id: DEFAULT_THRESHOLDS if each.media_id else of_whole_merchant(DEFAULT_THRESHOLDS) for each in every
+    }
+    trackers = {media_id: Tracker(media_id, limit) for media_id, limit in limits.items()}
+    ended: dict[str, list[Incident]] = {media_id: [] for media_id in limits}
     for now in range(FIRST, last + 1):
         observations = {
             media_id: observation
@@ -118,40 +123,18 @@ def minute_by_minute(played: Sequence[Recording]) -> list[Alert]:
         for observation in of_media:
             together.add(observation)
         for media_id, observation in observations.items():
-            verdict = judge(observation, together.factor(observation) if media_id else 1.0)
-            if verdict is not None and (media_id or broad(of_media)):
-                said[media_id][now] = verdict
-    found = [
-        alert
-        for media_id in said.keys() - {""}
-        for severity, level in (("warning", 0.4), ("critical", 0.6))
-        for alert in alerts_of(media_id, severity, level, said[media_id], plays[media_id], last)
-    ]
-    found += alerts_of("", "merchant", MERCHANT_THRESHOLD, said[""], plays[""], last)
+            track, tracker = tracks[media_id], trackers[media_id]
+            verdict = tracker.judge(observation, together.factor(observation) if media_id else 1.0, track)
+            if verdict is not None and not media_id and not broad(of_media):
+                verdict = verdict._replace(ratio=0.0)
+            changed = tracker.step(observation, verdict, track)
+            if changed is not None and changed.state is not IncidentState.OPEN:
+                ended[media_id].append(changed)
+    for media_id, tracker in trackers.items():
+        if (still := tracker.incident(tracks[media_id])) is not None:
+            ended[media_id].append(still)
+    found = [alert for each in every for alert in fired_alerts(each, ended[each.media_id], last)]
     return sorted(found, key=lambda each: (each.start, each.media_id, each.severity))
-
-
-def alerts_of(
-    media_id: str,
-    severity: str,
-    level: float,
-    verdicts: Mapping[Minute, Verdict],
-    plays: Mapping[Minute, float],
-    last: Minute,
-) -> Iterator[Alert]:
-    """The alerts of a rule without a delay, over all minutes."""
-    alarm = Alarm(level)
-    start, worst = 0, Verdict(0, 0.0, 0.0, 0.0)
-    for now in range(FIRST, last + KEPT + 2):
-        verdict = verdicts.get(now)
-        change = alarm.step(now, verdict.ratio if verdict else None)
-        if change is not None and change.firing:
-            start, worst = now, Verdict(0, 0.0, 0.0, 0.0)
-        if change is not None and not change.firing:
-            end = min(change.minute, last)
-            yield Alert(media_id, severity, start, end, worst.ratio, worst.expected, plays[worst.minute])
-        if alarm.firing and verdict is not None and verdict.ratio > worst.ratio:
-            worst = verdict
 
 
 def in_two_steps(played: Sequence[Recording], processes: int = 1) -> list[Alert]:
@@ -173,7 +156,10 @@ def test_a_fall_is_an_alert(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
         ("", "merchant"),
     }
     for each in found:
-        assert list(each) == ["media_id", "severity", "start", "end", "ratio", "expected", "actual"]
+        assert list(each)[:7] == ["media_id", "severity", "start", "end", "ratio", "expected", "actual"]
+        assert minute(each, "onset") == 300
+        assert each["plays_lost"] == pytest.approx(40 * 36, rel=0.05)
+        assert each["state"] == "ended"
         assert 302 <= minute(each, "start") <= 308
         assert 340 <= minute(each, "end") <= 360
         assert each["ratio"] == pytest.approx(0.9, abs=0.05)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from benchmarks import drops, plays
+from benchmarks.alarm import Alarm
 from benchmarks.drops import Outcome
 from benchmarks.plays import Drop, Series
-from exporter.drops.detector import Alarm
 from exporter.model import DAY_MINUTES
 
 
@@ -82,12 +82,14 @@ def test_an_alarm_is_right_false_or_an_echo() -> None:
         drops=[Drop(1100, 15, 1.0, 9.0)],
         events=[],
     )
-    scanned = drops.Scanned(series, "media", {"rule": Alarm(0.4)})
+    scanned = drops.Scanned(series, "media", {drops.SUNK: Alarm(0.4)})
     for minute in range(1000, 2000):
         firing = 1104 <= minute < 1110 or 1123 <= minute < 1130 or 1620 <= minute < 1630 or 1800 <= minute < 1810
-        scanned.step("rule", minute, float(firing))
-    (outcome,) = scanned.outcomes(series.drops)
-    assert [delay for _, delay in outcome.drops] == [6]
-    assert (outcome.false, outcome.missing) == ((1622, 1802), 1)
-    (outcome,) = scanned.outcomes(series.drops, [Drop(1600, 30, 0.8, 0.0)])
+        scanned.step(drops.SUNK, minute, float(firing))
+    (outcome,) = (each for each in scanned.outcomes(series.drops) if each.rule == drops.SUNK)
+    (found,) = outcome.drops
+    assert (found.delay, found.covered, found.ended) == (6, 9, 5)
+    assert (outcome.false, outcome.missing, outcome.false_minutes) == ((1622, 1802), 1, 36)
+    outcomes = scanned.outcomes(series.drops, [Drop(1600, 30, 0.8, 0.0)])
+    (outcome,) = (each for each in outcomes if each.rule == drops.SUNK)
     assert outcome.false == (1802,)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import pytest
 
 from exporter.drops.baseline import Baseline, Observation
-from exporter.drops.detector import Alarm, Change, Together, broad, judge, judge_live
+from exporter.drops.detector import Together, broad, judge, judge_live
+from exporter.drops.tracker import Tracker
 from exporter.model import Minute
-from exporter.views import Verdict
+from exporter.views import Incident, IncidentState, Thresholds, Verdict
 
 MIDNIGHT = 20_000 * 1440
 
@@ -198,44 +199,6 @@ def test_old_minutes_are_removed() -> None:
     assert together.factor(observation(minute=MIDNIGHT + 950)) == 0.6
 
 
-def changes(ratios: Sequence[float | None], alarm: Alarm | None = None) -> list[Change]:
-    alarm = alarm or Alarm(0.4)
-    found = (alarm.step(minute, ratio) for minute, ratio in enumerate(ratios))
-    return [change for change in found if change]
-
-
-def test_an_alarm_begins_with_the_third_minute() -> None:
-    """A wait of two minutes means three minutes above the threshold in a row; a ratio equal to it is not above it."""
-    assert changes([0.5, 0.5, 0.0, 0.5, 0.4, 0.5, 0.5]) == []
-    assert changes([0.0, 0.5, 0.5, 0.5]) == [Change(3, firing=True)]
-    assert changes([0.5] * 9, Alarm(0.4, pending=5)) == [Change(5, firing=True)]
-
-
-def test_a_missing_minute_restarts_the_wait() -> None:
-    """That holds whether the minute is passed as missing or left out."""
-    assert changes([0.5, 0.5, None, 0.5, 0.5]) == []
-    alarm = Alarm(0.4)
-    assert [alarm.step(minute, 0.5) for minute in (1, 2, 4, 5)] == [None] * 4
-    assert alarm.step(6, 0.5) == Change(6, firing=True)
-
-
-def test_an_alarm_ends_after_ten_minutes_below_the_threshold() -> None:
-    """It continues through shorter phases below the threshold, and through shorter gaps in the data."""
-    assert changes([0.5] * 3 + [0.0] * 10 + [0.5] + [None] * 20) == [Change(2, firing=True), Change(24, firing=False)]
-    assert changes([0.5] * 3 + [0.0] * 11) == [Change(2, firing=True), Change(13, firing=False)]
-
-
-def test_an_alarm_ends_within_a_gap() -> None:
-    """After a long gap the end is where it would have been noticed, and a new alarm waits again."""
-    alarm = Alarm(0.4)
-    for minute in range(3):
-        alarm.step(minute, 0.5)
-    assert alarm.firing
-    assert alarm.step(500, 0.5) == Change(13, firing=False)
-    assert not alarm.firing
-    assert [alarm.step(501, 0.5), alarm.step(502, 0.5)] == [None, Change(502, firing=True)]
-
-
 def day_and_night(minute: int) -> float:
     """60 plays a minute in the evening, 20 in the morning, without randomness."""
     return float(round(40 + 20 * math.cos(2 * math.pi * minute / 1440)))
@@ -243,16 +206,17 @@ def day_and_night(minute: int) -> float:
 
 @pytest.mark.parametrize(("share", "delay"), [(0.0, 4), (0.2, 4), (0.5, 6)])
 def test_a_drop_is_found_in_minutes_and_night_is_none(share: float, delay: int) -> None:
-    """A day and night have no alarm, then there is a drop: the alarm begins within minutes, and ends after it."""
-    baseline, alarm = Baseline(), Alarm(0.4)
+    """A day and night have no drop, then there is one: it is found within minutes, and ends soon after its end."""
+    baseline, tracker = Baseline(), Tracker("a", Thresholds(0.4, 0.6))
     baseline.fill({MIDNIGHT + hour * 60: day_and_night(hour * 60 + 30) * 60 for hour in range(-21 * 24, 0)})
     plays = [day_and_night(minute) for minute in range(2160)]
     plays[2000:2030] = [value * share for value in plays[2000:2030]]
-    found = []
-    for each in baseline.take(MIDNIGHT, plays):
-        verdict = judge(each)
-        found.append(alarm.step(each.minute, verdict and verdict.ratio))
-    begin, end = [change for change in found if change]
-    assert (begin.firing, begin.minute - MIDNIGHT - 2000) == (True, delay)
-    assert not end.firing
-    assert end.minute - MIDNIGHT - 2030 < 20
+    changes: list[Incident | None] = []
+    for at in range(0, len(plays), 30):
+        taken = baseline.take(MIDNIGHT + at, plays[at : at + 30])
+        changes += [tracker.step(each, tracker.judge(each, 1.0, baseline), baseline) for each in taken]
+    begun, ended = [change for change in changes if change]
+    assert begun.opened - MIDNIGHT - 2000 == delay
+    assert begun.onset - MIDNIGHT == pytest.approx(2000, abs=1)
+    assert ended.state is IncidentState.ENDED
+    assert ended.minute - MIDNIGHT - 2030 <= 15

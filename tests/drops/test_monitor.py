@@ -13,12 +13,14 @@ import pytest
 from exporter.api.answers import LiveEvent, Media
 from exporter.api.catalog import Catalog, Lookup
 from exporter.config.settings import Settings
-from exporter.drops.judging import HOLD, LASTING, SETTLED_IN, STATE_BELIEVED
-from exporter.drops.monitor import SAVE_EVERY, DropMonitor
+from exporter.drops.judging import HOLD, SETTLED_IN, STATE_BELIEVED
+from exporter.drops.monitor import SAVE_EVERY, Drop, DropMonitor
+from exporter.drops.tracker import PENDING
 from exporter.drops.warmup import RETRY_EVERY, WarmupRequest
 from exporter.errors import StateWriteFailed
 from exporter.model import DAY_MINUTES, Group, Minute, MinuteRange, Rows, Stream, Target, end_of, minute_of
 from exporter.storage.state import State, open_state
+from exporter.views import Judgement
 from tests.support.fakes import FakeClock
 
 MERCHANT = "m"
@@ -90,8 +92,8 @@ class World:
 
     def ratio(self, media_id: str, later: float = 0.0) -> float | None:
         """The shown ratio, a number of seconds after the newest minute settled."""
-        view = self.monitor.drops(self.now + later).get(media_id)
-        return None if view is None else view.ratio
+        verdict = self.monitor.drops(self.now + later)[media_id].verdict
+        return None if verdict is None else verdict.ratio
 
 
 def history_of(history: WarmupRequest) -> Rows:
@@ -145,7 +147,7 @@ def test_without_history_there_is_no_verdict(state: State) -> None:
     world = World(state)
     world.set_files()
     world.pass_minutes(3)
-    assert world.monitor.drops(world.now) == {}
+    assert set(world.monitor.drops(world.now).values()) == {Drop(None, Judgement.LEARNING, None)}
     world.warm_up()
     world.pass_minutes(1)
     assert {world.ratio(media_id) for media_id in ("", *MEDIA)} == {0.0}
@@ -154,7 +156,8 @@ def test_without_history_there_is_no_verdict(state: State) -> None:
 def test_a_drop_is_shown_with_the_expected_plays(world: World) -> None:
     """Six minutes without most plays of one media are a drop of it, and none of the others or of the merchant."""
     world.pass_minutes(6, {"a": 0.1, "": 0.8})
-    view = world.monitor.drops(world.now)["a"]
+    view = world.monitor.drops(world.now)["a"].verdict
+    assert view is not None
     assert view.minute == world.minute
     assert view.ratio == pytest.approx(0.9, abs=0.15)
     assert view.evidence > 9
@@ -177,7 +180,7 @@ def test_one_odd_minute_is_no_alert_when_no_other_comes(world: World) -> None:
             world.pass_minutes(1, {"a": 0.0, "": 0.75})
     assert (world.ratio("a", later=HOLD - 1) or 0) > 0.3
     assert world.ratio("a", later=HOLD) == 0
-    world.pass_minutes(LASTING - 1, {"a": 0.0, "": 0.75})
+    world.pass_minutes(PENDING + 1, {"a": 0.0, "": 0.75})
     assert (world.ratio("a", later=HOLD + 300) or 0) > 0.3
 
 
@@ -200,7 +203,9 @@ def test_minutes_assumed_to_be_empty_are_not_judged(world: World) -> None:
     rows = rows_of("a", MinuteRange(requested.first, world.minute))
     world.monitor.enter(stream_of("a"), requested, rows, world.minute, world.now + 600)
     world.monitor.judge(world.now + 600)
-    assert world.monitor.drops(world.now + 600)["a"].minute == world.minute
+    verdict = world.monitor.drops(world.now + 600)["a"].verdict
+    assert verdict is not None
+    assert verdict.minute == world.minute
     hour = world.monitor.hours()["a"]
     assert minute_of(hour.start) + len(hour.plays) - 1 == world.minute
 
@@ -246,7 +251,7 @@ def test_drops_can_be_read_while_they_are_judged(world: World) -> None:
     def read() -> None:
         try:
             while not done.is_set():
-                sizes.add(len(world.monitor.drops(world.now)))
+                sizes.add(sum(each.verdict is not None for each in world.monitor.drops(world.now).values()))
         except RuntimeError as error:
             errors.append(error)
 
@@ -267,13 +272,17 @@ def test_drops_can_be_read_while_they_are_judged(world: World) -> None:
     assert sizes == {len(world.monitor.drops(world.now))}
 
 
+def judged(world: World) -> set[str]:
+    return {media_id for media_id, drop in world.monitor.drops(world.now).items() if drop.verdict is not None}
+
+
 def test_reading_does_not_wait_for_the_detector(warmed_up: State) -> None:
     """Pages and scrapes read while an answer is entered, before and after the baselines are unpacked."""
     world = World(warmed_up)
     world.set_files()
 
     def read() -> tuple[set[str], float, set[str]]:
-        return set(world.monitor.hours()), world.monitor.dispersion(), set(world.monitor.drops(world.now))
+        return set(world.monitor.hours()), world.monitor.dispersion(), judged(world)
 
     def read_elsewhere() -> tuple[set[str], float, set[str]]:
         with ThreadPoolExecutor(1) as pool, world.monitor._mutex:
@@ -437,8 +446,9 @@ def test_it_continues_after_a_restart(state: State) -> None:
     assert restarted.monitor.hours() == world.monitor.hours()
     for each in (world, restarted):
         each.pass_minutes(4, {"a": 0.1, "": 0.8})
-    assert {key: view.expected for key, view in restarted.monitor.drops(world.now).items()} == {
-        key: pytest.approx(view.expected, rel=0.05) for key, view in world.monitor.drops(world.now).items()
+    one, other = (each.monitor.drops(world.now) for each in (restarted, world))
+    assert {key: each.verdict and each.verdict.expected for key, each in one.items()} == {
+        key: pytest.approx(each.verdict and each.verdict.expected, rel=0.05) for key, each in other.items()
     }
     assert (restarted.ratio("a") or 0) > 0.4
     assert (world.ratio("a") or 0) > 0.4

@@ -37,7 +37,6 @@ from exporter.errors import (
 from exporter.model import Minute, MinuteRange, Reading, Stream, minute_of
 from exporter.polling.poller import MerchantPoller
 from exporter.storage.state import State, open_state
-from exporter.views import Verdict
 from tests.support.audience import folder_in_memory, mark_history_known, without_detector
 from tests.support.fakes import FakeClock
 from tests.support.processes import PATIENCE, wait_until
@@ -526,15 +525,16 @@ def test_a_defect_in_the_verdict_on_one_media_stops_no_other(build: Callable[...
     world = build(detector=True)
     for _ in range(3):
         world.round()
-    verdict = Verdict(minute_of(world.clock.now()) - 3, 0.0, 0.0, 5.0)
     judging = world.monitor._judging
-    judging._verdict = (  # type: ignore[method-assign]
-        lambda media_id, observation, now: defect() if media_id == "a" else verdict
+    step = judging._step
+    judging._step = (  # type: ignore[method-assign]
+        lambda media_id, *rest: defect() if media_id == "a" else step(media_id, *rest)
     )
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
             world.round()
-    assert set(world.monitor.drops(world.clock.now())) == {"", "b"}
+    drops = world.monitor.drops(world.clock.now())
+    assert {media_id for media_id, drop in drops.items() if drop.verdict is not None} == {"", "b"}
     [error] = [entry for entry in logs if entry["log_level"] == "error"]
     assert error["event"].startswith("drop detector, media a: unexpected KeyError at test_poller.py:")
     assert world.poller.link.last_error == error["event"]
