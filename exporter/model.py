@@ -63,6 +63,11 @@ class Stream:
     target: Target
     group: Group
 
+    @property
+    def counts_plays(self) -> bool:
+        """Whether its values are plays without a group, which the drop detector watches."""
+        return self.target is Target.PLAY_COUNT and self.group is Group.ALL
+
     def __str__(self) -> str:
         """The stream in a log line."""
         return f"{self.media_id or 'whole merchant'}/{self.target}/{self.group}"

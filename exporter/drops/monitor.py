@@ -102,7 +102,7 @@ class DropMonitor:
         self._merchant_id = merchant.id
         self._mutex = threading.Lock()
         self._baselines: dict[str, Baseline] = {
-            stream.media_id: Baseline() for stream in merchant.streams() if _counts_plays(stream)
+            stream.media_id: Baseline() for stream in merchant.streams() if stream.counts_plays
         }
         self.thresholds: Mapping[str, Thresholds | None] = {
             "": settings.thresholds(merchant),
@@ -150,7 +150,7 @@ class DropMonitor:
             now: When it came (Unix seconds).
             held: Minutes of which a value waits; here they are missing.
         """
-        if not _counts_plays(stream):
+        if not stream.counts_plays:
             return
         minutes = range(asked.first, min(asked.last, seen) + 1)
         nothing: Mapping[str, float] = {}
@@ -338,10 +338,6 @@ class DropMonitor:
 
     def _stream(self, media_id: str) -> Stream:
         return Stream(self._merchant_id, media_id, Target.PLAY_COUNT, Group.ALL)
-
-
-def _counts_plays(stream: Stream) -> bool:
-    return stream.target is Target.PLAY_COUNT and stream.group is Group.ALL
 
 
 def _belongs(incident: Incident, whole: Sequence[Incident]) -> bool:

@@ -50,7 +50,9 @@ class MerchantPoller:
         self._client = parts.client
         self._clock = parts.clock
         self._incidents = Incidents()
-        self._staleness = Staleness(parts.settings, parts.poll, parts.ledger, parts.monitor.dispersion)
+        self._staleness = Staleness(
+            parts.settings, parts.poll, parts.ledger, parts.monitor.dispersion, parts.monitor.expected
+        )
         self._sources = Sources(parts, self._staleness)
         self._stopped = threading.Event()
         self._running = threading.Lock()

@@ -3,6 +3,8 @@
 It sends nothing and waits for nothing.
 """
 
+from collections.abc import Iterable
+
 from exporter.api.budget import LONGEST_WAIT
 from exporter.api.catalog import Lookup
 from exporter.drops.warmup import WarmupRequest
@@ -32,6 +34,10 @@ FIRST_UNTIL, LAST_UNTIL = 50.0, 40.0
 # Of a round's requests, live events that run have at most one in so many, before all but the whole merchant's plays.
 REQUESTS_PER_LIVE_EVENT = 4
 
+# Of a round's requests, media that may have begun to drop have at most one in so many before their turn: a request
+# confirms a drop a few minutes earlier.
+REQUESTS_PER_SUSPECT = 5
+
 
 class RequestQueue:
     """The order of one merchant's requests. For one thread at a time."""
@@ -50,6 +56,7 @@ class RequestQueue:
         self._backoff = backoff
         self._budget = parts.budget
         self._clock = parts.clock
+        self._monitor = parts.monitor
         self._longest_wait = int(parts.poll.max_staleness // MINUTE)
         self._since_lookup = REQUESTS_PER_LOOKUP
         self._warmup_first = True
@@ -116,7 +123,18 @@ class RequestQueue:
         # With a minute in hand, where there is one: some of a round can slip into the next.
         spare = can_hold(streams, room, self._longest_wait - 1)
         chosen = choose(candidates, room, streams, self._longest_wait - 1 if spare else self._longest_wait)
+        suspects = self._suspects(candidates)[: max(1, room // REQUESTS_PER_SUSPECT)]
+        first = frozenset(suspects)
+        chosen = [*suspects, *(stream for stream in chosen if stream not in first)][:room]
         return sorted(chosen, key=lambda stream: current.failures[stream])[::-1]
+
+    def _suspects(self, candidates: Iterable[Candidate[Stream]]) -> list[Stream]:
+        """The plays of media that look as if a drop had begun, those with most plays first."""
+        suspects = self._monitor.suspects
+        if not suspects:
+            return []
+        found = [each for each in candidates if each.key.media_id in suspects and each.key.counts_plays]
+        return [each.key for each in sorted(found, key=lambda each: -each.weight)]
 
     def _candidates(self, current: Round, moment: Moment) -> list[Candidate[Stream]]:
         # Only numbers are looked up for each stream: there may be thousands.

@@ -34,7 +34,12 @@ class Staleness:
     """
 
     def __init__(
-        self, merchant: MerchantSettings, poll: PollSettings, ledger: Ledger, noise: Callable[[], float]
+        self,
+        merchant: MerchantSettings,
+        poll: PollSettings,
+        ledger: Ledger,
+        noise: Callable[[], float],
+        dropping: Callable[[], Mapping[str, float]],
     ) -> None:
         """Start without any request.
 
@@ -43,7 +48,10 @@ class Staleness:
             poll: When a minute counts, and what the freshness of a stream matters.
             ledger: What is counted.
             noise: Returns by how much the whole merchant's plays vary more than by independent viewers' chance.
+            dropping: Returns the plays a minute that are expected of media whose plays have dropped. They matter as
+                much as before, or it would take long to see that they are back.
         """
+        self._dropping = dropping
         self._noise = noise
         self._merchant_id = merchant.id
         self._settle = poll.settle
@@ -86,6 +94,9 @@ class Staleness:
         known = self._ledger.plays(self._merchant_id)
         whole = known.pop("")
         plays = plays_weights(whole, known, moment.settled, self._noise())
+        for media_id, expected in self._dropping().items():
+            if media_id:
+                plays[media_id] = max(plays[media_id], expected)
         plays[""] = max(FLOOR, whole.rate if whole.rate is not None else sum(plays.values()))
         return {stream: plays[stream.media_id] * factor for stream, factor in self._factors.items()}
 
