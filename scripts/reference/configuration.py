@@ -3,6 +3,7 @@
 import types
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 from zoneinfo import ZoneInfo
@@ -89,7 +90,9 @@ def _model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
 
 def _kind(field: FieldInfo) -> str:
     annotation = _bare(field.annotation)
-    if any(isinstance(each, PlainSerializer) and each.func is format_duration for each in field.metadata):
+    # Of an optional field, the type itself has them.
+    metadata = chain(field.metadata, *(getattr(each, "__metadata__", ()) for each in get_args(field.annotation)))
+    if any(isinstance(each, PlainSerializer) and each.func is format_duration for each in metadata):
         return "duration"
     if annotation is settings.DropSettings:
         return "section, or `false`"
