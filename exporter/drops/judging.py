@@ -254,6 +254,8 @@ class Judging:
         found = tracker.step(observation, verdict, past, flat=live)
         changed.append(found)
         incident = tracker.incident(past)
+        if verdict is not None:
+            verdict = tracker.shown(verdict)
         self._show(watched, observation, verdict, incident, past)
         for each in changed:
             if each is not None and each.state is not IncidentState.OPEN:

@@ -131,6 +131,7 @@ class Suspicion:
         since: The first of them.
         newest: The newest.
         critical_since: The first in a row above the critical threshold.
+        ratio: The share of the expected plays that is missing since the likely onset.
         expected: The plays expected in the first of them.
         limit: What the season and the level, without the newest plays, let expect; not a number where unknown.
     """
@@ -138,6 +139,7 @@ class Suspicion:
     since: Minute
     newest: Minute
     critical_since: Minute | None
+    ratio: float
     expected: float
     limit: float | None
 
@@ -177,10 +179,10 @@ class Tracker:
         """Whether an incident is open."""
         return self.state.open is not None
 
-    @property
-    def suspects(self) -> bool:
-        """Whether the newest minute shows a drop that is not yet an incident."""
-        return self.state.suspicion is not None
+    def shown(self, verdict: Verdict) -> Verdict:
+        """The verdict on the newest minute as it is shown: with the depth since the onset, where a drop begins."""
+        suspicion = self.state.suspicion
+        return verdict if suspicion is None else verdict._replace(ratio=suspicion.ratio)
 
     def judge(self, observation: Observation, factor: float, past: Past) -> Verdict | None:
         """Judge a minute: by the detector's rule, or shortly after an incident by the baseline frozen at its onset.
@@ -268,46 +270,59 @@ class Tracker:
         if verdict is None or verdict.ratio <= self._thresholds.warning:
             self.state = TrackerState(recovered=self._recovered(minute))
             return None
-        before = self.state.suspicion
-        if before is None or before.newest != minute - 1:
-            limit = observation.seasonal if verdict.expected and observation.forecast is not None else math.nan
-            before = Suspicion(minute, minute, None, verdict.expected, None if math.isnan(limit) else limit)
-        critical_since = None
-        if verdict.ratio > self._thresholds.critical:
-            critical_since = minute if before.critical_since is None else before.critical_since
-        suspicion = replace(before, newest=minute, critical_since=critical_since)
+        suspicion = self._suspect(observation, verdict, past, flat=flat)
         self.state = TrackerState(suspicion, recovered=self._recovered(minute))
-        if minute < suspicion.since + PENDING:
-            return None
-        return self._open(suspicion, observation, verdict, past, flat=flat)
+        return self._open(suspicion, observation, past, flat=flat) if minute >= suspicion.since + PENDING else None
+
+    def _suspect(self, observation: Observation, verdict: Verdict, past: Past, *, flat: bool) -> Suspicion:
+        minute, before = observation.minute, self.state.suspicion
+        if before is None or before.newest != minute - 1:
+            limit = observation.seasonal if observation.forecast is not None else math.nan
+            before = Suspicion(minute, minute, None, 0.0, verdict.expected, None if math.isnan(limit) else limit)
+        frozen, onset = self._frozen(before, observation, past, flat=flat)
+        # The windows of the verdict also have minutes before the onset. Those since then show how deep the drop is.
+        plays, present = past.window(minute, minute - onset + 1)
+        expected = frozen.expected(minute, past) * present
+        ratio = max(verdict.ratio, 1 - plays / expected if expected > 0 else 0.0)
+        critical_since = None
+        if ratio > self._thresholds.critical:
+            critical_since = minute if before.critical_since is None else before.critical_since
+        return replace(before, newest=minute, critical_since=critical_since, ratio=ratio)
 
     def _recovered(self, minute: Minute) -> Recovered | None:
         recovered = self.state.recovered
         return recovered if recovered is not None and minute < recovered.until else None
 
-    def _open(
-        self, suspicion: Suspicion, observation: Observation, verdict: Verdict, past: Past, *, flat: bool
-    ) -> Incident | None:
+    def _frozen(
+        self, suspicion: Suspicion, observation: Observation, past: Past, *, flat: bool
+    ) -> tuple[Frozen, Minute]:
+        """What is expected of a drop that begins, and its likely onset."""
         minute, recovered = observation.minute, self.state.recovered
-        season = math.nan if flat else past.season(suspicion.since)
-        frozen = Frozen(suspicion.since, suspicion.expected, season if season > 0 else None, observation.dispersion)
         first = minute - _ONSET_WITHIN
         if recovered is not None:
             # A relapse, from the level to which the plays had come back.
             level = recovered.frozen.level * suspicion.expected / recovered.frozen.expected(suspicion.since, past)
-            frozen, first = replace(recovered.frozen, level=level), max(first, recovered.first)
-        onset = _onset(frozen, first, minute, past)
-        if recovered is None:
+            frozen = replace(recovered.frozen, level=level)
+            return frozen, _onset(frozen, max(first, recovered.first), minute, past)
+        season = math.nan if flat else past.season(suspicion.since)
+        frozen = Frozen(suspicion.since, suspicion.expected, season if season > 0 else None, observation.dispersion)
+        return frozen, _onset(frozen, first, minute, past)
+
+    def _open(self, suspicion: Suspicion, observation: Observation, past: Past, *, flat: bool) -> Incident | None:
+        minute = observation.minute
+        frozen, onset = self._frozen(suspicion, observation, past, flat=flat)
+        if self.state.recovered is None:
             frozen = _before(onset, frozen, suspicion.limit, past)
-        plays, present = past.window(minute, _WINDOWS[0][0])
+        expected = frozen.expected(minute, past)
+        plays, present = past.window(minute, min(_WINDOWS[0][0], minute - onset + 1))
         opened = Open(
-            replace(frozen, onset=onset) if recovered is not None else frozen,
+            replace(frozen, onset=onset),
             opened=minute,
             minute=minute,
-            ratio=verdict.ratio,
-            expected=verdict.expected,
+            ratio=suspicion.ratio,
+            expected=expected,
             plays=plays / present if present else 0.0,
-            worst=(verdict.ratio, minute, verdict.expected),
+            worst=(suspicion.ratio, minute, expected),
             critical_since=suspicion.critical_since,
             critical_at=_critical_at(suspicion.critical_since, minute),
             back=0,
