@@ -204,11 +204,16 @@ class Judging:
                 watched.standing = None
         return changed, failed
 
-    def settle(self, media_id: str) -> None:
-        """Count what an incident is missing so far, before minutes after a long gap come."""
+    def settle(self, media_id: str, revisable: int) -> None:
+        """Count what an incident is missing so far, before further minutes come.
+
+        Args:
+            media_id: The media.
+            revisable: All but so many of the newest minutes, which can still be revised.
+        """
         watched = self._media[media_id]
         if watched.tracker and watched.past and watched.past.newest is not None:
-            watched.tracker.settle(watched.past.newest, watched.past)
+            watched.tracker.settle(watched.past.newest - revisable, watched.past)
 
     def standing(self) -> Mapping[str, Standing]:
         """What is said of each media of which something can be said."""

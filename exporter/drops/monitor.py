@@ -12,7 +12,7 @@ from typing import NamedTuple
 import structlog
 
 from exporter.config.settings import MerchantSettings, Settings
-from exporter.drops.baseline import Baseline
+from exporter.drops.baseline import REVISABLE, Baseline
 from exporter.drops.baseline_rows import read_baselines, read_drop_states, write_baseline, write_drop_state
 from exporter.drops.judging import PARTS, Judging, LiveEvents, Standing
 from exporter.drops.packed import Packed, RecentMinutes
@@ -160,12 +160,13 @@ class DropMonitor:
             baseline = self._baseline(media_id)
             if baseline.newest is not None and asked.first - baseline.newest > LONGEST_GAP:
                 self.warmup.restart(stream)
-                self._judging.settle(media_id)
+                self._judging.settle(media_id, revisable=0)
             self._unsaved.add(media_id)
             for start in range(0, len(plays), AT_ONCE):
                 if start:
                     # Of a long answer, all but the end is not judged together with other media.
                     self._judge(now, media_id)
+                self._judging.settle(media_id, REVISABLE)
                 observations = baseline.take(asked.first + start, plays[start : start + AT_ONCE])
                 self._judging.note(media_id, baseline, observations, now)
             self._publish(media_id, baseline)

@@ -233,10 +233,10 @@ class Tracker:
         self.state = TrackerState()
         return found
 
-    def settle(self, newest: Minute, past: Past) -> None:
-        """Count what is missing up to a minute, before a long gap."""
+    def settle(self, until: Minute, past: Past) -> None:
+        """Count what is missing up to a minute, before its plays are not held any more."""
         if self.state.open is not None:
-            self.state = replace(self.state, open=_settled(self.state.open, newest, past))
+            self.state = replace(self.state, open=_settled(self.state.open, until, past))
 
     def incident(self, past: Past, state: IncidentState = IncidentState.OPEN) -> Incident | None:
         """The open incident, with what is missing up to now."""

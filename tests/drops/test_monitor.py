@@ -6,9 +6,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import structlog
 
 from exporter.api.answers import LiveEvent, Media
 from exporter.api.catalog import Catalog, Lookup
@@ -20,7 +21,7 @@ from exporter.drops.warmup import RETRY_EVERY, WarmupRequest
 from exporter.errors import StateWriteFailed
 from exporter.model import DAY_MINUTES, Group, Minute, MinuteRange, Rows, Stream, Target, end_of, minute_of
 from exporter.storage.state import State, open_state
-from exporter.views import Judgement
+from exporter.views import DayState, Incident, IncidentState, Judgement
 from tests.support.fakes import FakeClock
 
 MERCHANT = "m"
@@ -530,3 +531,149 @@ def test_pending_and_failed_history_is_not_requested(state: State) -> None:
     shorter = world.monitor.warmup.next(world.now + RETRY_EVERY, world.minute, ())
     assert shorter is not None
     assert len(shorter.asked) == len(first.asked) // 2
+
+
+class TestIncidents:
+    """The incidents of a merchant, as pages, metrics and alerts show them."""
+
+    FALL: ClassVar = {"a": 0.05, "": 0.76}
+
+    def incident(self, world: World, media_id: str = "a") -> Incident | None:
+        return world.monitor.drops(world.now)[media_id].incident
+
+    def test_a_dead_media_that_is_requested_rarely_does_not_blink(self, world: World) -> None:
+        """One answer in five minutes: between two of them the ratio stands."""
+        world.pass_minutes(5, self.FALL, at_once=True)
+        for _ in range(12):
+            world.pass_minutes(5, self.FALL, at_once=True)
+            for later in (0, 100, 200, 299):
+                assert (world.ratio("a", later=later) or 0) > 0.9
+        assert [each.state for each in world.monitor.incidents(world.now)] == [IncidentState.OPEN]
+
+    def test_an_incident_outlives_the_freshness_of_its_data(self, world: World) -> None:
+        """Without data there is no verdict, but nobody may say that the drop is over."""
+        world.pass_minutes(10, self.FALL)
+        drop = world.monitor.drops(world.now + 3 * 3600)["a"]
+        assert drop.verdict is None
+        assert drop.judgement is Judgement.NO_DATA
+        assert drop.incident == self.incident(world)
+
+    def test_a_restart_keeps_it(self, world: World, warmed_up: State) -> None:
+        """A restart in the middle shows it at once, before the first answer, and ends it later as the same one."""
+        world.pass_minutes(20, self.FALL)
+        world.monitor.save_now_and_then(world.now)
+        before = self.incident(world)
+        restarted = World(warmed_up)
+        restarted.set_files()
+        restarted.minute, restarted.shown = world.minute, world.shown
+        assert self.incident(restarted) == before
+        assert (restarted.ratio("a") or 0) > 0.9
+        restarted.pass_minutes(10, self.FALL)
+        restarted.pass_minutes(30)
+        [ended] = restarted.monitor.incidents(restarted.now)
+        assert before is not None
+        assert (ended.state, ended.onset) == (IncidentState.ENDED, before.onset)
+
+    def test_a_change_is_written_at_once(self, world: World, warmed_up: State) -> None:
+        """A kill right after the alert has begun forgets nothing."""
+        world.monitor.save_now_and_then(world.now)
+        while self.incident(world) is None:
+            world.pass_minutes(1, self.FALL)
+            world.monitor.save_now_and_then(world.now)
+        assert World(warmed_up).monitor.incidents(world.now) == world.monitor.incidents(world.now)
+
+    def test_damaged_incidents_are_left_out(self, world: World, warmed_up: State) -> None:
+        """A failing disk costs the incident, not the start."""
+        world.pass_minutes(10, self.FALL)
+        world.monitor.save(world.now)
+        with warmed_up.transaction() as db:
+            db.execute("UPDATE drop_states SET content = substr(content, 2) WHERE media_id = 'a'")
+        assert World(warmed_up).monitor.incidents(world.now) == ()
+
+    def test_medias_drops_belong_to_the_merchants(self, world: World) -> None:
+        """When all media fall together, theirs are marked; one that begins later on its own is, too, while it lasts."""
+        world.pass_minutes(15, dict.fromkeys(("", *MEDIA), 0.05))
+        found = {each.media_id: each.with_merchant for each in world.monitor.incidents(world.now)}
+        assert found == {"": False, **dict.fromkeys(MEDIA, True)}
+        world.pass_minutes(40)
+        world.pass_minutes(10, self.FALL)
+        newest = world.monitor.incidents(world.now)[0]
+        assert (newest.media_id, newest.state, newest.with_merchant) == ("a", IncidentState.OPEN, False)
+
+    def test_the_expected_line_does_not_sink(self, world: World) -> None:
+        """The last hour shows what was expected without the drop."""
+        world.pass_minutes(90, self.FALL)
+        expected = world.monitor.hours()["a"].expected
+        assert min(value for value in expected if value is not None) == pytest.approx(PLAYS, rel=0.1)
+
+    def test_the_last_day_shows_when_it_was(self, world: World) -> None:
+        """The parts of a day have the worst state, and no data where none came."""
+        world.pass_minutes(60)
+        world.pass_minutes(60, self.FALL)
+        day = world.monitor.days(world.now)["a"]
+        assert len(day.states) == 96
+        assert day.start == pytest.approx(world.now - DAY_MINUTES * 60, abs=1800)
+        assert set(day.states[:80]) == {DayState.NO_DATA}
+        assert day.states[-3:].count(DayState.CRITICAL) >= 2
+        assert DayState.JUDGED in day.states[-9:-3]
+        assert DayState.CRITICAL in world.monitor.days(world.now + 23 * 3600)["a"].states[:6]
+
+    def test_a_beginning_drop_makes_a_media_suspect(self, world: World) -> None:
+        """Its newest minute alone shows it, before the detector's windows do; an incident is no suspicion any more."""
+        assert not world.monitor.suspects
+        world.pass_minutes(1, self.FALL)
+        assert world.ratio("a") == 0
+        assert world.monitor.suspects == {"a"}
+        world.pass_minutes(9, self.FALL)
+        assert not world.monitor.suspects
+        assert world.monitor.expected() == {"a": pytest.approx(PLAYS, rel=0.1)}
+
+    def test_the_log_has_a_line_for_its_begin_and_its_end(self, world: World) -> None:
+        """With its onset and what was lost."""
+        with structlog.testing.capture_logs() as logs:
+            world.pass_minutes(20, self.FALL)
+            world.pass_minutes(30)
+        assert [entry["event"] for entry in logs] == ["plays are dropping", "plays are back"]
+        assert [entry["media"] for entry in logs] == ["a", "a"]
+        assert logs[1]["plays_lost"] == pytest.approx(20 * PLAYS, rel=0.15)
+
+    def test_a_media_without_plays_is_judged(self, state: State) -> None:
+        """It can have no drop, and it is not learning for ever."""
+        world = World(state)
+        world.set_files()
+        for _ in range(60):
+            world.pass_minutes(1, {"b": 0.0})
+        world.shown = {key: ({"": 0.0} if key[0] == "b" else value) for key, value in world.shown.items()}
+        world.pass_minutes(60, {"b": 0.0})
+        assert world.monitor.drops(world.now)["b"].judgement is Judgement.JUDGED
+
+    def test_a_long_answer_is_judged_in_parts(self, world: World) -> None:
+        """An outage of the exporter with a drop in it: the drop has the onset that it had, and has ended."""
+        requested = MinuteRange(world.minute - 30, world.minute + 400)
+        rows = {
+            minute: {"": PLAYS * (0.05 if world.minute + 100 <= minute < world.minute + 200 else 1)}
+            for minute in range(requested.first, requested.last + 1)
+        }
+        onset = world.minute + 100
+        world.minute += 400
+        world.monitor.enter(stream_of("a"), requested, rows, requested.last, world.now)
+        world.monitor.judge(world.now)
+        [ended] = world.monitor.incidents(world.now)
+        assert (ended.state, ended.onset) == (IncidentState.ENDED, onset)
+        assert ended.lost == pytest.approx(95 * PLAYS, rel=0.05)
+
+
+def test_the_end_of_a_live_event_ends_its_incident(warmed_up: State) -> None:
+    """Nothing is expected after the event."""
+    live = TestLive()
+    world = World(warmed_up)
+    world.set_files(live="a")
+    live.pass_minutes_with_state(world, 25)
+    live.pass_minutes_with_state(world, 10, {"a": 0.05})
+    assert world.monitor.drops(world.now)["a"].incident is not None
+    live.pass_minutes_with_state(world, 2, {"a": 0.0}, running=False)
+    assert world.monitor.drops(world.now)["a"].incident is None
+    [ended] = world.monitor.incidents(world.now)
+    assert ended.state is IncidentState.ENDED
+    live.pass_minutes_with_state(world, 20, {"a": 0.0}, running=False)
+    assert len(world.monitor.incidents(world.now)) == 1
