@@ -126,6 +126,7 @@ def build_polling(
     api_clock = ApiClock(clock, ledger.correct_start)
     ledger.sync(settings.merchants, api_clock.now())
     telemetry.expect(merchant.id for merchant in settings.merchants)
+    telemetry.configured(settings.poll.max_staleness, settings.api.timezone, api_clock.now)
     telemetry.watch_clock(lambda: api_clock.offset)
     request_log = RequestLog()
     observe = _observer(telemetry, request_log)

@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         log_level="info",
         log_format="logfmt",
         listen=LISTEN,
+        external_url="",
     )
     parser.add_argument("--version", action="version", version=f"smartstream-exporter {__version__}")
     parser.add_argument(
@@ -266,7 +267,7 @@ def _serve(settings: "Settings", options: argparse.Namespace, received: signals.
     from exporter import daemon
 
     _setup_logs(settings, options)
-    return daemon.run(settings, options.listen, received)
+    return daemon.run(settings, options.listen, received, options.external_url)
 
 
 def _setup_logs(settings: "Settings", options: argparse.Namespace) -> None:

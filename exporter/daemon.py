@@ -49,13 +49,14 @@ def caught_signals() -> Signals:
     return Signals((*STOP_SIGNALS, signal.SIGHUP))
 
 
-def run(settings: Settings, listen: Address, signals: Signals) -> int:
+def run(settings: Settings, listen: Address, signals: Signals, external_url: str = "") -> int:
     """Poll, count and serve until SIGTERM or SIGINT.
 
     Args:
         settings: The configuration.
         listen: The address to serve on.
         signals: From `caught_signals`.
+        external_url: The address at which people reach the pages, without a final slash; "" if unknown.
 
     Returns:
         The exit code.
@@ -66,7 +67,7 @@ def run(settings: Settings, listen: Address, signals: Signals) -> int:
     """
     open_files = raise_limit()
     ended_at = float("-inf")
-    while (code := _run(settings, listen, signals, open_files)) is None:
+    while (code := _run(settings, listen, signals, open_files, external_url)) is None:
         before, ended_at = ended_at, time.monotonic()
         if ended_at - before < DAMAGED_AGAIN:
             log.error("the state file is damaged again; check the disk")
@@ -74,14 +75,14 @@ def run(settings: Settings, listen: Address, signals: Signals) -> int:
     return code
 
 
-def _run(settings: Settings, listen: Address, signals: Signals, open_files: int) -> int | None:
+def _run(settings: Settings, listen: Address, signals: Signals, open_files: int, external_url: str) -> int | None:
     """Poll, count and serve until a signal, or until the state file turns out to be damaged.
 
     Returns:
         The exit code; None to open the state file again, which recovers what is readable.
     """
     with signals.ending_at_once(lambda: log.info("stopped during startup; nothing is lost")):
-        process = _Process.build(settings, listen, open_files)
+        process = _Process.build(settings, listen, open_files, external_url)
     process.start()
     _warn_of_waits(settings)
     _warn_of_open_files(settings, open_files)
@@ -141,12 +142,12 @@ class _Process:
     server: Server
 
     @classmethod
-    def build(cls, settings: Settings, listen: Address, open_files: int) -> Self:
+    def build(cls, settings: Settings, listen: Address, open_files: int, external_url: str) -> Self:
         """Open the state file and the port, and build the object graph."""
         clock = SystemClock()
         state = open_state(settings.storage.path, clock.now)
         try:
-            telemetry = Instruments()
+            telemetry = Instruments(external_url=external_url)
             polling = build_polling(settings, state, telemetry, clock)
             rounds = {merchant_id: poller.round for merchant_id, poller in polling.pollers.items()}
             schedule = Scheduler(clock, rounds)

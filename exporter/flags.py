@@ -47,10 +47,14 @@ def add_log_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_web_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --web.listen-address."""
+    """Add --web.listen-address and --web.external-url."""
     parser.add_argument(
         "--web.listen-address", dest="listen", type=address, metavar="[HOST]:PORT", default=argparse.SUPPRESS,
         help=f"address for /metrics and the status page (default: {LISTEN})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--web.external-url", dest="external_url", type=web_url, metavar="URL", default=argparse.SUPPRESS,
+        help="address at which people reach the status page, for links in alerts (default: no links)",
     )  # fmt: skip
 
 
@@ -75,6 +79,18 @@ def label(text: str) -> tuple[str, str]:
     if not equals or not re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", name, re.ASCII) or not value.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} is not a label; write NAME=VALUE, such as job=smartstream")
     return name, value
+
+
+def web_url(text: str) -> str:
+    """The address of a site without a final slash, or ""."""
+    if not text:
+        return ""
+    # A user and a password would be public: the address is on /metrics.
+    if not re.fullmatch(r"https?://[^\s\"'<>\\@?#/]+(/[^\s\"'<>\\?#]*)?", text, re.ASCII):
+        raise argparse.ArgumentTypeError(
+            "write a URL without user, password and query, such as https://smartstream.example.com/exporter"
+        )
+    return text.rstrip("/")
 
 
 def address(text: str) -> Address:

@@ -58,7 +58,7 @@ class Thresholds:
     accept_after: float = 86400.0
 
 
-# Drop ratio above which the alert of a whole merchant fires.
+# Drop ratio above which the alert of a whole merchant fires. /metrics has it, too: the rule reads it there.
 MERCHANT_THRESHOLD = 0.35
 
 
@@ -291,6 +291,8 @@ class MerchantView:
         incident: The open drop of the whole merchant, or None.
         incidents: The drops of its media and of the whole merchant, open or not, the newest onset first.
         link: The connection to the API, or None where it is unknown.
+        timezone_offset: Seconds by which the times of its rows are ahead of the time because `api.timezone` is wrong,
+            negative if they are behind, 0 if it is right; None while that is not known.
     """
 
     merchant_id: str
@@ -307,6 +309,7 @@ class MerchantView:
     incident: Incident | None = None
     incidents: tuple[Incident, ...] = ()
     link: LinkView | None = None
+    timezone_offset: float | None = None
 
 
 class Subject(StrEnum):

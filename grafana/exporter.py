@@ -4,7 +4,7 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import common as common_models
 
 from grafana import fields, pages, parts, queries
-from grafana.fields import BLUE, GREEN, GREY, ORANGE, RED
+from grafana.fields import BLUE, GREEN, GREY, ORANGE, RED, value
 from grafana.parts import buckets, heat, now, query, rows
 from grafana.queries import MERCHANTS
 
@@ -27,6 +27,7 @@ def build() -> dashboard.Dashboard:
     page.with_panel(_failing()).with_panel(_lookups())
     page.with_row(dashboard.Row("Freshness"))
     page.with_panel(_staleness()).with_panel(_horizon())
+    page.with_panel(_time_zone())
     page.with_panel(_oldest())
     page.with_row(dashboard.Row("Revisions and lost data"))
     page.with_panel(_revisions()).with_panel(_ages()).with_panel(_lost())
@@ -188,11 +189,13 @@ def _staleness() -> parts.Panel:
         "Staleness and lower bound",
         "Settled time that is not counted yet: average over the streams, weighted by plays, after each polling round. "
         "No schedule can be better than the bound with these streams and this budget. An outage shows as a rise and a "
-        "slow fall while the exporter catches up.",
+        "slow fall while the exporter catches up. `max_staleness` is the longest that one stream should wait.",
         query(f"max by (merchant_id) (smartstream_staleness_seconds{{{MERCHANTS}}})", "{{merchant_id}}"),
         query(f"max by (merchant_id) (smartstream_staleness_bound_seconds{{{MERCHANTS}}})", "bound, {{merchant_id}}"),
+        query(f"max(smartstream_max_staleness_seconds{{{JOB}}})", "max_staleness"),
         unit="s",
     )
+    panel.override_by_name("max_staleness", fields.dashed(RED))
     return panel.override_by_regexp("/^bound/", fields.dashed(GREY))
 
 
@@ -206,6 +209,20 @@ def _horizon() -> parts.Panel:
         query(f"time() - {horizon}", "API, {{merchant_id}}"),
         query(f"time() - max by (merchant_id) ({of_plays})", "counted, {{merchant_id}}"),
         unit="dthms",
+    )
+
+
+def _time_zone() -> parts.Panel:
+    wrong = f"smartstream_timezone_offset_seconds{{{MERCHANTS}}} != bool 0"
+    unknown = f"smartstream_streams{{{MERCHANTS}}} * 0 - 1"
+    return parts.states(
+        "Time zone",
+        "Whether the times of the API's rows fit `api.timezone`. If not, plays are counted in the wrong minutes or not "
+        "at all, and no drops are detected.",
+        query(f"max by (merchant_id) ({wrong} or on (merchant_id) {unknown})", "{{merchant_id}}"),
+        texts={0.0: ("right", GREEN), 1.0: ("wrong", RED), -1.0: ("not known", GREY)},
+        size=(24, 4),
+        empty="No merchant",
     )
 
 
@@ -328,7 +345,7 @@ def _process() -> list[parts.Panel]:
             "Dropped log lines per minute",
             "Lines that were dropped because the log could not be written, or its reader was too slow.",
             query(f"rate(smartstream_log_lines_dropped_total{{{JOB}}}[$__rate_interval]) * 60", "{{instance}}"),
-            size=(12, 6),
+            size=(7, 6),
         ),
         parts.graph(
             "Clock offset",
@@ -336,6 +353,26 @@ def _process() -> list[parts.Panel]:
             "counts minutes by the API's clock.",
             query(f"smartstream_clock_offset_seconds{{{JOB}}}", "{{instance}}"),
             unit="s",
-            size=(12, 6),
+            size=(7, 6),
         ),
+        _exporters(),
     ]
+
+
+def _exporters() -> parts.Panel:
+    panel = parts.grid(
+        "Exporters",
+        "The time zone of each exporter and what it is ahead of UTC, and the address to which alerts link "
+        "(`--web.external-url`).",
+        rows(f"max by (instance, timezone) (smartstream_api_utc_offset_seconds{{{JOB}}})"),
+        rows(f"max by (instance, external_url) (smartstream_web_info{{{JOB}}})"),
+        columns={
+            "instance": "Instance",
+            "timezone": "Time zone",
+            "Value #A": "Ahead of UTC",
+            "external_url": "Address",
+        },
+        size=(10, 6),
+        empty="No exporter",
+    )
+    return panel.override_by_name("Value #A", [value("unit", "dthms")])

@@ -9,6 +9,7 @@ from grafana.overview import DROP_STEPS, NO_EXPECTATION, SINCE
 from grafana.parts import ONE_MINUTE, now, query, rows
 from grafana.queries import MEDIA
 
+JUDGED = {1.0: ("yes", GREEN), 0.0: ("not yet", ORANGE)}
 RUNNING = {1.0: ("running", GREEN), 0.0: ("not running", GREY)}
 
 
@@ -54,9 +55,9 @@ def _numbers() -> list[parts.Panel]:
         ),
         parts.number(
             "Drop",
-            "Share of the expected plays that is missing. 0 if the difference can be random. No data while the data is "
-            "not fresh, and for a live media without a running event. Colours show the default thresholds; the charts "
-            "below show the thresholds of this media.",
+            "Share of the expected plays that is missing; during a drop, of those expected before it. 0 if the "
+            "difference can be random. No data while the data is not fresh, and for a live media without a running "
+            "event. Colours show the default thresholds; the charts below show the thresholds of this media.",
             now(f"max(smartstream_plays_drop_ratio{{{MEDIA}}})"),
             unit="percentunit",
             steps=((None, GREEN), (DEFAULT_THRESHOLDS.warning, ORANGE), (DEFAULT_THRESHOLDS.critical, RED)),
@@ -86,6 +87,16 @@ def _numbers() -> list[parts.Panel]:
             steps=AGE_STEPS,
             width=4,
         ),
+        parts.number(
+            "Judged",
+            "Whether the drop detector can judge this media. If not, it still learns, or data is missing, and a drop "
+            "causes no alert.",
+            now(f"max(smartstream_plays_drop_judged{{{MEDIA}}})"),
+            texts=JUDGED,
+            empty="no drop alerts",
+            width=6,
+        ),
+        *parts.since_drop("", MEDIA, width=6),
     ]
 
 

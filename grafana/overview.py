@@ -45,6 +45,7 @@ def _numbers() -> list[parts.Panel]:
             "Plays per minute",
             "Plays of the whole merchant in the newest settled minute, two to four minutes ago.",
             now(plays),
+            width=4,
         ),
         parts.number(
             "Plays / expected",
@@ -53,6 +54,7 @@ def _numbers() -> list[parts.Panel]:
             unit="percentunit",
             steps=DROP_STEPS,
             empty="not known",
+            width=4,
         ),
         parts.number(
             "Merchant drop",
@@ -63,18 +65,32 @@ def _numbers() -> list[parts.Panel]:
             unit="percentunit",
             steps=((None, GREEN), (MERCHANT_THRESHOLD, RED)),
             empty="no data",
+            width=4,
         ),
+        *parts.since_drop("merchant_", MERCHANT, width=4),
         parts.number(
             "Media with a drop",
             "Media whose drop ratio is above their threshold now. The alert fires after two minutes.",
             now(drops),
             steps=((None, GREEN), (1, ORANGE)),
             empty="not known",
+            width=4,
+        ),
+        parts.number(
+            "Media judged",
+            "Share of the media that the drop detector can judge. The others still learn, or their data is missing: a "
+            "drop of them causes no alert.",
+            now(f"avg(max by (media_id) (smartstream_plays_drop_judged{{{MERCHANT}}}))"),
+            unit="percentunit",
+            steps=((None, ORANGE), (0.9, GREEN)),
+            empty="no drop alerts",
+            width=4,
         ),
         parts.number(
             "Plays in the time range",
             SINCE,
             now(f"sum({queries.grown('smartstream_merchant_plays_total', MERCHANT)})"),
+            width=4,
         ),
         parts.number(
             "Play time per play",
@@ -82,12 +98,14 @@ def _numbers() -> list[parts.Panel]:
             now(mean_time),
             unit="s",
             empty="not collected",
+            width=4,
         ),
         parts.number(
             "Live now",
             "Media with a running live event.",
             now(f"sum(smartstream_live_event_running{{{MERCHANT}}})"),
             empty="no live media",
+            width=4,
         ),
         parts.number(
             "Age of the data",
@@ -96,6 +114,7 @@ def _numbers() -> list[parts.Panel]:
             now(age),
             unit="s",
             steps=AGE_STEPS,
+            width=4,
         ),
     ]
 
@@ -103,15 +122,20 @@ def _numbers() -> list[parts.Panel]:
 def _plays() -> parts.Panel:
     of_merchant = queries.mean("smartstream_merchant_last_minute_plays", MERCHANT)
     expected = queries.mean("smartstream_merchant_last_minute_expected_plays", MERCHANT)
+    threshold = f'smartstream_merchant_drop_threshold_ratio{{{MERCHANT}, severity="critical"}}'
+    below = f"max({expected}) * (1 - max({threshold}))"
     panel = parts.graph(
         "Plays and expected plays per minute",
         f"All plays of the merchant. {ONE_MINUTE} A gap is an outage of the exporter or of the API: its plays are "
-        "added to the counters later. The red marks are drop alerts.",
+        "added to the counters later. Below the red line, they are a drop if it is not random. The red marks are drop "
+        "alerts.",
         query(f"max({of_merchant})", "Plays"),
         query(f"max({expected})", "Expected"),
+        query(below, "Critical below"),
         size=(16, 9),
     )
     panel.override_by_name("Plays", [fields.coloured(BLUE), value("custom.lineWidth", 2)])
+    panel.override_by_name("Critical below", fields.dashed(RED))
     return panel.override_by_name("Expected", fields.dashed(GREY))
 
 
@@ -139,6 +163,12 @@ def _media() -> parts.Panel:
     counted = queries.grown("smartstream_plays_total", MERCHANT)
     against = queries.against_expected("", MERCHANT)
     age = f"time() - smartstream_data_timestamp_seconds{{{MERCHANT}, {queries.PLAYS_STREAM}}}"
+
+    def while_dropped(factor: str, metric: str) -> str:
+        """The metric of each media with an open drop, 0 for the others."""
+        known = f"0 * max by (media_id) (smartstream_media_info{{{MERCHANT}}})"
+        return f"{factor}max by (media_id) ({metric}{{{MERCHANT}}}) or {known}"
+
     panel = parts.grid(
         "Media",
         "All media, those with a drop first, then by plays. Plays per minute are of the newest settled minute of each "
@@ -152,12 +182,16 @@ def _media() -> parts.Panel:
         rows(f"max by (media_id) ({against})"),
         rows(f"max by (media_id) ({queries.drop_state(MERCHANT)})"),
         rows(f"max by (media_id) ({age})"),
+        rows(while_dropped("1000 * ", "smartstream_plays_drop_onset_timestamp_seconds")),
+        rows(while_dropped("", "smartstream_plays_lost")),
         columns={
             "name": "Media",
             "Value #B": "Plays per minute",
             "Value #E": "Expected",
             "Value #F": "Plays / expected",
             "Value #G": "Drop",
+            "Value #I": "Drop since",
+            "Value #J": "Plays missing",
             "Value #C": "Plays",
             "Value #D": "Share",
             "Value #H": "Age of the data",
@@ -181,6 +215,9 @@ def _media() -> parts.Panel:
     panel.override_by_name("Value #D", share)
     panel.override_by_name("Value #E", [value("decimals", 1)])
     panel.override_by_name("Value #C", [value("decimals", 0)])
+    no_drop = value("mappings", [fields.mapping({0.0: ("–", GREY)}), fields.NOTHING])
+    panel.override_by_name("Value #I", [value("unit", "dateTimeAsIsoNoDateIfToday"), no_drop])
+    panel.override_by_name("Value #J", [value("decimals", 0), no_drop])
     panel.override_by_name(
         "Value #F",
         [value("unit", "percentunit"), value("decimals", 0), fields.COLOURED_TEXT, fields.stepped(DROP_STEPS)],

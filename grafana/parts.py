@@ -19,7 +19,7 @@ from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import prometheus as prometheus_models
 
-from grafana.fields import BLUE, NOTHING, colours, mapping, thresholds, value
+from grafana.fields import BLUE, GREEN, NOTHING, RED, colours, mapping, thresholds, value
 
 SOURCE = common_models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 # A common scrape interval. Grafana makes `$__rate_interval` at least four times as long.
@@ -149,6 +149,47 @@ def number(
     if texts:
         panel.mappings([mapping(texts)])
     return panel
+
+
+def since_drop(scope: str, selector: str, width: int) -> list[Panel]:
+    """Three stat panels about the open drop: its first minute, the plays missing since, when it is accepted.
+
+    `scope` is "" or "merchant_". Without a drop they say so.
+    """
+    empty = {0.0: ("no drop", GREEN)}
+    drop = f"smartstream_{scope}plays_drop_"
+
+    def instant(metric: str) -> prometheus.Dataquery:
+        # Grafana wants milliseconds.
+        return now(f"1000 * max({drop}{metric}{{{selector}}}) or vector(0)")
+
+    return [
+        number(
+            "Drop since",
+            "The first minute of the drop that lasts.",
+            instant("onset_timestamp_seconds"),
+            unit="dateTimeAsIsoNoDateIfToday",
+            width=width,
+            steps=((None, RED),),
+            texts=empty,
+        ),
+        number(
+            "Plays missing",
+            "Expected minus counted plays since the drop began.",
+            now(f"max(smartstream_{scope}plays_lost{{{selector}}}) or vector(0)"),
+            width=width,
+            steps=((None, RED),),
+            texts=empty,
+        ),
+        number(
+            "New baseline at",
+            "If the drop lasts until then, the lower plays become the baseline, and its alert ends.",
+            instant("accept_timestamp_seconds"),
+            unit="dateTimeAsIsoNoDateIfToday",
+            width=width,
+            texts=empty,
+        ),
+    ]
 
 
 def bars(

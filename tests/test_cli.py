@@ -77,8 +77,8 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     commands = re.findall(r"^    ([a-z-]+) +\S", text.partition("commands:")[2], re.MULTILINE)
     assert {"backfill", "check-config", "demo", "plan", "replay", "simulate"} <= set(commands)
     flags = re.findall(r"^  (--[a-z.-]+)", text, re.MULTILINE)
-    expected = {"--config.file", "--storage.path", "--web.listen-address", "--log.level", "--log.format", "--version"}
-    assert expected <= set(flags)
+    expected = {"--config.file", "--storage.path", "--log.level", "--log.format", "--version"}
+    assert expected | {"--web.listen-address", "--web.external-url"} <= set(flags)
     assert "%(" not in text
 
 
@@ -102,6 +102,9 @@ def test_each_command_has_a_help(capsys: pytest.CaptureFixture[str], command: st
         (["--log.format=xml"], "argument --log.format: invalid choice: 'xml' ("),
         (["--web.listen-address=10077"], "argument --web.listen-address: '10077' is not an address; write HOST:PORT"),
         (["demo", "--web.listen-address=:70000"], "argument --web.listen-address: ':70000' is not an address; "),
+        (["--web.external-url=example.com"], "argument --web.external-url: write a URL without user, password and "),
+        (["--web.external-url=https://u:pa55@example.com"], "argument --web.external-url: write a URL without user, "),
+        (["--web.external-url=https://example.com/?a=b"], "argument --web.external-url: write a URL without user, "),
         (["check-config"], "the following arguments are required: FILE"),
         (["check-config", "a", "b"], "unrecognized arguments: b"),
     ],
@@ -115,6 +118,8 @@ def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: 
     ("command", "flag", "name", "value"),
     [
         ("demo", "--web.listen-address=127.0.0.1:9", "listen", Address("127.0.0.1", 9)),
+        ("demo", "--web.external-url=http://[::1]:9/a/", "external_url", "http://[::1]:9/a"),
+        ("demo", "--web.external-url=", "external_url", ""),
         ("demo", "--log.level=debug", "log_level", "debug"),
         ("demo", "--log.level=warn", "log_level", "warn"),
         ("demo", "--log.format=json", "log_format", "json"),

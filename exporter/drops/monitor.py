@@ -65,8 +65,8 @@ class Drop(NamedTuple):
     """What is said of the plays of a media, or of the whole merchant.
 
     Attributes:
-        verdict: On its newest minute; None without one, or where that minute is too old.
-        judgement: Whether there is one, and why not.
+        verdict: On its newest minute; None without one, or where that minute is too old and no incident is open.
+        judgement: Whether there is one on a minute that is not too old, and why not.
         incident: Its open incident, which stands however old the data is.
     """
 
@@ -222,13 +222,14 @@ class DropMonitor:
         if self.thresholds[media_id] is None:
             return Drop(None, Judgement.OFF, None)
         standing, recent = self._standing.get(media_id), self._recent.get(media_id)
+        if standing is not None:
+            judged = now - end_of(standing.verdict.minute) <= longest
+            # Without data nobody may say that a drop is over.
+            shown = standing.at(now) if judged or standing.incident is not None else None
+            return Drop(shown, Judgement.JUDGED if judged else Judgement.NO_DATA, standing.incident)
         fresh = recent is not None and now - end_of(recent.newest) <= longest
-        if standing is not None and now - end_of(standing.verdict.minute) <= longest:
-            return Drop(standing.at(now), Judgement.JUDGED, standing.incident)
         learning = fresh or not self.warmup.complete(self._stream(media_id))
-        return Drop(
-            None, Judgement.LEARNING if learning else Judgement.NO_DATA, standing.incident if standing else None
-        )
+        return Drop(None, Judgement.LEARNING if learning else Judgement.NO_DATA, None)
 
     def incidents(self, now: float) -> tuple[Incident, ...]:
         """The open incidents and those that ended in the last days, the newest onset first."""

@@ -11,8 +11,16 @@ from typing import Generic, TypeVar
 from prometheus_client import Metric
 from prometheus_client.samples import Sample
 
-from exporter.model import MINUTE, Group, Minute, Stream, Target, end_of
-from exporter.views import LinkView, MediaView, MerchantView
+from exporter.model import MINUTE, Group, Minute, Stream, Target, end_of, start_of
+from exporter.views import (
+    MERCHANT_THRESHOLD,
+    Incident,
+    Judgement,
+    LinkView,
+    MediaView,
+    MerchantView,
+    Severity,
+)
 
 # The type by the last word of the name; all others are gauges.
 _TYPES = {"total": "counter", "info": "info"}
@@ -156,6 +164,31 @@ def _thresholds(media: MediaView) -> dict[str, float] | None:
     return None if thresholds is None else {"warning": thresholds.warning, "critical": thresholds.critical}
 
 
+def _judged(media: MediaView) -> float | None:
+    return None if media.judgement is Judgement.OFF else media.judgement is Judgement.JUDGED
+
+
+def _ratio(view: MerchantView | MediaView) -> float | None:
+    # The baseline of an incident is frozen, so the ratio of a drop that lasts does not sink.
+    shown = view.incident or view.verdict
+    return None if shown is None else shown.ratio
+
+
+def _expected(view: MerchantView | MediaView) -> float | None:
+    shown = view.incident or view.verdict
+    return None if shown is None else shown.expected
+
+
+def _of_incident(read: Callable[[Incident], float]) -> Callable[[MerchantView | MediaView], float | None]:
+    """What a value of the open incident is; None without one."""
+    return lambda view: None if view.incident is None else read(view.incident)
+
+
+_onset = _of_incident(lambda incident: start_of(incident.onset))
+_lost = _of_incident(lambda incident: incident.lost)
+_accepted_at = _of_incident(lambda incident: start_of(incident.accept_at))
+
+
 def _of_merchant(name: str, help_text: str, read: Callable[[View], Value], *by: str) -> ViewFamily[View]:
     return ViewFamily(name, help_text, (*_MERCHANT_LABELS, *by), read)
 
@@ -195,12 +228,38 @@ MERCHANT: Sequence[ViewFamily[MerchantView]] = (
         "smartstream_merchant_plays_drop_ratio",
         "Share of the whole merchant's expected plays that is missing while most of its media miss some "
         "(API target play_count).",
-        lambda merchant: merchant.verdict and merchant.verdict.ratio,
+        _ratio,
+    ),
+    _of_merchant(
+        "smartstream_merchant_plays_drop_onset_timestamp_seconds",
+        "Start of the first minute of the open drop of the whole merchant, in Unix seconds (API target play_count).",
+        _onset,
+    ),
+    _of_merchant(
+        "smartstream_merchant_plays_lost",
+        "Expected minus counted plays of the whole merchant since its open drop began (API target play_count).",
+        _lost,
+    ),
+    _of_merchant(
+        "smartstream_merchant_plays_drop_accept_timestamp_seconds",
+        "Unix time at which the open drop of the whole merchant becomes its new baseline if it lasts, in seconds.",
+        _accepted_at,
     ),
     _of_merchant(
         "smartstream_merchant_last_minute_expected_plays",
         "Expected plays of the whole merchant in the newest settled minute (API target play_count).",
-        lambda merchant: merchant.verdict and merchant.verdict.expected,
+        _expected,
+    ),
+    _of_merchant(
+        "smartstream_merchant_drop_threshold_ratio",
+        "smartstream_merchant_plays_drop_ratio above which an alert fires.",
+        lambda _: {Severity.CRITICAL.value: MERCHANT_THRESHOLD},
+        "severity",
+    ),
+    _of_merchant(
+        "smartstream_timezone_offset_seconds",
+        "Seconds by which the API's rows are ahead of the time because api.timezone is wrong, negative if behind.",
+        lambda merchant: merchant.timezone_offset,
     ),
 )
 
@@ -261,7 +320,7 @@ MEDIA: Sequence[ViewFamily[MediaView]] = (
     _of_media(
         "smartstream_plays_drop_ratio",
         "Ratio of missing plays to expected plays, 0 if the shortfall can be random (API target play_count).",
-        lambda media: media.verdict and media.verdict.ratio,
+        _ratio,
     ),
     _of_media(
         "smartstream_plays_drop_evidence",
@@ -271,7 +330,27 @@ MEDIA: Sequence[ViewFamily[MediaView]] = (
     _of_media(
         "smartstream_last_minute_expected_plays",
         "Expected plays in the newest settled minute (API target play_count).",
-        lambda media: media.verdict and media.verdict.expected,
+        _expected,
+    ),
+    _of_media(
+        "smartstream_plays_drop_onset_timestamp_seconds",
+        "Start of the first minute of the open drop, in Unix seconds (API target play_count).",
+        _onset,
+    ),
+    _of_media(
+        "smartstream_plays_lost",
+        "Expected minus counted plays since the open drop began (API target play_count).",
+        _lost,
+    ),
+    _of_media(
+        "smartstream_plays_drop_accept_timestamp_seconds",
+        "Unix time at which the open drop becomes the new baseline if it lasts, in seconds.",
+        _accepted_at,
+    ),
+    _of_media(
+        "smartstream_plays_drop_judged",
+        "Whether the drop detector can judge the media; 0 while it learns or lacks data.",
+        _judged,
     ),
     _of_media(
         "smartstream_drop_threshold_ratio",

@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta, tzinfo
 
 from prometheus_client import (
     CollectorRegistry,
@@ -31,6 +32,10 @@ CODES = ("200", "400", "401", "403", "404", "429", "500", "502", "503", "504", "
 REVISION_AGES = (60, 120, 180, 240, 300, 450, 600, 900, 1200, 1800, 3600, 7200, 14400, 28800)
 
 
+def _utc_offset(zone: tzinfo, now: float) -> float:
+    return (datetime.fromtimestamp(now, zone).utcoffset() or timedelta()).total_seconds()
+
+
 class _DroppedLogLines(Collector):
     """A counter whose value the log keeps."""
 
@@ -52,7 +57,13 @@ class Instruments:
         registry: Holds them. It is not global, so that one process can have two of them.
     """
 
-    def __init__(self, version: str = __version__) -> None:
+    def __init__(self, version: str = __version__, external_url: str = "") -> None:
+        """Make them.
+
+        Args:
+            version: The running release.
+            external_url: The address at which people reach the exporter's pages, without a final slash; "" if unknown.
+        """
         # Prometheus does not need creation times; their samples would double the size of histograms.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's gap
         self.registry = registry = CollectorRegistry()
@@ -100,9 +111,34 @@ class Instruments:
         registry.register(self._dropped)
         build = Info("smartstream_build", "The running release.", registry=registry)
         build.info({"version": version, "python": platform.python_version()})
+        web = Info("smartstream_web", "The address of the exporter's pages (--web.external-url).", registry=registry)
+        web.info({"external_url": external_url})
+        self._max_staleness = Gauge(
+            "smartstream_max_staleness_seconds",
+            "Configured poll.max_staleness in seconds.",
+            registry=registry,
+        )
+        self._utc_offset = Gauge(
+            "smartstream_api_utc_offset_seconds",
+            "Seconds by which the configured api.timezone is ahead of UTC now.",
+            ["timezone"],
+            registry=registry,
+        )
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
+
+    def configured(self, max_staleness: float, zone: tzinfo, now: Callable[[], float]) -> None:
+        """Show what the rules need to know of the configuration.
+
+        Args:
+            max_staleness: `poll.max_staleness`, in seconds.
+            zone: `api.timezone`.
+            now: Unix seconds; called at each scrape, as the clocks of the zone can change.
+        """
+        self._max_staleness.set(max_staleness)
+        self._utc_offset.clear()
+        self._utc_offset.labels(str(zone)).set_function(lambda: _utc_offset(zone, now()))
 
     def expect(self, merchant_ids: Iterable[str]) -> None:
         """Export the request counters of these merchants from the start, as 0."""

@@ -1,6 +1,7 @@
 """Generates docs/metrics.md: every metric family of `/metrics`."""
 
 from collections.abc import Iterable
+from datetime import UTC
 
 from exporter.serving.families import FAMILIES, Family
 from exporter.serving.instruments import Instruments
@@ -77,6 +78,7 @@ def _instruments() -> Iterable[_Row]:
     """The families about the exporter itself. A histogram needs one observation to show its labels."""
     telemetry = Instruments()
     telemetry.observe_request("", "", "", 0.0)
+    telemetry.configured(0.0, UTC, lambda: 0.0)
     suffixes = {"counter": "_total", "info": "_info"}
     for metric in telemetry.registry.collect():
         if metric.name.startswith("smartstream_"):

@@ -500,6 +500,15 @@ def test_a_state_file_damaged_during_operation_is_recovered(tmp_path: Path) -> N
             assert terminated(daemon) == 0
 
 
+def test_the_external_url_is_on_the_metrics_page(tmp_path: Path) -> None:
+    """The flag ends up where the alert rules find it, with the other values that they need of the configuration."""
+    config = configuration("http://api.invalid/v1", poll={"max_staleness": "20m"}, api={"timezone": "UTC"})
+    with Daemon(tmp_path, config, "--web.external-url=https://example.com/smartstream/") as daemon:
+        assert daemon.values("smartstream_web_info") == {("https://example.com/smartstream",): 1}
+        assert daemon.values("smartstream_max_staleness_seconds") == {(): 1200}
+        assert daemon.values("smartstream_api_utc_offset_seconds") == {("UTC",): 0}
+
+
 def test_a_second_damage_within_an_hour_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two damages within an hour show that the disk fails: each recovery would lose more data."""
     starts: list[float] = []

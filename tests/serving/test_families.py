@@ -12,15 +12,19 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
-from exporter.model import Group, Stream, Target, end_of, minute_of
+from exporter.model import Group, Stream, Target, end_of, minute_of, start_of
 from exporter.serving.collector import SnapshotCollector, build_registry, families
 from exporter.serving.families import FAMILIES, Family
 from exporter.serving.instruments import Instruments
 from exporter.views import (
+    Incident,
+    IncidentState,
+    Judgement,
     LinkView,
     MediaView,
     MerchantView,
     SeriesView,
+    Severity,
     Snapshot,
     StreamView,
     Thresholds,
@@ -77,7 +81,7 @@ def of_streams(*views: StreamView, now: float = NOW) -> dict[str, float]:
     return {
         series: value
         for series, value in shown(snapshot_of(merchant_view(*views)), now=now).items()
-        if not any(word in series for word in ("timestamp", "revisions", "lost", "resets", "held"))
+        if not any(word in series for word in ("timestamp", "revisions", "lost", "resets", "held", "threshold"))
     }
 
 
@@ -87,6 +91,23 @@ def of_links(*links: LinkView) -> dict[str, float]:
     connected = [replace(merchant, link=link) for merchant, link in zip(merchants, links, strict=True)]
     of_merchants = shown(snapshot_of(*merchants))
     return {key: value for key, value in shown(snapshot_of(*connected)).items() if key not in of_merchants}
+
+
+def incident(media_id: str, ratio: float, expected: float, lost: float) -> Incident:
+    """An open drop that began 40 minutes before its newest minute."""
+    return Incident(
+        media_id,
+        onset=THROUGH - 40,
+        state=IncidentState.OPEN,
+        severity=Severity.CRITICAL,
+        minute=THROUGH,
+        ratio=ratio,
+        worst=0.95,
+        expected=expected,
+        plays=expected * (1 - ratio),
+        lost=lost,
+        accept_at=THROUGH - 40 + 1440,
+    )
 
 
 def everything() -> Snapshot:
@@ -115,6 +136,7 @@ def everything() -> Snapshot:
                 live_event_running=True,
                 verdict=Verdict(THROUGH, 0.8, 12.5, 40.0),
                 thresholds=Thresholds(0.4, 0.6),
+                incident=incident("m1", 0.8, 40.0, 1280.5),
             ),
             MediaView("m2", failing_streams=1, gone=True),
         )
@@ -126,6 +148,8 @@ def everything() -> Snapshot:
                 revisions_up=2,
                 revisions_down=1,
                 verdict=Verdict(THROUGH, 0.5, 30.0, 400.0),
+                incident=incident("", 0.5, 400.0, 8000.0),
+                timezone_offset=0.0,
                 link=LinkView(merchant_id, True, 45, 6, 1.5, 1.25, NOW, round_timestamp=NOW),
             )
         )
@@ -226,6 +250,7 @@ def test_a_stream_without_an_answer_has_no_timestamp_and_no_gauge() -> None:
         'smartstream_lost_seconds_total{merchant_id="acme"}': 0,
         'smartstream_series_resets_total{merchant_id="acme"}': 0,
         'smartstream_held_values{merchant_id="acme"}': 0,
+        'smartstream_merchant_drop_threshold_ratio{merchant_id="acme",severity="critical"}': 0.35,
     }
 
 
@@ -256,6 +281,7 @@ def test_metrics_about_the_data() -> None:
         'smartstream_lost_seconds_total{merchant_id="acme"}': 180,
         'smartstream_series_resets_total{merchant_id="acme"}': 4,
         'smartstream_held_values{merchant_id="acme"}': 5,
+        'smartstream_merchant_drop_threshold_ratio{merchant_id="acme",severity="critical"}': 0.35,
     }
 
 
@@ -348,9 +374,15 @@ def test_drops_are_exported_with_their_thresholds() -> None:
     threshold.
     """
     media = (
-        MediaView("m1", verdict=Verdict(THROUGH, 0.8, 12.5, 40.0), thresholds=Thresholds(0.4, 0.6)),
-        MediaView("m2", thresholds=Thresholds(0.5, 0.5)),
-        MediaView("m3"),
+        MediaView(
+            "m1",
+            verdict=Verdict(THROUGH, 0.8, 12.5, 40.0),
+            thresholds=Thresholds(0.4, 0.6),
+            judgement=Judgement.JUDGED,
+        ),
+        MediaView("m2", thresholds=Thresholds(0.5, 0.5), judgement=Judgement.LEARNING),
+        MediaView("m3", judgement=Judgement.OFF),
+        MediaView("m4", thresholds=Thresholds(0.5, 0.5), judgement=Judgement.NO_DATA),
     )
     merchant = replace(merchant_view(media=media), verdict=Verdict(THROUGH, 0.5, 30.0, 400.0))
     found = {
@@ -366,9 +398,57 @@ def test_drops_are_exported_with_their_thresholds() -> None:
         'drop_threshold_ratio{media_id="m1",…,severity="critical"}': 0.6,
         'drop_threshold_ratio{media_id="m2",…,severity="warning"}': 0.5,
         'drop_threshold_ratio{media_id="m2",…,severity="critical"}': 0.5,
+        'drop_threshold_ratio{media_id="m4",…,severity="warning"}': 0.5,
+        'drop_threshold_ratio{media_id="m4",…,severity="critical"}': 0.5,
+        'plays_drop_judged{media_id="m1",…}': 1,
+        'plays_drop_judged{media_id="m2",…}': 0,
+        'plays_drop_judged{media_id="m4",…}': 0,
         "merchant_plays_drop_ratio{…}": 0.5,
         "merchant_last_minute_expected_plays{…}": 400.0,
+        'merchant_drop_threshold_ratio{…,severity="critical"}': 0.35,
     }
+
+
+def test_an_open_drop_is_exported_against_its_frozen_baseline() -> None:
+    """The ratio and the expected plays are those of the incident and not of the newest verdict, with the start of the
+    onset minute, the plays lost and the time at which the drop is accepted. Without an incident there is none of them.
+    """
+    dropped = MediaView("m1", verdict=Verdict(THROUGH, 0.1, 1.0, 9.0), incident=incident("m1", 0.8, 40.0, 1280.5))
+    fine = MediaView("m2", verdict=Verdict(THROUGH, 0.0, 0.0, 30.0))
+    merchant = replace(
+        merchant_view(media=(dropped, fine)),
+        verdict=Verdict(THROUGH, 0.0, 0.0, 70.0),
+        incident=incident("", 0.6, 400.0, 9000.0),
+    )
+    found = shown(snapshot_of(merchant))
+    onset, accepted = start_of(THROUGH - 40), start_of(THROUGH - 40 + 1440)
+    for labels_, name, ratio, expected, lost in (
+        ('{media_id="m1",merchant_id="acme"}', "", 0.8, 40.0, 1280.5),
+        ('{merchant_id="acme"}', "merchant_", 0.6, 400.0, 9000.0),
+    ):
+        assert found[f"smartstream_{name}plays_drop_ratio{labels_}"] == ratio
+        assert found[f"smartstream_{name}last_minute_expected_plays{labels_}"] == expected
+        assert found[f"smartstream_{name}plays_lost{labels_}"] == lost
+        assert found[f"smartstream_{name}plays_drop_onset_timestamp_seconds{labels_}"] == onset
+        assert found[f"smartstream_{name}plays_drop_accept_timestamp_seconds{labels_}"] == accepted
+    assert {name: value for name, value in found.items() if 'media_id="m2"' in name} == {
+        'smartstream_media_info{encode_type="",media_id="m2",merchant_id="acme",name="",ref_id=""}': 1,
+        'smartstream_plays_drop_ratio{media_id="m2",merchant_id="acme"}': 0.0,
+        'smartstream_plays_drop_evidence{media_id="m2",merchant_id="acme"}': 0.0,
+        'smartstream_last_minute_expected_plays{media_id="m2",merchant_id="acme"}': 30.0,
+        'smartstream_plays_drop_judged{media_id="m2",merchant_id="acme"}': 0,
+        'smartstream_failing_streams{media_id="m2",merchant_id="acme"}': 0,
+        'smartstream_media_gone{media_id="m2",merchant_id="acme"}': 0,
+    }
+
+
+@pytest.mark.parametrize("offset", [0.0, 32400.0, -32400.0])
+def test_a_wrong_time_zone_is_exported(offset: float) -> None:
+    """Positive is ahead; 0 says that the zone fits, and nothing is exported before that is known."""
+    name = 'smartstream_timezone_offset_seconds{merchant_id="acme"}'
+    merchant = MerchantView("acme")
+    assert name not in shown(snapshot_of(merchant))
+    assert shown(snapshot_of(replace(merchant, timezone_offset=offset)))[name] == offset
 
 
 def test_only_families_with_samples_are_exported() -> None:

@@ -1,3 +1,6 @@
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
 from prometheus_client import REGISTRY, generate_latest
 
 from exporter.serving.instruments import Instruments
@@ -10,7 +13,7 @@ def test_requests_are_shown_before_the_first() -> None:
     telemetry = Instruments()
     telemetry.expect(["acme"])
     for endpoint in ("aggregations", "auth-token", "live_events", "medias"):
-        for code in ("200", "400", "401", "404", "429", "500", "error"):
+        for code in ("200", "400", "401", "403", "404", "429", "500", "502", "503", "504", "error"):
             names = {"merchant_id": "acme", "endpoint": endpoint, "code": code}
             assert telemetry.registry.get_sample_value("smartstream_api_requests_total", names) == 0
 
@@ -72,6 +75,29 @@ def test_the_build_and_the_process_are_exported() -> None:
     assert "process_resident_memory_bytes" in page
     assert "python_gc_collections_total" in page
     assert "_created" not in page
+
+
+def test_the_configuration_that_rules_need_is_exported() -> None:
+    """The staleness and the zone are exported, the offset as it is at the scrape; a new configuration replaces both."""
+    telemetry = Instruments()
+    value = telemetry.registry.get_sample_value
+    now = [datetime(2026, 1, 15, tzinfo=UTC).timestamp()]
+    telemetry.configured(1800, ZoneInfo("Europe/Berlin"), lambda: now[0])
+    assert value("smartstream_max_staleness_seconds") == 1800
+    assert value("smartstream_api_utc_offset_seconds", {"timezone": "Europe/Berlin"}) == 3600
+    now[0] = datetime(2026, 7, 15, tzinfo=UTC).timestamp()
+    assert value("smartstream_api_utc_offset_seconds", {"timezone": "Europe/Berlin"}) == 7200
+    telemetry.configured(600, ZoneInfo("America/New_York"), lambda: now[0])
+    assert value("smartstream_max_staleness_seconds") == 600
+    assert value("smartstream_api_utc_offset_seconds", {"timezone": "America/New_York"}) == -14400
+    assert value("smartstream_api_utc_offset_seconds", {"timezone": "Europe/Berlin"}) is None
+
+
+def test_the_external_url_is_exported() -> None:
+    """The rules build their links from it; without one it is empty."""
+    for url in ("", "https://example.com/smartstream"):
+        value = Instruments(external_url=url).registry.get_sample_value
+        assert value("smartstream_web_info", {"external_url": url}) == 1
 
 
 def test_nothing_is_registered_globally() -> None:
