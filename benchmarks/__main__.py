@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import answers, drops, fleet, freshness, memory, replaying, scrape, simulation, startup
+from benchmarks import answers, delay, drops, fleet, freshness, memory, replaying, scrape, simulation, startup
 from benchmarks.report import Table
 from exporter import __version__, logs
 
@@ -25,6 +25,7 @@ BENCHMARKS: Mapping[str, Callable[..., Table]] = {
     "replay": replaying.run,
     "drops": drops.run,
     "drops-cost": drops.run_cost,
+    "delay": delay.run,
 }
 
 # These run for minutes of real time; an argument sets the number.

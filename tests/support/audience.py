@@ -209,6 +209,7 @@ class Process:
         ledger: The counters.
         budget: The request budget.
         client: The stand-in for the API.
+        monitor: Finds drops.
         poller: Sends the requests.
     """
 
@@ -231,6 +232,7 @@ class Process:
         self.client = client(audience, self.budget, clock, seconds)
         as_client = cast("Client", self.client)
         parts = build_parts(settings, merchant, state, self.ledger, self.budget, as_client, clock)
+        self.monitor = parts.monitor
         self.poller = MerchantPoller(parts if detector else without_detector(parts, state, settings))
 
 

@@ -1,0 +1,296 @@
+"""How long it takes from the first missing play to the notification, by part, on a simulated clock.
+
+The real poller, ledger, budget and drop monitor poll a merchant with the demo's lag; only the network and the time are
+simulated (`audience`). Prometheus and Alertmanager are replaced by their waits, which are read from the example files:
+a scrape and an evaluation at their intervals, `for`, and `group_wait` of the receiver of critical alerts.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from benchmarks.report import Cell, Table
+from exporter.config.settings import Settings
+from exporter.drops.monitor import DropMonitor
+from exporter.model import MINUTE, Group, Minute, MinuteRange, Reading, Stream, end_of, minute_of, start_of
+from exporter.storage.state import open_state
+from exporter.times import parse_duration
+from tests.support.audience import (
+    MERCHANT,
+    Audience,
+    Process,
+    StandIn,
+    folder_in_memory,
+    media_ids,
+    store_catalog,
+    zipf,
+)
+from tests.support.fakes import FakeClock
+
+EXAMPLES = Path(__file__).parent.parent / "prometheus"
+
+START = 1_780_000_000.0
+
+# Of the demo: minutes until a row appears after the end of its minute, and at most so much more.
+LAG, JITTER = 1.0, 0.5
+
+REQUESTS = 45
+
+SETTLE = 120.0
+
+# Plays a minute of the media that drops, and the share that is left.
+RATE, LEFT = 90.0, 0.1
+
+# A drop lasts so many minutes; after its end the next one waits as long as the tracker uses the baseline of the last.
+LASTS, PAUSE = 40, 100
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A merchant.
+
+    Attributes:
+        media: How many media it has. Their plays follow Zipf's law, and one of them has 90 plays a minute.
+    """
+
+    media: int
+
+    def rates(self) -> dict[str, float]:
+        """Plays a minute by media; the first is the one that drops."""
+        first, *others = media_ids(self.media)
+        return {first: RATE, **zipf(others, 1.0, 500.0)}
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """What the example files of Prometheus and Alertmanager wait, in seconds."""
+
+    scrape: float
+    evaluation: float
+    pending: float
+    group: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """The parts of one notification's delay, in seconds.
+
+    Attributes:
+        data: From the start of the first missing minute to the end of the minute that showed the drop.
+        settle: Until this minute was settled; the lag of the API is a part of it.
+        turn: Until the round in which the media was requested had ended.
+        scrape: Until a scrape.
+        evaluation: Until the alert fired, but for `for`.
+        pending: `for`.
+        group: `group_wait`.
+    """
+
+    data: float
+    settle: float
+    turn: float
+    scrape: float
+    evaluation: float
+    pending: float
+    group: float
+
+    @property
+    def total(self) -> float:
+        """All parts together."""
+        return self.data + self.settle + self.turn + self.scrape + self.evaluation + self.pending + self.group
+
+
+PARTS = ("data", "settle", "turn", "scrape", "evaluation", "pending", "group", "total")
+
+
+class LateApi(StandIn):
+    """Rows that appear as late as those of the demo, of plays that can drop."""
+
+    dropped: range = range(0)
+
+    def aggregations(self, stream: Stream, requested: MinuteRange, *, hourly: bool = False) -> Reading:
+        """The rows that have appeared."""
+        self.send()
+        if hourly:
+            return Reading({})
+        now, label = self._clock.now(), "" if stream.group is Group.ALL else "one"
+        rows = {
+            minute: {label: self._plays(stream.media_id, minute)}
+            for minute in range(requested.first, requested.last + 1)
+            if end_of(minute) + MINUTE * (LAG + JITTER * random.Random(minute).random()) <= now  # noqa: S311
+        }
+        return Reading(rows)
+
+    def _plays(self, media_id: str, minute: Minute) -> float:
+        plays = self.audience.plays(media_id, minute)
+        first = next(iter(self.audience.rates))
+        if minute in self.dropped and media_id in ("", first):
+            plays -= round((1 - LEFT) * self.audience.plays(first, minute))
+        return plays
+
+
+def run(folder: Path, *, media: Sequence[int] = (12, 300), drops: int = 40, warm_up: int = 150, seed: int = 1) -> Table:
+    """Measure merchants with this number of media over this number of drops, after a warm-up in minutes."""
+    waits = waits_of(EXAMPLES)
+    rows: list[tuple[Cell, ...]] = []
+    for count in media:
+        with folder_in_memory(folder) as memory:
+            dice = random.Random(seed)  # noqa: S311 - a simulation
+            delays = measure(Scenario(count), Path(memory) / "state.db", waits, drops, warm_up, dice)
+        rows += [
+            (count, f"p{share * 100:.0f}", *(_quantile(delays, part, share) for part in PARTS)) for share in (0.5, 0.9)
+        ]
+    return Table(
+        "delay",
+        f"seconds from the first missing play of a media with {RATE:g} plays a minute, of which {1 - LEFT:.0%} drop, "
+        f"to the notification of the critical alert, with {REQUESTS} requests a minute; settle 120 s, rows "
+        f"{LAG * 60:g} to {(LAG + JITTER) * 60:g} s late; each part's quantile is its own",
+        ("media", "", *PARTS),
+        tuple(rows),
+    )
+
+
+def waits_of(examples: Path) -> Waits:
+    """The waits of the example files."""
+    prometheus: Any = yaml.safe_load((examples / "prometheus.yml").read_text())
+    rules: Any = yaml.safe_load((examples / "rules" / "smartstream.yml").read_text())
+    alertmanager: Any = yaml.safe_load((examples / "alertmanager.yml").read_text())
+    group = next(each for each in rules["groups"] if each["name"] == "smartstream-drops")
+    rule = next(each for each in group["rules"] if each["alert"] == "SmartstreamPlaysDropCritical")
+    route = next(each for each in alertmanager["route"]["routes"] if 'severity="critical"' in each["matchers"])
+    return Waits(
+        parse_duration(prometheus["global"]["scrape_interval"]),
+        parse_duration(group["interval"]),
+        parse_duration(rule["for"]),
+        parse_duration(route["group_wait"]),
+    )
+
+
+def settings_of(media: Sequence[str]) -> Settings:
+    """The streams of the demo."""
+    merchant = {
+        "id": MERCHANT,
+        "api_key": "key",
+        "mail_address": "ops@example.com",
+        "password": "password",
+        "requests_per_minute": REQUESTS,
+        "collect": [{"target": "play_count", "groups": ["all", "country", "device"]}, {"target": "play_time"}],
+        "media": [{"id": media_id} for media_id in media],
+    }
+    return Settings.model_validate({"merchants": [merchant], "poll": {"concurrency": 1}})
+
+
+def measure(scenario: Scenario, path: Path, waits: Waits, drops: int, warm_up: int, dice: random.Random) -> list[Delay]:
+    """The delay of each of some drops of one media, one after the other."""
+    clock = FakeClock(START)
+    rates = scenario.rates()
+    state = open_state(path, clock.now)
+    try:
+        store_catalog(state, list(rates), clock)
+        process = Process(state, settings_of(list(rates)), clock, Audience(rates), client=LateApi)
+        api = cast("LateApi", process.client)
+        world = _Stepping(process, clock, process.monitor, next(iter(rates)))
+        world.minutes(warm_up)
+        delays = []
+        for _ in range(drops):
+            # Somewhere between two turns of the media.
+            world.minutes(dice.randrange(1, 12))
+            first = minute_of(clock.now())
+            api.dropped = range(first, first + LASTS)
+            delays.append(world.notified(first, waits, dice))
+            world.minutes(PAUSE)
+        return delays
+    finally:
+        state.close()
+
+
+class _Stepping:
+    """Lets a process pass minutes, with a round in each."""
+
+    def __init__(self, process: Process, clock: FakeClock, monitor: DropMonitor, media_id: str) -> None:
+        self._process, self._clock, self._monitor, self._media_id = process, clock, monitor, media_id
+
+    def minutes(self, count: int) -> None:
+        """Run a round in each of the next minutes, right at its start, when another one has settled."""
+        for _ in range(count):
+            self._clock.to_next_minute()
+            self._process.poller.round()
+
+    def notified(self, first: Minute, waits: Waits, dice: random.Random) -> Delay:
+        """Let minutes pass until an alert on the drop that begins with a minute is notified."""
+        prometheus = _Prometheus(self._clock.now(), waits, dice)
+        known: tuple[float, Minute] | None = None
+        for _ in range(LASTS):
+            start = self._clock.now() + MINUTE - self._clock.now() % MINUTE
+            prometheus.until(start, self._critical)
+            before = self._critical(start)
+            self.minutes(1)
+            # What is scraped during a round is from before it.
+            prometheus.until(self._clock.now(), partial(_constant, before))
+            verdict = self._monitor.drops(self._clock.now())[self._media_id].verdict
+            if verdict is None or not self._critical(self._clock.now()):
+                known = None
+            elif known is None:
+                known = self._clock.now(), verdict.minute
+            if prometheus.fired is not None and known is not None:
+                at, minute = known
+                return Delay(
+                    end_of(minute) - start_of(first),
+                    SETTLE,
+                    at - end_of(minute) - SETTLE,
+                    prometheus.scraped - at,
+                    prometheus.fired - waits.pending - prometheus.scraped,
+                    waits.pending,
+                    waits.group,
+                )
+        raise AssertionError("no alert fired while the drop lasted")
+
+    def _critical(self, now: float) -> bool:
+        """Whether the ratio that is shown at a moment is above the threshold."""
+        verdict, thresholds = self._monitor.drops(now)[self._media_id].verdict, self._monitor.thresholds[self._media_id]
+        return verdict is not None and thresholds is not None and verdict.ratio > thresholds.critical
+
+
+class _Prometheus:
+    """The scrapes and evaluations of Prometheus.
+
+    Attributes:
+        scraped: The first scrape in a row that shows a drop.
+        fired: When the alert began to fire.
+    """
+
+    def __init__(self, now: float, waits: Waits, dice: random.Random) -> None:
+        self._waits = waits
+        self._scrape, self._evaluate = now + dice.uniform(0, waits.scrape), now + dice.uniform(0, waits.evaluation)
+        self._shown = False
+        self._since: float | None = None
+        self.scraped = 0.0
+        self.fired: float | None = None
+
+    def until(self, end: float, shown: Callable[[float], bool]) -> None:
+        """Scrape and evaluate until a moment; `shown` returns whether a scrape shows a drop."""
+        while (at := min(self._scrape, self._evaluate)) < end:
+            if at == self._scrape:
+                self._scrape += self._waits.scrape
+                now = shown(at)
+                if now and not self._shown:
+                    self.scraped = at
+                self._shown = now
+            else:
+                self._evaluate += self._waits.evaluation
+                self._since = (at if self._since is None else self._since) if self._shown else None
+                if self.fired is None and self._since is not None and at >= self._since + self._waits.pending:
+                    self.fired = at
+
+
+def _constant(shown: bool, _now: float) -> bool:  # noqa: FBT001 - an argument of `partial`
+    return shown
+
+
+def _quantile(delays: Sequence[Delay], part: str, share: float) -> float:
+    values = sorted(getattr(delay, part) for delay in delays)
+    return float(values[min(len(values) - 1, int(share * len(values)))])
