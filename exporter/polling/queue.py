@@ -5,8 +5,10 @@ It sends nothing and waits for nothing.
 
 from exporter.api.budget import LONGEST_WAIT
 from exporter.api.catalog import Lookup
+from exporter.api.zone_check import ZoneCheck
 from exporter.drops.warmup import WarmupRequest
 from exporter.model import MINUTE, Stream
+from exporter.planning.capacity import BACKGROUND_SHARE, EARLY_MINUTES
 from exporter.planning.index import Candidate, can_hold, choose
 from exporter.polling.backoff import SUSPICION_LIMIT, Backoff, Task
 from exporter.polling.parts import MerchantParts
@@ -17,8 +19,8 @@ from exporter.polling.staleness import Moment, Staleness
 # A stream that failed and is not in backoff is requested once more in a round, after all others.
 ATTEMPTS = 2
 
-# If the budget is short, one request in ten is for the catalog and the warm-up, so that they make progress.
-REQUESTS_PER_LOOKUP = 9
+# So many requests for streams between two for the catalog or the warm-up, if the budget is short.
+REQUESTS_PER_LOOKUP = BACKGROUND_SHARE - 1
 
 # When many streams are due again that failed before, so many failures in a round's requests are enough.
 REQUESTS_PER_FAILURE = 10
@@ -55,9 +57,15 @@ class RequestQueue:
         self._warmup_first = True
         # No lookups and no warm-up before this time (monotonic seconds).
         self._background_paused_until = 0.0
+        # Until then lookups and warm-up come first (monotonic seconds); None before the first round.
+        self._early_until: float | None = None
 
     def begin(self) -> Round:
         """A round that begins now."""
+        if self._early_until is None:
+            # After a start with a backlog, the backlog comes first.
+            fresh = self._staleness.fresh(self._moment(), EARLY_MINUTES)
+            self._early_until = self._clock.monotonic() + (EARLY_MINUTES * MINUTE if fresh else 0.0)
         return Round(self._clock.monotonic(), live_left=int(self._budget.allowed) // REQUESTS_PER_LIVE_EVENT)
 
     def deadline(self, current: Round) -> float:
@@ -93,7 +101,7 @@ class RequestQueue:
         if isinstance(task, Stream):
             # It is still worth most. If a minute has settled meanwhile, the next call plans again.
             current.plan.streams.append(task)
-        else:
+        elif not isinstance(task, ZoneCheck):
             self._since_lookup = REQUESTS_PER_LOOKUP
 
     def pause_background(self, seconds: float) -> None:
@@ -103,7 +111,8 @@ class RequestQueue:
 
     def answered(self, task: Task) -> None:
         """Count the requests since the last one for the catalog or the warm-up."""
-        self._since_lookup = self._since_lookup + 1 if isinstance(task, Stream) else 0
+        if not isinstance(task, ZoneCheck):
+            self._since_lookup = self._since_lookup + 1 if isinstance(task, Stream) else 0
 
     def plan(self, current: Round, moment: Moment) -> list[Stream]:
         """The streams to request in this minute, the first last."""
@@ -135,14 +144,10 @@ class RequestQueue:
         first = current.evidence.witness if current.evidence.in_doubt else self._pace_maker(current, moment)
         if first is not None:
             return first
-        if current.live_left > 0:
-            current.live_left -= 1
-            paused = self._background_paused(current)
-            event = None if paused else self._sources.lookups.next_running(current.unanswered)
-            if event is not None:
-                return event
-            current.live_left = 0
-        if self._since_lookup >= REQUESTS_PER_LOOKUP:
+        urgent = self._urgent_background(current)
+        if urgent is not None:
+            return urgent
+        if self._since_lookup >= REQUESTS_PER_LOOKUP or self._early(moment):
             # This search is slow, so it comes again only after as many requests, even if it found nothing.
             self._since_lookup = 0
             # Alternately, or running live events could take all of it.
@@ -158,6 +163,16 @@ class RequestQueue:
             current.plan = Plan(moment.complete, self.plan(current, moment))
         return self._next_planned(current, moment) or self._next_background(current)
 
+    def _early(self, moment: Moment) -> bool:
+        """Whether lookups and warm-up come before the streams, of which none is stale yet.
+
+        If all of it fits into the budget of a minute, the streams come first.
+        """
+        if self._early_until is None or moment.monotonic >= self._early_until:
+            return False
+        left = self._sources.warmup.left
+        return left > 0 and left + self._staleness.streams > self._budget.allowed
+
     def _pace_maker(self, current: Round, moment: Moment) -> Stream | None:
         """The whole merchant's plays where they are due; once more when they failed, but not where they always do."""
         stream = self._staleness.pace_maker
@@ -171,6 +186,20 @@ class RequestQueue:
             if not self._in_backoff(stream, current, moment):
                 return stream
         return None
+
+    def _urgent_background(self, current: Round) -> Task | None:
+        """The check of the time zone, and a few running live events."""
+        if self._background_paused(current):
+            current.live_left = 0
+            return None
+        check = self._sources.zone.next(current.unanswered)
+        if check is not None or current.live_left <= 0:
+            return check
+        current.live_left -= 1
+        event = self._sources.lookups.next_running(current.unanswered)
+        if event is None:
+            current.live_left = 0
+        return event
 
     def _next_background(self, current: Round, *, warmup_first: bool = False) -> Lookup | WarmupRequest | None:
         if self._background_paused(current):

@@ -202,6 +202,11 @@ MERCHANT: Sequence[ViewFamily[MerchantView]] = (
         "Expected plays of the whole merchant in the newest settled minute (API target play_count).",
         lambda merchant: merchant.verdict and merchant.verdict.expected,
     ),
+    _of_merchant(
+        "smartstream_learning_remaining_seconds",
+        "Estimated seconds until the history of all media is there, so that each of them can be judged for drops.",
+        lambda merchant: merchant.learning_seconds,
+    ),
 )
 
 CONNECTION: Sequence[ViewFamily[LinkView]] = (
