@@ -49,13 +49,16 @@ def caught_signals() -> Signals:
     return Signals((*STOP_SIGNALS, signal.SIGHUP))
 
 
-def run(settings: Settings, listen: Address, signals: Signals) -> int:
+def run(
+    settings: Settings, listen: Address, signals: Signals, started: Callable[[str], None] = lambda _url: None
+) -> int:
     """Poll, count and serve until SIGTERM or SIGINT.
 
     Args:
         settings: The configuration.
         listen: The address to serve on.
         signals: From `caught_signals`.
+        started: Called with the exporter's URL each time it has started: once more after damage of the state file.
 
     Returns:
         The exit code.
@@ -66,7 +69,7 @@ def run(settings: Settings, listen: Address, signals: Signals) -> int:
     """
     open_files = raise_limit()
     ended_at = float("-inf")
-    while (code := _run(settings, listen, signals, open_files)) is None:
+    while (code := _run(settings, listen, signals, started, open_files)) is None:
         before, ended_at = ended_at, time.monotonic()
         if ended_at - before < DAMAGED_AGAIN:
             log.error("the state file is damaged again; check the disk")
@@ -74,7 +77,9 @@ def run(settings: Settings, listen: Address, signals: Signals) -> int:
     return code
 
 
-def _run(settings: Settings, listen: Address, signals: Signals, open_files: int) -> int | None:
+def _run(
+    settings: Settings, listen: Address, signals: Signals, started: Callable[[str], None], open_files: int
+) -> int | None:
     """Poll, count and serve until a signal, or until the state file turns out to be damaged.
 
     Returns:
@@ -83,6 +88,7 @@ def _run(settings: Settings, listen: Address, signals: Signals, open_files: int)
     with signals.ending_at_once(lambda: log.info("stopped during startup; nothing is lost")):
         process = _Process.build(settings, listen, open_files)
     process.start()
+    started(process.url)
     _warn_of_waits(settings)
     _warn_of_open_files(settings, open_files)
     stopped_by = _wait(signals, process.schedule, process.state)
@@ -160,6 +166,11 @@ class _Process:
             raise
         return cls(settings, clock, state, polling, schedule, health, telemetry, server)
 
+    @property
+    def url(self) -> str:
+        """The URL of the status page."""
+        return f"http://{self.server.address}/"
+
     def start(self) -> None:
         """Serve, and start the rounds."""
         self.telemetry.reloaded(ok=True, at=self.clock.now())
@@ -168,7 +179,7 @@ class _Process:
         self.schedule.start(second, self.health.beat, self.polling.show_counted)
         log.info(
             "started",
-            open=f"http://{self.server.address}/",
+            open=self.url,
             version=__version__,
             merchants=len(self.polling.pollers),
             streams=sum(len(merchant.streams) for merchant in self.polling.ledger.snapshot.merchants.values()),
