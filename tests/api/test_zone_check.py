@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from exporter.api.zone_check import CONFIRM, Look, ZoneFinding, judge_zone, look_at, zone_error
-from exporter.model import Minute, minute_of
+from exporter.model import Minute, Rows, minute_of
 
 NOW = 1_780_000_000.0
 TOKYO = ZoneInfo("Asia/Tokyo")
@@ -102,7 +102,7 @@ def test_a_zone_with_summer_time_for_an_api_without() -> None:
 def test_rows_without_plays_show_nothing() -> None:
     """An API may answer with a 0 for every minute of the day, and with values that cannot be used."""
     minute: Minute = minute_of(NOW)
-    rows = {minute - 3: {"": 4.0}, minute + 500: {"": 0.0}, minute + 501: {}, minute + 502: {"": None}}
+    rows: Rows = {minute - 3: {"": 4.0}, minute + 500: {"": 0.0}, minute + 501: {}, minute + 502: {"": None}}
     assert look_at(rows, NOW) == Look(NOW, minute - 3)
     assert look_at({}, NOW) == Look(NOW, None)
 

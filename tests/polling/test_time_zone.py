@@ -142,11 +142,11 @@ def test_the_right_zone_costs_a_request_an_hour(exporter: Exporter) -> None:
 
 @api("Asia/Tokyo")
 def test_a_quiet_merchant_is_not_wrong(exporter: Exporter) -> None:
-    """Nobody plays anything for half a day, and then somebody does: at no time is the zone said to be wrong."""
+    """Nobody plays anything for hours, and then somebody does: at no time is the zone said to be wrong."""
     exporter.world.thin(START, {"": 0.0})
     exporter.clock.advance(50 * 60)
     exporter.start("Asia/Tokyo")
-    for _ in range(12 * 60):
+    for _ in range(4 * 60):
         assert exporter.rounds(1).timezone_error == ""
     exporter.world.thin(exporter.clock.now(), {})
     assert exporter.rounds(20).timezone_offset == 0.0
@@ -157,7 +157,7 @@ def test_an_outage_is_not_a_wrong_zone(exporter: Exporter) -> None:
     """No rows arrive from an hour before the start on, for hours, then all of them."""
     exporter.switch.set(stalled_since=START - 3480)
     exporter.start("Asia/Tokyo")
-    for _ in range(5 * 60):
+    for _ in range(3 * 60):
         assert exporter.rounds(1).timezone_error == ""
     exporter.switch.set(stalled_since=None)
     assert exporter.rounds(6).timezone_offset == 0.0
@@ -168,8 +168,7 @@ def test_an_api_that_refuses_long_ranges_and_fails(exporter: Exporter) -> None:
     """A refused range is asked for in parts, the future apart from the past; other failures are retried later."""
     exporter.switch.set(max_range=600)
     exporter.start("UTC")
-    assert exporter.rounds(4).timezone_offset is not None
-    assert exporter.view.timezone_offset > 0
+    assert (exporter.rounds(4).timezone_offset or 0) > 0
     exporter.switch.set(max_range=0, error_rate=1.0)
     exporter.start("UTC")
     assert exporter.rounds(3).timezone_offset is None
@@ -186,7 +185,7 @@ SPRING, AUTUMN = 1_772_951_400.0, 1_793_507_400.0
 def test_a_change_of_the_clocks_is_not_a_wrong_zone(exporter: Exporter) -> None:
     """A zone with summer time fits before, during and after the change."""
     exporter.start("America/New_York")
-    for _ in range(6 * 60):
+    for _ in range(5 * 60):
         assert exporter.rounds(1).timezone_offset == 0.0
 
 
@@ -204,5 +203,5 @@ def checks(exporter: Exporter) -> int:
 
 
 def _days(query: str) -> float:
-    first, last = (datetime.strptime(parse_qs(query)[key][0], "%Y%m%d%H%M%S") for key in ("from", "to"))
+    first, last = (datetime.strptime(f"{parse_qs(query)[key][0]}Z", "%Y%m%d%H%M%S%z") for key in ("from", "to"))
     return (last - first) / timedelta(days=1)

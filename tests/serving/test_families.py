@@ -126,6 +126,7 @@ def everything() -> Snapshot:
                 revisions_up=2,
                 revisions_down=1,
                 verdict=Verdict(THROUGH, 0.5, 30.0, 400.0),
+                learning_seconds=90.0,
                 link=LinkView(merchant_id, True, 45, 6, 1.5, 1.25, NOW, round_timestamp=NOW),
             )
         )
