@@ -37,6 +37,8 @@ def simulated() -> Iterator[tuple[Settings, Callable[[str], None]]]:
         tempfile.TemporaryDirectory() as folder,
     ):
         settings = config_for(world, server.url, Credentials())
+        # To make up weeks of history takes a while where the processor is busy.
+        settings["api"]["timeout"] = "1m"
         control = server.url.removesuffix("/v1") + "/control/faults"
 
         def started(exporter: str) -> None:

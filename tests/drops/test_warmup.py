@@ -77,7 +77,7 @@ def test_the_number_of_requests_left() -> None:
 
 
 def test_the_time_that_is_left() -> None:
-    """As planned, or as measured if that is slower; unknown if nothing comes any more, and 0 when nothing is missing."""
+    """As planned, or as measured if that is slower; unknown if nothing comes any more, 0 when nothing is missing."""
     pace = Pace()
     assert pace.remaining(0.0, 0, 4.5) == 0.0
     assert pace.remaining(0.0, 90, 4.5) == 20 * 60
