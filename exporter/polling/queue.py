@@ -5,8 +5,6 @@ It sends nothing and waits for nothing.
 
 from exporter.api.budget import LONGEST_WAIT
 from exporter.api.catalog import Lookup
-from exporter.api.zone_check import ZoneCheck
-from exporter.drops.warmup import WarmupRequest
 from exporter.model import MINUTE, Stream
 from exporter.planning.capacity import BACKGROUND_SHARE, EARLY_MINUTES
 from exporter.planning.index import Candidate, can_hold, choose
@@ -63,9 +61,11 @@ class RequestQueue:
     def begin(self) -> Round:
         """A round that begins now."""
         if self._early_until is None:
-            # After a start with a backlog, the backlog comes first.
             fresh = self._staleness.fresh(self._moment(), EARLY_MINUTES)
             self._early_until = self._clock.monotonic() + (EARLY_MINUTES * MINUTE if fresh else 0.0)
+            if not fresh:
+                # The backlog comes first.
+                self._since_lookup = 0
         return Round(self._clock.monotonic(), live_left=int(self._budget.allowed) // REQUESTS_PER_LIVE_EVENT)
 
     def deadline(self, current: Round) -> float:
@@ -101,7 +101,7 @@ class RequestQueue:
         if isinstance(task, Stream):
             # It is still worth most. If a minute has settled meanwhile, the next call plans again.
             current.plan.streams.append(task)
-        elif not isinstance(task, ZoneCheck):
+        else:
             self._since_lookup = REQUESTS_PER_LOOKUP
 
     def pause_background(self, seconds: float) -> None:
@@ -111,8 +111,7 @@ class RequestQueue:
 
     def answered(self, task: Task) -> None:
         """Count the requests since the last one for the catalog or the warm-up."""
-        if not isinstance(task, ZoneCheck):
-            self._since_lookup = self._since_lookup + 1 if isinstance(task, Stream) else 0
+        self._since_lookup = self._since_lookup + 1 if isinstance(task, Stream) else 0
 
     def plan(self, current: Round, moment: Moment) -> list[Stream]:
         """The streams to request in this minute, the first last."""
@@ -144,9 +143,9 @@ class RequestQueue:
         first = current.evidence.witness if current.evidence.in_doubt else self._pace_maker(current, moment)
         if first is not None:
             return first
-        urgent = self._urgent_background(current)
-        if urgent is not None:
-            return urgent
+        event = self._running_event(current)
+        if event is not None:
+            return event
         if self._since_lookup >= REQUESTS_PER_LOOKUP or self._early(moment):
             # This search is slow, so it comes again only after as many requests, even if it found nothing.
             self._since_lookup = 0
@@ -187,23 +186,20 @@ class RequestQueue:
                 return stream
         return None
 
-    def _urgent_background(self, current: Round) -> Task | None:
-        """The check of the time zone, and a few running live events."""
-        if self._background_paused(current):
-            current.live_left = 0
+    def _running_event(self, current: Round) -> Lookup | None:
+        if current.live_left <= 0:
             return None
-        check = self._sources.zone.next(current.unanswered)
-        if check is not None or current.live_left <= 0:
-            return check
-        current.live_left -= 1
-        event = self._sources.lookups.next_running(current.unanswered)
-        if event is None:
-            current.live_left = 0
+        paused = self._background_paused(current)
+        event = None if paused else self._sources.lookups.next_running(current.unanswered)
+        current.live_left = 0 if event is None else current.live_left - 1
         return event
 
-    def _next_background(self, current: Round, *, warmup_first: bool = False) -> Lookup | WarmupRequest | None:
+    def _next_background(self, current: Round, *, warmup_first: bool = False) -> Task | None:
         if self._background_paused(current):
             return None
+        check = self._sources.zone.next(current.unanswered)
+        if check is not None:
+            return check
         lookups, warmup = self._sources.lookups, self._sources.warmup
         if warmup_first:
             return warmup.next(current.unanswered) or lookups.next(current.unanswered)

@@ -25,8 +25,9 @@ log = structlog.get_logger("poll")
 # The incident of answers with unusable values, one for all streams: seldom only one stream has them.
 UNUSABLE = "values that cannot be used"
 
-# Seconds until the time zone is checked again: after it was found to fit, and otherwise.
-ZONE_FITS_EVERY, ZONE_EVERY = 3600.0, 300.0
+# Seconds until the time zone is checked again: after it was found to fit, and otherwise; and after there was nothing to
+# see, or no answer.
+ZONE_FITS_EVERY, ZONE_EVERY, ZONE_AGAIN = 3600.0, 300.0, 600.0
 
 # The minutes below which the range of a check is not shortened.
 SHORTEST_CHECK = 60
@@ -268,7 +269,7 @@ class ZoneSource(TaskSource[ZoneCheck]):
         self._open.pop(0)
         if not self._open:
             self._open = list(self._windows)
-            self._due = self._parts.clock.monotonic() + (ZONE_FITS_EVERY if self.finding.offset == 0.0 else ZONE_EVERY)
+            self._due = self._parts.clock.monotonic() + self._pause()
         if self.finding.wrong and self.finding.offset != before.offset:
             log.warning(
                 zone_error(self.finding.offset, now, self._zone),
@@ -290,7 +291,12 @@ class ZoneSource(TaskSource[ZoneCheck]):
 
     def failed(self, _task: ZoneCheck) -> None:
         """See `TaskSource`."""
-        self._due = self._parts.clock.monotonic() + ZONE_EVERY
+        self._due = self._parts.clock.monotonic() + ZONE_AGAIN
+
+    def _pause(self) -> float:
+        if self.finding.offset == 0.0:
+            return ZONE_FITS_EVERY
+        return ZONE_EVERY if self.finding.wrong or self.finding.suspect else ZONE_AGAIN
 
 
 def _narrower(before: int, after: int) -> list[tuple[int, int]]:
