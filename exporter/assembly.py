@@ -14,6 +14,7 @@ from exporter.api.budget import RequestBudget
 from exporter.api.catalog import Catalog
 from exporter.api.client import Client
 from exporter.api.request_log import Exchange, RequestLog
+from exporter.api.zone_check import zone_error
 from exporter.clock import ApiClock, Clock
 from exporter.config.settings import MerchantSettings, Settings
 from exporter.counting.ledger import Ledger
@@ -57,6 +58,8 @@ class Polling:
     def _complete(self, merchant: MerchantView, now: float) -> MerchantView:
         """Add the catalog, the drops and the connection to the counted values of a merchant."""
         parts, link = self.parts[merchant.merchant_id], self.pollers[merchant.merchant_id].link
+        poller = self.pollers[merchant.merchant_id]
+        zone, learning = poller.zone, poller.learning
         drops, incidents = parts.monitor.drops(now), parts.monitor.incidents(now)
         media = {
             media_id: replace(
@@ -78,6 +81,10 @@ class Polling:
             judgement=whole.judgement,
             incident=whole.incident,
             incidents=incidents,
+            learning_seconds=learning,
+            learning_until=now + learning if learning else None,
+            timezone_offset=zone.offset,
+            timezone_error=zone_error(zone.offset, now, parts.zone),
             link=link,
         )
 
@@ -159,7 +166,9 @@ def build_parts(
     """Build what the polling of one merchant uses, around its budget and its client."""
     catalog = Catalog(state, merchant)
     monitor = DropMonitor(state, settings, merchant, catalog)
-    return MerchantParts(merchant, settings.poll, ledger, catalog, monitor, budget, client, clock)
+    return MerchantParts(
+        merchant, settings.poll, settings.api.timezone, ledger, catalog, monitor, budget, client, clock
+    )
 
 
 def _observer(telemetry: Instruments, request_log: RequestLog) -> Callable[[Exchange], None]:

@@ -252,8 +252,8 @@ def _check_config(options: argparse.Namespace) -> int:
 def _run_demo(options: argparse.Namespace) -> int:
     from exporter import daemon, demo
 
-    with daemon.caught_signals() as received, demo.simulated() as settings:
-        return _serve(settings, options, received)
+    with daemon.caught_signals() as received, demo.simulated() as (settings, started):
+        return _serve(settings, options, received, started)
 
 
 def _run_simulator(options: argparse.Namespace) -> int:
@@ -263,11 +263,16 @@ def _run_simulator(options: argparse.Namespace) -> int:
     return command.run(options)
 
 
-def _serve(settings: "Settings", options: argparse.Namespace, received: signals.Signals) -> int:
+def _serve(
+    settings: "Settings",
+    options: argparse.Namespace,
+    received: signals.Signals,
+    started: Callable[[str], None] = lambda _url: None,
+) -> int:
     from exporter import daemon
 
     _setup_logs(settings, options)
-    return daemon.run(settings, options.listen, received, options.external_url)
+    return daemon.run(settings, options.listen, received, options.external_url, started)
 
 
 def _setup_logs(settings: "Settings", options: argparse.Namespace) -> None:

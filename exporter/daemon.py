@@ -49,7 +49,13 @@ def caught_signals() -> Signals:
     return Signals((*STOP_SIGNALS, signal.SIGHUP))
 
 
-def run(settings: Settings, listen: Address, signals: Signals, external_url: str = "") -> int:
+def run(
+    settings: Settings,
+    listen: Address,
+    signals: Signals,
+    external_url: str = "",
+    started: Callable[[str], None] = lambda _url: None,
+) -> int:
     """Poll, count and serve until SIGTERM or SIGINT.
 
     Args:
@@ -57,6 +63,7 @@ def run(settings: Settings, listen: Address, signals: Signals, external_url: str
         listen: The address to serve on.
         signals: From `caught_signals`.
         external_url: The address at which people reach the pages, without a final slash; "" if unknown.
+        started: Called with the exporter's URL each time it has started: once more after damage of the state file.
 
     Returns:
         The exit code.
@@ -67,7 +74,7 @@ def run(settings: Settings, listen: Address, signals: Signals, external_url: str
     """
     open_files = raise_limit()
     ended_at = float("-inf")
-    while (code := _run(settings, listen, signals, open_files, external_url)) is None:
+    while (code := _run(settings, listen, signals, open_files, external_url, started)) is None:
         before, ended_at = ended_at, time.monotonic()
         if ended_at - before < DAMAGED_AGAIN:
             log.error("the state file is damaged again; check the disk")
@@ -75,7 +82,14 @@ def run(settings: Settings, listen: Address, signals: Signals, external_url: str
     return code
 
 
-def _run(settings: Settings, listen: Address, signals: Signals, open_files: int, external_url: str) -> int | None:
+def _run(
+    settings: Settings,
+    listen: Address,
+    signals: Signals,
+    open_files: int,
+    external_url: str,
+    started: Callable[[str], None],
+) -> int | None:
     """Poll, count and serve until a signal, or until the state file turns out to be damaged.
 
     Returns:
@@ -84,6 +98,7 @@ def _run(settings: Settings, listen: Address, signals: Signals, open_files: int,
     with signals.ending_at_once(lambda: log.info("stopped during startup; nothing is lost")):
         process = _Process.build(settings, listen, open_files, external_url)
     process.start()
+    started(process.url)
     _warn_of_waits(settings)
     _warn_of_open_files(settings, open_files)
     stopped_by = _wait(signals, process.schedule, process.state)
@@ -161,6 +176,11 @@ class _Process:
             raise
         return cls(settings, clock, state, polling, schedule, health, telemetry, server)
 
+    @property
+    def url(self) -> str:
+        """The URL of the status page."""
+        return f"http://{self.server.address}/"
+
     def start(self) -> None:
         """Serve, and start the rounds."""
         self.telemetry.reloaded(ok=True, at=self.clock.now())
@@ -169,7 +189,7 @@ class _Process:
         self.schedule.start(second, self.health.beat, self.polling.show_counted)
         log.info(
             "started",
-            open=f"http://{self.server.address}/",
+            open=self.url,
             version=__version__,
             merchants=len(self.polling.pollers),
             streams=sum(len(merchant.streams) for merchant in self.polling.ledger.snapshot.merchants.values()),

@@ -290,6 +290,12 @@ class MerchantView:
         judgement: Whether there is one, and why not.
         incident: The open drop of the whole merchant, or None.
         incidents: The drops of its media and of the whole merchant, open or not, the newest onset first.
+        learning_seconds: Seconds until the history of all media is there at the present pace, so that each of them can
+            be judged; 0 where nothing is missing, None where that is not known.
+        learning_until: When that will be (Unix seconds); None where nothing is missing or that is not known.
+        timezone_offset: Seconds that the rows of the API are ahead of what `api.timezone` says; 0 where it fits, None
+            while that is not known.
+        timezone_error: What is wrong with `api.timezone` and how to fix it, or "".
         link: The connection to the API, or None where it is unknown.
         timezone_offset: Seconds by which the times of its rows are ahead of the time because `api.timezone` is wrong,
             negative if they are behind, 0 if it is right; None while that is not known.
@@ -308,6 +314,10 @@ class MerchantView:
     judgement: Judgement = Judgement.LEARNING
     incident: Incident | None = None
     incidents: tuple[Incident, ...] = ()
+    learning_seconds: float | None = None
+    learning_until: float | None = None
+    timezone_offset: float | None = None
+    timezone_error: str = ""
     link: LinkView | None = None
     timezone_offset: float | None = None
 

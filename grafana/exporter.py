@@ -28,7 +28,7 @@ def build() -> dashboard.Dashboard:
     page.with_row(dashboard.Row("Freshness"))
     page.with_panel(_staleness()).with_panel(_horizon())
     page.with_panel(_time_zone())
-    page.with_panel(_oldest())
+    page.with_panel(_oldest()).with_panel(_learning())
     page.with_row(dashboard.Row("Revisions and lost data"))
     page.with_panel(_revisions()).with_panel(_ages()).with_panel(_lost())
     page.with_panel(_held()).with_panel(_resets())
@@ -242,10 +242,21 @@ def _oldest() -> parts.Panel:
             "Value": "Age of the data",
         },
         sort=["Age of the data"],
-        size=(24, 8),
+        size=(16, 8),
         empty="No data received yet",
     )
     return panel.override_by_name("Value", fields.aged())
+
+
+def _learning() -> parts.Panel:
+    return parts.graph(
+        "Time until all media are judged",
+        "After the first start, drop detection needs the history of each media. The busiest media come first. 0: the "
+        "history of all media is there.",
+        query(f"max by (merchant_id) (smartstream_learning_remaining_seconds{{{MERCHANTS}}})", "{{merchant_id}}"),
+        unit="dtdurations",
+        size=(8, 8),
+    )
 
 
 def _revisions() -> parts.Panel:

@@ -68,7 +68,7 @@ class ApiSettings(_Section):
 
     Attributes:
         url: Base URL of the API.
-        timezone: Time zone of the dates in its responses.
+        timezone: Time zone of the dates in its responses. A wrong one is reported when plays arrive.
         timeout: Timeout for a request.
     """
 

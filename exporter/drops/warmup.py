@@ -1,14 +1,15 @@
 """The warm-up: which history to request, so that the drop detector knows a media's usual week from the first day.
 
-A few requests bring three weeks by the hour. The last day by the minute shows how much the plays vary. Both have the
-lowest priority; the minutes of all media come before any hours.
+A few requests bring three weeks by the hour. The last day by the minute shows how much the plays vary. The minutes
+of all media come before any hours, and of each the busiest media first.
 """
 
 import threading
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
-from exporter.model import DAY_MINUTES, Minute, MinuteRange, Rows, Stream, total_of
+from exporter.model import DAY_MINUTES, MINUTE, Minute, MinuteRange, Rows, Stream, total_of
 
 # How far the detector looks back.
 HOURS_BACK = 22 * DAY_MINUTES
@@ -20,6 +21,9 @@ SHORTEST_MINUTES = 120
 
 # Seconds until a failed request is sent again.
 RETRY_EVERY = 600.0
+
+# The pace of the last so many seconds is the measured one, and needs so many seconds at least.
+PACE_WINDOW, PACE_LEAST = 600.0, 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,9 @@ class _Missing:
     due: float = 0.0
 
 
+NO_PLAYS: Mapping[str, float] = MappingProxyType({})
+
+
 class Warmup:
     """The missing history of one merchant's streams. Safe for use by several threads.
 
@@ -97,22 +104,38 @@ class Warmup:
         with self._mutex:
             self._missing.pop(stream, None)
 
-    def next(self, now: float, settled: Minute, under_way: Container[Stream]) -> WarmupRequest | None:
-        """The next request, None if none is due.
+    @property
+    def left(self) -> int:
+        """How many requests the missing history takes."""
+        longest = self._hours // 60 * 60
+        with self._mutex:
+            return sum(each.minutes + -(-each.hours_left // longest) for each in self._missing.values())
+
+    def next(
+        self, now: float, settled: Minute, under_way: Container[Stream], plays: Mapping[str, float] = NO_PLAYS
+    ) -> WarmupRequest | None:
+        """The next request, None if none is due: the whole merchant's first, then the busiest media's.
 
         Args:
             now: Unix seconds.
             settled: The newest settled minute.
             under_way: Streams that have a request under way.
+            plays: The plays a minute to expect of each media. Media without are in the order of the configuration,
+                after the others.
         """
         with self._mutex:
-            for minutes in (True, False):
-                for stream, missing in self._missing.items():
-                    # A time far in the future was set before the clock was set back.
-                    due = not now < missing.due <= now + RETRY_EVERY
-                    if missing.minutes is minutes and due and stream not in under_way:
-                        return self._request(stream, missing, settled)
-        return None
+            due = [
+                (stream, missing)
+                for stream, missing in self._missing.items()
+                # A time far in the future was set before the clock was set back.
+                if not now < missing.due <= now + RETRY_EVERY and stream not in under_way
+            ]
+            if not due:
+                return None
+            stream, missing = max(
+                due, key=lambda each: (each[1].minutes, not each[0].media_id, plays.get(each[0].media_id, 0.0))
+            )
+            return self._request(stream, missing, settled)
 
     def done(self, request: WarmupRequest) -> None:
         """Note that the monitor has the answer to a request."""
@@ -157,6 +180,45 @@ class Warmup:
         until = (settled + 1) // 60 * 60 if missing.hours_until is None else missing.hours_until
         length = min(missing.hours_left, self._hours // 60 * 60)
         return WarmupRequest(stream, MinuteRange(until - length, until - 1), hourly=True)
+
+
+class Pace:
+    """How fast the missing history becomes less."""
+
+    def __init__(self) -> None:
+        # When an answer came, and how many requests were left then. Read by other threads, so it is never changed: a
+        # new one takes its place.
+        self._answers: tuple[tuple[float, int], ...] = ()
+
+    def note(self, now: float, left: int) -> None:
+        """Note an answer.
+
+        Args:
+            now: When it came (monotonic seconds).
+            left: How many requests are left.
+        """
+        recent = (each for each in self._answers if now - each[0] <= PACE_WINDOW)
+        self._answers = (*recent, (now, left))
+
+    def remaining(self, now: float, left: int, planned: float) -> float | None:
+        """Seconds until all history is there, 0 if nothing is missing; None if for a long time nothing has come.
+
+        Args:
+            now: Monotonic seconds.
+            left: How many requests are left.
+            planned: So many requests a minute are meant to be sent. The estimate is for these, or for what was measured
+                if that is less: a burst at the start is no promise.
+        """
+        if not left:
+            return 0.0
+        answers = self._answers
+        recent = [each for each in answers if now - each[0] <= PACE_WINDOW]
+        if answers and not recent:
+            return None
+        rate = planned
+        if recent and now - recent[0][0] >= PACE_LEAST and recent[0][1] > left:
+            rate = min(rate, (recent[0][1] - left) * MINUTE / (now - recent[0][0]))
+        return left * MINUTE / rate
 
 
 def past_minutes(request: WarmupRequest, rows: Rows) -> list[float | None]:

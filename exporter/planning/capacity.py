@@ -11,6 +11,16 @@ from exporter.planning.index import FreshnessEstimate, can_hold, estimate_freshn
 from exporter.planning.priorities import FLOOR, Plays, plays_weights, stream_factors
 from exporter.times import format_duration
 
+# If the budget is short, one request in so many is for the catalog and the history, so that they make progress.
+BACKGROUND_SHARE = 10
+
+# The requests for the history of one media, or of the whole merchant: by minute and by hour.
+HISTORY_REQUESTS = 2
+
+# Minutes after a start without a backlog in which the catalog and the history come before the streams: nothing is stale
+# yet, and each media that is known is judged from then on.
+EARLY_MINUTES = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
@@ -20,12 +30,14 @@ class Capacity:
         streams: The number of streams, by target and group.
         freshness: The expected staleness.
         bound: The lower bound of the mean staleness with any schedule, in minutes.
+        learning: Minutes from the first start until the history of all media is there.
         advice: One line where something does not fit, else "".
     """
 
     streams: Mapping[tuple[Target, Group], int]
     freshness: FreshnessEstimate
     bound: float
+    learning: int
     advice: str
 
 
@@ -49,8 +61,29 @@ def estimate_capacity(merchant: MerchantSettings, poll: PollSettings, rates: Map
         streams=streams,
         freshness=estimate_freshness(weights, room, longest),
         bound=lower_bound(weights, room, longest),
+        learning=_learning_minutes(len(merchant.media), len(weights), merchant.requests_per_minute),
         advice="" if can_hold(len(weights), room, longest) else _advice(streams, poll, room, longest),
     )
+
+
+def background_rate(streams: int, requests_per_minute: float) -> float:
+    """The requests a minute that are left for the catalog and the history beside so many streams."""
+    return max(requests_per_minute / BACKGROUND_SHARE, requests_per_minute - streams)
+
+
+def history_requests(media: int) -> int:
+    """The requests for the history of so many media and of the whole merchant."""
+    return HISTORY_REQUESTS * (media + 1)
+
+
+def _learning_minutes(media: int, streams: int, requests_per_minute: int) -> int:
+    """From the first start, with the lookups of the media in between."""
+    # In the first minute a token, the time zone and the whole merchant's plays come first.
+    left = history_requests(media) + media + 3
+    early = EARLY_MINUTES * requests_per_minute
+    if left <= early:
+        return math.ceil(left / requests_per_minute)
+    return math.ceil(EARLY_MINUTES + (left - early) / background_rate(streams, requests_per_minute))
 
 
 def _catalog_requests(merchant: MerchantSettings) -> float:
@@ -99,6 +132,11 @@ def describe(merchant: MerchantSettings, poll: PollSettings, rates: Mapping[str,
         yield f"  weights: plays of {known} of {media} media are known from the state file"
     else:
         yield "  weights: no plays are known yet, so all media are taken as equally busy"
+    history, minutes = history_requests(media), capacity.learning
+    yield (
+        f"  drop detection: needs {history:,} requests for history; the busiest media are judged first, "
+        f"all within {format_duration(minutes * MINUTE)} of the first start"
+    )
     if capacity.advice:
         yield f"  advice: {capacity.advice}"
 

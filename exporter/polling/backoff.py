@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from exporter.api.budget import LONGEST_WAIT
 from exporter.api.catalog import Lookup
+from exporter.api.zone_check import ZoneCheck
 from exporter.drops.warmup import WarmupRequest
 from exporter.errors import (
     ApiError,
@@ -27,7 +28,7 @@ from exporter.errors import (
 from exporter.model import Stream
 
 # What one request is for.
-Task = Stream | Lookup | WarmupRequest
+Task = Stream | Lookup | WarmupRequest | ZoneCheck
 
 # After so many failures without an answer between them the API may be down. After so many for the catalog or the
 # warm-up, the round requests no more of these: they can be down, or closed to the account, while the counting works.
@@ -145,7 +146,7 @@ class Backoff:
 
     @property
     def failing_lookups(self) -> int:
-        """The number of catalog lookups and warm-up requests that failed last."""
+        """The number of requests for the catalog, the history and the time zone that failed last."""
         return sum(not isinstance(what, Stream) and what not in self._entries for what in self._failing)
 
     def retry_deferred(self) -> bool:
@@ -163,7 +164,7 @@ class Backoff:
                 if each == task or not task.live_event_id:
                     del self._failing[each]
             return
-        if isinstance(task, WarmupRequest):
+        if not isinstance(task, Stream):
             self._failing.pop(_key(task), None)
             return
         self._failing_api.clear()
@@ -198,7 +199,7 @@ class Backoff:
         urgent = retry_after(error) is not None and not self._pace_maker_fails
         if not isinstance(task, Stream):
             # A refused range can shorten the history for good.
-            urgent |= isinstance(task, WarmupRequest) and isinstance(error, BadRequest)
+            urgent |= isinstance(task, WarmupRequest | ZoneCheck) and isinstance(error, BadRequest)
             if not answered or (_key(task) in self._failing and not urgent):
                 return 0
         elif answered and self.failing(task):
@@ -301,6 +302,6 @@ def _gone(task: Task, error: ApiError) -> bool:
     return isinstance(error, NotFound) and bool(task.media_id)
 
 
-def _key(task: Lookup | WarmupRequest) -> Lookup | str:
+def _key(task: Lookup | WarmupRequest | ZoneCheck) -> Lookup | str:
     # Each request for the same history can have another range.
     return task if isinstance(task, Lookup) else str(task)

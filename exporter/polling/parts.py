@@ -1,6 +1,7 @@
 """The parts of one merchant that its polling uses."""
 
 from dataclasses import dataclass
+from datetime import tzinfo
 
 from exporter.api.budget import RequestBudget
 from exporter.api.catalog import Catalog
@@ -18,6 +19,7 @@ class MerchantParts:
     Attributes:
         settings: The configuration of the merchant.
         poll: When and how much is polled.
+        zone: The time zone of the API's dates, as it is configured.
         ledger: The counters of all merchants.
         catalog: The catalog of its media.
         monitor: Its drop monitor.
@@ -28,6 +30,7 @@ class MerchantParts:
 
     settings: MerchantSettings
     poll: PollSettings
+    zone: tzinfo
     ledger: Ledger
     catalog: Catalog
     monitor: DropMonitor

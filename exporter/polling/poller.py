@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from exporter.api.zone_check import ZoneFinding
 from exporter.errors import (
     ApiError,
     BadRequest,
@@ -76,6 +77,17 @@ class MerchantPoller:
             token_expiry=self._client.token_expiry,
             unusable=self._sources.streams.unusable,
         )
+
+    @property
+    def zone(self) -> ZoneFinding:
+        """What is known of the API's time zone."""
+        return self._sources.zone.finding
+
+    @property
+    def learning(self) -> float | None:
+        """Seconds until all history of plays is there, 0 if nothing is missing; None if that is not known."""
+        remaining = self._sources.warmup.remaining()
+        return remaining if self._link.up or remaining == 0 else None
 
     def stop(self) -> None:
         """End the round that runs before its next request, and begin no other."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from exporter.api.budget import LONGEST_WAIT
 from exporter.api.catalog import Lookup
-from exporter.drops.warmup import WarmupRequest
 from exporter.model import MINUTE, Stream
+from exporter.planning.capacity import BACKGROUND_SHARE, EARLY_MINUTES
 from exporter.planning.index import Candidate, can_hold, choose
 from exporter.polling.backoff import SUSPICION_LIMIT, Backoff, Task
 from exporter.polling.parts import MerchantParts
@@ -19,8 +19,8 @@ from exporter.polling.staleness import Moment, Staleness
 # A stream that failed and is not in backoff is requested once more in a round, after all others.
 ATTEMPTS = 2
 
-# If the budget is short, one request in ten is for the catalog and the warm-up, so that they make progress.
-REQUESTS_PER_LOOKUP = 9
+# So many requests for streams between two for the catalog or the warm-up, if the budget is short.
+REQUESTS_PER_LOOKUP = BACKGROUND_SHARE - 1
 
 # When many streams are due again that failed before, so many failures in a round's requests are enough.
 REQUESTS_PER_FAILURE = 10
@@ -62,9 +62,17 @@ class RequestQueue:
         self._warmup_first = True
         # No lookups and no warm-up before this time (monotonic seconds).
         self._background_paused_until = 0.0
+        # Until then lookups and warm-up come first (monotonic seconds); None before the first round.
+        self._early_until: float | None = None
 
     def begin(self) -> Round:
         """A round that begins now."""
+        if self._early_until is None:
+            fresh = self._staleness.fresh(self._moment(), EARLY_MINUTES)
+            self._early_until = self._clock.monotonic() + (EARLY_MINUTES * MINUTE if fresh else 0.0)
+            if not fresh:
+                # The backlog comes first.
+                self._since_lookup = 0
         return Round(self._clock.monotonic(), live_left=int(self._budget.allowed) // REQUESTS_PER_LIVE_EVENT)
 
     def deadline(self, current: Round) -> float:
@@ -153,14 +161,10 @@ class RequestQueue:
         first = current.evidence.witness if current.evidence.in_doubt else self._pace_maker(current, moment)
         if first is not None:
             return first
-        if current.live_left > 0:
-            current.live_left -= 1
-            paused = self._background_paused(current)
-            event = None if paused else self._sources.lookups.next_running(current.unanswered)
-            if event is not None:
-                return event
-            current.live_left = 0
-        if self._since_lookup >= REQUESTS_PER_LOOKUP:
+        event = self._running_event(current)
+        if event is not None:
+            return event
+        if self._since_lookup >= REQUESTS_PER_LOOKUP or self._early(moment):
             # This search is slow, so it comes again only after as many requests, even if it found nothing.
             self._since_lookup = 0
             # Alternately, or running live events could take all of it.
@@ -176,6 +180,16 @@ class RequestQueue:
             current.plan = Plan(moment.complete, self.plan(current, moment))
         return self._next_planned(current, moment) or self._next_background(current)
 
+    def _early(self, moment: Moment) -> bool:
+        """Whether lookups and warm-up come before the streams, of which none is stale yet.
+
+        If all of it fits into the budget of a minute, the streams come first.
+        """
+        if self._early_until is None or moment.monotonic >= self._early_until:
+            return False
+        left = self._sources.warmup.left
+        return left > 0 and left + self._staleness.streams > self._budget.allowed
+
     def _pace_maker(self, current: Round, moment: Moment) -> Stream | None:
         """The whole merchant's plays where they are due; once more when they failed, but not where they always do."""
         stream = self._staleness.pace_maker
@@ -190,9 +204,20 @@ class RequestQueue:
                 return stream
         return None
 
-    def _next_background(self, current: Round, *, warmup_first: bool = False) -> Lookup | WarmupRequest | None:
+    def _running_event(self, current: Round) -> Lookup | None:
+        if current.live_left <= 0:
+            return None
+        paused = self._background_paused(current)
+        event = None if paused else self._sources.lookups.next_running(current.unanswered)
+        current.live_left = 0 if event is None else current.live_left - 1
+        return event
+
+    def _next_background(self, current: Round, *, warmup_first: bool = False) -> Task | None:
         if self._background_paused(current):
             return None
+        check = self._sources.zone.next(current.unanswered)
+        if check is not None:
+            return check
         lookups, warmup = self._sources.lookups, self._sources.warmup
         if warmup_first:
             return warmup.next(current.unanswered) or lookups.next(current.unanswered)

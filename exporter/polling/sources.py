@@ -1,4 +1,4 @@
-"""The sources of a round's requests: the streams, the catalog lookups and the warm-up.
+"""The sources of a round's requests: the streams, the catalog lookups, the warm-up and the time zone's check.
 
 Each source sends its own tasks, and enters the answers in the ledger, the catalog or the drop monitor.
 """
@@ -11,9 +11,11 @@ import structlog
 
 from exporter.api.catalog import Lookup
 from exporter.api.ranges import SHORTEST_RANGE, RangeFinder, half
-from exporter.drops.warmup import WarmupRequest
+from exporter.api.zone_check import REACH, ZoneCheck, ZoneFinding, judge_zone, look_at, zone_error
+from exporter.drops.warmup import Pace, WarmupRequest
 from exporter.errors import BadRequest, TooLarge
-from exporter.model import Stream
+from exporter.model import Stream, minute_of
+from exporter.planning.capacity import background_rate
 from exporter.polling.backoff import Task
 from exporter.polling.parts import MerchantParts
 from exporter.polling.staleness import Staleness
@@ -23,7 +25,14 @@ log = structlog.get_logger("poll")
 # The incident of answers with unusable values, one for all streams: seldom only one stream has them.
 UNUSABLE = "values that cannot be used"
 
-T = TypeVar("T", Stream, Lookup, WarmupRequest)
+# Seconds until the time zone is checked again: after it was found to fit, and otherwise; and after there was nothing to
+# see, or no answer.
+ZONE_FITS_EVERY, ZONE_EVERY, ZONE_AGAIN = 3600.0, 300.0, 600.0
+
+# The minutes below which the range of a check is not shortened.
+SHORTEST_CHECK = 60
+
+T = TypeVar("T", Stream, Lookup, WarmupRequest, ZoneCheck)
 
 
 class TaskSource(ABC, Generic[T]):
@@ -175,8 +184,10 @@ class LookupSource(TaskSource[Lookup]):
 class WarmupSource(TaskSource[WarmupRequest]):
     """The history of one merchant's plays that the drop monitor is missing."""
 
-    def __init__(self, parts: MerchantParts) -> None:
+    def __init__(self, parts: MerchantParts, staleness: Staleness) -> None:
         super().__init__(parts)
+        self._staleness = staleness
+        self._pace = Pace()
         # The unusable values of answers that are not reported yet.
         self._problems: dict[WarmupRequest, str] = {}
 
@@ -184,7 +195,19 @@ class WarmupSource(TaskSource[WarmupRequest]):
         """The next part of the history to request, None if none is due; argument as for `LookupSource.next`."""
         now = self._parts.clock.now()
         busy = {task.stream for task in unanswered if isinstance(task, WarmupRequest)}
-        return self._parts.monitor.warmup.next(now, self._parts.ledger.settled(self._parts.settings.id, now), busy)
+        moment = self._staleness.moment(now, self._parts.clock.monotonic())
+        warmup = self._parts.monitor.warmup
+        return warmup.next(now, moment.settled, busy, self._staleness.plays(moment)) if self.left else None
+
+    @property
+    def left(self) -> int:
+        """How many requests the missing history takes."""
+        return self._parts.monitor.warmup.left
+
+    def remaining(self) -> float | None:
+        """Seconds until all history is there, 0 if nothing is missing; None if that is not known."""
+        planned = background_rate(self._staleness.streams, self._parts.budget.allowed)
+        return self._pace.remaining(self._parts.clock.monotonic(), self.left, planned)
 
     def ask(self, task: WarmupRequest) -> bool:
         """See `TaskSource`."""
@@ -193,6 +216,7 @@ class WarmupSource(TaskSource[WarmupRequest]):
             self._problems[task] = _unusable(task, reading.problems)
         self._parts.monitor.enter_history(task, reading.rows)
         self._parts.monitor.warmup.done(task)
+        self._pace.note(self._parts.clock.monotonic(), self.left)
         return True
 
     def problem(self, task: WarmupRequest) -> str:
@@ -209,6 +233,80 @@ class WarmupSource(TaskSource[WarmupRequest]):
         self._parts.monitor.warmup.failed(task, self._parts.clock.now())
 
 
+class ZoneSource(TaskSource[ZoneCheck]):
+    """The check of the time zone. A defect or a refusal of it concerns nothing else.
+
+    Attributes:
+        finding: What is known; replaced as a whole, never changed.
+    """
+
+    def __init__(self, parts: MerchantParts, stream: Stream) -> None:
+        super().__init__(parts)
+        self.finding = ZoneFinding()
+        self._stream = stream
+        self._zone = parts.zone
+        # What is asked for in each check, as minutes before and after now. One request, until the API refuses it.
+        self._windows = [(REACH, REACH)]
+        # What this check has still to ask for.
+        self._open = list(self._windows)
+        self._due = float("-inf")
+
+    def next(self, unanswered: Collection[Task]) -> ZoneCheck | None:
+        """The check if it is due, else None; argument as for `LookupSource.next`."""
+        now = self._parts.clock.monotonic()
+        if now < self._due or not self._open or any(isinstance(task, ZoneCheck) for task in unanswered):
+            return None
+        return ZoneCheck(self._stream, *self._open[0], minute_of(self._parts.clock.now()))
+
+    def ask(self, task: ZoneCheck) -> bool:
+        """See `TaskSource`."""
+        try:
+            reading = self._parts.client.aggregations(task.stream, task.asked)
+        except TooLarge:
+            return not self.shorten(task)
+        now, before = self._parts.clock.now(), self.finding
+        self.finding = judge_zone(before, look_at(reading.rows, now), self._zone)
+        self._open.pop(0)
+        if not self._open:
+            self._open = list(self._windows)
+            self._due = self._parts.clock.monotonic() + self._pause()
+        if self.finding.wrong and self.finding.offset != before.offset:
+            log.warning(
+                zone_error(self.finding.offset, now, self._zone),
+                merchant=task.stream.merchant_id,
+                timezone=str(self._zone),
+                offset_seconds=self.finding.offset,
+            )
+        elif before.wrong and not self.finding.wrong:
+            log.info("api.timezone fits now", merchant=task.stream.merchant_id, timezone=str(self._zone))
+        return True
+
+    def shorten(self, task: ZoneCheck) -> bool:
+        """See `TaskSource`. The minutes to come are asked for alone: they may be what is refused."""
+        window = (task.before, task.after)
+        at = self._windows.index(window)
+        self._windows[at : at + 1] = _narrower(*window)
+        self._open[:1] = _narrower(*window)
+        return True
+
+    def failed(self, _task: ZoneCheck) -> None:
+        """See `TaskSource`."""
+        self._due = self._parts.clock.monotonic() + ZONE_AGAIN
+
+    def _pause(self) -> float:
+        if self.finding.offset == 0.0:
+            return ZONE_FITS_EVERY
+        return ZONE_EVERY if self.finding.wrong or self.finding.suspect else ZONE_AGAIN
+
+
+def _narrower(before: int, after: int) -> list[tuple[int, int]]:
+    """What to ask for instead of minutes before and after now that were refused."""
+    if before and after:
+        return [(before, 0), (0, after)]
+    length = half(before + after, SHORTEST_CHECK)
+    return [] if length is None else [(length, 0) if before else (0, length)]
+
+
 class Sources:
     """All task sources of one merchant.
 
@@ -216,12 +314,14 @@ class Sources:
         streams: The streams.
         lookups: The catalog lookups.
         warmup: The missing history.
+        zone: The check of the time zone.
     """
 
     def __init__(self, parts: MerchantParts, staleness: Staleness) -> None:
         self.streams = StreamSource(parts, staleness)
         self.lookups = LookupSource(parts)
-        self.warmup = WarmupSource(parts)
+        self.warmup = WarmupSource(parts, staleness)
+        self.zone = ZoneSource(parts, staleness.pace_maker)
 
     def of(self, task: Task) -> TaskSource[Any]:
         """The source of a task."""
@@ -232,6 +332,8 @@ class Sources:
                 return self.lookups
             case WarmupRequest():
                 return self.warmup
+            case ZoneCheck():
+                return self.zone
 
 
 def _unusable(task: Task, problems: Sequence[str]) -> str:

@@ -91,6 +91,11 @@ class Staleness:
 
     def weights(self, moment: Moment) -> dict[Stream, float]:
         """What a minute of each stream's staleness costs."""
+        plays = self.plays(moment)
+        return {stream: plays[stream.media_id] * factor for stream, factor in self._factors.items()}
+
+    def plays(self, moment: Moment) -> dict[str, float]:
+        """The plays a minute to expect of each media, and of the whole merchant as ""."""
         known = self._ledger.plays(self._merchant_id)
         whole = known.pop("")
         plays = plays_weights(whole, known, moment.settled, self._noise())
@@ -98,7 +103,11 @@ class Staleness:
             if media_id:
                 plays[media_id] = max(plays[media_id], expected)
         plays[""] = max(FLOOR, whole.rate if whole.rate is not None else sum(plays.values()))
-        return {stream: plays[stream.media_id] * factor for stream, factor in self._factors.items()}
+        return plays
+
+    def fresh(self, moment: Moment, minutes: int) -> bool:
+        """Whether no stream is stale by more than so many minutes."""
+        return all(self.due(stream, moment) <= minutes for stream in self._factors)
 
     def mean(self, weights: Mapping[Stream, float], moment: Moment) -> float:
         """The mean of the streams' staleness (minutes), weighted by what it costs."""

@@ -261,6 +261,11 @@ MERCHANT: Sequence[ViewFamily[MerchantView]] = (
         "Seconds by which the API's rows are ahead of the time because api.timezone is wrong, negative if behind.",
         lambda merchant: merchant.timezone_offset,
     ),
+    _of_merchant(
+        "smartstream_learning_remaining_seconds",
+        "Estimated seconds until the history of all media is there, so that each of them can be judged for drops.",
+        lambda merchant: merchant.learning_seconds,
+    ),
 )
 
 CONNECTION: Sequence[ViewFamily[LinkView]] = (

@@ -33,6 +33,18 @@ class UsageError(Exception):
     """The value of a flag is not valid; the text is one line that names the flag."""
 
 
+class _QuotingDumper(yaml.SafeDumper):
+    """Quotes every text but names: a reader of another YAML version could take `0899` or `1e5` for a number."""
+
+
+_QuotingDumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if text.isidentifier() else '"'
+    ),
+)
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags of `simulate` to a parser."""
     parser.add_argument(
@@ -80,7 +92,7 @@ def run(args: Namespace) -> int:
     if args.print_config:
         url = f"http://{Address(_reachable(address.host), address.port)}/v1"
         config = config_for(world, url, credentials)
-        print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
+        print(yaml.dump(config, Dumper=_QuotingDumper, sort_keys=False, allow_unicode=True), end="")
         return 0
     app = SimulatorApp(world, FaultSwitch(world, time.time, faults), time.time, credentials=credentials)
     try:

@@ -6,9 +6,11 @@ from exporter.api.ranges import half
 from exporter.drops.warmup import (
     HOURS_BACK,
     MINUTES_BACK,
+    PACE_WINDOW,
     RETRY_EVERY,
     SHORTEST_HOURS,
     SHORTEST_MINUTES,
+    Pace,
     Warmup,
     WarmupRequest,
     past_hours,
@@ -45,6 +47,49 @@ def test_minutes_of_all_come_before_hours() -> None:
         WarmupRequest(TWO, hours, hourly=True),
     ]
     assert warmup.complete(ONE)
+
+
+def test_the_busiest_media_come_first() -> None:
+    """The whole merchant first of all, then by plays; those without come last, in the order of the configuration."""
+    plays = {"": 5.0, "a": 1.0, "b": 90.0, "c": 7.0}
+    streams = [Stream("m", media_id, Target.PLAY_COUNT, Group.ALL) for media_id in ("e", "a", "d", "b", "", "c")]
+    warmup = Warmup(streams)
+    order = []
+    while (history := warmup.next(NOW, SETTLED, (), plays)) is not None:
+        order.append((history.hourly, history.media_id))
+        warmup.done(history)
+    expected = ["", "b", "c", "a", "e", "d"]
+    assert order == [(hourly, media_id) for hourly in (False, True) for media_id in expected]
+
+
+def test_the_number_of_requests_left() -> None:
+    """Each answer leaves one less; a shorter range for the hours makes more of them."""
+    warmup = Warmup([ONE, TWO])
+    left = [warmup.left]
+    while (history := warmup.next(NOW, SETTLED, ())) is not None:
+        warmup.done(history)
+        left.append(warmup.left)
+    assert left == [4, 3, 2, 1, 0]
+    warmup.restart(ONE)
+    hours = WarmupRequest(ONE, MinuteRange(HOUR - HOURS_BACK, HOUR - 1), hourly=True)
+    warmup.shorten(hours, HOURS_BACK // 2)
+    assert warmup.left == 3
+
+
+def test_the_time_that_is_left() -> None:
+    """As planned, or as measured if that is slower; unknown if nothing comes any more, 0 when nothing is missing."""
+    pace = Pace()
+    assert pace.remaining(0.0, 0, 4.5) == 0.0
+    assert pace.remaining(0.0, 90, 4.5) == 20 * 60
+    # A burst of 30 in two minutes is no promise.
+    for second in range(0, 120, 4):
+        pace.note(float(second), 90 - second // 4)
+    assert pace.remaining(200.0, 60, 4.5) == pytest.approx(60 / 4.5 * 60)
+    # One a minute from then on.
+    for minute in range(2, 15):
+        pace.note(minute * 60.0, 62 - minute)
+    assert pace.remaining(14 * 60.0, 48, 4.5) == pytest.approx(48 * 60)
+    assert pace.remaining(14 * 60.0 + PACE_WINDOW + 1, 48, 4.5) is None
 
 
 def test_an_hour_that_has_just_settled_is_whole() -> None:

@@ -43,6 +43,17 @@ def test_enough_budget_needs_no_advice() -> None:
     assert "  weights: no plays are known yet, so all media are taken as equally busy" in list(describe(*of))
 
 
+@pytest.mark.parametrize(("media", "limit", "minutes"), [(2, 45, 1), (12, 45, 1), (40, 45, 10), (300, 45, 184)])
+def test_the_time_until_all_media_are_judged(media: int, limit: int, minutes: int) -> None:
+    """Two requests for each media and the whole merchant, and the media's lookups: two minutes of the whole budget,
+    then what the streams leave, at least a tenth.
+    """
+    settings = merchant(media, limit)
+    assert estimate_capacity(settings, PollSettings(), {}).learning == minutes
+    text = "\n".join(describe(settings, PollSettings(), {}))
+    assert f"  drop detection: needs {2 * media + 2:,} requests for history; the busiest media are judged first" in text
+
+
 def test_known_plays_make_the_mean_play_fresher() -> None:
     """If a few media have most plays, their freshness matters most, and the bound is near."""
     rates = {f"media{number}": 1000 / (number + 1) for number in range(100)}

@@ -15,6 +15,7 @@ from exporter.api.answers import LiveEvent, Media
 from exporter.api.budget import RequestBudget
 from exporter.api.catalog import Lookup
 from exporter.api.client import Client
+from exporter.api.zone_check import REACH
 from exporter.assembly import build_parts
 from exporter.config.settings import Settings
 from exporter.counting import ledger_rows
@@ -35,6 +36,7 @@ from exporter.errors import (
     Unauthorized,
 )
 from exporter.model import Minute, MinuteRange, Reading, Stream, minute_of
+from exporter.planning.capacity import EARLY_MINUTES
 from exporter.polling.poller import MerchantPoller
 from exporter.storage.state import State, open_state
 from tests.support.audience import folder_in_memory, mark_history_known, without_detector
@@ -68,6 +70,10 @@ class FakeClient:
         self.problems: dict[str, tuple[str, ...]] = {}
 
     def aggregations(self, stream: Stream, requested: MinuteRange, *, hourly: bool = False) -> Reading:
+        if len(requested) == 2 * REACH + 1:
+            # The check of the time zone, which fits and is tested elsewhere.
+            self.budget.take().done()
+            return Reading({requested.last - REACH - 2: {"": 1.0}})
         if hourly or len(requested) == MINUTES_BACK:
             return self._history(stream, requested, hourly=hourly)
         self._send(f"{stream.media_id}/{stream.target}")
@@ -1191,7 +1197,25 @@ def test_the_history_has_a_tenth_of_a_short_budget(build: Callable[..., World]) 
     assert world.poller.link.up
     background = [what for what in world.client.all_requested if what.startswith(("history", "media", "event"))]
     assert set(HISTORY) <= set(background)
-    assert len(background) <= len(world.client.all_requested) / 10 + 1
+    # Except in the first minutes: nothing is stale yet.
+    assert len(background) <= len(world.client.all_requested) / 10 + 1 + EARLY_MINUTES
+
+
+def test_media_are_learned_before_anything_is_stale(build: Callable[..., World]) -> None:
+    """After the first start, a budget that does not hold everything brings names and history first, for two minutes;
+    after a stop of an hour, the streams come first.
+    """
+    media = [f"media-{number}" for number in range(30)]
+    world = build(limit=20, media=media, history_known=False)
+    for _ in range(EARLY_MINUTES):
+        requested = world.round()
+        assert requested[0] == "/play_count"
+        assert sum(what.startswith("history") for what in requested) >= 8
+        assert not any(what.endswith("/play_count") for what in requested[1:])
+    assert sum(what.endswith("/play_count") for what in world.round()) >= 16
+    world.clock.advance(3600)
+    restarted = World(world.state, world.clock, 20, 1, ("play_count",), media, history_known=False, detector=False)
+    assert sum(what.endswith("/play_count") for what in restarted.round()) >= 16
 
 
 def test_a_failing_history_does_not_delay_the_counting(build: Callable[..., World]) -> None:

@@ -150,6 +150,7 @@ def everything() -> Snapshot:
                 verdict=Verdict(THROUGH, 0.5, 30.0, 400.0),
                 incident=incident("", 0.5, 400.0, 8000.0),
                 timezone_offset=0.0,
+                learning_seconds=90.0,
                 link=LinkView(merchant_id, True, 45, 6, 1.5, 1.25, NOW, round_timestamp=NOW),
             )
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from exporter.config.load import load
 from exporter.simulator.command import add_arguments, config_for, read_faults, run
 from exporter.simulator.faults import Faults
 from exporter.simulator.gate import Credentials
@@ -134,6 +135,19 @@ def test_print_config(address: str, url: str, capsys: pytest.CaptureFixture[str]
     (merchant,) = config["merchants"]
     assert (merchant["id"], merchant["api_key"]) == ("demo", "the-key")
     assert [media["id"] for media in merchant["media"]] == list(World(media=3).catalog("demo"))
+
+
+@pytest.mark.parametrize(
+    "text", ["0899", "1e5", "0o17", "1_000", "12:30", ".inf", "0x1f", "yes", "null", "~", "y", "2026-11-28", "#a"]
+)
+def test_a_printed_configuration_is_accepted(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Texts that another YAML version reads as something else are quoted, so that `check-config` accepts them."""
+    assert run(parsed(f"--password={text}", f"--api-key={text}", "--media=2", "--print-config")) == 0
+    path = tmp_path / "config.yaml"
+    path.write_text(capsys.readouterr().out, encoding="utf-8")
+    (merchant,) = load(path, {}).merchants
+    assert merchant.password.get_secret_value() == text
+    assert merchant.api_key.get_secret_value() == text
 
 
 def test_the_media_of_the_configuration_have_names() -> None:
