@@ -39,7 +39,7 @@ def health_of(
     for merchant in merchants:
         causes += _of_connection(merchant, now, unwritable=unwritable)
         causes += _of_drops(merchant)
-        causes += _of_media(merchant)
+        causes += _of_media(merchant, now)
         causes += _of_budget(merchant, max_staleness)
     kinds = list(CauseKind)
     # Sorting keeps the order of equal ones.
@@ -130,8 +130,8 @@ def _of_drops(merchant: MerchantStatus) -> Iterator[Cause]:
         )
 
 
-def _of_media(merchant: MerchantStatus) -> Iterator[Cause]:
-    """Media that are gone, fail or learn, and values that wait."""
+def _of_media(merchant: MerchantStatus, now: float) -> Iterator[Cause]:
+    """Media that are gone, fail, are stale or learn, and values that wait."""
     name = merchant.merchant_id
     if gone := [_name(each) for each in merchant.media if each.gone]:
         message = f"{name}: {_count(len(gone), 'media')} not found (404): {some(gone, NAMED)}."
@@ -142,6 +142,11 @@ def _of_media(merchant: MerchantStatus) -> Iterator[Cause]:
         streams = merchant.whole.failing_streams + sum(m.failing_streams for m in merchant.media if not m.gone)
         message = f"{name}: requests fail for {some(failing, NAMED)}."
         yield _cause(merchant, Health.WARNING, CauseKind.FAILING, message, number=streams)
+    late = [_name(each) for each in merchant.media if MediaState.STALE in each.states and not each.failing]
+    # Where no row comes at all, all media are stale, and another cause says so.
+    if late and merchant.horizon is not None and now - merchant.horizon <= OLDEST_ROWS:
+        message = f"{name}: no current data for {_count(len(late), 'media')}: {some(late, NAMED)}."
+        yield _cause(merchant, Health.WARNING, CauseKind.STALE, message, number=len(late))
     watched = [each for each in merchant.media if MediaState.OFF not in each.states]
     learning = sum(MediaState.LEARNING in each.states for each in watched)
     if merchant.horizon is not None and 2 * learning > len(watched):
@@ -188,7 +193,7 @@ def _missing(cause: Cause) -> float:
 
 def _missing_plays(media: MediaStatus) -> str:
     lost = f", {media.drop.lost:,.0f} plays lost so far" if media.drop.lost is not None else ""
-    return f"{media.drop.ratio or 0.0:.0%} of the expected plays are missing{lost}."
+    return f"{100 * (media.drop.ratio or 0.0):.0f} % of the expected plays are missing{lost}."
 
 
 def _name(media: MediaStatus) -> str:

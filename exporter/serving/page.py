@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from exporter.model import MINUTE
 from exporter.serving.schema import DropState, IncidentStatus, MediaState, MediaStatus, MerchantStatus, Status
-from exporter.views import DAY_STEP, Day, DayState, Hour
+from exporter.views import DAY_STEP, Day, DayState, Hour, Severity
 
 NOTHING = "–"
 
@@ -142,16 +142,20 @@ def page(status: Status) -> str:
     media = [(merchant, each) for merchant in status.merchants for each in merchant.media]
     several = len(status.merchants) > 1
     learning = [each.learning_until for each in status.merchants if each.learning_until is not None]
-    return _environment().get_template("page.html").render(
-        status=status,
-        times=Times(status.timezone, status.now),
-        tiles=[_tile(key, [each for _, each in media]) for key in _TILES],
-        media=sorted(media, key=lambda each: _rank(each[1])),
-        several=several,
-        apart=several and len(media) > MOST_MEDIA,
-        incidents=_incidents(status.merchants),
-        learning_until=max(learning, default=None),
-        names={(merchant.merchant_id, each.media_id): each.name for merchant, each in media},
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            status=status,
+            times=Times(status.timezone, status.now),
+            tiles=[_tile(key, [each for _, each in media]) for key in _TILES],
+            media=sorted(media, key=lambda each: _rank(each[1])),
+            several=several,
+            apart=several and len(media) > MOST_MEDIA,
+            incidents=_incidents(status.merchants),
+            learning_until=max(learning, default=None),
+            names={(merchant.merchant_id, each.media_id): each.name for merchant, each in media},
+        )
     )
 
 
@@ -161,14 +165,18 @@ def media_page(status: Status, media_id: str) -> str | None:
     found = next((each for each in merchant.media if each.media_id == media_id), None)
     if found is None:
         return None
-    return _environment().get_template("media.html").render(
-        status=status,
-        times=Times(status.timezone, status.now),
-        merchant=merchant,
-        media=found,
-        incidents=[each for each in merchant.incidents if each.media_id == media_id],
-        requests=[each for each in status.requests if each.media_id == media_id],
-        runbook=RUNBOOK,
+    return (
+        _environment()
+        .get_template("media.html")
+        .render(
+            status=status,
+            times=Times(status.timezone, status.now),
+            merchant=merchant,
+            media=found,
+            incidents=[each for each in merchant.incidents if each.media_id == media_id],
+            requests=[each for each in status.requests if each.media_id == media_id],
+            runbook=RUNBOOK,
+        )
     )
 
 
@@ -208,9 +216,15 @@ def _tiles(states: Collection[MediaState]) -> str:
 def _incidents(merchants: Sequence[MerchantStatus]) -> list[IncidentRow]:
     """The open incidents, then the recent ones. Those of media are folded under that of the merchant they belong to."""
     rows = [row for merchant in merchants for row in _folded(merchant)]
-    rows.sort(key=lambda each: (each.incident.end is not None, -each.incident.onset))
+    rows.sort(key=_order)
     still_open = sum(row.incident.end is None for row in rows)
     return rows[: still_open + RECENT]
+
+
+def _order(row: IncidentRow) -> tuple[bool, bool, float]:
+    """What incidents are sorted by: the open ones first, of these the critical ones, then the newest."""
+    over = row.incident.end is not None
+    return over, not over and row.incident.severity is not Severity.CRITICAL, -row.incident.onset
 
 
 def _folded(merchant: MerchantStatus) -> Iterator[IncidentRow]:
@@ -268,8 +282,7 @@ def _state_label(state: MediaState) -> str:
 
 def _chart(hour: Hour, onset: float | None = None, kind: str = "spark") -> Markup:
     """A chart of the hour: the plays as a line, the expected plays as a dashed one, and where a drop began."""
-    known = [value for value in (*hour.plays, *hour.expected) if value is not None]
-    top = max(known, default=0.0) or 1.0
+    top = _peak(hour) or 1.0
     width = _STEP * max(1, len(hour.plays) - 1)
     plays = [value for value in hour.plays if value is not None]
     label = f"Plays of the last hour: at most {_number(max(plays))} a minute" if plays else "No plays are known"
@@ -279,6 +292,11 @@ def _chart(hour: Hour, onset: float | None = None, kind: str = "spark") -> Marku
         '<svg class="{}" viewBox="-1 -1 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">'
         '{}<path class="expected" d="{}"/><path class="plays" d="{}"/></svg>'
     ).format(kind, width + 2, _HEIGHT + 2, label, mark, _line(hour.expected, top), _line(hour.plays, top))
+
+
+def _peak(hour: Hour) -> float:
+    """The highest value in the chart of an hour."""
+    return max((value for value in (*hour.plays, *hour.expected) if value is not None), default=0.0)
 
 
 def _line(values: Sequence[float | None], top: float) -> str:
@@ -340,6 +358,7 @@ def _environment() -> Environment:
         state_label=_state_label,
         tiles=_tiles,
         chart=_chart,
+        peak=_peak,
         bar=_bar,
     )
     return environment

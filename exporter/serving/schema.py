@@ -59,6 +59,7 @@ class CauseKind(StrEnum):
     WAITING = "waiting"
     GONE = "media gone"
     FAILING = "failing streams"
+    STALE = "stale media"
     LEARNING = "learning"
     RATE_LIMITED = "rate limited"
     BUDGET = "budget too small"

@@ -156,9 +156,7 @@ class _Builder:
             lost_minutes=merchant.lost_minutes,
             held_values=merchant.held_values,
             whole=self._media(whole, streams.get("", ()), settled),
-            media=tuple(
-                self._media(each, streams.get(each.media_id, ()), settled) for each in merchant.media.values()
-            ),
+            media=tuple(self._media(each, streams.get(each.media_id, ()), settled) for each in merchant.media.values()),
             incidents=_incidents(merchant),
             timezone_error=merchant.timezone_error,
             learning_until=merchant.learning_until,
