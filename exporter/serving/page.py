@@ -237,7 +237,7 @@ def _folded(merchant: MerchantStatus) -> Iterator[IncidentRow]:
         elif each.media_id:
             yield IncidentRow(merchant.merchant_id, each)
     for head in heads:
-        yield IncidentRow(merchant.merchant_id, head, tuple(along.get(head, ())))
+        yield IncidentRow(merchant.merchant_id, head, tuple(sorted(along.get(head, ()), key=lambda each: -each.lost)))
 
 
 def _number(value: float | None) -> str:
