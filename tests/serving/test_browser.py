@@ -98,7 +98,7 @@ def refreshed(visited: Visit, shown: StatusServer, **changes: Any) -> None:
     merchants = (replace(status.merchants[0], **changes),)
     now = f"Changed at {time.monotonic()}."
     cause = Cause(Health.WARNING, CauseKind.PROCESS, "clock", None, None, now)
-    shown.status = replace(status, merchants=merchants, causes=(cause, *status.causes[:3]))
+    shown.status = replace(status, merchants=merchants, causes=(cause, *status.causes[1:]))
     visited.page.clock.run_for(REFRESH)
     expect(visited.page.locator("#health")).to_contain_text(now)
 
@@ -121,14 +121,14 @@ def test_a_daemon_shows_its_media_and_an_error_without_reloading(browser: Browse
             url = daemon.line(r"\bmsg=started\b.* open=(\S+)")[1]
             with visit(browser, url) as visited:
                 page = visited.page
-                expect(page.locator("#health")).to_contain_text("min ago")
+                expect(page.locator("#health")).to_contain_text("12 media are judged")
                 expect(page.locator(".media .spark .plays[d^=M]").first).to_be_visible()
                 assert sorted(names(page)) == sorted(each["name"] for each in media)
                 page.evaluate("window.notReloaded = true")
                 switch.set(error_rate=1.0)
                 expect(page.locator("#health")).to_contain_text(f"{MERCHANT}: the API is down")
                 expect(page.locator(".facts")).to_contain_text(": 500")
-                page.get_by_text("Newest requests").click()
+                page.get_by_role("heading", name="Newest requests").click()
                 expect(page.locator("tr.failed", has_text="whole merchant/play_count/all").first).to_be_visible()
                 assert page.evaluate("window.notReloaded")
                 page.get_by_role("rowheader", name=NASTY).get_by_role("link").click()
@@ -213,7 +213,7 @@ def test_tiles_filter_the_media(browser: Browser, count: int) -> None:
     """A tile with its number shows the media that it counts; a second click shows all again."""
     with contextlib.closing(StatusServer(status_with_media(count))) as server, visit(browser, server.url) as visited:
         page = visited.page
-        tiles = page.get_by_role("group", name="Filter media by state")
+        tiles = page.get_by_role("group", name="Media by state")
         expect(tiles.get_by_role("button", name=f"{count} Media", pressed=True)).to_be_visible()
         for label, found in [("Critical drops", ["Media 2"]), ("Gone or failing", ["Media 4"]), ("Learning", [])]:
             tile = tiles.get_by_role("button", name=f"{len(found)} {label}")
@@ -263,17 +263,20 @@ def test_hundreds_of_media_have_pages(browser: Browser) -> None:
         page = visited.page
         previous, following = (page.get_by_role("button", name=name) for name in ("Previous", "Next"))
         sizes = [len(names(page))]
-        for _ in range(3):
+        for _ in range(2):
             following.click()
             sizes.append(len(names(page)))
-        assert sizes == [50, 50, 20, 20]
+        # Playwright waits for a button to be enabled; a person does not.
+        following.dispatch_event("click")
+        assert [*sizes, len(names(page))] == [50, 50, 20, 20]
         expect(following).to_have_attribute("aria-disabled", "true")
         previous.click()
         expect(page.get_by_text("Page 2 of 3")).to_be_visible()
         page.locator(".media tbody tr:visible").last.scroll_into_view_if_needed()
         expect(page.get_by_role("columnheader", name="Plays per minute")).to_be_in_viewport()
         page.get_by_label("Filter media").fill("media 1")
-        expect(page.get_by_text("Page 1 of 1")).to_be_hidden() if len(names(page)) < 50 else None
+        assert len(names(page)) == 39
+        expect(following).to_be_hidden()
         assert visited.problems == []
 
 
@@ -397,21 +400,19 @@ def test_the_page_is_not_endless(browser: Browser, count: int, viewport: Mapping
     """However many media there are, the page is at most as long as its first 50 rows, on a phone 20, and not wider
     than the screen. The age of the data and the error of a media are visible.
     """
-    with contextlib.closing(StatusServer(status_with_media(count))) as server:
-        with visit(browser, server.url, viewport=viewport) as visited:
-            page = visited.page
-            width, height = page.evaluate(
-                "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
-            )
-            assert width <= viewport["width"]
-            assert height < limit
-            failing = page.locator(".media tbody tr", has_text="Media 4").first
-            expect(failing.get_by_text("503 SERVER_ERROR")).to_be_visible()
-            expect(failing.locator("time", has_text="6 min")).to_be_visible()
-            for part in failing.locator("td:visible").all():
-                box = part.bounding_box()
-                assert box is not None
-                assert box["x"] + box["width"] <= viewport["width"]
+    status = status_with_media(count)
+    with contextlib.closing(StatusServer(status)) as server, visit(browser, server.url, viewport=viewport) as visited:
+        page = visited.page
+        width, height = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+        assert width <= viewport["width"]
+        assert height < limit
+        failing = page.locator(".media tbody tr", has_text="Media 4").first
+        expect(failing.get_by_text("503 SERVER_ERROR")).to_be_visible()
+        expect(failing.locator("time", has_text="6 min")).to_be_visible()
+        for part in failing.locator("td:visible").all():
+            box = part.bounding_box()
+            assert box is not None
+            assert box["x"] + box["width"] <= viewport["width"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -433,7 +434,7 @@ def test_the_page_is_accessible(
         page = visited.page
         if not path:
             page.get_by_role("button", name="Plays per minute").first.click()
-            page.get_by_text("Newest requests").click()
+            page.get_by_role("heading", name="Newest requests").click()
         results = Axe().run(page)
         assert results.violations_count == 0, results.generate_report()
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
