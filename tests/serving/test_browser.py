@@ -127,7 +127,7 @@ def test_a_daemon_shows_its_media_and_an_error_without_reloading(browser: Browse
                 page.evaluate("window.notReloaded = true")
                 switch.set(error_rate=1.0)
                 expect(page.locator("#health")).to_contain_text(f"{MERCHANT}: the API is down")
-                expect(page.locator(".facts")).to_contain_text(": 500")
+                expect(page.locator("#facts-1")).to_contain_text(": 500")
                 page.get_by_role("heading", name="Newest requests").click()
                 expect(page.locator("tr.failed", has_text="whole merchant/play_count/all").first).to_be_visible()
                 assert page.evaluate("window.notReloaded")
@@ -428,7 +428,7 @@ def test_the_page_is_accessible(
     """
     [merchant] = status_with_media(12).merchants
     every = [replace(each, states=(state,)) for each, state in zip(merchant.media[3:], MediaState, strict=False)]
-    failing = {"up": False, "last_error": "503 " + "x" * 200, "last_error_at": NOW}
+    failing: dict[str, Any] = {"up": False, "last_error": "503 " + "x" * 200, "last_error_at": NOW}
     merchant = replace(merchant, media=(*merchant.media[:3], *every), **failing)
     if not path:
         shown.status = replace(shown.status, merchants=(merchant, replace(merchant, merchant_id="second")))

@@ -466,7 +466,7 @@ def hostile_status() -> Status:
         for each in merchant.incidents
         for media_id in ("", NASTY)
     )
-    texts = {"last_error": NASTY, "last_error_at": NOW, "unusable": NASTY, "timezone_error": NASTY}
+    texts: dict[str, Any] = {"last_error": NASTY, "last_error_at": NOW, "unusable": NASTY, "timezone_error": NASTY}
     merchant = replace(merchant, merchant_id=NASTY, media=(media,), incidents=drops, **texts)
     request = Exchange(NOW, NASTY, NASTY, NASTY, 0.1, NASTY, NASTY, NASTY)
     causes = (Cause(Health.BAD, CauseKind.CRITICAL_DROP, NASTY, 1, NOW, NASTY, NASTY, NASTY),)

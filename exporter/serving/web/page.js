@@ -66,7 +66,10 @@
     rows.forEach((row, place) => (row.dataset.place ??= place));
     const compare = comparison();
     rows.sort((one, other) => compare(one, other) || one.dataset.place - other.dataset.place);
+    const focused = document.activeElement;
     table.tBodies[0].append(...rows);
+    // Moving a row takes the focus from it.
+    if (focused !== document.activeElement) focused.focus({ preventScroll: true });
     const words = chosen.filter.toLowerCase().split(/\s+/).filter(Boolean);
     const matching = rows.filter((row) => {
       if (chosen.show && !row.dataset.tiles.split(" ").includes(chosen.show)) return false;
