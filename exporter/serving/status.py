@@ -196,10 +196,15 @@ class _Builder:
         )
 
     def _stale(self, streams: Collection[StreamView]) -> bool:
-        """Whether a stream waits too long for its data. Those that the API has by day only do not count."""
-        ends = [each.through for each in streams if not each.stream.target.by_day]
+        """Whether there is no data at all, or a stream waits too long for its own.
+
+        Streams that the API has by day only do not count, nor do those that wait for their first response while others
+        have data: after a start that takes some minutes.
+        """
+        of_minutes = [each.through for each in streams if not each.stream.target.by_day]
+        known = [through for through in of_minutes if through is not None]
         longest = self.limits.max_lag + self.limits.max_staleness
-        return any(through is None or self.now - end_of(through) > longest for through in ends)
+        return bool(of_minutes) and (not known or self.now - end_of(min(known)) > longest)
 
 
 def _incidents(merchant: MerchantView) -> tuple[IncidentStatus, ...]:

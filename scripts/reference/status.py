@@ -43,8 +43,8 @@ The health is the worst of its causes:
   are not counted yet, a wrong clock, no response yet.
 - **Good** says how many media are judged, and how old the newest row is.
 
-A media is *stale* when one of its streams has no data, or none that is newer than `max_lag` and `max_staleness`
-together.
+A media is *stale* when it has no data at all, or when the newest data of one of its streams is older than `max_lag` and
+`max_staleness` together.
 
 ## JSON
 

@@ -248,6 +248,7 @@ OLD = (stream_view("m1", Target.PLAY_COUNT, THROUGH), stream_view("m1", Target.P
         ((stream_view("m1", Target.PLAY_TIME, THROUGH - 39),), {}, ["stale", "learning"]),
         ((stream_view("m1", Target.PLAY_TIME, THROUGH - 38),), {}, ["learning"]),
         ((stream_view("m1", Target.PLAY_COUNT, None),), {}, ["stale", "learning"]),
+        ((*FRESH, stream_view("m1", Target.PLAY_TIME, None)), {}, ["learning"]),
         ((*FRESH, stream_view("m1", Target.KEY_DELIVERY_COUNT, THROUGH - 900)), {}, ["learning"]),
     ],
 )
