@@ -49,6 +49,7 @@ def _rows(prepared: Prepared, repeats: int) -> Iterator[tuple[Cell, ...]]:
             healthy=lambda: None,
             ready=lambda: None,
             page=lambda _: "",
+            media_page=lambda *_: None,
             status_json=lambda _: "",
             config_text=lambda: "",
             docs=lambda: "",

@@ -4,7 +4,7 @@ The daemon, the tests and the benchmarks build it here. The clock, the state and
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -88,14 +88,14 @@ class Polling:
             link=link,
         )
 
-    def hours(self) -> Mapping[str, Mapping[str, Hour]]:
-        """The last hour of plays, by merchant and media, "" for the whole merchant."""
-        return {merchant_id: each.monitor.hours() for merchant_id, each in self.parts.items()}
+    def hours(self, merchants: Iterable[str]) -> Mapping[str, Mapping[str, Hour]]:
+        """The last hour of plays of some merchants, by merchant and media, "" for the whole merchant."""
+        return {merchant_id: self.parts[merchant_id].monitor.hours() for merchant_id in merchants}
 
-    def days(self) -> Mapping[str, Mapping[str, Day]]:
-        """The last 24 hours, by merchant and media, "" for the whole merchant."""
+    def days(self, merchants: Iterable[str]) -> Mapping[str, Mapping[str, Day]]:
+        """The last 24 hours of some merchants, by merchant and media, "" for the whole merchant."""
         now = self.clock.now()
-        return {merchant_id: each.monitor.days(now) for merchant_id, each in self.parts.items()}
+        return {merchant_id: self.parts[merchant_id].monitor.days(now) for merchant_id in merchants}
 
     def show_counted(self) -> None:
         """Publish the counts of new series whose 0 has been exported for a minute."""

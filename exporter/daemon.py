@@ -29,6 +29,7 @@ from exporter.serving.collector import SnapshotCollector, build_registry
 from exporter.serving.instruments import Instruments
 from exporter.serving.routes import create_app, make_server
 from exporter.serving.schema import Status
+from exporter.serving.status import Limits
 from exporter.signals import STOP_SIGNALS, Signals
 from exporter.storage.state import State, open_state
 
@@ -217,15 +218,25 @@ def _app(
 ) -> Handler:
     collector = SnapshotCollector(health.snapshot, settings.poll.max_staleness, polling.clock.now)
 
+    limits = Limits(str(settings.api.timezone), settings.poll.max_staleness, settings.poll.max_lag)
+
+    def built(merchant_id: str) -> Status | None:
+        part = status.only(health.snapshot(), merchant_id)
+        if part is None:
+            return None
+        hours, days = polling.hours(part.merchants), polling.days(part.merchants)
+        return status.build(part, hours, days, polling.requests.view(), polling.clock.now(), __version__, limits)
+
     def rendered(render: Callable[[Status], str]) -> Callable[[str], str | None]:
         def of_merchant(merchant_id: str) -> str | None:
-            part = status.only(health.snapshot(), merchant_id)
-            if part is None:
-                return None
-            requests = polling.requests.view()
-            return render(status.build(part, polling.hours(), requests, polling.clock.now(), __version__))
+            found = built(merchant_id)
+            return None if found is None else render(found)
 
         return of_merchant
+
+    def media_page(merchant_id: str, media_id: str) -> str | None:
+        found = built(merchant_id) if merchant_id else None
+        return None if found is None else page.media_page(found, media_id)
 
     def ready() -> str | None:
         waiting = [merchant_id for merchant_id, poller in polling.pollers.items() if poller.link.up is None]
@@ -236,6 +247,7 @@ def _app(
         healthy=schedule.problem,
         ready=ready,
         page=rendered(page.page),
+        media_page=media_page,
         status_json=rendered(status.as_json),
         config_text=lambda: dump(settings),
         # The README of the installed release.

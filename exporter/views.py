@@ -239,6 +239,8 @@ class Connection:
         last_success: When the last request succeeded.
         last_error: The error of the newest request that failed, or "".
         last_error_at: When that was.
+        refused: Whether the API refuses the credentials.
+        rate_limited: Whether the API answers 429, so that requests wait.
         unusable: The part of the newest responses that cannot be used, or "".
         failing_lookups: The number of requests for the catalog, live events and the history that fail.
         round_timestamp: When the last round of requests ended.
@@ -254,6 +256,8 @@ class Connection:
     last_success: float | None = None
     last_error: str = ""
     last_error_at: float | None = None
+    refused: bool = False
+    rate_limited: bool = False
     unusable: str = ""
     failing_lookups: int = 0
     round_timestamp: float | None = None
@@ -297,8 +301,6 @@ class MerchantView:
             while that is not known.
         timezone_error: What is wrong with `api.timezone` and how to fix it, or "".
         link: The connection to the API, or None where it is unknown.
-        timezone_offset: Seconds by which the times of its rows are ahead of the time because `api.timezone` is wrong,
-            negative if they are behind, 0 if it is right; None while that is not known.
     """
 
     merchant_id: str
@@ -319,7 +321,6 @@ class MerchantView:
     timezone_offset: float | None = None
     timezone_error: str = ""
     link: LinkView | None = None
-    timezone_offset: float | None = None
 
 
 class Subject(StrEnum):

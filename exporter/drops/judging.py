@@ -227,10 +227,9 @@ class Judging:
         """The incidents that have ended."""
         return tuple(incident for each in self._media.values() for incident in each.incidents)
 
-    def days(self, now: float) -> Mapping[str, tuple[DayState, ...]]:
-        """The parts of the 24 hours that end now (Unix seconds), of each media."""
-        last = int(now // (DAY_STEP * MINUTE))
-        return {media_id: each.day.states(last) for media_id, each in self._media.items()}
+    def days(self) -> Mapping[str, DayBar]:
+        """The last 24 hours of each media: copies."""
+        return {media_id: DayBar(each.day.newest, each.day.codes.copy()) for media_id, each in self._media.items()}
 
     def kept(self, media_id: str) -> Kept:
         """What the state file is to keep of a media."""

@@ -14,7 +14,7 @@ import structlog
 from exporter.config.settings import MerchantSettings, Settings
 from exporter.drops.baseline import REVISABLE, Baseline
 from exporter.drops.baseline_rows import read_baselines, read_drop_states, write_baseline, write_drop_state
-from exporter.drops.judging import PARTS, Judging, LiveEvents, Standing
+from exporter.drops.judging import PARTS, DayBar, Judging, LiveEvents, Standing
 from exporter.drops.packed import Packed, RecentMinutes
 from exporter.drops.warmup import Warmup, WarmupRequest, past_hours, past_minutes
 from exporter.model import (
@@ -123,6 +123,7 @@ class DropMonitor:
         # Scrapes read these without the mutex, so they are never changed: new ones take their place.
         self._standing: Mapping[str, Standing] = self._judging.standing()
         self._ended: Sequence[Incident] = self._judging.incidents()
+        self._days: Mapping[str, DayBar] = self._judging.days()
         self.suspects: frozenset[str] = frozenset()
         # Pages read these without the mutex, so they are never changed: new ones take their place.
         self._recent: dict[str, RecentMinutes] = {}
@@ -183,7 +184,7 @@ class DropMonitor:
         with self._mutex:
             failed = self._judge(now)
             self._standing, self._ended = self._judging.standing(), self._judging.incidents()
-            self.suspects = self._judging.suspects()
+            self._days, self.suspects = self._judging.days(), self._judging.suspects()
             for media_id, standing in self._standing.items():
                 if standing.incident is not None and media_id not in self._packed:
                     # Its expected plays are not the forecast.
@@ -248,9 +249,9 @@ class DropMonitor:
 
     def days(self, now: float) -> Mapping[str, Day]:
         """The last 24 hours, by media id, "" for the whole merchant."""
-        start = (int(now // (DAY_STEP * MINUTE)) - PARTS + 1) * DAY_STEP * MINUTE
-        with self._mutex:
-            return {media_id: Day(start, states) for media_id, states in self._judging.days(now).items()}
+        last = int(now // (DAY_STEP * MINUTE))
+        start = (last - PARTS + 1) * DAY_STEP * MINUTE
+        return {media_id: Day(start, bar.states(last)) for media_id, bar in self._days.items()}
 
     def hours(self) -> Mapping[str, Hour]:
         """The newest hour of plays, by media id, "" for the whole merchant."""

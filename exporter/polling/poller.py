@@ -15,6 +15,7 @@ from exporter.errors import (
     BadRequest,
     BudgetSpent,
     RateLimited,
+    SignInFailed,
     StateWriteFailed,
     Unauthorized,
     Unhandled,
@@ -181,10 +182,11 @@ class MerchantPoller:
             self._clock.sleep(seconds)
 
     def _note_answer(self, current: Round, task: Task) -> None:
-        self._link = replace(self._link, last_success=self._clock.now())
+        self._link = replace(self._link, last_success=self._clock.now(), refused=False)
         if isinstance(task, Stream):
             # During a Retry-After, the late answer of a request that was under way shows nothing.
-            self._link = replace(self._link, up=not self._budget.held)
+            held = self._budget.held
+            self._link = replace(self._link, up=not held, rate_limited=self._link.rate_limited and held)
             if self._renewals != self._client.renewals:
                 self._renewals = self._client.renewals
                 self._backoff.token_renewed()
@@ -199,9 +201,12 @@ class MerchantPoller:
     def _note_failure(self, current: Round, task: Task, error: ApiError) -> None:
         current.failures[task] += 1
         self._link = replace(self._link, last_error=str(error), last_error_at=self._clock.now())
+        if isinstance(error, SignInFailed):
+            self._link = replace(self._link, refused=error.refused)
         if isinstance(error, RateLimited) or self._link.up is None:
             self._show_down()
         if isinstance(error, RateLimited):
+            self._link = replace(self._link, rate_limited=True)
             self._report(self._backoff.rate_limited(error))
             self._sources.of(task).failed(task)
             return
@@ -239,6 +244,7 @@ class MerchantPoller:
     def _note_outage(self, current: Round) -> None:
         """End the round: the API is down."""
         current.ended = current.evidence.down = True
+        self._link = replace(self._link, rate_limited=False)
         self._show_down()
         suspects = current.evidence.clear()
         for failure in self._backoff.api_failed(suspects):

@@ -1,22 +1,63 @@
-"""The health of everything in one word and one line. Pure."""
+"""The health of everything, and all its causes. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from exporter.serving.schema import DropState, Health, MediaStatus, MerchantStatus
+from exporter.model import MINUTE
+from exporter.serving.schema import (
+    Cause,
+    CauseKind,
+    DropState,
+    Health,
+    MediaState,
+    MediaStatus,
+    MerchantStatus,
+)
 from exporter.times import format_duration, round_duration
-from exporter.views import ProblemView
+from exporter.views import Judgement, ProblemView, Subject
 from exporter.wording import some
 
 # Of many merchants or media, so many are named.
 NAMED = 5
 
+# Rows older than this (seconds) are bad, whether the API responds or not: nobody sees a drop in them.
+OLDEST_ROWS = 20 * MINUTE
 
-def health_of(merchants: Sequence[MerchantStatus], problems: Sequence[ProblemView]) -> tuple[Health, str]:
-    """The worst state, and the reason for it."""
-    media = sum(len(each.media) for each in merchants)
-    streams = sum(each.streams for each in merchants)
-    good = f"The API is up. Merchants: {len(merchants)}, media: {media}, streams: {streams}."
-    return next(_causes(merchants, problems), (Health.GOOD, good))
+
+def health_of(
+    merchants: Sequence[MerchantStatus], problems: Sequence[ProblemView], now: float, max_staleness: float
+) -> tuple[Health, tuple[Cause, ...]]:
+    """The worst state, and all causes, the worst first.
+
+    Args:
+        merchants: The merchants.
+        problems: Problems of the process itself.
+        now: Unix seconds.
+        max_staleness: Seconds that no stream should wait longer than.
+    """
+    unwritable = any(each.bad and each.subject is Subject.STATE_FILE for each in problems)
+    causes = [_of_process(each) for each in problems]
+    for merchant in merchants:
+        causes += _of_connection(merchant, now, unwritable=unwritable)
+        causes += _of_drops(merchant)
+        causes += _of_media(merchant, now)
+        causes += _of_budget(merchant, max_staleness)
+    kinds = list(CauseKind)
+    # Sorting keeps the order of equal ones.
+    causes.sort(key=lambda each: (each.health is not Health.BAD, kinds.index(each.kind), -_missing(each)))
+    return (causes[0].health if causes else Health.GOOD), tuple(causes)
+
+
+def summary_of(causes: Sequence[Cause], merchants: Sequence[MerchantStatus], now: float) -> str:
+    """The reason for the health in one or two sentences: the worst cause, or what `good` is based on."""
+    if causes:
+        others = len(causes) - 1
+        return causes[0].message + (f" {others} more cause{'s' if others > 1 else ''}." if others else "")
+    # Without media, the whole merchant is watched.
+    watched = [each for merchant in merchants for each in (merchant.media or (merchant.whole,))]
+    judged = sum(each.judgement is Judgement.JUDGED for each in watched)
+    rows = [merchant.horizon for merchant in merchants if merchant.horizon is not None]
+    newest = f" The newest row is {_age(now - min(rows))} old." if rows else ""
+    return f"No drops. {judged} of {len(watched)} {'media' if watched[0].media_id else 'merchants'} are judged.{newest}"
 
 
 def clock_problem(offset: float) -> str:
@@ -28,38 +69,144 @@ def clock_problem(offset: float) -> str:
     )
 
 
-def _causes(merchants: Sequence[MerchantStatus], problems: Sequence[ProblemView]) -> Iterator[tuple[Health, str]]:
-    """What keeps the health from being good, the worst first."""
-    if worst := [each.message for each in problems if each.bad]:
-        yield Health.BAD, _sentences(worst)
-    if down := [each.merchant_id for each in merchants if each.up is False]:
-        yield Health.BAD, f"The API is down for {some(down, NAMED)}."
-    if waiting := [each.merchant_id for each in merchants if each.up is None]:
-        yield Health.WARNING, f"Waiting for the first API response for {some(waiting, NAMED)}."
-    media = [each for merchant in merchants for each in merchant.media]
-    if dropping := [_name(each) for each in media if each.drop.state in (DropState.WARNING, DropState.CRITICAL)]:
-        yield Health.WARNING, f"The API is up. Plays are dropping: {some(dropping, NAMED)}."
-    if problems:
-        yield Health.WARNING, _sentences(each.message for each in problems)
-    if causes := [*_failures(merchants, media)]:
-        yield Health.WARNING, f"The API is up. {' '.join(causes)}"
-    if held := [f"{each.merchant_id} ({why})" for each in merchants if (why := each.held_values or each.unusable)]:
-        yield Health.WARNING, f"The API is up. Unusable values are not counted yet: {some(held, NAMED)}."
+def _of_process(problem: ProblemView) -> Cause:
+    kind = CauseKind.STATE_FILE if problem.subject is Subject.STATE_FILE else CauseKind.PROCESS
+    health = Health.BAD if problem.bad else Health.WARNING
+    return Cause(health, kind, problem.subject, None, problem.since, _sentence(problem.message))
 
 
-def _failures(merchants: Iterable[MerchantStatus], media: Sequence[MediaStatus]) -> Iterator[str]:
-    """What fails while the API is up."""
-    failing = [_name(each) for each in media if each.failing_streams and not each.gone]
-    failing += [f"all media of {each.merchant_id}" for each in merchants if each.whole.failing_streams]
+def _of_connection(merchant: MerchantStatus, now: float, *, unwritable: bool) -> Iterator[Cause]:
+    """Whether the API responds, and how old its rows are."""
+    name = merchant.merchant_id
+    if merchant.refused:
+        message = f"{name}: the API refuses the credentials. {_sentence(merchant.last_error)}"
+        yield _cause(merchant, Health.BAD, CauseKind.CREDENTIALS, message, since=merchant.last_success)
+    elif merchant.up is False and merchant.rate_limited:
+        message = (
+            f"{name}: the API limits the rate (429). The budget is now {merchant.budget:.0f} requests a minute. "
+            "Other tools of the merchant share the limit."
+        )
+        yield _cause(merchant, Health.WARNING, CauseKind.RATE_LIMITED, message, since=merchant.last_success)
+    elif merchant.up is False and not unwritable:
+        message = f"{name}: the API is down. {_sentence(merchant.last_error)}".rstrip()
+        yield _cause(merchant, Health.BAD, CauseKind.API_DOWN, message, since=merchant.last_success)
+    elif merchant.up is None:
+        message = f"{name}: waiting for the first API response."
+        yield _cause(merchant, Health.WARNING, CauseKind.WAITING, message)
+    if merchant.timezone_error:
+        message = f"{name}: {_sentence(merchant.timezone_error)}"
+        yield _cause(merchant, Health.BAD, CauseKind.TIMEZONE, message)
+    if merchant.horizon is not None and now - merchant.horizon > OLDEST_ROWS:
+        age = now - merchant.horizon
+        message = f"{name}: no new rows for {_age(age)}. Drops since then are not seen."
+        yield _cause(merchant, Health.BAD, CauseKind.OLD_ROWS, message, number=age, since=merchant.horizon)
+    elif merchant.horizon is None and merchant.up:
+        message = f"{name}: the API responds, but has not returned a single row yet."
+        yield _cause(merchant, Health.BAD, CauseKind.NO_ROWS, message)
+
+
+def _of_drops(merchant: MerchantStatus) -> Iterator[Cause]:
+    whole = merchant.whole.drop
+    dropping = [each for each in merchant.media if each.drop.state in (DropState.WARNING, DropState.CRITICAL)]
+    if whole.state in (DropState.WARNING, DropState.CRITICAL):
+        along = _along(merchant)
+        dropping = [each for each in dropping if each.media_id not in along]
+        others = f" {_count(len(along), 'media')} dropped with it." if along else ""
+        message = f"All media of {merchant.merchant_id}: {_missing_plays(merchant.whole)}{others}"
+        yield _cause(
+            merchant, Health.BAD, CauseKind.MERCHANT_DROP, message, number=whole.ratio or 0.0, since=whole.onset
+        )
+    for each in dropping:
+        critical = each.drop.state is DropState.CRITICAL
+        yield Cause(
+            Health.BAD if critical else Health.WARNING,
+            CauseKind.CRITICAL_DROP if critical else CauseKind.WARNING_DROP,
+            _name(each),
+            each.drop.ratio or 0.0,
+            each.drop.onset,
+            f"{_name(each)}: {_missing_plays(each)}",
+            merchant.merchant_id,
+            each.media_id,
+        )
+
+
+def _of_media(merchant: MerchantStatus, now: float) -> Iterator[Cause]:
+    """Media that are gone, fail, are stale or learn, and values that wait."""
+    name = merchant.merchant_id
+    if gone := [_name(each) for each in merchant.media if each.gone]:
+        message = f"{name}: {_count(len(gone), 'media')} not found (404): {some(gone, NAMED)}."
+        yield _cause(merchant, Health.WARNING, CauseKind.GONE, message, number=len(gone))
+    failing = [_name(each) for each in merchant.media if each.failing_streams and not each.gone]
+    failing = ["the whole merchant"] * (merchant.whole.failing_streams > 0) + failing
     if failing:
-        yield f"Requests fail for {some(failing, NAMED)}."
-    if gone := [_name(each) for each in media if each.gone]:
-        yield f"Media not found (404): {some(gone, NAMED)}."
+        streams = merchant.whole.failing_streams + sum(m.failing_streams for m in merchant.media if not m.gone)
+        message = f"{name}: requests fail for {some(failing, NAMED)}."
+        yield _cause(merchant, Health.WARNING, CauseKind.FAILING, message, number=streams)
+    late = [_name(each) for each in merchant.media if MediaState.STALE in each.states and not each.failing]
+    # Where no row comes at all, all media are stale, and another cause says so.
+    if late and merchant.horizon is not None and now - merchant.horizon <= OLDEST_ROWS:
+        message = f"{name}: no current data for {_count(len(late), 'media')}: {some(late, NAMED)}."
+        yield _cause(merchant, Health.WARNING, CauseKind.STALE, message, number=len(late))
+    watched = [each for each in merchant.media if MediaState.OFF not in each.states]
+    learning = sum(MediaState.LEARNING in each.states for each in watched)
+    if merchant.horizon is not None and 2 * learning > len(watched):
+        message = f"{name}: {learning} of {len(watched)} media are still learning. Their drops are not seen yet."
+        yield _cause(merchant, Health.WARNING, CauseKind.LEARNING, message, number=learning)
+    if merchant.held_values or merchant.unusable:
+        why = f" ({merchant.unusable})" if merchant.unusable else ""
+        values = _count(merchant.held_values, "value") if merchant.held_values else "Some values"
+        message = f"{name}: {values} cannot be used, and are not counted yet{why}."
+        yield _cause(merchant, Health.WARNING, CauseKind.HELD_VALUES, message, number=merchant.held_values)
+
+
+def _of_budget(merchant: MerchantStatus, max_staleness: float) -> Iterator[Cause]:
+    if merchant.budget and merchant.streams > merchant.budget * max_staleness / MINUTE:
+        message = (
+            f"{merchant.merchant_id}: {merchant.streams} streams are too many for {merchant.budget:.0f} requests a "
+            f"minute. Quiet media wait longer than {format_duration(max_staleness)}."
+        )
+        yield _cause(merchant, Health.WARNING, CauseKind.BUDGET, message, number=merchant.streams)
+
+
+def _along(merchant: MerchantStatus) -> set[str]:
+    """The media whose open drop belongs to that of the whole merchant."""
+    return {each.media_id for each in merchant.incidents if each.with_merchant and each.end is None}
+
+
+def _cause(
+    merchant: MerchantStatus,
+    health: Health,
+    kind: CauseKind,
+    message: str,
+    *,
+    number: float | None = None,
+    since: float | None = None,
+) -> Cause:
+    return Cause(health, kind, merchant.merchant_id, number, since, message, merchant.merchant_id)
+
+
+def _missing(cause: Cause) -> float:
+    """What drops are sorted by: the missing share."""
+    drops = (CauseKind.MERCHANT_DROP, CauseKind.CRITICAL_DROP, CauseKind.WARNING_DROP)
+    return cause.number or 0.0 if cause.kind in drops else 0.0
+
+
+def _missing_plays(media: MediaStatus) -> str:
+    lost = f", {media.drop.lost:,.0f} plays lost so far" if media.drop.lost is not None else ""
+    return f"{100 * (media.drop.ratio or 0.0):.0f} % of the expected plays are missing{lost}."
 
 
 def _name(media: MediaStatus) -> str:
     return media.name or media.media_id
 
 
-def _sentences(messages: Iterable[str]) -> str:
-    return " ".join(f"{message[0].upper()}{message[1:].rstrip('.')}." for message in messages)
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 or noun == 'media' else 's'}"
+
+
+def _age(seconds: float) -> str:
+    return f"{max(0, seconds) / MINUTE:.0f} min" if seconds < 120 * MINUTE else f"{seconds / 3600:.0f} h"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:].rstrip('.')}." if text else ""

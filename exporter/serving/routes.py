@@ -26,7 +26,7 @@ _HTML = "text/html; charset=utf-8"
 _TEXT = "text/plain; charset=utf-8"
 _JSON = "application/json"
 
-# Of each response that has no other. Only the status page loads or runs anything, and has a policy of its own.
+# Of each response that has no other. Only the status pages load or run anything, and have a policy of their own.
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -48,6 +48,7 @@ def create_app(
     healthy: Callable[[], str | None],
     ready: Callable[[], str | None],
     page: Callable[[str], str | None],
+    media_page: Callable[[str, str], str | None],
     status_json: Callable[[str], str | None],
     config_text: Callable[[], str],
     docs: Callable[[], str],
@@ -60,12 +61,16 @@ def create_app(
         ready: Why it is not ready, or None.
         page: The HTML at `/`, which may load and run what `page.POLICY` says: of a merchant by its id, of all for "";
             None where there is no such merchant.
+        media_page: The HTML at `/media`, likewise, of a media by the ids of its merchant and its own; None where there
+            is no such media.
         status_json: The JSON at `/api/v1/status`, likewise.
         config_text: The configuration in force, without secrets.
         docs: The documentation at `/docs`.
     """
+    policy = ("Content-Security-Policy", POLICY)
     routes: dict[str, Handler] = {
-        "/": _of_merchant(page, _HTML, ("Content-Security-Policy", POLICY)),
+        "/": _of_merchant(page, _HTML, policy),
+        "/media": _of_media(media_page, _HTML, policy),
         "/api/v1/status": _of_merchant(status_json, _JSON),
         "/config": lambda _: _content(config_text()),
         "/docs": lambda _: _content(docs()),
@@ -124,6 +129,17 @@ def _route(routes: Mapping[str, Handler], request: Request) -> Response:
 def _content(text: str | bytes, content_type: str = _TEXT, *headers: tuple[str, str]) -> Response:
     body = text.encode("utf-8", "replace") if isinstance(text, str) else text
     return Response(HTTPStatus.OK, (("Content-Type", content_type), *headers), body)
+
+
+def _of_media(render: Callable[[str, str], str | None], content_type: str, *headers: tuple[str, str]) -> Handler:
+    def route(request: Request) -> Response:
+        query = parse_qs(request.query)
+        text = render(query.get("merchant", [""])[0], query.get("media", [""])[0])
+        if text is None:
+            return error_response(HTTPStatus.NOT_FOUND, "media not found")
+        return _content(text, content_type, *headers)
+
+    return route
 
 
 def _of_merchant(render: Callable[[str], str | None], content_type: str, *headers: tuple[str, str]) -> Handler:

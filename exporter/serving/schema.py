@@ -1,4 +1,4 @@
-"""The tree behind the page at `/` and the JSON at `/api/v1/status`: field names are the keys of the JSON.
+"""The tree behind the pages and the JSON at `/api/v1/status`: field names are the keys of the JSON.
 
 Instants are Unix seconds; what is not known is None.
 """
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from exporter.api.request_log import Exchange
-from exporter.views import Connection, Hour, ProblemView
+from exporter.model import Group, Target
+from exporter.views import Connection, Day, Hour, IncidentState, Judgement, ProblemView, Severity, Thresholds
 
 
 class Health(StrEnum):
@@ -29,17 +30,83 @@ class DropState(StrEnum):
     UNKNOWN = "unknown"
 
 
+class MediaState(StrEnum):
+    """What there is to say about a media, the worst first."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+    GONE = "gone"
+    FAILING = "failing"
+    STALE = "stale"
+    LEARNING = "learning"
+    JUDGED = "judged"
+    OFF = "off"
+
+
+class CauseKind(StrEnum):
+    """What keeps the health from being good, in the order in which it is told."""
+
+    STATE_FILE = "state file"
+    PROCESS = "process"
+    CREDENTIALS = "credentials refused"
+    TIMEZONE = "time zone"
+    MERCHANT_DROP = "drop of a merchant"
+    CRITICAL_DROP = "critical drop"
+    API_DOWN = "API down"
+    NO_ROWS = "no rows"
+    OLD_ROWS = "old rows"
+    WARNING_DROP = "warning drop"
+    WAITING = "waiting"
+    GONE = "media gone"
+    FAILING = "failing streams"
+    STALE = "stale media"
+    LEARNING = "learning"
+    RATE_LIMITED = "rate limited"
+    BUDGET = "budget too small"
+    HELD_VALUES = "held values"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One thing that keeps the health from being good.
+
+    Attributes:
+        health: `warning` or `bad`.
+        kind: What it is: `state file`, `process`, `credentials refused`, `time zone`, `drop of a merchant`,
+            `critical drop`, `API down`, `no rows`, `old rows`, `warning drop`, `waiting`, `media gone`,
+            `failing streams`, `stale media`, `learning`, `rate limited`, `budget too small` or `held values`.
+        subject: What it concerns: the name of a media, the id of a merchant, or a part of the process.
+        number: How much: of a drop the share of the expected plays that is missing, of old rows their age in seconds,
+            else how many media, streams or values; null where there is nothing to count.
+        since: When it began, or null where that is not known.
+        message: The problem in plain words, without a time.
+        merchant_id: The merchant, or "".
+        media_id: The media, or "".
+    """
+
+    health: Health
+    kind: CauseKind
+    subject: str
+    number: float | None
+    since: float | None
+    message: str
+    merchant_id: str = ""
+    media_id: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Drop:
     """A drop of plays, as the drop detector sees it.
 
     Attributes:
-        state: `warning` or `critical` above that threshold, else `none`; `off` where the configuration excludes the
-            media, `unknown` while the detector has no verdict.
+        state: `warning` or `critical` above that threshold, and at least `warning` during an incident, else `none`;
+            `off` where the configuration excludes the media, `unknown` while the detector has no verdict.
         ratio: The share of the expected plays that is missing, 0 if the shortfall can be random.
         evidence: Log-likelihood ratio that the shortfall is not random.
         expected: The plays expected in the minute of the verdict.
         timestamp: The end of that minute.
+        onset: The start of the first minute of its open incident; null without one.
+        lost: The plays that were expected since then, minus those counted.
     """
 
     state: DropState
@@ -47,6 +114,58 @@ class Drop:
     evidence: float | None = None
     expected: float | None = None
     timestamp: float | None = None
+    onset: float | None = None
+    lost: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentStatus:
+    """One drop from its onset to its end.
+
+    Attributes:
+        media_id: The media, "" for the whole merchant.
+        name: The name of the media, or "".
+        state: `open`, `ended` because the plays are back, or `accepted` as the new baseline.
+        severity: The worst so far.
+        onset: The start of its first minute.
+        end: The end of its last minute, or null while it is open.
+        ratio: The share of the expected plays that is missing now.
+        worst: The largest share so far.
+        expected: The plays a minute expected now.
+        plays: The plays a minute counted now.
+        lost: The plays that were expected since the onset, minus those counted.
+        accept_at: When it is accepted as the new baseline, if it lasts until then.
+        with_merchant: Whether it belongs to a drop of the whole merchant.
+    """
+
+    media_id: str
+    name: str
+    state: IncidentState
+    severity: Severity
+    onset: float
+    end: float | None
+    ratio: float
+    worst: float
+    expected: float
+    plays: float
+    lost: float
+    accept_at: float
+    with_merchant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus:
+    """One stream of a media.
+
+    Attributes:
+        target: What is counted.
+        group: How it is split.
+        data_timestamp: The end of the newest minute that it has counted, or null before its first response.
+    """
+
+    target: Target
+    group: Group
+    data_timestamp: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +187,12 @@ class MediaStatus:
         last_error_at: When that was.
         failing_streams: The number of its streams that fail while other requests succeed.
         gone: Whether the API returns 404 for it.
+        states: All that applies, the worst first: `critical` and `warning` (a drop), `gone` (404), `failing` (some
+            streams), `stale` (no data, or old data), `learning` or `judged` or `off` (the drop detector).
+        judgement: Whether the drop detector can give a verdict, and why not.
+        thresholds: The drop ratios above which its alerts fire, or null without alerts.
+        day: The last 24 hours, or null where nothing is known of them.
+        data: Its streams.
     """
 
     media_id: str
@@ -84,6 +209,16 @@ class MediaStatus:
     last_error_at: float | None
     failing_streams: int = 0
     gone: bool = False
+    states: tuple[MediaState, ...] = ()
+    judgement: Judgement = Judgement.LEARNING
+    thresholds: Thresholds | None = None
+    day: Day | None = None
+    data: tuple[StreamStatus, ...] = ()
+
+    @property
+    def failing(self) -> bool:
+        """Whether its newest error is not resolved."""
+        return self.gone or self.failing_streams > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +231,9 @@ class MerchantStatus(Connection):
         held_values: Values of the API that are unusable or implausible, and are not counted yet.
         whole: All media together.
         media: The media, in the order of the configuration.
+        incidents: Drops of the media and of the whole merchant: the open ones, then the others, the newest onset first.
+        timezone_error: How the rows show that `api.timezone` is wrong, or "".
+        learning_until: When the rest of the media will be judged, or null where that is not known.
     """
 
     horizon: float | None
@@ -103,6 +241,9 @@ class MerchantStatus(Connection):
     held_values: int
     whole: MediaStatus
     media: tuple[MediaStatus, ...]
+    incidents: tuple[IncidentStatus, ...] = ()
+    timezone_error: str = ""
+    learning_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +255,8 @@ class Status:
         now: When the status was made.
         health: `good`, `warning` or `bad`.
         summary: The reason, in one or two sentences.
+        causes: All reasons why the health is not good, the worst first.
+        timezone: The time zone of the API, in which the page shows times.
         clock_offset_seconds: By how much this machine's clock is ahead of the API's, 0 within 30 s.
         merchants: The merchants, in the order of the configuration.
         requests: The newest requests to the API, and the newest that failed; the newest first.
@@ -124,6 +267,8 @@ class Status:
     now: float
     health: Health
     summary: str
+    causes: tuple[Cause, ...] = ()
+    timezone: str = "UTC"
     clock_offset_seconds: float = 0.0
     merchants: tuple[MerchantStatus, ...] = ()
     requests: tuple[Exchange, ...] = ()

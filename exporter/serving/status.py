@@ -1,54 +1,108 @@
-"""Makes the status, behind the page at `/` and the JSON at `/api/v1/status`, from what was counted. Pure."""
+"""Makes the status, behind the pages and the JSON at `/api/v1/status`, from what was counted. Pure."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from exporter.api.request_log import Exchange, RequestsView
-from exporter.model import Group, Minute, Stream, Target, end_of
-from exporter.serving.health import health_of
-from exporter.serving.schema import Drop, DropState, MediaStatus, MerchantStatus, Status
+from exporter.api.request_log import RequestsView
+from exporter.model import MINUTE, Group, Minute, Stream, Target, end_of, start_of
+from exporter.serving.health import health_of, summary_of
+from exporter.serving.schema import (
+    Drop,
+    DropState,
+    IncidentStatus,
+    MediaState,
+    MediaStatus,
+    MerchantStatus,
+    Status,
+    StreamStatus,
+)
 from exporter.views import (
     MERCHANT_THRESHOLD,
     Connection,
+    Day,
     Hour,
+    Incident,
+    IncidentState,
+    Judgement,
     LinkView,
     MediaView,
     MerchantView,
     Snapshot,
     StreamView,
     Thresholds,
-    Verdict,
 )
 
 # The alert on the whole merchant has one severity, and a threshold that is not configured.
 WHOLE_MERCHANT = Thresholds(warning=MERCHANT_THRESHOLD, critical=MERCHANT_THRESHOLD)
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the configuration says about times.
+
+    Attributes:
+        timezone: The time zone of the API, such as `Asia/Tokyo`.
+        max_staleness: Seconds that no stream should wait longer than.
+        max_lag: Seconds after which a minute is settled without a row.
+    """
+
+    timezone: str = "UTC"
+    max_staleness: float = 30 * MINUTE
+    max_lag: float = 10 * MINUTE
+
+
+@dataclass(frozen=True, slots=True)
+class Plays:
+    """The plays of one merchant for the charts, by media id, "" for the whole merchant.
+
+    Attributes:
+        hours: The newest hour.
+        days: The last 24 hours.
+    """
+
+    hours: Mapping[str, Hour]
+    days: Mapping[str, Day]
+
+
 def build(
     snapshot: Snapshot,
     hours: Mapping[str, Mapping[str, Hour]],
+    days: Mapping[str, Mapping[str, Day]],
     requests: RequestsView,
     now: float,
     version: str,
+    limits: Limits,
 ) -> Status:
     """Make the status.
 
     Args:
         snapshot: What has been counted.
         hours: The newest hour of plays, by merchant id and media id, "" for the whole merchant.
+        days: The last 24 hours, likewise.
         requests: The newest requests; those of other merchants are left out.
         now: Unix seconds.
         version: The release.
+        limits: What the configuration says about times.
     """
     merchants = tuple(
-        _merchant(merchant, hours.get(merchant_id, {}), requests)
+        _Builder(merchant, Plays(hours.get(merchant_id, {}), days.get(merchant_id, {})), requests, now, limits).status()
         for merchant_id, merchant in snapshot.merchants.items()
     )
-    health, summary = health_of(merchants, snapshot.problems)
-    newest = tuple(each for each in requests.newest if each.merchant_id in snapshot.merchants)
-    return Status(version, now, health, summary, snapshot.clock_offset, merchants, newest, snapshot.problems)
+    health, causes = health_of(merchants, snapshot.problems, now, limits.max_staleness)
+    return Status(
+        version,
+        now,
+        health,
+        summary_of(causes, merchants, now),
+        causes,
+        limits.timezone,
+        snapshot.clock_offset,
+        merchants,
+        requests=tuple(each for each in requests.newest if each.merchant_id in snapshot.merchants),
+        problems=snapshot.problems,
+    )
 
 
 def only(snapshot: Snapshot, merchant_id: str) -> Snapshot | None:
@@ -69,69 +123,141 @@ def _fields(node: Any) -> dict[str, object]:
     return {field.name: getattr(node, field.name) for field in fields(node)}
 
 
-def _merchant(merchant: MerchantView, hours: Mapping[str, Hour], requests: RequestsView) -> MerchantStatus:
-    streams: dict[str, list[StreamView]] = {}
-    for each in merchant.streams.values():
-        streams.setdefault(each.stream.media_id, []).append(each)
-    pace = merchant.streams.get(_plays(merchant.merchant_id, ""))
-    settled = pace.through if pace else None
-    link = merchant.link or LinkView(merchant.merchant_id)
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    """Makes the status of one merchant."""
 
-    def media_status(media: MediaView) -> MediaStatus:
-        failure = requests.of_media.get((merchant.merchant_id, media.media_id))
-        own = streams.get(media.media_id, [])
-        return _media(merchant, media, own, settled, hours.get(media.media_id), failure)
+    merchant: MerchantView
+    plays: Plays
+    requests: RequestsView
+    now: float
+    limits: Limits
 
-    whole = MediaView(
-        "",
-        name="All media",
-        verdict=merchant.verdict,
-        thresholds=WHOLE_MERCHANT,
-        failing_streams=link.failing.get("", 0),
+    def status(self) -> MerchantStatus:
+        merchant = self.merchant
+        streams: dict[str, list[StreamView]] = {}
+        for each in merchant.streams.values():
+            streams.setdefault(each.stream.media_id, []).append(each)
+        pace = merchant.streams.get(_plays(merchant.merchant_id, ""))
+        settled = pace.through if pace else None
+        link = merchant.link or LinkView(merchant.merchant_id)
+        whole = MediaView(
+            "",
+            name="All media",
+            verdict=merchant.verdict,
+            judgement=merchant.judgement,
+            incident=merchant.incident,
+            thresholds=WHOLE_MERCHANT,
+            failing_streams=link.failing.get("", 0),
+        )
+        return MerchantStatus(
+            **{each.name: getattr(link, each.name) for each in fields(Connection)},
+            horizon=None if merchant.horizon is None else end_of(merchant.horizon),
+            lost_minutes=merchant.lost_minutes,
+            held_values=merchant.held_values,
+            whole=self._media(whole, streams.get("", ()), settled),
+            media=tuple(self._media(each, streams.get(each.media_id, ()), settled) for each in merchant.media.values()),
+            incidents=_incidents(merchant),
+            timezone_error=merchant.timezone_error,
+            learning_until=merchant.learning_until,
+        )
+
+    def _media(self, media: MediaView, streams: Sequence[StreamView], settled: Minute | None) -> MediaStatus:
+        plays = self.merchant.streams.get(_plays(self.merchant.merchant_id, media.media_id))
+        lasts = [series.last for series in plays.series if series.last is not None] if plays else []
+        behind = min((each.through for each in streams if each.through is not None), default=None)
+        failure = self.requests.of_media.get((self.merchant.merchant_id, media.media_id))
+        drop = _drop(media)
+        return MediaStatus(
+            media.media_id,
+            media.name,
+            dict(media.labels),
+            len(streams),
+            last_minute_plays=lasts[0] if lasts else None,
+            staleness_minutes=None if behind is None or settled is None else max(0, settled - behind),
+            data_timestamp=None if behind is None else end_of(behind),
+            live=media.live_event_running,
+            drop=drop,
+            hour=self.plays.hours.get(media.media_id),
+            last_error=failure.error if failure else "",
+            last_error_at=failure.at if failure else None,
+            failing_streams=media.failing_streams,
+            gone=media.gone,
+            states=tuple(_states(media, drop, stale=self._stale(streams))),
+            judgement=media.judgement,
+            thresholds=media.thresholds,
+            day=self.plays.days.get(media.media_id),
+            data=tuple(
+                StreamStatus(
+                    each.stream.target, each.stream.group, None if each.through is None else end_of(each.through)
+                )
+                for each in streams
+            ),
+        )
+
+    def _stale(self, streams: Collection[StreamView]) -> bool:
+        """Whether there is no data at all, or a stream waits too long for its own.
+
+        Streams that the API has by day only do not count, nor do those that wait for their first response while others
+        have data: after a start that takes some minutes.
+        """
+        of_minutes = [each.through for each in streams if not each.stream.target.by_day]
+        known = [through for through in of_minutes if through is not None]
+        longest = self.limits.max_lag + self.limits.max_staleness
+        return bool(of_minutes) and (not known or self.now - end_of(min(known)) > longest)
+
+
+def _incidents(merchant: MerchantView) -> tuple[IncidentStatus, ...]:
+    """The open ones first, then by onset, the newest first."""
+    incidents = sorted(merchant.incidents, key=lambda each: (each.state is not IncidentState.OPEN, -each.onset))
+    return tuple(_incident(merchant, each) for each in incidents)
+
+
+def _incident(merchant: MerchantView, incident: Incident) -> IncidentStatus:
+    media = merchant.media.get(incident.media_id)
+    return IncidentStatus(
+        incident.media_id,
+        media.name if media else "",
+        incident.state,
+        incident.severity,
+        start_of(incident.onset),
+        None if incident.state is IncidentState.OPEN else end_of(incident.minute),
+        incident.ratio,
+        incident.worst,
+        incident.expected,
+        incident.plays,
+        incident.lost,
+        start_of(incident.accept_at),
+        incident.with_merchant,
     )
-    return MerchantStatus(
-        **{each.name: getattr(link, each.name) for each in fields(Connection)},
-        horizon=None if merchant.horizon is None else end_of(merchant.horizon),
-        lost_minutes=merchant.lost_minutes,
-        held_values=merchant.held_values,
-        whole=media_status(whole),
-        media=tuple(media_status(media) for media in merchant.media.values()),
-    )
 
 
-def _media(
-    merchant: MerchantView,
-    media: MediaView,
-    streams: Sequence[StreamView],
-    settled: Minute | None,
-    hour: Hour | None,
-    failure: Exchange | None,
-) -> MediaStatus:
-    plays = merchant.streams.get(_plays(merchant.merchant_id, media.media_id))
-    lasts = [series.last for series in plays.series if series.last is not None] if plays else []
-    throughs = [each.through for each in streams if each.through is not None]
-    behind = min(throughs, default=None)
-    return MediaStatus(
-        media.media_id,
-        media.name,
-        dict(media.labels),
-        len(streams),
-        last_minute_plays=lasts[0] if lasts else None,
-        staleness_minutes=None if behind is None or settled is None else max(0, settled - behind),
-        data_timestamp=None if behind is None else end_of(behind),
-        live=media.live_event_running,
-        drop=_drop(media.verdict, media.thresholds),
-        hour=hour,
-        last_error=failure.error if failure else "",
-        last_error_at=failure.at if failure else None,
-        failing_streams=media.failing_streams,
-        gone=media.gone,
-    )
+def _states(media: MediaView, drop: Drop, *, stale: bool) -> list[MediaState]:
+    """All that applies to a media, the worst first."""
+    judged = {Judgement.JUDGED: MediaState.JUDGED, Judgement.OFF: MediaState.OFF, Judgement.NO_DATA: MediaState.STALE}
+    states = {judged.get(media.judgement, MediaState.LEARNING) if media.thresholds else MediaState.OFF}
+    if drop.state in (DropState.WARNING, DropState.CRITICAL):
+        states.add(MediaState(drop.state))
+    if media.gone:
+        states.add(MediaState.GONE)
+    elif media.failing_streams:
+        states.add(MediaState.FAILING)
+    if stale:
+        states.add(MediaState.STALE)
+    return [each for each in MediaState if each in states]
 
 
-def _drop(verdict: Verdict | None, thresholds: Thresholds | None) -> Drop:
+def _drop(media: MediaView) -> Drop:
+    verdict, incident, thresholds = media.verdict, media.incident, media.thresholds
     if thresholds is None:
         return Drop(DropState.OFF)
+    if incident is not None:
+        evidence = verdict.evidence if verdict else None
+        critical = incident.ratio > thresholds.critical or thresholds.warning >= thresholds.critical
+        state = DropState.CRITICAL if critical else DropState.WARNING
+        end = end_of(incident.minute)
+        onset = start_of(incident.onset)
+        return Drop(state, incident.ratio, evidence, incident.expected, end, onset, incident.lost)
     if verdict is None:
         return Drop(DropState.UNKNOWN)
     if verdict.ratio > thresholds.critical:

@@ -285,6 +285,33 @@ def test_a_refused_password_ends_the_round(build: Callable[..., World]) -> None:
     assert len(world.round()) == 1
     assert world.poller.link.up is False
     assert world.poller.link.last_error == "check the password"
+    assert world.poller.link.refused
+
+
+def test_credentials_are_refused_until_the_api_says_otherwise(build: Callable[..., World]) -> None:
+    """An answer ends it, and so does a sign-in that fails in another way: then nothing is known of the credentials."""
+    world = build()
+    for error in (None, SignInFailed("no answer", code="error", refused=False)):
+        world.client.errors = {"*": SignInFailed("check the password", code="401", refused=True)}
+        world.round()
+        assert world.poller.link.refused
+        world.client.errors = {"*": error} if error else {}
+        world.round()
+        assert not world.poller.link.refused
+
+
+def test_the_link_tells_a_rate_limit_from_an_outage(build: Callable[..., World]) -> None:
+    """After a 429 it is rate limited until a stream is answered, or until the API fails otherwise."""
+    world = build()
+    limited = RateLimited("slow down", status=429, retry_after=60.0)
+    for error, up in ((None, True), (ServerError("down", status=503), False)):
+        world.client.errors = {"*": limited}
+        world.round()
+        assert (world.poller.link.up, world.poller.link.rate_limited) == (False, True)
+        world.client.errors = {"*": error} if error else {}
+        for _ in range(5):
+            world.round()
+        assert (world.poller.link.up, world.poller.link.rate_limited) == (up, False)
 
 
 @pytest.mark.parametrize("error", [MalformedAnswer("not JSON"), NotFound("no such media", status=404)])

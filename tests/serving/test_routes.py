@@ -34,6 +34,7 @@ class Parts:
     healthy: Callable[[], str | None] = lambda: None
     ready: Callable[[], str | None] = lambda: None
     page: Callable[[str], str | None] = lambda _: "<p>grüezi</p>"
+    media_page: Callable[[str, str], str | None] = lambda *_: "<p>one</p>"
     status_json: Callable[[str], str | None] = lambda _: "{}"
     config_text: Callable[[], str] = lambda: "merchants: []\n"
     docs: Callable[[], str] = lambda: "# How to\n"
@@ -44,6 +45,7 @@ class Parts:
             healthy=self.healthy,
             ready=self.ready,
             page=self.page,
+            media_page=self.media_page,
             status_json=self.status_json,
             config_text=self.config_text,
             docs=self.docs,
@@ -71,6 +73,7 @@ def request(app: Handler, path: str, method: str = "GET", **headers: str) -> Rep
     ("path", "content_type", "body"),
     [
         ("/", "text/html; charset=utf-8", "<p>grüezi</p>"),
+        ("/media", "text/html; charset=utf-8", "<p>one</p>"),
         ("/api/v1/status", "application/json", "{}"),
         ("/config", "text/plain; charset=utf-8", "merchants: []\n"),
         ("/docs", "text/plain; charset=utf-8", "# How to\n"),
@@ -87,17 +90,19 @@ def test_each_path_has_its_page(path: str, content_type: str, body: str) -> None
     assert reply.headers["Content-Length"] == str(len(body.encode()))
 
 
-@pytest.mark.parametrize("path", ["/", "/api/v1/status", "/config", "/docs", "/metrics", "/-/ready", "/no-such-page"])
+@pytest.mark.parametrize(
+    "path", ["/", "/media", "/api/v1/status", "/config", "/docs", "/metrics", "/-/ready", "/no-such-page"]
+)
 def test_every_response_has_security_headers(path: str) -> None:
-    """No response is cached, sniffed or framed; only the page can run or load anything, and only its own."""
+    """No response is cached, sniffed or framed; only the pages can run or load anything, and only their own."""
     headers = request(Parts().app(), path).headers
     assert headers["Cache-Control"] == "no-store"
     assert headers["X-Content-Type-Options"] == "nosniff"
     policy = dict(each.split(" ", 1) for each in headers["Content-Security-Policy"].split("; "))
     assert (policy["default-src"], policy["frame-ancestors"]) == ("'none'", "'none'")
     assert "unsafe" not in headers["Content-Security-Policy"]
-    assert ("script-src" in policy) == (path == "/")
-    if path == "/":
+    assert ("script-src" in policy) == (path in ("/", "/media"))
+    if path in ("/", "/media"):
         assert policy["connect-src"] == "'self'"
 
 
@@ -112,6 +117,19 @@ def test_a_merchant_can_be_selected(path: str) -> None:
     assert request(app, path).body == b"<>"
     assert request(app, f"{path}?merchant=a%20b%26").body == b"<a b&>"
     assert request(app, f"{path}?merchant=unknown").status == 404
+
+
+def test_a_media_has_an_address() -> None:
+    """The ids of the merchant and of the media are in the query; an unknown media, or half of an address, is a 404."""
+
+    def render(merchant_id: str, media_id: str) -> str | None:
+        return f"<{merchant_id}/{media_id}>" if merchant_id and media_id else None
+
+    app = Parts(media_page=render).app()
+    assert request(app, "/media?merchant=a%20b%26&media=m%3F1").body == b"<a b&/m?1>"
+    for query in ("", "?merchant=a", "?media=m", "?merchant=a&media="):
+        reply = request(app, f"/media{query}")
+        assert (reply.status, reply.body) == (404, b"media not found\n")
 
 
 @pytest.mark.parametrize("path", ["/metric", "/metrics/", "/-/", "//", "", "/favicon.ico"])

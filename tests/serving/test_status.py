@@ -8,22 +8,22 @@ import pytest
 
 from exporter.api.request_log import Exchange, RequestsView
 from exporter.model import Target, end_of, start_of
-from exporter.serving.health import clock_problem
-from exporter.serving.schema import Drop, Health, MediaStatus, MerchantStatus, Status
+from exporter.serving.schema import Drop, DropState, MediaStatus, MerchantStatus, Status
 from exporter.serving.status import as_json, build, only
 from exporter.views import (
+    Day,
     Hour,
+    IncidentState,
+    Judgement,
     LinkView,
     MediaView,
     MerchantView,
-    ProblemView,
     Snapshot,
     StreamView,
-    Subject,
     Thresholds,
     Verdict,
 )
-from tests.support.statuses import NOW, THROUGH, status_with_media, stream_view
+from tests.support.statuses import LIMITS, NOW, THROUGH, day_of, incident, status_with_media, stream_view
 
 
 def built(
@@ -31,6 +31,7 @@ def built(
     media: tuple[MediaView, ...] = (),
     link: LinkView | None = None,
     hours: dict[str, Hour] | None = None,
+    days: dict[str, Day] | None = None,
     requests: RequestsView | None = None,
     **given: Any,
 ) -> Status:
@@ -43,7 +44,9 @@ def built(
         **given,
     )
     snapshot = Snapshot(MappingProxyType({"acme": merchant}))
-    return build(snapshot, {"acme": hours or {}}, requests or RequestsView(), NOW, "1.2.3")
+    return build(
+        snapshot, {"acme": hours or {}}, {"acme": days or {}}, requests or RequestsView(), NOW, "1.2.3", LIMITS
+    )
 
 
 def only_media(status: Status) -> MediaStatus:
@@ -162,110 +165,122 @@ def test_errors_belong_to_their_media() -> None:
     assert status.requests == (failure,)
 
 
-@pytest.mark.parametrize(
-    ("up", "ratio", "held", "health", "summary"),
-    [
-        (True, 0.0, 0, Health.GOOD, "The API is up. Merchants: 1, media: 1, streams: 4."),
-        (
-            True,
-            0.0,
-            2,
-            Health.WARNING,
-            "The API is up. Unusable values are not counted yet: acme (2).",
-        ),
-        (True, 0.9, 2, Health.WARNING, "The API is up. Plays are dropping: News."),
-        (None, 0.9, 2, Health.WARNING, "Waiting for the first API response for acme."),
-        (False, 0.9, 2, Health.BAD, "The API is down for acme."),
-    ],
-)
-def test_the_health_is_the_worst_of_all(up: bool | None, ratio: float, held: int, health: Health, summary: str) -> None:
-    """In this order: a failing API, a missing first answer, a drop, values that are not counted yet."""
-    media = MediaView("m1", name="News", verdict=Verdict(THROUGH, ratio, 40, 9), thresholds=Thresholds(0.4, 0.6))
-    status = built(media=(media,), link=LinkView("acme", up=up, streams=4), held_values=held)
-    assert (status.health, status.summary) == (health, summary)
-
-
-def test_a_wrong_clock_and_unusable_answers_are_warnings() -> None:
-    """Each is a warning that names the problem; the clock comes first. The same holds for one merchant's part."""
-    link = LinkView("acme", up=True, unusable='row 3: "N/A" is not a number')
-    merchants = MappingProxyType({"acme": MerchantView("acme", link=link)})
-    for offset, said in [
-        (0.0, 'not counted yet: acme (row 3: "N/A" is not a number).'),
-        (10_803.0, "This machine's clock is 3h ahead of the API's clock (Date header)."),
-        (-95.0, "This machine's clock is 1m35s behind the API's clock (Date header)."),
-    ]:
-        problems = (ProblemView(Subject.CLOCK, clock_problem(offset)),) if offset else ()
-        snapshot = Snapshot(merchants, offset, problems)
-        part = only(snapshot, "acme")
-        assert part is not None
-        for each in (build(of, {}, RequestsView(), NOW, "1.2.3") for of in (snapshot, part)):
-            assert each.health is Health.WARNING
-            assert said in each.summary
-            assert each.clock_offset_seconds == offset
-
-
-def test_problems_of_the_process_come_first() -> None:
-    """If nothing is counted, that is worse than any problem of the API. All problems are named, one sentence each."""
-    problems = (
-        ProblemView(Subject.STATE_FILE, "state.db: the disk is full; free some space", NOW - 60, bad=True),
-        ProblemView(Subject.POLLING, "no heartbeat for 130 s", bad=True),
-        ProblemView(Subject.LOG, "the log has not taken a line for 90 s"),
-    )
-    for up in (False, True):
-        merchants = MappingProxyType({"acme": MerchantView("acme", link=LinkView("acme", up=up))})
-        status = build(Snapshot(merchants, problems=problems), {}, RequestsView(), NOW, "1.2.3")
-        assert (status.health, status.summary) == (
-            Health.BAD,
-            "State.db: the disk is full; free some space. No heartbeat for 130 s.",
-        )
-        assert status.problems == problems
-    log_only = Snapshot(merchants, problems=problems[2:])
-    status = build(log_only, {}, RequestsView(), NOW, "1.2.3")
-    assert (status.health, status.summary) == (Health.WARNING, "The log has not taken a line for 90 s.")
-
-
-def test_failing_media_are_named() -> None:
-    """While the API answers others, the status names the failing media, the missing ones, and the whole merchant's
-    streams.
-    """
-    media = (
-        MediaView("m1", "News", failing_streams=2),
-        MediaView("m2", failing_streams=1, gone=True),
-        MediaView("m3"),
-    )
-    status = built(media=media, link=LinkView("acme", up=True, streams=4, failing=MappingProxyType({"": 1})))
-    assert (status.health, status.summary) == (
-        Health.WARNING,
-        "The API is up. Requests fail for News, all media of acme. Media not found (404): m2.",
-    )
-    [merchant] = status.merchants
-    assert [(each.failing_streams, each.gone) for each in merchant.media] == [(2, False), (1, True), (0, False)]
-    assert merchant.whole.failing_streams == 1
-
-
-def test_the_summary_stays_short() -> None:
-    """Of many merchants it names five, and the number of the others."""
-    merchants = {f"m{n}": MerchantView(f"m{n}", link=LinkView(f"m{n}", up=False)) for n in range(8)}
-    status = build(Snapshot(MappingProxyType(merchants)), {}, RequestsView(), NOW, "1.2.3")
-    assert status.summary == "The API is down for m0, m1, m2, m3, m4 and 3 more."
-
-
 def test_a_part_contains_one_merchant() -> None:
     """It has the merchant, its health and its requests, and nothing of the others; an unknown merchant has no part."""
-    merchants = {name: MerchantView(name, link=LinkView(name, up=name == "b")) for name in ("a", "b")}
+    merchants = {name: MerchantView(name, THROUGH, link=LinkView(name, up=name == "b")) for name in ("a", "b")}
     requests = RequestsView(tuple(Exchange(NOW, name, "medias", "200", 0.1) for name in ("a", "b", "a")))
     snapshot = Snapshot(MappingProxyType(merchants))
     of_one = only(snapshot, "b")
     assert of_one is not None
-    whole, part = (build(each, {}, requests, NOW, "1.2.3") for each in (snapshot, of_one))
+    whole, part = (build(each, {}, {}, requests, NOW, "1.2.3", LIMITS) for each in (snapshot, of_one))
     assert (whole.health, part.health, part.summary) == (
         "bad",
         "good",
-        "The API is up. Merchants: 1, media: 0, streams: 0.",
+        "No drops. 0 of 1 merchants are judged. The newest row is 2 min old.",
     )
     assert [each.merchant_id for each in part.merchants] == [each.merchant_id for each in part.requests] == ["b"]
     assert only(snapshot, "") is snapshot
     assert only(snapshot, "c") is None
+
+
+def test_an_open_incident_is_the_drop() -> None:
+    """The ratio, the expected plays and the minute are those of the incident, against its frozen baseline; the
+    evidence is the verdict's.
+    """
+    drop = incident("m1", THROUGH - 14, 0.8)
+    view = MediaView("m1", verdict=Verdict(THROUGH, 0.1, 12.0, 30.0), incident=drop, thresholds=Thresholds(0.4, 0.6))
+    shown = only_media(built(media=(view,))).drop
+    assert shown == Drop(
+        DropState.CRITICAL, 0.8, 12.0, 60.0, end_of(THROUGH), onset=start_of(THROUGH - 14), lost=drop.lost
+    )
+
+
+@pytest.mark.parametrize(("ratio", "state"), [(0.0, "warning"), (0.4, "warning"), (0.6, "warning"), (0.61, "critical")])
+def test_an_open_incident_is_at_least_a_warning(ratio: float, state: str) -> None:
+    """Its ratio says how bad it is now; until it has ended it is not shown as no drop."""
+    view = MediaView("m1", incident=incident("m1", THROUGH, 0.9, ratio=ratio), thresholds=Thresholds(0.4, 0.6))
+    assert only_media(built(media=(view,))).drop.state == state
+
+
+def test_incidents_are_ordered_and_named() -> None:
+    """The open ones first, then the newest onset; times are Unix seconds, and an open one has no end."""
+    views = (
+        incident("m1", THROUGH - 50, 0.5, state=IncidentState.ENDED, minute=THROUGH - 30, ratio=0.0),
+        incident("", THROUGH - 90, 0.9, state=IncidentState.ACCEPTED, minute=THROUGH - 10),
+        incident("m1", THROUGH - 200, 0.8),
+        incident("gone", THROUGH - 100, 0.8, state=IncidentState.ENDED, with_merchant=True),
+    )
+    [merchant] = built(media=(MediaView("m1", name="News"),), incidents=views).merchants
+    found = merchant.incidents
+    assert [(each.media_id, each.name, each.state, each.with_merchant) for each in found] == [
+        ("m1", "News", "open", False),
+        ("m1", "News", "ended", False),
+        ("", "", "accepted", False),
+        ("gone", "", "ended", True),
+    ]
+    assert [each.end for each in found[:3]] == [None, end_of(THROUGH - 30), end_of(THROUGH - 10)]
+    first = found[0]
+    assert (first.onset, first.accept_at) == (start_of(THROUGH - 200), start_of(THROUGH - 200 + 1440))
+    assert (first.severity, first.ratio, first.worst, first.lost) == ("critical", 0.8, 0.8, views[2].lost)
+
+
+FRESH = (stream_view("m1", Target.PLAY_COUNT, THROUGH),)
+# Ten minutes of lag and half an hour of staleness are not too old.
+OLD = (stream_view("m1", Target.PLAY_COUNT, THROUGH), stream_view("m1", Target.PLAY_TIME, THROUGH - 39))
+
+
+@pytest.mark.parametrize(
+    ("streams", "changes", "states"),
+    [
+        (FRESH, {"judgement": Judgement.JUDGED}, ["judged"]),
+        (FRESH, {}, ["learning"]),
+        (FRESH, {"judgement": Judgement.OFF}, ["off"]),
+        (FRESH, {"judgement": Judgement.JUDGED, "thresholds": None}, ["off"]),
+        (FRESH, {"judgement": Judgement.NO_DATA}, ["stale"]),
+        (FRESH, {"judgement": Judgement.JUDGED, "gone": True, "failing_streams": 1}, ["gone", "judged"]),
+        (FRESH, {"judgement": Judgement.JUDGED, "failing_streams": 1}, ["failing", "judged"]),
+        (
+            FRESH,
+            {"judgement": Judgement.JUDGED, "failing_streams": 1, "incident": incident("m1", THROUGH, 0.8)},
+            ["critical", "failing", "judged"],
+        ),
+        (OLD, {"judgement": Judgement.JUDGED}, ["stale", "judged"]),
+        ((stream_view("m1", Target.PLAY_TIME, THROUGH - 39),), {}, ["stale", "learning"]),
+        ((stream_view("m1", Target.PLAY_TIME, THROUGH - 38),), {}, ["learning"]),
+        ((stream_view("m1", Target.PLAY_COUNT, None),), {}, ["stale", "learning"]),
+        ((*FRESH, stream_view("m1", Target.PLAY_TIME, None)), {}, ["learning"]),
+        ((*FRESH, stream_view("m1", Target.KEY_DELIVERY_COUNT, THROUGH - 900)), {}, ["learning"]),
+    ],
+)
+def test_a_media_has_all_states_that_apply(
+    streams: tuple[StreamView, ...], changes: dict[str, Any], states: list[str]
+) -> None:
+    """The worst first. Data is stale when a stream waits longer than the configuration allows, but not by-day data."""
+    view = MediaView("m1", **{"thresholds": Thresholds(0.4, 0.6), **changes})
+    assert list(only_media(built(*streams, media=(view,))).states) == states
+
+
+def test_a_media_has_its_day_its_streams_and_its_thresholds() -> None:
+    """Each stream has the end of its newest minute, or null before its first response."""
+    streams = (stream_view("m1", Target.PLAY_COUNT, THROUGH, 1), stream_view("m1", Target.PLAY_TIME, None))
+    day = day_of()
+    view = MediaView("m1", thresholds=Thresholds(0.4, 0.6), judgement=Judgement.JUDGED)
+    media = only_media(built(*streams, media=(view,), days={"m1": day, "": day_of()}))
+    assert (media.day, media.thresholds, media.judgement) == (day, Thresholds(0.4, 0.6), Judgement.JUDGED)
+    assert [(each.target, each.group, each.data_timestamp) for each in media.data] == [
+        ("play_count", "all", end_of(THROUGH)),
+        ("play_time", "all", None),
+    ]
+
+
+def test_the_time_zone_and_the_end_of_the_learning_are_passed_on() -> None:
+    """The page shows times in the zone of the API, and when the rest will be judged."""
+    status = built(learning_until=NOW + 3600, timezone_error="rows are in the future")
+    assert status.timezone == "Asia/Tokyo"
+    assert (status.merchants[0].learning_until, status.merchants[0].timezone_error) == (
+        NOW + 3600,
+        "rows are in the future",
+    )
 
 
 def test_the_json_has_the_fields_of_the_status() -> None:
