@@ -133,7 +133,7 @@ class LateApi(StandIn):
         return plays
 
 
-def run(folder: Path, *, media: Sequence[int] = (12, 300), drops: int = 40, warm_up: int = 150, seed: int = 1) -> Table:
+def run(folder: Path, *, media: Sequence[int] = (12, 300), drops: int = 20, warm_up: int = 150, seed: int = 1) -> Table:
     """Measure merchants with this number of media over this number of drops, after a warm-up in minutes."""
     waits = waits_of(EXAMPLES)
     rows: list[tuple[Cell, ...]] = []

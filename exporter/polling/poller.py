@@ -179,6 +179,9 @@ class MerchantPoller:
             current.waited = True
             current.ended |= self._clock.monotonic() + seconds > self._queue.deadline(current)
         if not current.ended:
+            # A round can wait for most of a minute. What has come so far need not.
+            with self._mutex:
+                self._judge()
             self._clock.sleep(seconds)
 
     def _note_answer(self, current: Round, task: Task) -> None:
@@ -270,14 +273,18 @@ class MerchantPoller:
                 # During a hold nothing is requested, so nothing shows that an incident is resolved.
                 for event in self._incidents.settle(now, self._backoff.unresolved | self._sources.streams.unresolved):
                     self._log(event)
-        with self._contained("drop detector"):
-            for media_id, error in self._monitor.judge(now).items():
-                self._defect(f"drop detector, {f'media {media_id}' if media_id else 'whole merchant'}", error)
+        self._judge()
         with self._contained("state file"):
             if not current.unwritable:
                 self._save()
         with self._contained("staleness"):
             self._measure()
+
+    def _judge(self) -> None:
+        """Let the drop monitor judge what has come."""
+        with self._contained("drop detector"):
+            for media_id, error in self._monitor.judge(self._clock.now()).items():
+                self._defect(f"drop detector, {f'media {media_id}' if media_id else 'whole merchant'}", error)
 
     def _measure(self) -> None:
         """Update the staleness and the failing streams."""

@@ -31,6 +31,12 @@ REQUESTS_PER_FAILURE = 10
 # free for the beginning of the next round. So a round moves back to its start by a few requests at a time.
 FIRST_UNTIL, LAST_UNTIL = 50.0, 40.0
 
+# The first requests of a round, worth most, should leave within so many seconds of its start. As many as left later, as
+# the places of the budget were not free yet, so many places are left free at the end of the next round: from then on,
+# these are free when a round begins.
+# Those are the whole merchant's plays, and what may have begun to drop: so many with a budget of 45, fewer with less.
+HEAD, PROMPT, REQUESTS_PER_HEAD = 3, 5.0, 12
+
 # Of a round's requests, live events that run have at most one in so many, before all but the whole merchant's plays.
 REQUESTS_PER_LIVE_EVENT = 4
 
@@ -62,6 +68,8 @@ class RequestQueue:
         self._warmup_first = True
         # No lookups and no warm-up before this time (monotonic seconds).
         self._background_paused_until = 0.0
+        # How many of the first requests of the newest round left late.
+        self._late = 0
         # Until then lookups and warm-up come first (monotonic seconds); None before the first round.
         self._early_until: float | None = None
 
@@ -73,7 +81,9 @@ class RequestQueue:
             if not fresh:
                 # The backlog comes first.
                 self._since_lookup = 0
-        return Round(self._clock.monotonic(), live_left=int(self._budget.allowed) // REQUESTS_PER_LIVE_EVENT)
+        spare, self._late = min(self._late, int(self._budget.allowed) // 2), 0
+        live_left = int(self._budget.allowed) // REQUESTS_PER_LIVE_EVENT
+        return Round(self._clock.monotonic(), live_left=live_left, spare=spare)
 
     def deadline(self, current: Round) -> float:
         """Until when a round that has to wait for the budget may let its next request leave (monotonic seconds)."""
@@ -102,6 +112,9 @@ class RequestQueue:
         current.under_way.discard(task)
         current.evidence.sent_before.discard(task)
         current.sent += sent
+        head = max(1, min(HEAD, int(self._budget.allowed) // REQUESTS_PER_HEAD))
+        if sent and current.sent <= head and current.waited and self._clock.monotonic() > current.started + PROMPT:
+            self._late += 1
         if sent or task == self._staleness.pace_maker:
             # The whole merchant's is next whenever it is due.
             return
@@ -156,7 +169,8 @@ class RequestQueue:
         """The whole merchant's plays, then the planned streams; lookups and warm-up last, or after a long wait."""
         moment = self._moment()
         late = current.waited and moment.monotonic > self.deadline(current)
-        if current.ended or late:
+        full = current.sent + len(current.under_way) >= self._budget.allowed - current.spare
+        if current.ended or late or (current.spare and full):
             return None
         first = current.evidence.witness if current.evidence.in_doubt else self._pace_maker(current, moment)
         if first is not None:

@@ -89,6 +89,7 @@ class Round:
         failed_again: How many streams failed that had failed before this round, too.
         failed_background: Failed requests for the catalog and the warm-up that count towards their end in this round.
         sent: How many requests have been sent.
+        spare: How many places of the budget it leaves free for the beginning of the next round.
         waited: Whether it had to wait for the budget.
         ended: Whether nothing more is to be requested.
         unwritable: Whether the state file could not be written.
@@ -103,6 +104,7 @@ class Round:
     failed_again: int = 0
     failed_background: int = 0
     sent: int = 0
+    spare: int = 0
     waited: bool = False
     ended: bool = False
     unwritable: bool = False

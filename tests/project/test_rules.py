@@ -171,7 +171,7 @@ def test_the_prometheus_example_is_valid(promtool_bin: Path) -> None:
     config = yaml.safe_load(path.read_text())
     (job,) = config["scrape_configs"]
     assert job["static_configs"] == [{"targets": [f"localhost{flags.LISTEN}"]}]
-    assert config["global"]["scrape_interval"] == "30s"
+    assert config["global"]["scrape_interval"] == "15s"
 
 
 def test_the_alertmanager_example_is_valid(amtool_bin: Path) -> None:
