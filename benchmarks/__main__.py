@@ -24,6 +24,7 @@ BENCHMARKS: Mapping[str, Callable[..., Table]] = {
     "fleet": fleet.run,
     "replay": replaying.run,
     "drops": drops.run,
+    "drops-long": drops.run_long,
     "drops-cost": drops.run_cost,
     "delay": delay.run,
 }

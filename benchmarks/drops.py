@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.alarm import KEPT, Alarm
-from benchmarks.plays import REAL_NAMES, START, WEEK, Drop, Merchant, Series, real, rides, simulate
+from benchmarks.plays import LASTING, LONG, REAL_NAMES, START, WEEK, Drop, Merchant, Series, real, rides, simulate
 from benchmarks.report import Cell, Table, figures
 from exporter.drops.baseline import Baseline, Observation
 from exporter.drops.detector import Together, broad, judge, judge_live
@@ -50,12 +50,14 @@ class Found:
         delay: Minutes from its first minute until the alarm began; None if it was missed.
         covered: The minutes from the alarm's begin to the drop's end in which the alarm fired.
         ended: Minutes from the drop's end until the alarm ended; None if it ended before, or with the series.
+        lasted: Minutes from the drop's first minute until its first alarm ended; None if it was missed.
     """
 
     drop: Drop
     delay: int | None
     covered: int = 0
     ended: int | None = None
+    lasted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ class Scanned:
         covered = sum(min(end, last) - begin for begin, end in within)
         end = within[-1][1]
         ended = end - last if last <= end < self.series.first + len(self.series.plays) else None
-        return Found(drop, within[0][0] - drop.first, covered, ended)
+        return Found(drop, within[0][0] - drop.first, covered, ended, within[0][1] - drop.first)
 
 
 class _SimpleRules:
@@ -405,6 +407,17 @@ def false(kind: str) -> Measure:
     return measure
 
 
+def false_time(kind: str) -> Measure:
+    """The share of the time in which a false alarm fired, in millionths; empty if there were no such series."""
+
+    def measure(outcomes: Sequence[Outcome]) -> Cell:
+        own = [each for each in outcomes if each.kind == kind]
+        minutes = sum(each.weeks for each in own) * WEEK
+        return sum(each.false_minutes for each in own) / minutes * 1e6 if minutes else ""
+
+    return measure
+
+
 def after_missing(outcomes: Sequence[Outcome]) -> Cell:
     """The number of false alarms of always-on media that began within an hour of missing data."""
     return sum(each.missing for each in outcomes if each.kind == "media")
@@ -426,6 +439,7 @@ MEASURES: dict[str, Measure] = {
     "50%, at 30 and more: found": recall("media", HALF, 30),
     "false alarms per media-week": false("media"),
     "false alarms within an hour of missing data": after_missing,
+    "time under a false alarm, millionths": false_time("media"),
     "live, 80% and more, at 5 and more: found": recall("live", DEEP, 5),
     "live, false alarms per media-week": false("live"),
     "whole merchant, 80%: found": recall("merchant", DEEP),
@@ -435,13 +449,121 @@ MEASURES: dict[str, Measure] = {
     "real, 80%, at 5 and more: minutes, p90": delay_of(0.9, "thinned", DEEP, 5),
     "real, 80%, at 1 to 5: found": recall("thinned", DEEP, 1, 5),
     "real, false alarms per media-week": false("real"),
+    "real, time under a false alarm, millionths": false_time("real"),
     "taxi rides, 80%, at 100 and more: found": recall("thinned rides", DEEP, 100),
     "taxi rides, 80%, at 30 to 100: found": recall("thinned rides", DEEP, 30, 100),
     "taxi rides, 80%, at 5 to 30: found": recall("thinned rides", DEEP, 5, 30),
     "taxi rides, 80%, at 5 and more: minutes, p50": delay_of(0.5, "thinned rides", DEEP, 5),
     "taxi rides, 80%, at 5 and more: minutes, p90": delay_of(0.9, "thinned rides", DEEP, 5),
     "taxi rides, false alarms per week": false("rides"),
+    "taxi rides, time under a false alarm, millionths": false_time("rides"),
 }
+
+
+def _found(outcomes: Sequence[Outcome], kind: str, depths: Sequence[float] = DEEP) -> list[Found]:
+    """What was made of the drops that were found, of media at 5 plays a minute and more."""
+    return [
+        found
+        for outcome in outcomes
+        if outcome.kind == kind
+        for found in outcome.drops
+        if found.delay is not None and found.drop.depth in depths and (kind == "merchant" or found.drop.rate >= 5)
+    ]
+
+
+def coverage(kind: str) -> Measure:
+    """The share of the minutes between the begin of an alarm and the end of its drop in which the alarm fired."""
+
+    def measure(outcomes: Sequence[Outcome]) -> Cell:
+        found = _found(outcomes, kind)
+        minutes = sum(each.drop.length - (each.delay or 0) for each in found)
+        return sum(each.covered for each in found) / minutes if minutes else ""
+
+    return measure
+
+
+def end_of(share: float, kind: str) -> Measure:
+    """The minutes after the drop within which this share of the alarms ended; empty if none did."""
+
+    def measure(outcomes: Sequence[Outcome]) -> Cell:
+        ended = sorted(each.ended for each in _found(outcomes, kind) if each.ended is not None)
+        return ended[min(len(ended) - 1, int(share * len(ended)))] if ended else ""
+
+    return measure
+
+
+def ended_in_time(kind: str) -> Measure:
+    """The share of the alarms that ended after their drop that did so within 15 minutes."""
+
+    def measure(outcomes: Sequence[Outcome]) -> Cell:
+        ended = [each.ended for each in _found(outcomes, kind) if each.ended is not None]
+        return sum(each <= 15 for each in ended) / len(ended) if ended else ""
+
+    return measure
+
+
+LONG_MEASURES: dict[str, Measure] = {
+    "80% and more, at 5 plays/min and more: found": recall("media", DEEP, 5),
+    "… share of the time until the drop's end in which the alarm fired": coverage("media"),
+    "… minutes until the alarm ended, p50": end_of(0.5, "media"),
+    "… minutes until the alarm ended, p90": end_of(0.9, "media"),
+    "… ended within 15 minutes": ended_in_time("media"),
+    "false alarms per media-week": false("media"),
+    "time under a false alarm, millionths": false_time("media"),
+    "whole merchant, outages of 4 hours: found": recall("merchant", DEEP),
+    "whole merchant, share of the time until the outage's end in which the alarm fired": coverage("merchant"),
+    "whole merchant, minutes until the alarm ended, p90": end_of(0.9, "merchant"),
+}
+
+
+def lasted(least: bool) -> Measure:  # noqa: FBT001 - the least or the most
+    """The minutes after which a change of level that lasts was accepted: the least or the most of those found."""
+
+    def measure(outcomes: Sequence[Outcome]) -> Cell:
+        found = [each.lasted for each in _found(outcomes, "media", (0.7, 0.8)) if each.lasted is not None]
+        return (min if least else max)(found) if found else ""
+
+    return measure
+
+
+LASTING_MEASURES: dict[str, Measure] = {
+    "found": recall("media", (0.7, 0.8), 5),
+    "minutes until the first alarm ended, least": lasted(least=True),
+    "minutes until the first alarm ended, most": lasted(least=False),
+}
+
+
+# Drops that last longer, and how they are measured.
+LONGER = {"for hours": (LONG, LONG_MEASURES), "for days": (LASTING, LASTING_MEASURES)}
+
+
+def _simulated_long(seed: int, kind: str, size: tuple[int, int, int]) -> list[Outcome]:
+    always_on, live, weeks = size
+    return judge_merchant(simulate(seed, always_on=always_on, live=live, weeks=weeks, kind=LONGER[kind][0]))
+
+
+def run_long(_: Path, *, seeds: Sequence[int] = SEEDS, size: tuple[int, int, int] = (20, 0, 4)) -> Table:
+    """Measure drops that last for hours, and changes that last for days."""
+    jobs = [(seed, kind, size) for seed in seeds for kind in LONGER]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        found = pool.starmap(_simulated_long, jobs, chunksize=1)
+    outcomes = {
+        kind: [outcome for (_, each, _), some in zip(jobs, found, strict=True) if each == kind for outcome in some]
+        for kind in LONGER
+    }
+    shown = (SUNK, DETECTOR, DETECTOR_CRITICAL)
+    return Table(
+        "drops-long",
+        f"drops of 80% and 100% of 1 to 8 hours, and outages of all media of 4 hours, in {len(seeds)} simulated "
+        f"merchants with {size[0]} media over {size[2]} weeks; then changes by 70% and 80% that last for two days, of "
+        "which the alarms end after a day, when the plays are accepted as the new level",
+        ("", *shown),
+        tuple(
+            (f"{kind}: {name}", *(measure([each for each in outcomes[kind] if each.rule == rule]) for rule in shown))
+            for kind, (_, measures) in LONGER.items()
+            for name, measure in measures.items()
+        ),
+    )
 
 
 def run_cost(_: Path, *, weeks: Sequence[int] = (1, 4), minutes: int = DAY_MINUTES, repeats: int = 3) -> Table:
@@ -466,13 +588,12 @@ def _cost(weeks: int, plays: Sequence[float | None], minutes: int, repeats: int)
     tracemalloc.stop()
     taken, json_taken = [], []
     for _ in range(repeats):
-        together, alarm, first = Together(HELD), Alarm(WARNING), (track.newest or 0) + 1
+        together, tracker, first = Together(HELD), Tracker("media", MEDIA_THRESHOLDS), (track.newest or 0) + 1
         begin = time.process_time()
         for minute, value in enumerate(plays[:minutes], first):
             for observation in track.take(minute, (value,)):
                 together.add(observation)
-                verdict = judge(observation, together.factor(observation))
-                alarm.step(minute, verdict and verdict.ratio)
+                tracker.step(observation, tracker.judge(observation, together.factor(observation), track), track)
         taken.append((time.process_time() - begin) / minutes * 1e6)
         begin = time.process_time()
         for _ in range(minutes):

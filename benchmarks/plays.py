@@ -69,6 +69,8 @@ class Drops:
 SHORT = Drops(LENGTHS, (0.5, 0.8, 1.0), apart=360, outage=30)
 # After the longest, the season and the level get some hours.
 LONG = Drops((60, 120, 240, 480), (0.8, 1.0), apart=1200, outage=240)
+# The plays stay low for two days, which is longer than it takes to accept them as the new level.
+LASTING = Drops((2 * DAY_MINUTES,), (0.7, 0.8), apart=4 * DAY_MINUTES, outage=30)
 
 
 @dataclass(frozen=True, slots=True)
