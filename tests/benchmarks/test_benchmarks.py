@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 import benchmarks.__main__ as command
-from benchmarks import answers, drops, fleet, freshness, memory, replaying, scrape, simulation, startup
+from benchmarks import answers, delay, drops, fleet, freshness, memory, replaying, scrape, simulation, startup
 from benchmarks.canned import canned_api
 from benchmarks.prepared import Prepared, prepare
 from benchmarks.process import running
@@ -76,7 +76,13 @@ TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
         list(drops.MEASURES),
         0,
     ),
+    "drops-long": (
+        lambda folder: drops.run_long(folder, seeds=(1,), size=(1, 0, 1)),
+        [f"{kind}: {name}" for kind, (_, measures) in drops.LONGER.items() for name in measures],
+        0,
+    ),
     "drops-cost": (lambda folder: drops.run_cost(folder, weeks=(1,), minutes=100, repeats=2), [1], 2),
+    "delay": (lambda folder: delay.run(folder, media=(3,), drops=1, warm_up=100), [3, 3], 0),
 }
 
 

@@ -37,6 +37,34 @@ def test_nearly_no_alarm_is_false(outcomes: list[Outcome]) -> None:
     assert measured(outcomes, "false alarms per media-week", drops.HOUR_AGO) > 1
 
 
+@pytest.fixture(scope="module")
+def long_outcomes() -> list[Outcome]:
+    """The outcomes of a merchant with six media and drops of hours, for two weeks."""
+    merchant = plays.simulate(41, always_on=6, live=0, weeks=2, kind=plays.LONG)
+    return [each for each in drops.judge_merchant(merchant) if each.kind == "media"]
+
+
+def test_an_alarm_lasts_as_long_as_its_drop(long_outcomes: list[Outcome]) -> None:
+    """In drops of one to eight hours the alarm fires for at least 98% of the time, where the detector alone forgets."""
+    mine, sunk = (
+        drops.coverage("media")([each for each in long_outcomes if each.rule == rule])
+        for rule in (drops.DETECTOR, drops.SUNK)
+    )
+    assert isinstance(mine, float)
+    assert isinstance(sunk, float)
+    assert mine >= 0.98
+    assert sunk < 0.5
+
+
+def test_an_alarm_ends_soon_after_its_drop(long_outcomes: list[Outcome]) -> None:
+    """Nine of ten within 15 minutes of data; and its end begins no other."""
+    mine = [each for each in long_outcomes if each.rule == drops.DETECTOR]
+    ended = drops.end_of(0.9, "media")(mine)
+    assert isinstance(ended, int)
+    assert ended <= 15
+    assert not any(each.false for each in mine)
+
+
 def test_the_simulation_is_the_same_for_the_same_seed() -> None:
     """A reported result can be measured again; another seed is another merchant."""
     one, same, other = (plays.simulate(seed, always_on=1, live=1, weeks=1) for seed in (1, 1, 2))
