@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from exporter.drops.baseline import Baseline, Observation
 from exporter.drops.detector import Together, broad, evidence_of, judge_live
@@ -106,6 +106,34 @@ class Kept:
     incidents: tuple[Incident, ...]
 
 
+class Said(NamedTuple):
+    """What is said of a media, for readers: copies.
+
+    Attributes:
+        standing: The verdict and the incident; None if nothing can be said.
+        suspect: Whether its newest minute looks like the beginning of a drop.
+        day: Its last 24 hours.
+    """
+
+    standing: Standing | None
+    suspect: bool
+    day: DayBar
+
+
+class Judged(NamedTuple):
+    """The result of judging.
+
+    Attributes:
+        media: The media that had new minutes.
+        changed: The incidents that have begun or ended.
+        failed: The errors of media that a defect prevents from being judged.
+    """
+
+    media: list[str]
+    changed: list[Incident]
+    failed: dict[str, Exception]
+
+
 class LiveEvents(Protocol):
     """What the monitor asks about the live events of the media."""
 
@@ -158,6 +186,8 @@ class Judging:
         """
         self._live_events = live_events
         self._together = Together(HELD)
+        # The media with minutes that are not judged yet.
+        self._waiting: set[str] = set()
         self._media = {media_id: _restored(media_id, each, kept.get(media_id)) for media_id, each in thresholds.items()}
 
     def note(self, media_id: str, past: Baseline, observations: Iterable[Observation], now: float) -> None:
@@ -177,32 +207,30 @@ class Judging:
         for observation in observations:
             watched.pending.append(observation)
             watched.newest = observation
+            self._waiting.add(media_id)
             if among_others:
                 self._together.add(observation)
 
-    def judge(self, now: float, media_id: str | None = None) -> tuple[Sequence[Incident], Mapping[str, Exception]]:
+    def judge(self, media_id: str | None = None) -> Judged:
         """Judge the minutes that were added.
 
         Args:
-            now: Unix seconds.
             media_id: Only those of this media.
-
-        Returns:
-            The incidents that have begun or ended, and the errors of media that a defect prevents from being judged.
         """
-        changed: list[Incident] = []
-        failed: dict[str, Exception] = {}
+        judged = Judged([], [], {})
         # The whole merchant's last: its drop is one of many media.
-        for each in sorted(self._media, reverse=True) if media_id is None else [media_id]:
+        for each in sorted(self._waiting, reverse=True) if media_id is None else self._waiting & {media_id}:
+            self._waiting.discard(each)
+            judged.media.append(each)
             watched = self._media[each]
             pending, watched.pending = watched.pending, []
             try:
                 for observation in pending:
-                    changed += self._step(each, watched, observation, now)
+                    judged.changed.extend(self._step(each, watched, observation))
             except Exception as error:  # noqa: BLE001 - one media's defect leaves the others their verdicts
-                failed[each] = error
+                judged.failed[each] = error
                 watched.standing = None
-        return changed, failed
+        return judged
 
     def settle(self, media_id: str, revisable: int) -> None:
         """Count what an incident is missing so far, before further minutes come.
@@ -215,21 +243,14 @@ class Judging:
         if watched.tracker and watched.past and watched.past.newest is not None:
             watched.tracker.settle(watched.past.newest - revisable, watched.past)
 
-    def standing(self) -> Mapping[str, Standing]:
-        """What is said of each media of which something can be said."""
-        return {media_id: each.standing for media_id, each in self._media.items() if each.standing is not None}
-
-    def suspects(self) -> frozenset[str]:
-        """The media whose newest minute looks like the beginning of a drop."""
-        return frozenset(media_id for media_id, each in self._media.items() if each.suspect)
+    def said(self, media_id: str) -> Said:
+        """What is said of a media now."""
+        each = self._media[media_id]
+        return Said(each.standing, each.suspect, DayBar(each.day.newest, each.day.codes.copy()))
 
     def incidents(self) -> tuple[Incident, ...]:
         """The incidents that have ended."""
         return tuple(incident for each in self._media.values() for incident in each.incidents)
-
-    def days(self) -> Mapping[str, DayBar]:
-        """The last 24 hours of each media: copies."""
-        return {media_id: DayBar(each.day.newest, each.day.codes.copy()) for media_id, each in self._media.items()}
 
     def kept(self, media_id: str) -> Kept:
         """What the state file is to keep of a media."""
@@ -239,7 +260,7 @@ class Judging:
 
     # ---- one minute ----
 
-    def _step(self, media_id: str, watched: _Watched, observation: Observation, now: float) -> Sequence[Incident]:
+    def _step(self, media_id: str, watched: _Watched, observation: Observation) -> Sequence[Incident]:
         tracker, past = watched.tracker, watched.past
         if tracker is None or past is None:
             return ()
@@ -249,7 +270,7 @@ class Judging:
             return ()
         event_over = False
         if live:
-            verdict, event_over = self._of_live(media_id, observation, now)
+            verdict, event_over = self._of_live(media_id, observation, watched.came)
         else:
             verdict = self._of_always_on(media_id, tracker, observation, past)
         changed = []

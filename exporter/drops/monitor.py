@@ -14,7 +14,7 @@ import structlog
 from exporter.config.settings import MerchantSettings, Settings
 from exporter.drops.baseline import REVISABLE, Baseline
 from exporter.drops.baseline_rows import read_baselines, read_drop_states, write_baseline, write_drop_state
-from exporter.drops.judging import PARTS, DayBar, Judging, LiveEvents, Standing
+from exporter.drops.judging import PARTS, Judged, Judging, LiveEvents, Said
 from exporter.drops.packed import Packed, RecentMinutes
 from exporter.drops.warmup import Warmup, WarmupRequest, past_hours, past_minutes
 from exporter.model import (
@@ -121,9 +121,8 @@ class DropMonitor:
             {media_id: each for media_id, each in kept.items() if each is not None},
         )
         # Scrapes read these without the mutex, so they are never changed: new ones take their place.
-        self._standing: Mapping[str, Standing] = self._judging.standing()
+        self._said: Mapping[str, Said] = {media_id: self._judging.said(media_id) for media_id in self._baselines}
         self._ended: Sequence[Incident] = self._judging.incidents()
-        self._days: Mapping[str, DayBar] = self._judging.days()
         self.suspects: frozenset[str] = frozenset()
         # Pages read these without the mutex, so they are never changed: new ones take their place.
         self._recent: dict[str, RecentMinutes] = {}
@@ -166,38 +165,40 @@ class DropMonitor:
             for start in range(0, len(plays), AT_ONCE):
                 if start:
                     # Of a long answer, all but the end is not judged together with other media.
-                    self._judge(now, media_id)
+                    self._judge(media_id)
                 self._judging.settle(media_id, REVISABLE)
                 observations = baseline.take(asked.first + start, plays[start : start + AT_ONCE])
                 self._judging.note(media_id, baseline, observations, now)
             self._publish(media_id, baseline)
 
-    def judge(self, now: float) -> Mapping[str, Exception]:
-        """Judge the newest minutes of all media.
-
-        Args:
-            now: Unix seconds.
+    def judge(self) -> Mapping[str, Exception]:
+        """Judge the newest minutes of all media that have any.
 
         Returns:
             The media of which nothing can be said because of a defect, and what happened.
         """
         with self._mutex:
-            failed = self._judge(now)
-            self._standing, self._ended = self._judging.standing(), self._judging.incidents()
-            self._days, self.suspects = self._judging.days(), self._judging.suspects()
-            for media_id, standing in self._standing.items():
-                if standing.incident is not None and media_id not in self._packed:
-                    # Its expected plays are not the forecast.
-                    self._publish(media_id, self._baselines[media_id])
-        return failed
+            judged = self._judge()
+            if judged.media:
+                said = {media_id: self._judging.said(media_id) for media_id in judged.media}
+                self._said = {**self._said, **said}
+                suspects = {media_id for media_id, each in said.items() if each.suspect}
+                self.suspects = (self.suspects - said.keys()) | suspects
+                for media_id, each in said.items():
+                    if each.standing is not None and each.standing.incident is not None:
+                        # Its expected plays are not the forecast.
+                        self._publish(media_id, self._baselines[media_id])
+        return judged.failed
 
-    def _judge(self, now: float, media_id: str | None = None) -> Mapping[str, Exception]:
-        changed, failed = self._judging.judge(now, media_id)
-        for incident in changed:
+    def _judge(self, media_id: str | None = None) -> Judged:
+        judged = self._judging.judge(media_id)
+        for incident in judged.changed:
             self._log(incident)
             # A restart must not forget it.
             self._saved_at = float("-inf")
-        return failed
+        if judged.changed:
+            self._ended = self._judging.incidents()
+        return judged
 
     def _log(self, incident: Incident) -> None:
         facts = {
@@ -222,7 +223,7 @@ class DropMonitor:
     def _drop(self, media_id: str, now: float, longest: float) -> Drop:
         if self.thresholds[media_id] is None:
             return Drop(None, Judgement.OFF, None)
-        standing, recent = self._standing.get(media_id), self._recent.get(media_id)
+        standing, recent = self._said[media_id].standing, self._recent.get(media_id)
         if standing is not None:
             judged = now - end_of(standing.verdict.minute) <= longest
             # Without data nobody may say that a drop is over.
@@ -235,7 +236,7 @@ class DropMonitor:
     def incidents(self, now: float) -> tuple[Incident, ...]:
         """The open incidents and those that ended in the last days, the newest onset first."""
         oldest = now / MINUTE - SHOWN_FOR
-        found = [each.incident for each in self._standing.values() if each.incident is not None]
+        found = list(self._open().values())
         found += [each for each in self._ended if each.minute > oldest]
         whole = [each for each in found if not each.media_id]
         marked = [replace(each, with_merchant=True) if _belongs(each, whole) else each for each in found]
@@ -243,15 +244,17 @@ class DropMonitor:
 
     def expected(self) -> Mapping[str, float]:
         """The plays a minute that are expected of media with an open incident."""
-        return {
-            media_id: each.incident.expected for media_id, each in self._standing.items() if each.incident is not None
-        }
+        return {media_id: incident.expected for media_id, incident in self._open().items()}
+
+    def _open(self) -> Mapping[str, Incident]:
+        standing = {media_id: said.standing for media_id, said in self._said.items()}
+        return {media_id: each.incident for media_id, each in standing.items() if each and each.incident}
 
     def days(self, now: float) -> Mapping[str, Day]:
         """The last 24 hours, by media id, "" for the whole merchant."""
         last = int(now // (DAY_STEP * MINUTE))
         start = (last - PARTS + 1) * DAY_STEP * MINUTE
-        return {media_id: Day(start, bar.states(last)) for media_id, bar in self._days.items()}
+        return {media_id: Day(start, said.day.states(last)) for media_id, said in self._said.items()}
 
     def hours(self) -> Mapping[str, Hour]:
         """The newest hour of plays, by media id, "" for the whole merchant."""

@@ -283,7 +283,7 @@ class MerchantPoller:
     def _judge(self) -> None:
         """Let the drop monitor judge what has come."""
         with self._contained("drop detector"):
-            for media_id, error in self._monitor.judge(self._clock.now()).items():
+            for media_id, error in self._monitor.judge().items():
                 self._defect(f"drop detector, {f'media {media_id}' if media_id else 'whole merchant'}", error)
 
     def _measure(self) -> None:

@@ -89,7 +89,7 @@ class World:
                     self.shown.setdefault((media_id, minute), values)
                 rows = {minute: self.shown[media_id, minute] for minute in range(requested.first, requested.last + 1)}
                 self.monitor.enter(stream_of(media_id), requested, rows, requested.last, self.now)
-            self.monitor.judge(self.now)
+            self.monitor.judge()
 
     def ratio(self, media_id: str, later: float = 0.0) -> float | None:
         """The shown ratio, a number of seconds after the newest minute settled."""
@@ -203,7 +203,7 @@ def test_minutes_assumed_to_be_empty_are_not_judged(world: World) -> None:
     requested = MinuteRange(world.minute - 30, world.minute + 10)
     rows = rows_of("a", MinuteRange(requested.first, world.minute))
     world.monitor.enter(stream_of("a"), requested, rows, world.minute, world.now + 600)
-    world.monitor.judge(world.now + 600)
+    world.monitor.judge()
     verdict = world.monitor.drops(world.now + 600)["a"].verdict
     assert verdict is not None
     assert verdict.minute == world.minute
@@ -233,7 +233,7 @@ def test_a_minute_with_unknown_plays_is_missing(world: World, value: float | Non
     world.monitor.enter(
         stream_of("a"), requested, {**rows, world.minute: {"": value}}, world.minute, world.now, waiting
     )
-    world.monitor.judge(world.now)
+    world.monitor.judge()
     assert world.ratio("a") == before
     assert world.monitor.hours()["a"].plays[-2:] == (world.shown["a", world.minute - 1][""], None)
     # When the plays are known, they are used.
@@ -263,7 +263,7 @@ def test_drops_can_be_read_while_they_are_judged(world: World) -> None:
         for reader in readers:
             reader.start()
         for _ in range(2000):
-            world.monitor.judge(world.now)
+            world.monitor.judge()
         done.set()
         for reader in readers:
             reader.join()
@@ -658,7 +658,7 @@ class TestIncidents:
         onset = world.minute + 100
         world.minute += 400
         world.monitor.enter(stream_of("a"), requested, rows, requested.last, world.now)
-        world.monitor.judge(world.now)
+        world.monitor.judge()
         [ended] = world.monitor.incidents(world.now)
         assert (ended.state, ended.onset) == (IncidentState.ENDED, onset)
         assert ended.lost == pytest.approx(95 * PLAYS, rel=0.05)

@@ -606,10 +606,10 @@ def test_a_defect_in_the_planning_is_reported_by_the_scheduler(
     world = build(detector=True)
     world.round()
     monkeypatch.setattr(world.poller._queue, "plan", defect)
-    before = world.monitor._standing
+    before = world.monitor._said
     with pytest.raises(KeyError):
         world.round()
-    assert world.monitor._standing is not before
+    assert world.monitor._said is not before
     monkeypatch.undo()
     assert set(PLAYS) <= set(world.round())
 

@@ -441,7 +441,7 @@ def start(path: Path) -> str:
             count(built, clock, 3)
             built.snapshot()
             for parts in built.parts.values():
-                parts.monitor.judge(clock.now())
+                parts.monitor.judge()
                 parts.monitor.hours()
     except StateError as error:
         return str(error)

@@ -195,7 +195,7 @@ class NoDetector(DropMonitor):
     def enter(self, *_args: object) -> None:
         """Forget the plays."""
 
-    def judge(self, _now: float) -> Mapping[str, Exception]:
+    def judge(self) -> Mapping[str, Exception]:
         """Find nothing."""
         return {}
 
