@@ -127,7 +127,8 @@ class Exporter:
             for poller in polling.pollers.values():
                 poller.round()
             polling.show_counted()
-            health.beat()
+            # The heartbeat is the scheduler's.
+            state.probe()
 
         self._round = one_round
 
