@@ -26,7 +26,7 @@ def test_a_drop_alert_names_the_media_and_a_merchant_drop_is_one_alert(
     all media of another merchant drop, there is one notification for that merchant, also during and after the recovery.
     """
     with AlertingStack(tmp_path, programs, size=10) as alerting:
-        alerting.exporter("exporter", {"one": 7, "all": 10})
+        alerting.exporter("exporter", {"one": range(7), "all": range(10)})
         alerting.learn()
         alerting.begin()
         alerting.minutes(2)
@@ -65,7 +65,7 @@ def test_an_api_outage_is_one_stale_alert_and_no_drop(programs: Mapping[str, Pat
     the API does not respond. No drop alert fires, not even a silenced one.
     """
     with AlertingStack(tmp_path, programs, size=5) as alerting:
-        alerting.exporter("exporter", {"one": 5})
+        alerting.exporter("exporter", {"one": range(5)})
         alerting.learn()
         alerting.begin()
         alerting.minutes(2)
@@ -89,9 +89,9 @@ def test_faults_of_the_set_up_are_notified(programs: Mapping[str, Path], tmp_pat
     """
     with AlertingStack(tmp_path, programs, size=5) as alerting:
         exporters = [
-            alerting.exporter("zone", {"zone": 2}, timezone="UTC"),
-            alerting.exporter("empty", {"empty": 2}, url=alerting.empty_api()),
-            alerting.exporter("disk", {"disk": 2}),
+            alerting.exporter("zone", {"zone": range(2)}, timezone="UTC"),
+            alerting.exporter("empty", {"empty": range(2)}, url=alerting.empty_api()),
+            alerting.exporter("disk", {"disk": range(2)}),
         ]
         alerting.learn()
         alerting.begin()

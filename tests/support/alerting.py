@@ -13,7 +13,7 @@ import re
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -171,7 +171,14 @@ class AlertingStack:
     prometheus: Prometheus
 
     def __init__(self, folder: Path, programs: Mapping[str, Path], size: int, start: float = EVENING) -> None:
-        """Start the API. In it, each merchant has `size` media; the clock starts at `start` (Unix seconds)."""
+        """Start the API and the webhook.
+
+        Args:
+            folder: For the files of all programs.
+            programs: The paths of Prometheus and Alertmanager.
+            size: The number of media of each merchant in the API.
+            start: The first time of the clock (Unix seconds).
+        """
         self._folder = folder
         self._programs = programs
         self._exporters: dict[str, Exporter] = {}
@@ -195,16 +202,17 @@ class AlertingStack:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def exporter(self, name: str, media: Mapping[str, int], **api: str) -> Exporter:
+    def exporter(self, name: str, media: Mapping[str, Collection[int]], **api: str) -> Exporter:
         """Start one more exporter, before `begin`.
 
         Args:
             name: A name for its state file.
-            media: The number of configured media, by merchant.
+            media: The places in the catalog of the configured media, by merchant.
             api: Other settings of the section `api` than the simulated API's.
         """
-        for merchant_id, number in media.items():
-            self.media[merchant_id] = list(self.world.catalog(merchant_id).values())[:number]
+        for merchant_id, places in media.items():
+            catalog = list(self.world.catalog(merchant_id).values())
+            self.media[merchant_id] = [catalog[place] for place in places]
         config = {
             # The simulator needs some time to generate weeks of hours.
             "api": {"url": self._url, "timeout": "1m", **api},
