@@ -59,7 +59,7 @@ def test_drops_of_hours_are_one_notification_each(programs: Mapping[str, Path], 
 
     - `one`: a media has a drop to a tenth for three hours.
     - `whole`: all media of a merchant have one for two hours.
-    - `slow`: a media that is requested only every five minutes has no plays for three hours.
+    - `slow`: a media that is requested only every few minutes has no plays for three hours.
     - `early` and `late`: a media has a drop to a tenth for three hours. 20 and 90 minutes after its beginning, this
       release takes the place of the one before, whose state file has no incidents.
 
