@@ -38,6 +38,9 @@ BACK_FOR = 10
 AFTERWARDS = 70
 _RECENT_UNTIL, _RECENT_LEAST = 10, 5
 
+# Plays that have just come back are uneven, so another drop needs so many times the evidence.
+_UNEVEN = 2.0
+
 
 class Past(Protocol):
     """The plays of the last hours, as the tracker reads them."""
@@ -206,7 +209,7 @@ class Tracker:
         if present >= _RECENT_LEAST:
             expected = min(expected, plays / present)
         windows = [past.window(minute, length) for length, _ in _WINDOWS if length <= known]
-        ratio, evidence = judge_windows(windows, expected, recovered.frozen.noise)
+        ratio, evidence = judge_windows(windows, expected, _UNEVEN * recovered.frozen.noise)
         return Verdict(minute, ratio, evidence, expected)
 
     def step(
