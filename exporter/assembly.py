@@ -18,13 +18,13 @@ from exporter.api.zone_check import zone_error
 from exporter.clock import ApiClock, Clock
 from exporter.config.settings import MerchantSettings, Settings
 from exporter.counting.ledger import Ledger
-from exporter.drops.monitor import NO_DROP, DropMonitor
+from exporter.drops.monitor import BLIND, NO_DROP, DropMonitor
 from exporter.errors import StateWriteFailed
 from exporter.polling.parts import MerchantParts
 from exporter.polling.poller import MerchantPoller
 from exporter.serving.instruments import Instruments
 from exporter.storage.state import State
-from exporter.views import Day, Hour, MerchantView, Snapshot
+from exporter.views import Day, Hour, Judgement, MerchantView, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,11 @@ class Polling:
         poller = self.pollers[merchant.merchant_id]
         zone, learning = poller.zone, poller.learning
         drops, incidents = parts.monitor.drops(now), parts.monitor.incidents(now)
+        if zone.offset:
+            # What the detector says is about other times of the day.
+            drops = {
+                media_id: BLIND if drop.judgement is not Judgement.OFF else drop for media_id, drop in drops.items()
+            }
         media = {
             media_id: replace(
                 view,

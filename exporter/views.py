@@ -100,8 +100,9 @@ class Severity(StrEnum):
 
 
 class IncidentState(StrEnum):
-    """Whether a drop lasts, has ended because the plays are back, or was accepted as the new level."""
+    """Whether a drop begins, lasts, has ended because the plays are back, or was accepted as the new level."""
 
+    BEGINNING = "beginning"
     OPEN = "open"
     ENDED = "ended"
     ACCEPTED = "accepted"
@@ -146,6 +147,11 @@ class Incident:
     worst_minute: Minute = 0
     worst_expected: float = 0.0
     with_merchant: bool = False
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it has neither ended nor been accepted."""
+        return self.state in (IncidentState.BEGINNING, IncidentState.OPEN)
 
 
 # The minutes of one part of a day's bar.

@@ -193,7 +193,7 @@ def track(recording: Recording, scanned: Scanned, thresholds: Thresholds, sums: 
         if now is not None:
             first = now.frozen.onset if changed is not None else minute
             drops.expected.update(dict.fromkeys(range(first, minute + 1), now.expected))
-    if (still := tracker.incident(past)) is not None:
+    if tracker.is_open and (still := tracker.incident(past)) is not None:
         drops.incidents.append(still)
     return drops
 

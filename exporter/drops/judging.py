@@ -45,7 +45,7 @@ class Standing:
 
     Attributes:
         verdict: On its newest minute; while an incident is open, against the frozen baseline.
-        incident: The open incident.
+        incident: The incident that is open, or begins.
         since: When the newest minute came (Unix seconds).
     """
 
@@ -55,9 +55,19 @@ class Standing:
 
     def at(self, now: float) -> Verdict:
         """What is shown at a moment (Unix seconds)."""
-        if self.incident is not None or 0 <= now - self.since < HOLD:
-            return self.verdict
-        return self.verdict._replace(ratio=0.0)
+        return self.verdict if self._stands(now) else self.verdict._replace(ratio=0.0)
+
+    def incident_at(self, now: float) -> Incident | None:
+        """The incident that is shown at a moment (Unix seconds)."""
+        return self.incident if self._stands(now) else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an incident is open, which stands until the next answer."""
+        return self.incident is not None and self.incident.state is IncidentState.OPEN
+
+    def _stands(self, now: float) -> bool:
+        return self.is_open or 0 <= now - self.since < HOLD
 
 
 @dataclass(slots=True)
@@ -296,16 +306,17 @@ class Judging:
         past: Baseline,
     ) -> None:
         minute = observation.minute
-        if incident is not None:
+        is_open = incident is not None and incident.state is IncidentState.OPEN
+        if incident is not None and is_open:
             verdict = Verdict(minute, incident.ratio, verdict.evidence if verdict else 0.0, incident.expected)
             first = incident.onset if incident.opened == minute else minute
             for each in range(first, minute + 1):
                 past.show_expected(each, incident.expected)
-            watched.day.mark(minute, DayState(incident.severity))
+                watched.day.mark(each, DayState(incident.severity))
         elif verdict is not None:
             watched.day.mark(minute, DayState.JUDGED)
         watched.standing = None if verdict is None else Standing(verdict, incident, watched.came)
-        watched.suspect = incident is None and verdict is not None and (verdict.ratio > 0 or _is_low(past, verdict))
+        watched.suspect = not is_open and verdict is not None and (verdict.ratio > 0 or _is_low(past, verdict))
 
     def _of_always_on(
         self, media_id: str, tracker: Tracker, observation: Observation, past: Baseline

@@ -78,6 +78,9 @@ class Drop(NamedTuple):
 # Of media whose plays are not collected.
 NO_DROP = Drop(None, Judgement.OFF, None)
 
+# Of media of which nothing can be said.
+BLIND = Drop(None, Judgement.NO_DATA, None)
+
 
 class DropMonitor:
     """The drop detection of one merchant's media and of the whole merchant. Thread-safe.
@@ -185,7 +188,7 @@ class DropMonitor:
                 suspects = {media_id for media_id, each in said.items() if each.suspect}
                 self.suspects = (self.suspects - said.keys()) | suspects
                 for media_id, each in said.items():
-                    if each.standing is not None and each.standing.incident is not None:
+                    if each.standing is not None and each.standing.is_open:
                         # Its expected plays are not the forecast.
                         self._publish(media_id, self._baselines[media_id])
         return judged.failed
@@ -227,16 +230,18 @@ class DropMonitor:
         if standing is not None:
             judged = now - end_of(standing.verdict.minute) <= longest
             # Without data nobody may say that a drop is over.
-            shown = standing.at(now) if judged or standing.incident is not None else None
-            return Drop(shown, Judgement.JUDGED if judged else Judgement.NO_DATA, standing.incident)
+            shown = standing.at(now) if judged or standing.is_open else None
+            judgement = Judgement.JUDGED if judged else Judgement.NO_DATA
+            return Drop(shown, judgement, standing.incident_at(now))
         fresh = recent is not None and now - end_of(recent.newest) <= longest
         learning = fresh or not self.warmup.complete(self._stream(media_id))
         return Drop(None, Judgement.LEARNING if learning else Judgement.NO_DATA, None)
 
     def incidents(self, now: float) -> tuple[Incident, ...]:
-        """The open incidents and those that ended in the last days, the newest onset first."""
+        """The incidents that last or begin, and those that ended in the last days, the newest onset first."""
         oldest = now / MINUTE - SHOWN_FOR
-        found = list(self._open().values())
+        standing = [said.standing for said in self._said.values() if said.standing is not None]
+        found = [incident for each in standing if (incident := each.incident_at(now)) is not None]
         found += [each for each in self._ended if each.minute > oldest]
         whole = [each for each in found if not each.media_id]
         marked = [replace(each, with_merchant=True) if _belongs(each, whole) else each for each in found]
@@ -244,11 +249,8 @@ class DropMonitor:
 
     def expected(self) -> Mapping[str, float]:
         """The plays a minute that are expected of media with an open incident."""
-        return {media_id: incident.expected for media_id, incident in self._open().items()}
-
-    def _open(self) -> Mapping[str, Incident]:
         standing = {media_id: said.standing for media_id, said in self._said.items()}
-        return {media_id: each.incident for media_id, each in standing.items() if each and each.incident}
+        return {media_id: each.incident.expected for media_id, each in standing.items() if each and each.incident}
 
     def days(self, now: float) -> Mapping[str, Day]:
         """The last 24 hours, by media id, "" for the whole merchant."""
@@ -349,13 +351,9 @@ class DropMonitor:
 def _belongs(incident: Incident, whole: Sequence[Incident]) -> bool:
     """Whether an incident of a media began with, or during, one of the whole merchant."""
     return bool(incident.media_id) and any(
-        each.onset - WITH_MERCHANT <= incident.onset <= (incident.onset if _is_open(each) else each.minute)
+        each.onset - WITH_MERCHANT <= incident.onset <= (incident.onset if each.lasts else each.minute)
         for each in whole
     )
-
-
-def _is_open(incident: Incident) -> bool:
-    return incident.state is IncidentState.OPEN
 
 
 def _hour(recent: RecentMinutes) -> Hour:

@@ -20,6 +20,8 @@ PENDING = 2
 
 # How far back, in minutes, the onset of a drop is searched.
 _ONSET_WITHIN = 60
+# In a live event it is in the windows that show it: before them the event may not have begun.
+_FLAT_ONSET_WITHIN = 8
 
 # The windows, in minutes, over which the plays of an open incident are compared, and for how many minutes in a row they
 # must be back. The shortest window that expects enough plays is used: quiet media vary by chance. A longer window takes
@@ -135,6 +137,7 @@ class Suspicion:
         newest: The newest.
         critical_since: The first in a row above the critical threshold.
         ratio: The share of the expected plays that is missing since the likely onset.
+        frozen: What is expected, with that onset.
         expected: The plays expected in the first of them.
         limit: What the season and the level, without the newest plays, let expect; not a number where unknown.
     """
@@ -143,6 +146,7 @@ class Suspicion:
     newest: Minute
     critical_since: Minute | None
     ratio: float
+    frozen: Frozen | None
     expected: float
     limit: float | None
 
@@ -242,10 +246,10 @@ class Tracker:
             self.state = replace(self.state, open=_settled(self.state.open, until, past))
 
     def incident(self, past: Past, state: IncidentState = IncidentState.OPEN) -> Incident | None:
-        """The open incident, with what is missing up to now."""
+        """The open incident, or one that begins, with what is missing up to now."""
         found = self.state.open
         if found is None:
-            return None
+            return self._beginning(past)
         worst, worst_minute, worst_expected = found.worst
         critical = found.critical_at is not None or not self._media_id
         return Incident(
@@ -258,7 +262,8 @@ class Tracker:
             worst,
             found.expected,
             found.plays,
-            max(0.0, found.lost + sum(_missing(found, found.settled + 1, found.minute, past))),
+            # What comes above the expected plays after the drop does not make up for it.
+            max(0.0, found.lost + sum(_missing(found.frozen, found.settled + 1, found.minute - found.back, past))),
             found.frozen.onset + int(self._thresholds.accept_after // MINUTE),
             opened=found.opened,
             critical_at=found.critical_at,
@@ -267,6 +272,27 @@ class Tracker:
         )
 
     # ---- before an incident ----
+
+    def _beginning(self, past: Past) -> Incident | None:
+        suspicion = self.state.suspicion
+        if suspicion is None or suspicion.frozen is None:
+            return None
+        frozen, minute = suspicion.frozen, suspicion.newest
+        plays, present = past.window(minute, minute - frozen.onset + 1)
+        critical = suspicion.critical_since is not None or not self._media_id
+        return Incident(
+            self._media_id,
+            frozen.onset,
+            IncidentState.BEGINNING,
+            Severity.CRITICAL if critical else Severity.WARNING,
+            minute,
+            suspicion.ratio,
+            suspicion.ratio,
+            frozen.expected(minute, past),
+            plays / present if present else 0.0,
+            max(0.0, sum(_missing(frozen, frozen.onset, minute, past))),
+            frozen.onset + int(self._thresholds.accept_after // MINUTE),
+        )
 
     def _watch(self, observation: Observation, verdict: Verdict | None, past: Past, *, flat: bool) -> Incident | None:
         minute = observation.minute
@@ -281,7 +307,7 @@ class Tracker:
         minute, before = observation.minute, self.state.suspicion
         if before is None or before.newest != minute - 1:
             limit = observation.seasonal if observation.forecast is not None else math.nan
-            before = Suspicion(minute, minute, None, 0.0, verdict.expected, None if math.isnan(limit) else limit)
+            before = Suspicion(minute, minute, None, 0.0, None, verdict.expected, None if math.isnan(limit) else limit)
         frozen, onset = self._frozen(before, observation, past, flat=flat)
         # The windows of the verdict also have minutes before the onset. Those since then show how deep the drop is.
         plays, present = past.window(minute, minute - onset + 1)
@@ -290,7 +316,8 @@ class Tracker:
         critical_since = None
         if ratio > self._thresholds.critical:
             critical_since = minute if before.critical_since is None else before.critical_since
-        return replace(before, newest=minute, critical_since=critical_since, ratio=ratio)
+        frozen = replace(frozen, onset=onset)
+        return replace(before, newest=minute, critical_since=critical_since, ratio=ratio, frozen=frozen)
 
     def _recovered(self, minute: Minute) -> Recovered | None:
         recovered = self.state.recovered
@@ -301,7 +328,7 @@ class Tracker:
     ) -> tuple[Frozen, Minute]:
         """What is expected of a drop that begins, and its likely onset."""
         minute, recovered = observation.minute, self.state.recovered
-        first = minute - _ONSET_WITHIN
+        first = minute - (_FLAT_ONSET_WITHIN if flat else _ONSET_WITHIN)
         if recovered is not None:
             # A relapse, from the level to which the plays had come back.
             level = recovered.frozen.level * suspicion.expected / recovered.frozen.expected(suspicion.since, past)
@@ -404,15 +431,15 @@ def _settled(found: Open, until: Minute, past: Past) -> Open:
     """The incident with what is missing up to a minute, which is not revised any more."""
     if until <= found.settled:
         return found
-    return replace(found, settled=until, lost=found.lost + sum(_missing(found, found.settled + 1, until, past)))
+    return replace(found, settled=until, lost=found.lost + sum(_missing(found.frozen, found.settled + 1, until, past)))
 
 
-def _missing(found: Open, first: Minute, last: Minute, past: Past) -> Iterator[float]:
+def _missing(frozen: Frozen, first: Minute, last: Minute, past: Past) -> Iterator[float]:
     """What each minute that is present is missing; less than 0 if it has more than expected."""
     for minute in range(first, last + 1):
         plays, present = past.window(minute, 1)
         if present:
-            yield found.frozen.expected(minute, past) - plays
+            yield frozen.expected(minute, past) - plays
 
 
 def _onset(frozen: Frozen, first: Minute, last: Minute, past: Past) -> Minute:

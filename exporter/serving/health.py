@@ -22,6 +22,9 @@ NAMED = 5
 # Rows older than this (seconds) are bad, whether the API responds or not: nobody sees a drop in them.
 OLDEST_ROWS = 20 * MINUTE
 
+# Seconds: rows are late. With the default settle of 2 and max_lag of 10 minutes, minutes then count as empty.
+LATE_ROWS = 12 * MINUTE
+
 
 def health_of(
     merchants: Sequence[MerchantStatus], problems: Sequence[ProblemView], now: float, max_staleness: float
@@ -100,7 +103,11 @@ def _of_connection(merchant: MerchantStatus, now: float, *, unwritable: bool) ->
         age = now - merchant.horizon
         message = f"{name}: no new rows for {_age(age)}. Drops since then are not seen."
         yield _cause(merchant, Health.BAD, CauseKind.OLD_ROWS, message, number=age, since=merchant.horizon)
-    elif merchant.horizon is None and merchant.up:
+    elif merchant.horizon is not None and now - merchant.horizon > LATE_ROWS:
+        age = now - merchant.horizon
+        message = f"{name}: no new rows for {_age(age)}: the API is late, or nothing is played. Drops are not seen yet."
+        yield _cause(merchant, Health.WARNING, CauseKind.OLD_ROWS, message, number=age, since=merchant.horizon)
+    elif merchant.horizon is None and merchant.up and not merchant.timezone_error:
         message = f"{name}: the API responds, but has not returned a single row yet."
         yield _cause(merchant, Health.BAD, CauseKind.NO_ROWS, message)
 

@@ -125,15 +125,16 @@ class IncidentStatus:
     Attributes:
         media_id: The media, "" for the whole merchant.
         name: The name of the media, or "".
-        state: `open`, `ended` because the plays are back, or `accepted` as the new baseline.
+        state: `beginning` until two more minutes have confirmed it, `open`, `ended` because the plays are back, or
+            `accepted` as the new baseline.
         severity: The worst so far.
         onset: The start of its first minute.
-        end: The end of its last minute, or null while it is open.
+        end: When it ended: about ten minutes of data after the plays were back; null while it lasts.
         ratio: The share of the expected plays that is missing now.
         worst: The largest share so far.
         expected: The plays a minute expected now.
         plays: The plays a minute counted now.
-        lost: The plays that were expected since the onset, minus those counted.
+        lost: The plays that were expected from the onset until the plays were back, minus those counted.
         accept_at: When it is accepted as the new baseline, if it lasts until then.
         with_merchant: Whether it belongs to a drop of the whole merchant.
     """

@@ -24,7 +24,6 @@ from exporter.views import (
     Day,
     Hour,
     Incident,
-    IncidentState,
     Judgement,
     LinkView,
     MediaView,
@@ -209,7 +208,7 @@ class _Builder:
 
 def _incidents(merchant: MerchantView) -> tuple[IncidentStatus, ...]:
     """The open ones first, then by onset, the newest first."""
-    incidents = sorted(merchant.incidents, key=lambda each: (each.state is not IncidentState.OPEN, -each.onset))
+    incidents = sorted(merchant.incidents, key=lambda each: (not each.lasts, -each.onset))
     return tuple(_incident(merchant, each) for each in incidents)
 
 
@@ -221,7 +220,7 @@ def _incident(merchant: MerchantView, incident: Incident) -> IncidentStatus:
         incident.state,
         incident.severity,
         start_of(incident.onset),
-        None if incident.state is IncidentState.OPEN else end_of(incident.minute),
+        None if incident.lasts else end_of(incident.minute),
         incident.ratio,
         incident.worst,
         incident.expected,

@@ -131,7 +131,7 @@ def minute_by_minute(played: Sequence[Recording]) -> list[Alert]:
             if changed is not None and changed.state is not IncidentState.OPEN:
                 ended[media_id].append(changed)
     for media_id, tracker in trackers.items():
-        if (still := tracker.incident(tracks[media_id])) is not None:
+        if tracker.is_open and (still := tracker.incident(tracks[media_id])) is not None:
             ended[media_id].append(still)
     found = [alert for each in every for alert in fired_alerts(each, ended[each.media_id], last)]
     return sorted(found, key=lambda each: (each.start, each.media_id, each.severity))

@@ -559,6 +559,23 @@ class TestIncidents:
         assert drop.judgement is Judgement.NO_DATA
         assert drop.incident == self.incident(world)
 
+    def test_a_drop_that_begins_is_shown_as_such(self, world: World) -> None:
+        """As soon as the ratio is shown there is its onset, too; without the next minute both are taken back."""
+        while self.incident(world) is None:
+            world.pass_minutes(1, self.FALL)
+        beginning = self.incident(world)
+        assert beginning is not None
+        assert beginning.state is IncidentState.BEGINNING
+        assert beginning.onset == START + 4
+        assert beginning.ratio == world.ratio("a")
+        assert world.monitor.incidents(world.now) == (beginning,)
+        assert world.monitor.incidents(world.now + HOLD) == ()
+        assert DayState.CRITICAL not in world.monitor.days(world.now)["a"].states
+        world.pass_minutes(PENDING, self.FALL)
+        now = self.incident(world)
+        assert now is not None
+        assert (now.state, now.onset) == (IncidentState.OPEN, beginning.onset)
+
     def test_a_restart_keeps_it(self, world: World, warmed_up: State) -> None:
         """A restart in the middle shows it at once, before the first answer, and ends it later as the same one."""
         world.pass_minutes(20, self.FALL)
@@ -578,7 +595,7 @@ class TestIncidents:
     def test_a_change_is_written_at_once(self, world: World, warmed_up: State) -> None:
         """A kill right after the alert has begun forgets nothing."""
         world.monitor.save_now_and_then(world.now)
-        while self.incident(world) is None:
+        while (incident := self.incident(world)) is None or incident.state is IncidentState.BEGINNING:
             world.pass_minutes(1, self.FALL)
             world.monitor.save_now_and_then(world.now)
         assert World(warmed_up).monitor.incidents(world.now) == world.monitor.incidents(world.now)

@@ -8,6 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from exporter.drops.baseline import REVISABLE, Baseline
+from exporter.drops.detector import judge_live
 from exporter.drops.tracker import AFTERWARDS, Tracker, TrackerState
 from exporter.model import DAY_MINUTES, Minute
 from exporter.views import Incident, IncidentState, Severity, Thresholds
@@ -201,6 +202,28 @@ def test_revised_minutes_change_what_is_lost() -> None:
     incident = run.shown[NOON + 119]
     assert incident is not None
     assert incident.lost == pytest.approx(120 * 100 - 20 * 50, rel=0.02)
+
+
+def test_plays_above_the_expected_do_not_make_up_for_a_drop() -> None:
+    """What was lost stays lost when twice as many plays come after the drop."""
+    run = Run().until(NOON).until(NOON + 30, 0.1).until(NOON + 60, 2.0)
+    ended = run.changes[1]
+    assert ended.state is IncidentState.ENDED
+    assert ended.lost == pytest.approx(27 * 100, rel=0.15)
+
+
+def test_a_live_event_has_its_onset_in_the_event() -> None:
+    """The minutes before the event have no plays, and are none of the drop's."""
+    run = Run(season=False)
+    run.take([0.0] * 60)
+    run.take([100.0] * 15)
+    for _ in range(8):
+        for observation in run.baseline.take(MIDNIGHT + run.at, [5.0]):
+            change = run.tracker.step(observation, judge_live(observation), run.baseline, flat=True)
+            run.changes += [change] if change else []
+        run.at += 1
+    assert [each.onset - MIDNIGHT for each in run.changes] == [75]
+    assert run.changes[0].expected == pytest.approx(100, rel=0.1)
 
 
 def test_the_onset_is_found_when_the_detector_is_late() -> None:

@@ -121,6 +121,14 @@ STATES: dict[str, tuple[MerchantView, tuple[ProblemView, ...], tuple[Any, ...]]]
             "acme: no new rows for 25 min. Drops since then are not seen.",
         ),
     ),
+    "late rows": (
+        merchant(media(), horizon=THROUGH - 13),
+        (),
+        (
+            *(WARNING, CauseKind.OLD_ROWS, "acme", 15 * MINUTE, end_of(THROUGH - 13)),
+            "acme: no new rows for 15 min: the API is late, or nothing is played. Drops are not seen yet.",
+        ),
+    ),
     "state file": (
         merchant(media(), link=link(4, up=False)),
         (UNWRITABLE,),
@@ -230,7 +238,7 @@ def test_each_state_has_its_health_and_its_only_cause(name: str) -> None:
             "No drops. 1 of 2 media are judged. The newest row is 2 min old.",
         ),
         (merchant(), "No drops. 1 of 1 merchants are judged. The newest row is 2 min old."),
-        (merchant(media(1), horizon=THROUGH - 18), "No drops. 1 of 1 media are judged. The newest row is 20 min old."),
+        (merchant(media(1), horizon=THROUGH - 10), "No drops. 1 of 1 media are judged. The newest row is 12 min old."),
     ],
 )
 def test_good_says_what_it_is_based_on(of: MerchantView, summary: str) -> None:
