@@ -37,6 +37,9 @@ WARNING, CRITICAL, WHOLE = 0.4, 0.6, 0.35
 LIVE_AFTER = 12
 LIVE_STATE = 2
 
+# The onset of a change can be found so many minutes before or after it.
+LATEST_OPENING = 30
+
 # After a drop, an alarm within this time is its echo.
 ECHO = KEPT
 
@@ -516,20 +519,16 @@ LONG_MEASURES: dict[str, Measure] = {
 }
 
 
-def lasted(least: bool) -> Measure:  # noqa: FBT001 - the least or the most
-    """The minutes after which a change of level that lasts was accepted: the least or the most of those found."""
-
-    def measure(outcomes: Sequence[Outcome]) -> Cell:
-        found = [each.lasted for each in _found(outcomes, "media", (0.7, 0.8)) if each.lasted is not None]
-        return (min if least else max)(found) if found else ""
-
-    return measure
+def accepted(outcomes: Sequence[Outcome]) -> Cell:
+    """The share of the changes that last, of those found, whose first alarm ended after a day: when it was accepted."""
+    found = [each.lasted for each in _found(outcomes, "media", (0.7, 0.8)) if each.lasted is not None]
+    in_time = [-LATEST_OPENING <= lasted - DAY_MINUTES <= LATEST_OPENING for lasted in found]
+    return sum(in_time) / len(in_time) if in_time else ""
 
 
 LASTING_MEASURES: dict[str, Measure] = {
     "found": recall("media", (0.7, 0.8), 5),
-    "minutes until the first alarm ended, least": lasted(least=True),
-    "minutes until the first alarm ended, most": lasted(least=False),
+    "… alarm ended after a day, not before and not later": accepted,
 }
 
 
