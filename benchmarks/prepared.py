@@ -11,17 +11,18 @@ from exporter.counting.windows import ended_before, whole_minutes
 from exporter.model import MINUTE, Group, Minute, MinuteRange, Rows, Stream
 from exporter.storage.state import open_state
 
-# On `/metrics` a media has 100 series: plays as counter and gauge with 1 + 38 + 6 label values, the devices, the data
-# timestamps of 4 streams, two thresholds, its info, the number of its failing streams, and whether it is gone.
+# On `/metrics` a media has 100 series: plays as counter and gauge with 1 + 37 + 6 label values, the player displays as
+# both, the data timestamps of 4 streams, two thresholds, its info, the number of its failing streams, whether it is
+# gone, and whether it is judged.
 SERIES_PER_MEDIA = 100
 _LABELS = {
     Group.ALL: ("",),
-    Group.COUNTRY: tuple(f"{first}{second}" for first in "ab" for second in "cdefghijklmnopqrstu"),
+    Group.COUNTRY: tuple(f"{first}{second}" for first in "ab" for second in "cdefghijklmnopqrstu")[:37],
     Group.OS: ("iOS", "Android", "Windows", "macOS", "tvOS", "Linux"),
 }
 _COLLECT = [
     {"target": "play_count", "groups": ["all", "country", "os"]},
-    {"target": "device_count"},
+    {"target": "player_count"},
 ]
 
 # An address on which nothing listens.
