@@ -6,7 +6,7 @@ a scrape and an evaluation at their intervals, `for`, and `group_wait` of the re
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,7 +83,7 @@ class Delay:
     Attributes:
         data: From the start of the first missing minute to the end of the minute that showed the drop.
         settle: Until this minute was settled; the lag of the API is a part of it.
-        turn: Until the round in which the media was requested had ended.
+        turn: Until the media was requested, and the result published.
         scrape: Until a scrape.
         evaluation: Until the alert fired, but for `for`.
         pending: `for`.
@@ -227,15 +227,10 @@ class _Stepping:
         for _ in range(LASTS):
             start = self._clock.now() + MINUTE - self._clock.now() % MINUTE
             prometheus.until(start, self._critical)
-            before = self._critical(start)
-            self.minutes(1)
-            # What is scraped during a round is from before it.
-            prometheus.until(self._clock.now(), partial(_constant, before))
-            verdict = self._monitor.drops(self._clock.now())[self._media_id].verdict
-            if verdict is None or not self._critical(self._clock.now()):
-                known = None
-            elif known is None:
-                known = self._clock.now(), verdict.minute
+            for at, critical, minute in self._round(start):
+                # What is scraped until then is from before it.
+                prometheus.until(at, partial(_constant, known is not None))
+                known = (known or (at, minute)) if critical else None
             if prometheus.fired is not None and known is not None:
                 at, minute = known
                 return Delay(
@@ -248,6 +243,28 @@ class _Stepping:
                     waits.group,
                 )
         raise AssertionError("no alert fired while the drop lasted")
+
+    def _round(self, start: float) -> list[tuple[float, bool, Minute]]:
+        """Run a round.
+
+        Returns:
+            Each time at which something was published in it, whether the alert's threshold was exceeded then, and the
+            newest minute.
+        """
+        published = []
+        judge = self._monitor.judge
+
+        def judging() -> Mapping[str, Exception]:
+            failed = judge()
+            now = self._clock.now()
+            verdict = self._monitor.drops(now)[self._media_id].verdict
+            published.append((max(start, now), self._critical(now), verdict.minute if verdict else 0))
+            return failed
+
+        self._monitor.judge = judging  # type: ignore[method-assign]
+        self.minutes(1)
+        self._monitor.judge = judge  # type: ignore[method-assign]
+        return published
 
     def _critical(self, now: float) -> bool:
         """Whether the ratio that is shown at a moment is above the threshold."""

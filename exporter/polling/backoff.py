@@ -266,7 +266,11 @@ class Backoff:
     def _back_off(self, what: Stream | str, kind: str, error: ApiError, now: float) -> int:
         """Begin or double the backoff of a stream or a media; returns how often it has failed."""
         first, longest = next((first, longest) for each, first, longest in BACKOFFS if isinstance(error, each))
-        failures = self._entries[what].failures + 1 if what in self._entries else 1
+        entry = self._entries.get(what)
+        failures = 1 if entry is None else entry.failures + 1
+        if entry is not None and isinstance(what, str) and now < entry.until:
+            # Several streams of a media that is gone were requested at once: that is one failure.
+            failures = entry.failures
         if failures == 1:
             self._recent.add(what)
         # A bounded exponent: the number of failures grows without limit.

@@ -139,6 +139,17 @@ def test_a_missing_media_is_in_backoff_with_all_its_streams() -> None:
     assert backoff.unresolved == set()
 
 
+def test_streams_of_a_missing_media_requested_at_once_fail_once() -> None:
+    """Their answers come one after the other, but the media was missing once: its backoff is not doubled."""
+    backoff = Backoff(ALL)
+    gone = NotFound("no such media", status=404)
+    streams = [stream("a"), stream("a", Target.PLAY_TIME), stream("a", Target.DEVICE_COUNT)]
+    for place, each in enumerate(streams):
+        backoff.failed(each, gone, 1000.0 + place)
+    assert backoff.in_backoff(streams[0], 999.0 + 15 * 60)
+    assert not backoff.in_backoff(streams[0], 1010.0 + 15 * 60)
+
+
 @pytest.mark.parametrize("error", [BAD, MalformedAnswer("not JSON"), GONE, DOWN, REFUSED])
 def test_the_pace_maker_is_never_in_backoff(error: ApiError) -> None:
     """The whole merchant's plays are requested again after any error."""
