@@ -57,9 +57,8 @@ class Polling:
 
     def _complete(self, merchant: MerchantView, now: float) -> MerchantView:
         """Add the catalog, the drops and the connection to the counted values of a merchant."""
-        parts, link = self.parts[merchant.merchant_id], self.pollers[merchant.merchant_id].link
-        poller = self.pollers[merchant.merchant_id]
-        zone, learning = poller.zone, poller.learning
+        parts, poller = self.parts[merchant.merchant_id], self.pollers[merchant.merchant_id]
+        link, zone, learning = poller.link, poller.zone, poller.learning
         drops, incidents = parts.monitor.drops(now), parts.monitor.incidents(now)
         if zone.offset:
             # What the detector says is about other times of the day.
@@ -69,22 +68,17 @@ class Polling:
         media = {
             media_id: replace(
                 view,
-                verdict=drops.get(media_id, NO_DROP).verdict,
-                judgement=drops.get(media_id, NO_DROP).judgement,
-                incident=drops.get(media_id, NO_DROP).incident,
+                **drops.get(media_id, NO_DROP)._asdict(),
                 thresholds=parts.monitor.thresholds[media_id],
                 failing_streams=link.failing.get(media_id, 0),
                 gone=media_id in link.gone,
             )
             for media_id, view in parts.catalog.views(now).items()
         }
-        whole = drops[""]
         return replace(
             merchant,
             media=MappingProxyType(media),
-            verdict=whole.verdict,
-            judgement=whole.judgement,
-            incident=whole.incident,
+            **drops[""]._asdict(),
             incidents=incidents,
             learning_seconds=learning,
             learning_until=now + learning if learning else None,

@@ -283,19 +283,14 @@ class Judging:
             verdict, event_over = self._of_live(media_id, observation, watched.came)
         else:
             verdict = self._of_always_on(media_id, tracker, observation, past)
-        changed = []
-        if event_over and tracker.is_open:
-            changed.append(tracker.end(past))
-        found = tracker.step(observation, verdict, past, flat=live)
-        changed.append(found)
+        ended = tracker.end(past) if event_over and tracker.is_open else None
+        changed = [each for each in (ended, tracker.step(observation, verdict, past, flat=live)) if each is not None]
         incident = tracker.incident(past)
         if verdict is not None:
             verdict = tracker.shown(verdict)
         self._show(watched, observation, verdict, incident, past)
-        for each in changed:
-            if each is not None and each.state is not IncidentState.OPEN:
-                watched.incidents.append(each)
-        return [each for each in changed if each is not None]
+        watched.incidents.extend(each for each in changed if not each.lasts)
+        return changed
 
     def _show(
         self,

@@ -108,7 +108,7 @@ class DropMonitor:
             stream.media_id: Baseline() for stream in merchant.streams() if stream.counts_plays
         }
         self.thresholds: Mapping[str, Thresholds | None] = {
-            "": settings.thresholds(merchant),
+            "": None if (whole := settings.thresholds(merchant)) is None else of_whole_merchant(whole),
             **{media.id: settings.thresholds(merchant, media) for media in merchant.media},
         }
         # What the state file has. To unpack a baseline takes a while, and there may be thousands.
@@ -120,7 +120,7 @@ class DropMonitor:
             log.warning("drops are damaged in the state file; they are detected again", media=damaged)
         self._judging = Judging(
             live_events,
-            {media_id: self._limits(media_id) for media_id in self._baselines},
+            {media_id: self.thresholds[media_id] for media_id in self._baselines},
             {media_id: each for media_id, each in kept.items() if each is not None},
         )
         # Scrapes read these without the mutex, so they are never changed: new ones take their place.
@@ -286,10 +286,6 @@ class DropMonitor:
         recent = baseline.recent_minutes()
         if recent is not None:
             self._recent[media_id] = recent
-
-    def _limits(self, media_id: str) -> Thresholds | None:
-        found = self.thresholds[media_id]
-        return found if media_id or found is None else of_whole_merchant(found)
 
     # ---- the state file ----
 

@@ -146,7 +146,7 @@ class Suspicion:
     newest: Minute
     critical_since: Minute | None
     ratio: float
-    frozen: Frozen | None
+    frozen: Frozen
     expected: float
     limit: float | None
 
@@ -250,49 +250,44 @@ class Tracker:
         found = self.state.open
         if found is None:
             return self._beginning(past)
-        worst, worst_minute, worst_expected = found.worst
-        critical = found.critical_at is not None or not self._media_id
-        return Incident(
-            self._media_id,
-            found.frozen.onset,
-            state,
-            Severity.CRITICAL if critical else Severity.WARNING,
-            found.minute,
-            found.ratio,
-            worst,
-            found.expected,
-            found.plays,
-            # What comes above the expected plays after the drop does not make up for it.
-            max(0.0, found.lost + sum(_missing(found.frozen, found.settled + 1, found.minute - found.back, past))),
-            found.frozen.onset + int(self._thresholds.accept_after // MINUTE),
+        # What comes above the expected plays after the drop does not make up for it.
+        lost = found.lost + sum(_missing(found.frozen, found.settled + 1, found.minute - found.back, past))
+        begun = self._incident(found, state, critical=found.critical_at is not None, lost=lost)
+        _, worst_minute, worst_expected = found.worst
+        return replace(
+            begun,
             opened=found.opened,
             critical_at=found.critical_at,
             worst_minute=worst_minute,
             worst_expected=worst_expected,
         )
 
+    def _incident(self, found: Open, state: IncidentState, *, critical: bool, lost: float) -> Incident:
+        return Incident(
+            self._media_id,
+            found.frozen.onset,
+            state,
+            Severity.CRITICAL if critical or not self._media_id else Severity.WARNING,
+            found.minute,
+            found.ratio,
+            found.worst[0],
+            found.expected,
+            found.plays,
+            max(0.0, lost),
+            found.frozen.onset + int(self._thresholds.accept_after // MINUTE),
+        )
+
     # ---- before an incident ----
 
     def _beginning(self, past: Past) -> Incident | None:
         suspicion = self.state.suspicion
-        if suspicion is None or suspicion.frozen is None:
+        if suspicion is None:
             return None
         frozen, minute = suspicion.frozen, suspicion.newest
-        plays, present = past.window(minute, minute - frozen.onset + 1)
-        critical = suspicion.critical_since is not None or not self._media_id
-        return Incident(
-            self._media_id,
-            frozen.onset,
-            IncidentState.BEGINNING,
-            Severity.CRITICAL if critical else Severity.WARNING,
-            minute,
-            suspicion.ratio,
-            suspicion.ratio,
-            frozen.expected(minute, past),
-            plays / present if present else 0.0,
-            max(0.0, sum(_missing(frozen, frozen.onset, minute, past))),
-            frozen.onset + int(self._thresholds.accept_after // MINUTE),
-        )
+        lost = sum(_missing(frozen, frozen.onset, minute, past))
+        found = _opened(suspicion, frozen, past, over=minute - frozen.onset + 1)
+        critical = suspicion.critical_since is not None
+        return self._incident(found, IncidentState.BEGINNING, critical=critical, lost=lost)
 
     def _watch(self, observation: Observation, verdict: Verdict | None, past: Past, *, flat: bool) -> Incident | None:
         minute = observation.minute
@@ -305,61 +300,47 @@ class Tracker:
 
     def _suspect(self, observation: Observation, verdict: Verdict, past: Past, *, flat: bool) -> Suspicion:
         minute, before = observation.minute, self.state.suspicion
-        if before is None or before.newest != minute - 1:
-            limit = observation.seasonal if observation.forecast is not None else math.nan
-            before = Suspicion(minute, minute, None, 0.0, None, verdict.expected, None if math.isnan(limit) else limit)
-        frozen, onset = self._frozen(before, observation, past, flat=flat)
+        limit = observation.seasonal if observation.forecast is not None else math.nan
+        since, expected_then, limited = minute, verdict.expected, None if math.isnan(limit) else limit
+        critical_since = None
+        if before is not None and before.newest == minute - 1:
+            since, expected_then, limited = before.since, before.expected, before.limit
+            critical_since = before.critical_since
+        frozen = self._frozen(since, expected_then, observation, past, flat=flat)
         # The windows of the verdict also have minutes before the onset. Those since then show how deep the drop is.
-        plays, present = past.window(minute, minute - onset + 1)
+        plays, present = past.window(minute, minute - frozen.onset + 1)
         expected = frozen.expected(minute, past) * present
         ratio = max(verdict.ratio, 1 - plays / expected if expected > 0 else 0.0)
-        critical_since = None
-        if ratio > self._thresholds.critical:
-            critical_since = minute if before.critical_since is None else before.critical_since
-        frozen = replace(frozen, onset=onset)
-        return replace(before, newest=minute, critical_since=critical_since, ratio=ratio, frozen=frozen)
+        if ratio <= self._thresholds.critical:
+            critical_since = None
+        elif critical_since is None:
+            critical_since = minute
+        return Suspicion(since, minute, critical_since, ratio, frozen, expected_then, limited)
 
     def _recovered(self, minute: Minute) -> Recovered | None:
         recovered = self.state.recovered
         return recovered if recovered is not None and minute < recovered.until else None
 
-    def _frozen(
-        self, suspicion: Suspicion, observation: Observation, past: Past, *, flat: bool
-    ) -> tuple[Frozen, Minute]:
-        """What is expected of a drop that begins, and its likely onset."""
+    def _frozen(self, since: Minute, expected: float, observation: Observation, past: Past, *, flat: bool) -> Frozen:
+        """What is expected of a drop that a minute first showed, against the plays expected then; its likely onset."""
         minute, recovered = observation.minute, self.state.recovered
         first = minute - (_FLAT_ONSET_WITHIN if flat else _ONSET_WITHIN)
         if recovered is not None:
             # A relapse, from the level to which the plays had come back.
-            level = recovered.frozen.level * suspicion.expected / recovered.frozen.expected(suspicion.since, past)
-            frozen = replace(recovered.frozen, level=level)
-            return frozen, _onset(frozen, max(first, recovered.first), minute, past)
-        season = math.nan if flat else past.season(suspicion.since)
-        frozen = Frozen(suspicion.since, suspicion.expected, season if season > 0 else None, observation.dispersion)
-        return frozen, _onset(frozen, first, minute, past)
+            level = recovered.frozen.level * expected / recovered.frozen.expected(since, past)
+            frozen, first = replace(recovered.frozen, level=level), max(first, recovered.first)
+        else:
+            season = math.nan if flat else past.season(since)
+            frozen = Frozen(since, expected, season if season > 0 else None, observation.dispersion)
+        return replace(frozen, onset=_onset(frozen, first, minute, past))
 
     def _open(self, suspicion: Suspicion, observation: Observation, past: Past, *, flat: bool) -> Incident | None:
         minute = observation.minute
-        frozen, onset = self._frozen(suspicion, observation, past, flat=flat)
+        frozen = self._frozen(suspicion.since, suspicion.expected, observation, past, flat=flat)
         if self.state.recovered is None:
-            frozen = _before(onset, frozen, suspicion.limit, past)
-        expected = frozen.expected(minute, past)
-        plays, present = past.window(minute, min(_WINDOWS[0][0], minute - onset + 1))
-        opened = Open(
-            replace(frozen, onset=onset),
-            opened=minute,
-            minute=minute,
-            ratio=suspicion.ratio,
-            expected=expected,
-            plays=plays / present if present else 0.0,
-            worst=(suspicion.ratio, minute, expected),
-            critical_since=suspicion.critical_since,
-            critical_at=_critical_at(suspicion.critical_since, minute),
-            back=0,
-            settled=onset - 1,
-            lost=0.0,
-        )
-        self.state = TrackerState(open=opened)
+            frozen = _before(frozen.onset, frozen, suspicion.limit, past)
+        over = min(_WINDOWS[0][0], minute - frozen.onset + 1)
+        self.state = TrackerState(open=_opened(suspicion, frozen, past, over=over))
         return self.incident(past)
 
     # ---- an open incident ----
@@ -420,6 +401,27 @@ def _compare(frozen: Frozen, expected: float, minute: Minute, past: Past) -> tup
     if not present or expected * present < _LEAST * frozen.noise:
         return None
     return plays / present, in_a_row
+
+
+def _opened(suspicion: Suspicion, frozen: Frozen, past: Past, *, over: int) -> Open:
+    """The incident that a suspicion becomes; its plays are the mean over so many minutes."""
+    minute = suspicion.newest
+    expected = frozen.expected(minute, past)
+    plays, present = past.window(minute, over)
+    return Open(
+        frozen,
+        opened=minute,
+        minute=minute,
+        ratio=suspicion.ratio,
+        expected=expected,
+        plays=plays / present if present else 0.0,
+        worst=(suspicion.ratio, minute, expected),
+        critical_since=suspicion.critical_since,
+        critical_at=_critical_at(suspicion.critical_since, minute),
+        back=0,
+        settled=frozen.onset - 1,
+        lost=0.0,
+    )
 
 
 def _critical_at(since: Minute | None, minute: Minute) -> Minute | None:

@@ -110,7 +110,8 @@ def test_an_alert_without_annotations_has_a_subject(render: Any, template: str) 
     assert render(template, down) == "[ALERT] SmartstreamExporterDown, x"
 
 
-@pytest.mark.parametrize(
+# Each template of a body, whether it is HTML, and what it gets.
+with_each_body = pytest.mark.parametrize(
     ("template", "html", "data"),
     [
         ("email.text", False, "."),
@@ -119,6 +120,9 @@ def test_an_alert_without_annotations_has_a_subject(render: Any, template: str) 
         ("pagerduty.alerts", False, ".Alerts.Firing"),
     ],
 )
+
+
+@with_each_body
 def test_the_body_has_every_alert_with_its_links(render: Any, template: str, html: bool, data: str) -> None:
     """Each alert has its summary, its description and the links that are not empty."""
     other = drop(summary="Evening <b>&</b> news", exporter_url="", dashboard_url="https://grafana.example.com/d/x")
@@ -138,15 +142,7 @@ def test_the_body_has_every_alert_with_its_links(render: Any, template: str, htm
     assert body.count("What to do") == 2
 
 
-@pytest.mark.parametrize(
-    ("template", "html", "data"),
-    [
-        ("email.text", False, "."),
-        ("email.html", True, "."),
-        ("slack.text", False, "."),
-        ("pagerduty.alerts", False, ".Alerts.Firing"),
-    ],
-)
+@with_each_body
 def test_a_body_without_annotations_has_no_gaps(render: Any, template: str, html: bool, data: str) -> None:
     """Missing annotations leave no template error, no empty link and no word such as `<no value>`."""
     body = render(template, alert("PlaysDrop"), html=html, data=data)
