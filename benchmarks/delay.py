@@ -5,7 +5,9 @@ simulated (`audience`). Prometheus and Alertmanager are replaced by their waits,
 a scrape and an evaluation at their intervals, `for`, and `group_wait` of the receiver of critical alerts.
 """
 
+import contextlib
 import random
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +18,8 @@ import yaml
 
 from benchmarks.report import Cell, Table
 from exporter.config.settings import Settings
-from exporter.drops.monitor import DropMonitor
 from exporter.model import MINUTE, Group, Minute, MinuteRange, Reading, Stream, end_of, minute_of, start_of
-from exporter.storage.state import open_state
+from exporter.storage.state import State, open_state
 from exporter.times import parse_duration
 from tests.support.audience import (
     MERCHANT,
@@ -46,8 +47,10 @@ SETTLE = 120.0
 # Plays a minute of the media that drops, and the share that is left.
 RATE, LEFT = 90.0, 0.1
 
-# A drop lasts so many minutes; after its end the next one waits as long as the tracker uses the baseline of the last.
-LASTS, PAUSE = 40, 100
+# A drop lasts so many minutes. Before it a process runs for so many minutes at least, and for so many at most: the drop
+# begins somewhere between two turns of the media.
+LASTS = 40
+BEFORE = (10, 30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +59,35 @@ class Scenario:
 
     Attributes:
         media: How many media it has. Their plays follow Zipf's law, and one of them has 90 plays a minute.
+        groups: By what their plays are collected; the demo has more than one, and the play time.
     """
 
     media: int
+    groups: Sequence[str] = ("all",)
 
     def rates(self) -> dict[str, float]:
         """Plays a minute by media; the first is the one that drops."""
         first, *others = media_ids(self.media)
         return {first: RATE, **zipf(others, 1.0, 500.0)}
+
+    def settings(self) -> Settings:
+        """The configuration."""
+        plays: dict[str, object] = {"target": "play_count", "groups": self.groups}
+        merchant = {
+            "id": MERCHANT,
+            "api_key": "key",
+            "mail_address": "ops@example.com",
+            "password": "password",
+            "requests_per_minute": REQUESTS,
+            "collect": [plays, *([{"target": "play_time"}] if len(self.groups) > 1 else [])],
+            "media": [{"id": media_id} for media_id in self.rates()],
+        }
+        return Settings.model_validate({"merchants": [merchant], "poll": {"concurrency": 1}})
+
+
+DEMO = ("all", "country", "device")
+
+SCENARIOS = (Scenario(12, DEMO), Scenario(300), Scenario(300, DEMO))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,23 +157,27 @@ class LateApi(StandIn):
         return plays
 
 
-def run(folder: Path, *, media: Sequence[int] = (12, 300), drops: int = 20, warm_up: int = 150, seed: int = 1) -> Table:
-    """Measure merchants with this number of media over this number of drops, after a warm-up in minutes."""
+def run(
+    folder: Path, *, scenarios: Sequence[Scenario] = SCENARIOS, drops: int = 40, warm_up: int = 300, seed: int = 1
+) -> Table:
+    """Measure these merchants over this number of drops, after a warm-up in minutes."""
     waits = waits_of(EXAMPLES)
     rows: list[tuple[Cell, ...]] = []
-    for count in media:
+    for scenario in scenarios:
         with folder_in_memory(folder) as memory:
             dice = random.Random(seed)  # noqa: S311 - a simulation
-            delays = measure(Scenario(count), Path(memory) / "state.db", waits, drops, warm_up, dice)
+            delays = measure(scenario, Path(memory) / "state.db", waits, drops, warm_up, dice)
+        streams = scenario.settings().merchants[0].streams()
         rows += [
-            (count, f"p{share * 100:.0f}", *(_quantile(delays, part, share) for part in PARTS)) for share in (0.5, 0.9)
+            (scenario.media, len(streams), f"p{share * 100:.0f}", *(_quantile(delays, part, share) for part in PARTS))
+            for share in (0.5, 0.9)
         ]
     return Table(
         "delay",
         f"seconds from the first missing play of a media with {RATE:g} plays a minute, of which {1 - LEFT:.0%} drop, "
         f"to the notification of the critical alert, with {REQUESTS} requests a minute; settle 120 s, rows "
         f"{LAG * 60:g} to {(LAG + JITTER) * 60:g} s late; each part's quantile is its own",
-        ("media", "", *PARTS),
+        ("media", "streams", "", *PARTS),
         tuple(rows),
     )
 
@@ -170,49 +198,41 @@ def waits_of(examples: Path) -> Waits:
     )
 
 
-def settings_of(media: Sequence[str]) -> Settings:
-    """The streams of the demo."""
-    merchant = {
-        "id": MERCHANT,
-        "api_key": "key",
-        "mail_address": "ops@example.com",
-        "password": "password",
-        "requests_per_minute": REQUESTS,
-        "collect": [{"target": "play_count", "groups": ["all", "country", "device"]}, {"target": "play_time"}],
-        "media": [{"id": media_id} for media_id in media],
-    }
-    return Settings.model_validate({"merchants": [merchant], "poll": {"concurrency": 1}})
-
-
 def measure(scenario: Scenario, path: Path, waits: Waits, drops: int, warm_up: int, dice: random.Random) -> list[Delay]:
-    """The delay of each of some drops of one media, one after the other."""
+    """The delay of each of some drops of one media.
+
+    Each is found by a process of its own, which begins with the same state file: a media with a drop every hour or two
+    would have plays that vary far more than usual.
+    """
     clock = FakeClock(START)
-    rates = scenario.rates()
-    state = open_state(path, clock.now)
-    try:
-        store_catalog(state, list(rates), clock)
-        process = Process(state, settings_of(list(rates)), clock, Audience(rates), client=LateApi)
-        api = cast("LateApi", process.client)
-        world = _Stepping(process, clock, process.monitor, next(iter(rates)))
+    with contextlib.closing(open_state(path, clock.now)) as state:
+        store_catalog(state, list(scenario.rates()), clock)
+        world = _Stepping(scenario, state, clock)
         world.minutes(warm_up)
-        delays = []
-        for _ in range(drops):
-            # Somewhere between two turns of the media.
-            world.minutes(dice.randrange(1, 12))
-            first = minute_of(clock.now())
-            api.dropped = range(first, first + LASTS)
-            delays.append(world.notified(first, waits, dice))
-            world.minutes(PAUSE)
-        return delays
-    finally:
-        state.close()
+        world.save()
+    delays = []
+    for number in range(drops):
+        later = FakeClock(clock.now())
+        copy = path.with_name(f"{number}.db")
+        shutil.copy(path, copy)
+        with contextlib.closing(open_state(copy, later.now)) as state:
+            world = _Stepping(scenario, state, later)
+            world.minutes(dice.randrange(*BEFORE))
+            delays.append(world.notified(waits, dice))
+    return delays
 
 
 class _Stepping:
     """Lets a process pass minutes, with a round in each."""
 
-    def __init__(self, process: Process, clock: FakeClock, monitor: DropMonitor, media_id: str) -> None:
-        self._process, self._clock, self._monitor, self._media_id = process, clock, monitor, media_id
+    def __init__(self, scenario: Scenario, state: State, clock: FakeClock) -> None:
+        rates = scenario.rates()
+        self._process = Process(state, scenario.settings(), clock, Audience(rates), client=LateApi)
+        self._clock, self._monitor, self._media_id = clock, self._process.monitor, next(iter(rates))
+
+    def save(self) -> None:
+        """Write everything to the state file."""
+        self._monitor.save(self._clock.now())
 
     def minutes(self, count: int) -> None:
         """Run a round in each of the next minutes, right at its start, when another one has settled."""
@@ -220,8 +240,10 @@ class _Stepping:
             self._clock.to_next_minute()
             self._process.poller.round()
 
-    def notified(self, first: Minute, waits: Waits, dice: random.Random) -> Delay:
-        """Let minutes pass until an alert on the drop that begins with a minute is notified."""
+    def notified(self, waits: Waits, dice: random.Random) -> Delay:
+        """Begin a drop, and let minutes pass until an alert is notified."""
+        first = minute_of(self._clock.now())
+        cast("LateApi", self._process.client).dropped = range(first, first + LASTS)
         prometheus = _Prometheus(self._clock.now(), waits, dice)
         known: tuple[float, Minute] | None = None
         for _ in range(LASTS):

@@ -228,7 +228,7 @@ def _store_history(settings: Settings, audience: Audience, now: float) -> None:
             catalog.enter_media(Lookup(media_id), known, known_since)
         watch = DropMonitor(state, settings, merchant, catalog)
         day = MinuteRange(newest - MINUTES_BACK + 1, newest)
-        watch.enter_history(WarmupRequest(stream_of(""), day, hourly=False), audience.rows("", day))
+        watch.enter_history(WarmupRequest(stream_of(""), day, hourly=False), audience.rows("", day), now)
         watch.save(now)
         mark_history_known(state, MERCHANT, ["", *audience.rates])
     finally:

@@ -18,7 +18,7 @@ from exporter.api.zone_check import zone_error
 from exporter.clock import ApiClock, Clock
 from exporter.config.settings import MerchantSettings, Settings
 from exporter.counting.ledger import Ledger
-from exporter.drops.monitor import BLIND, NO_DROP, DropMonitor
+from exporter.drops.monitor import BLIND, NO_DROP, Drop, DropMonitor
 from exporter.errors import StateWriteFailed
 from exporter.polling.parts import MerchantParts
 from exporter.polling.poller import MerchantPoller
@@ -37,6 +37,7 @@ class Polling:
         pollers: The pollers, by merchant.
         requests: The newest requests to the API.
         clock: The time of the API.
+        started: When this was built (Unix seconds).
     """
 
     ledger: Ledger
@@ -44,6 +45,7 @@ class Polling:
     pollers: Mapping[str, MerchantPoller]
     requests: RequestLog
     clock: ApiClock
+    started: float
 
     def snapshot(self) -> Snapshot:
         """The counted values, with the catalog, the drops and the connections to the API."""
@@ -53,6 +55,7 @@ class Polling:
                 {each.merchant_id: self._complete(each, now) for each in self.ledger.snapshot.merchants.values()}
             ),
             clock_offset=self.clock.offset,
+            started=self.started,
         )
 
     def _complete(self, merchant: MerchantView, now: float) -> MerchantView:
@@ -65,6 +68,7 @@ class Polling:
             drops = {
                 media_id: BLIND if drop.judgement is not Judgement.OFF else drop for media_id, drop in drops.items()
             }
+        drops = {media_id: _of_gone(drop) if media_id in link.gone else drop for media_id, drop in drops.items()}
         media = {
             media_id: replace(
                 view,
@@ -72,6 +76,7 @@ class Polling:
                 thresholds=parts.monitor.thresholds[media_id],
                 failing_streams=link.failing.get(media_id, 0),
                 gone=media_id in link.gone,
+                failing_since=link.failing_since.get(media_id),
             )
             for media_id, view in parts.catalog.views(now).items()
         }
@@ -84,6 +89,7 @@ class Polling:
             learning_until=now + learning if learning else None,
             timezone_offset=zone.offset,
             timezone_error=zone_error(zone.offset, now, parts.zone),
+            timezone_since=zone.since,
             link=link,
         )
 
@@ -150,7 +156,7 @@ def build_polling(
         )
         parts[merchant.id] = build_parts(settings, merchant, state, ledger, budget, client, api_clock)
     pollers = {merchant_id: MerchantPoller(each) for merchant_id, each in parts.items()}
-    return Polling(ledger, parts, pollers, request_log, api_clock)
+    return Polling(ledger, parts, pollers, request_log, api_clock, api_clock.now())
 
 
 def build_parts(
@@ -168,6 +174,13 @@ def build_parts(
     return MerchantParts(
         merchant, settings.poll, settings.api.timezone, ledger, catalog, monitor, budget, client, clock
     )
+
+
+def _of_gone(drop: Drop) -> Drop:
+    """What is said of a media that the API answers with 404: what its plays were shows no drop of now."""
+    if drop.judgement is not Judgement.JUDGED:
+        return drop
+    return drop._replace(verdict=drop.verdict if drop.incident else None, judgement=Judgement.NO_DATA)
 
 
 def _observer(telemetry: Instruments, request_log: RequestLog) -> Callable[[Exchange], None]:

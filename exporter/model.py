@@ -6,11 +6,15 @@ Times are UTC. A minute is an int, Unix time // 60, and is named by its start. I
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 Minute = int
 
 MINUTE = 60.0
 DAY_MINUTES = 24 * 60
+
+# Plays a minute by media, where none are known.
+NO_PLAYS: Mapping[str, float] = MappingProxyType({})
 
 
 class Target(StrEnum):

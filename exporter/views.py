@@ -212,6 +212,7 @@ class MediaView:
         thresholds: The thresholds of its alerts, or None where the configuration excludes it from drop alerts.
         failing_streams: The number of its streams that fail while other requests succeed.
         gone: Whether the API answers 404 for it.
+        failing_since: Since when requests for it fail or get 404 (Unix seconds), or None.
     """
 
     media_id: str
@@ -226,6 +227,7 @@ class MediaView:
     thresholds: Thresholds | None = None
     failing_streams: int = 0
     gone: bool = False
+    failing_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,10 +278,12 @@ class LinkView(Connection):
     Attributes:
         failing: The number of failing streams by media id, "" for the whole merchant.
         gone: The media for which the API answers 404.
+        failing_since: When the requests began to fail, by media id, "" for the whole merchant (Unix seconds).
     """
 
     failing: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     gone: frozenset[str] = frozenset()
+    failing_since: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,12 +304,13 @@ class MerchantView:
         judgement: Whether there is one, and why not.
         incident: The open drop of the whole merchant, or None.
         incidents: The drops of its media and of the whole merchant, open or not, the newest onset first.
-        learning_seconds: Seconds until the history of all media is there at the present pace, so that each of them can
-            be judged; 0 where nothing is missing, None where that is not known.
+        learning_seconds: Seconds until all media can be judged for drops at the present pace; 0 where they can, None
+            where that is not known.
         learning_until: When that will be (Unix seconds); None where nothing is missing or that is not known.
         timezone_offset: Seconds that the rows of the API are ahead of what `api.timezone` says; 0 where it fits, None
             while that is not known.
         timezone_error: What is wrong with `api.timezone` and how to fix it, or "".
+        timezone_since: When that was found, or None.
         link: The connection to the API, or None where it is unknown.
     """
 
@@ -326,6 +331,7 @@ class MerchantView:
     learning_until: float | None = None
     timezone_offset: float | None = None
     timezone_error: str = ""
+    timezone_since: float | None = None
     link: LinkView | None = None
 
 
@@ -363,8 +369,10 @@ class Snapshot:
         merchants: By merchant id.
         clock_offset: Seconds by which this machine's clock is ahead of the API's, 0 where they agree.
         problems: Problems of the process itself.
+        started: When the process began to poll (Unix seconds), or None.
     """
 
     merchants: Mapping[str, MerchantView] = field(default_factory=lambda: MappingProxyType({}))
     clock_offset: float = 0.0
     problems: tuple[ProblemView, ...] = ()
+    started: float | None = None

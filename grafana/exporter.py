@@ -251,8 +251,8 @@ def _oldest() -> parts.Panel:
 def _learning() -> parts.Panel:
     return parts.graph(
         "Time until all media are judged",
-        "After the first start, drop detection needs the history of each media. The busiest media come first. 0: the "
-        "history of all media is there.",
+        "After the first start, drop detection needs the history of each media. The busiest media come first. 0: all "
+        "media can be judged.",
         query(f"max by (merchant_id) (smartstream_learning_remaining_seconds{{{MERCHANTS}}})", "{{merchant_id}}"),
         unit="dtdurations",
         size=(8, 8),

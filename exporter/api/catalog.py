@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from exporter.api.answers import LiveEvent, Media
 from exporter.config.settings import MediaSettings, MerchantSettings
-from exporter.model import LiveState
+from exporter.model import NO_PLAYS, LiveState
 from exporter.storage.state import State
 from exporter.views import MediaView
 
@@ -54,26 +54,39 @@ class Catalog:
         self._due: dict[Lookup, float] = {Lookup(media_id): 0.0 for media_id in self._settings}
         self._load()
 
+    @property
+    def unknown(self) -> int:
+        """How many media wait for the end of their first lookup: whether they are live is not known."""
+        with self._mutex:
+            return len(self._settings.keys() - self._media.keys() - self._failed)
+
     def next_lookup(
-        self, now: float, under_way: Container[object] = (), *, running_only: bool = False
+        self,
+        now: float,
+        under_way: Container[object] = (),
+        plays: Mapping[str, float] = NO_PLAYS,
+        *,
+        running_only: bool = False,
     ) -> Lookup | None:
         """The lookup that has been due the longest, or None.
 
         Args:
             now: Unix seconds.
             under_way: Lookups in flight, which are skipped.
+            plays: The plays a minute to expect of each media: of lookups that are equally due, the busiest media's
+                comes first.
             running_only: Whether to consider only live events that are running.
         """
         with self._mutex:
             # A time far in the future was stored before the clock was set back.
             due = (
-                (at, lookup)
+                (at, -plays.get(lookup.media_id, 0.0), lookup)
                 for lookup, at in self._due.items()
                 if not now < at <= now + MEDIA_EVERY
                 and lookup not in under_way
                 and (not running_only or self._running(lookup, now))
             )
-            _, lookup = min(due, key=lambda entry: entry[0], default=(now, None))
+            *_, lookup = min(due, key=lambda entry: entry[:2], default=(None,))
             return lookup
 
     def enter_media(self, lookup: Lookup, media: Media, now: float) -> None:

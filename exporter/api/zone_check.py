@@ -92,11 +92,13 @@ class ZoneFinding:
         offset: Seconds that the API's dates are ahead of `api.timezone`; 0 if it fits, None while that is not known.
         suspect: A look with old rows that may be the zone's, until another look tells.
         local_offset: The offset of `api.timezone` from UTC (seconds) when that was found.
+        since: When the zone was found to be wrong (Unix seconds), or None.
     """
 
     offset: float | None = None
     suspect: Look | None = None
     local_offset: float | None = None
+    since: float | None = None
 
     @property
     def wrong(self) -> bool:
@@ -110,16 +112,24 @@ def look_at(rows: Rows, now: float) -> Look:
 
 
 def judge_zone(before: ZoneFinding, look: Look, zone: tzinfo) -> ZoneFinding:
-    """What is known after one more answer.
-
-    Rows in the future are said at once. Old rows are the zone's only if they are a whole number of half hours older
-    than usual, have been so since the first answer, and move on from minute to minute. What moves on with any other
-    delay, or stood still, is the API's delay or a quiet merchant.
+    """What is known after one more answer: as `_judge`, and since when.
 
     Args:
         before: What was known.
         look: What the answer shows.
         zone: `api.timezone`.
+    """
+    found = _judge(before, look, zone)
+    since = before.since if before.wrong else look.at
+    return replace(found, since=since if found.wrong else None)
+
+
+def _judge(before: ZoneFinding, look: Look, zone: tzinfo) -> ZoneFinding:
+    """What is known after one more answer.
+
+    Rows in the future are said at once. Old rows are the zone's only if they are a whole number of half hours older
+    than usual, have been so since the first answer, and move on from minute to minute. What moves on with any other
+    delay, or stood still, is the API's delay or a quiet merchant.
     """
     here = _local_offset(look.at, zone)
     if look.newest is None or here != _local_offset(look.at - AFTER_CHANGE, zone):

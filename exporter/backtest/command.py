@@ -187,9 +187,9 @@ def _as_json(alert: Alert) -> str:
 def _in_words(alert: Alert) -> str:
     return (
         f"{format_instant(start_of(alert.start))} to {format_instant(start_of(alert.end))}  {alert.severity:8}  "
-        f"{alert.media_id or 'the whole merchant'}: {alert.ratio:.0%} missing at worst, "
-        f"{alert.actual:g} plays in the minute where {alert.expected:.1f} were expected; "
-        f"since {format_instant(start_of(alert.onset))}, {alert.lost:,.0f} plays missing{_STATES[alert.state]}"
+        f"{alert.media_id or 'the whole merchant'}: {alert.ratio:.0%} missing at worst "
+        f"({alert.actual:g} of {alert.expected:.1f} plays in that minute), "
+        f"onset {format_instant(start_of(alert.onset))}, {alert.lost:,.0f} plays lost{_STATES[alert.state]}"
     )
 
 

@@ -307,18 +307,21 @@ class Baseline:
         """By how much the variance of the plays is more than that of independent viewers; 1 while it is not known."""
         return self._dispersion.excess or 1.0
 
-    def begun_with(self, first: Minute, plays: Sequence[float | None]) -> "Baseline":
-        """The baseline as it would be if it had taken these minutes first; the days before them stay."""
+    def begun_with(self, first: Minute, plays: Sequence[float | None]) -> "tuple[Baseline, Observation | None]":
+        """The baseline as it would be if it had taken these minutes first, and what its newest minute then shows.
+
+        The days before them stay.
+        """
         days = {day: steps for day, steps in self._steps.pack().items() if day <= first // DAY_MINUTES}
         begun = Baseline()
         begun._steps = SeasonalProfile(days)
         begun._steps.changed.update(self.changed_days)
-        begun.take(first, plays)
+        observations = begun.take(first, plays)
         recent = self.recent_minutes()
         later = [each for each in recent.last(HELD) if each[0] >= first + len(plays)] if recent else []
         if later:
-            begun.take(later[0][0], [value for _, value, _ in later])
-        return begun
+            observations = begun.take(later[0][0], [value for _, value, _ in later])
+        return begun, observations[-1] if observations else None
 
     def show_expected(self, minute: Minute, plays: float) -> None:
         """Let one of the newest minutes be shown with these expected plays, in place of its forecast."""

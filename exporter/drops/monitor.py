@@ -269,16 +269,19 @@ class DropMonitor:
         """
         return self._baselines[""].dispersion
 
-    def enter_history(self, request: WarmupRequest, rows: Rows) -> None:
-        """Take the answer to a request of the warm-up."""
+    def enter_history(self, request: WarmupRequest, rows: Rows, now: float) -> None:
+        """Take the answer to a request of the warm-up, which came at a moment (Unix seconds)."""
         media_id = request.media_id
         with self._mutex:
             baseline = self._baseline(media_id)
             if request.hourly:
                 baseline.fill(past_hours(request, rows))
             else:
-                baseline = baseline.begun_with(request.asked.first, past_minutes(request, rows))
+                baseline, newest = baseline.begun_with(request.asked.first, past_minutes(request, rows))
                 self._baselines[media_id] = baseline
+                if newest is not None and self._said[media_id].standing is None:
+                    # It can be judged at once, and need not wait for its next answer.
+                    self._judging.note(media_id, baseline, [newest], now)
             self._publish(media_id, baseline)
             self._unsaved.add(media_id)
 

@@ -7,9 +7,8 @@ of all media come before any hours, and of each the busiest media first.
 import threading
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
-from exporter.model import DAY_MINUTES, MINUTE, Minute, MinuteRange, Rows, Stream, total_of
+from exporter.model import DAY_MINUTES, MINUTE, NO_PLAYS, Minute, MinuteRange, Rows, Stream, total_of
 
 # How far the detector looks back.
 HOURS_BACK = 22 * DAY_MINUTES
@@ -72,9 +71,6 @@ class _Missing:
     due: float = 0.0
 
 
-NO_PLAYS: Mapping[str, float] = MappingProxyType({})
-
-
 class Warmup:
     """The missing history of one merchant's streams. Safe for use by several threads.
 
@@ -110,6 +106,12 @@ class Warmup:
         longest = self._hours // 60 * 60
         with self._mutex:
             return sum(each.minutes + -(-each.hours_left // longest) for each in self._missing.values())
+
+    @property
+    def minutes_left(self) -> int:
+        """How many of these requests are for minutes, without which a media cannot be judged."""
+        with self._mutex:
+            return sum(each.minutes for each in self._missing.values())
 
     def next(
         self, now: float, settled: Minute, under_way: Container[Stream], plays: Mapping[str, float] = NO_PLAYS
@@ -201,7 +203,7 @@ class Pace:
         self._answers = (*recent, (now, left))
 
     def remaining(self, now: float, left: int, planned: float) -> float | None:
-        """Seconds until all history is there, 0 if nothing is missing; None if for a long time nothing has come.
+        """Seconds until no request is left, 0 if none is; None if for a long time no answer has come.
 
         Args:
             now: Monotonic seconds.

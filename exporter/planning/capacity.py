@@ -14,6 +14,9 @@ from exporter.times import format_duration
 # If the budget is short, one request in so many is for the catalog and the history, so that they make progress.
 BACKGROUND_SHARE = 10
 
+# While media that were never known cannot be judged, one in so many: their drops are not seen.
+LEARNING_SHARE = 3
+
 # The requests for the history of one media, or of the whole merchant: by minute and by hour.
 HISTORY_REQUESTS = 2
 
@@ -30,7 +33,7 @@ class Capacity:
         streams: The number of streams, by target and group.
         freshness: The expected staleness.
         bound: The lower bound of the mean staleness with any schedule, in minutes.
-        learning: Minutes from the first start until the history of all media is there.
+        learning: Minutes from the first start until all media can be judged.
         advice: One line where something does not fit, else "".
     """
 
@@ -66,9 +69,9 @@ def estimate_capacity(merchant: MerchantSettings, poll: PollSettings, rates: Map
     )
 
 
-def background_rate(streams: int, requests_per_minute: float) -> float:
-    """The requests a minute that are left for the catalog and the history beside so many streams."""
-    return max(requests_per_minute / BACKGROUND_SHARE, requests_per_minute - streams)
+def learning_rate(streams: int, requests_per_minute: float) -> float:
+    """The requests a minute for the catalog and the history beside so many streams, until all media can be judged."""
+    return max(requests_per_minute / LEARNING_SHARE, requests_per_minute - streams)
 
 
 def history_requests(media: int) -> int:
@@ -77,13 +80,13 @@ def history_requests(media: int) -> int:
 
 
 def _learning_minutes(media: int, streams: int, requests_per_minute: int) -> int:
-    """From the first start, with the lookups of the media in between."""
+    """From the first start: each media takes its lookup and its newest day by minute."""
     # In the first minute a token, the time zone and the whole merchant's plays come first.
-    left = history_requests(media) + media + 3
+    left = 2 * media + 1 + 3
     early = EARLY_MINUTES * requests_per_minute
     if left <= early:
         return math.ceil(left / requests_per_minute)
-    return math.ceil(EARLY_MINUTES + (left - early) / background_rate(streams, requests_per_minute))
+    return math.ceil(EARLY_MINUTES + (left - early) / learning_rate(streams, requests_per_minute))
 
 
 def _catalog_requests(merchant: MerchantSettings) -> float:

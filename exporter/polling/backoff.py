@@ -78,11 +78,13 @@ class _Entry:
         kind: The kind of its newest error.
         failures: How often it has failed.
         until: The end of the backoff (monotonic seconds).
+        since: When it first failed (monotonic seconds).
     """
 
     kind: str
     failures: int
     until: float
+    since: float
 
 
 class Backoff:
@@ -143,6 +145,15 @@ class Backoff:
     def gone(self) -> frozenset[str]:
         """The media that the API answers with 404."""
         return frozenset(what for what in self._entries if isinstance(what, str))
+
+    @property
+    def failing_since(self) -> Mapping[str, float]:
+        """By media id, "" for the whole merchant, when its requests began to fail (monotonic seconds)."""
+        since: dict[str, float] = {}
+        for what, entry in self._entries.items():
+            media_id = what.media_id if isinstance(what, Stream) else what
+            since[media_id] = min(since.get(media_id, entry.since), entry.since)
+        return since
 
     @property
     def failing_lookups(self) -> int:
@@ -276,7 +287,7 @@ class Backoff:
         # A bounded exponent: the number of failures grows without limit.
         wait = min(first * 2.0 ** min(failures - 1, 20), max(longest, SHARED_INTERVAL * len(self._entries)))
         asked = min(retry_after(error) or 0.0, LONGEST_WAIT)
-        self._entries[what] = _Entry(kind, failures, now + max(wait, asked))
+        self._entries[what] = _Entry(kind, failures, now + max(wait, asked), now if entry is None else entry.since)
         return failures
 
     def _release(self, kind: str) -> None:

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import structlog
 
@@ -29,6 +28,7 @@ from exporter.polling.queue import RequestQueue
 from exporter.polling.round import Round
 from exporter.polling.sources import UNUSABLE, Sources
 from exporter.polling.staleness import Staleness
+from exporter.times import format_instant
 from exporter.views import LinkView
 
 log = structlog.get_logger("poll")
@@ -86,7 +86,7 @@ class MerchantPoller:
 
     @property
     def learning(self) -> float | None:
-        """Seconds until all history of plays is there, 0 if nothing is missing; None if that is not known."""
+        """Seconds until all media can be judged for drops, 0 if they can; None if that is not known."""
         remaining = self._sources.warmup.remaining()
         return remaining if self._link.up or remaining == 0 else None
 
@@ -288,7 +288,8 @@ class MerchantPoller:
 
     def _measure(self) -> None:
         """Update the staleness and the failing streams."""
-        moment = self._staleness.moment(self._clock.now(), self._clock.monotonic())
+        now = self._clock.now()
+        moment = self._staleness.moment(now, self._clock.monotonic())
         weights = self._staleness.weights(moment)
         bound = self._link.staleness_bound_minutes
         if not 0 < self._bound_due - self._clock.monotonic() <= BOUND_EVERY:
@@ -300,6 +301,9 @@ class MerchantPoller:
             staleness_bound_minutes=bound,
             failing=self._backoff.failing_streams,
             gone=self._backoff.gone,
+            failing_since={
+                media_id: now - (moment.monotonic - since) for media_id, since in self._backoff.failing_since.items()
+            },
             failing_lookups=self._backoff.failing_lookups,
         )
 
@@ -335,6 +339,6 @@ class MerchantPoller:
         if event.kind == "begin":
             log.warning(event.line, merchant=self.merchant_id)
             return
-        since = datetime.fromtimestamp(event.since, UTC).isoformat(timespec="seconds")
+        since = format_instant(event.since)
         write = log.info if event.kind == "end" else log.warning
         write(event.line, merchant=self.merchant_id, since=since, times=event.count)

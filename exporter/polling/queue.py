@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from exporter.api.budget import LONGEST_WAIT
 from exporter.api.catalog import Lookup
+from exporter.drops.warmup import WarmupRequest
 from exporter.model import MINUTE, Stream
-from exporter.planning.capacity import BACKGROUND_SHARE, EARLY_MINUTES
+from exporter.planning.capacity import BACKGROUND_SHARE, EARLY_MINUTES, LEARNING_SHARE
 from exporter.planning.index import Candidate, can_hold, choose
 from exporter.polling.backoff import SUSPICION_LIMIT, Backoff, Task
 from exporter.polling.parts import MerchantParts
@@ -19,8 +20,10 @@ from exporter.polling.staleness import Moment, Staleness
 # A stream that failed and is not in backoff is requested once more in a round, after all others.
 ATTEMPTS = 2
 
-# So many requests for streams between two for the catalog or the warm-up, if the budget is short.
+# So many requests for streams between two for the catalog or the warm-up, if the budget is short; and so many while
+# media cannot be judged.
 REQUESTS_PER_LOOKUP = BACKGROUND_SHARE - 1
+REQUESTS_WHILE_LEARNING = LEARNING_SHARE - 1
 
 # When many streams are due again that failed before, so many failures in a round's requests are enough.
 REQUESTS_PER_FAILURE = 10
@@ -72,13 +75,15 @@ class RequestQueue:
         self._late = 0
         # Until then lookups and warm-up come first (monotonic seconds); None before the first round.
         self._early_until: float | None = None
+        # Whether no stream was stale at the first round.
+        self._fresh = False
 
     def begin(self) -> Round:
         """A round that begins now."""
         if self._early_until is None:
-            fresh = self._staleness.fresh(self._moment(), EARLY_MINUTES)
-            self._early_until = self._clock.monotonic() + (EARLY_MINUTES * MINUTE if fresh else 0.0)
-            if not fresh:
+            self._fresh = self._staleness.fresh(self._moment(), EARLY_MINUTES)
+            self._early_until = self._clock.monotonic() + (EARLY_MINUTES * MINUTE if self._fresh else 0.0)
+            if not self._fresh:
                 # The backlog comes first.
                 self._since_lookup = 0
         spare, self._late = min(self._late, int(self._budget.allowed) // 2), 0
@@ -131,7 +136,12 @@ class RequestQueue:
 
     def answered(self, task: Task) -> None:
         """Count the requests since the last one for the catalog or the warm-up."""
-        self._since_lookup = self._since_lookup + 1 if isinstance(task, Stream) else 0
+        if isinstance(task, Stream):
+            self._since_lookup += 1
+            return
+        self._since_lookup = 0
+        # Alternately, or running live events could take all of it.
+        self._warmup_first = not isinstance(task, WarmupRequest)
 
     def plan(self, current: Round, moment: Moment) -> list[Stream]:
         """The streams to request in this minute, the first last."""
@@ -178,11 +188,10 @@ class RequestQueue:
         event = self._running_event(current)
         if event is not None:
             return event
-        if self._since_lookup >= REQUESTS_PER_LOOKUP or self._early(moment):
+        pause = REQUESTS_WHILE_LEARNING if self._learning() else REQUESTS_PER_LOOKUP
+        if self._since_lookup >= pause or self._early(moment):
             # This search is slow, so it comes again only after as many requests, even if it found nothing.
             self._since_lookup = 0
-            # Alternately, or running live events could take all of it.
-            self._warmup_first = not self._warmup_first
             background = self._next_background(current, warmup_first=self._warmup_first)
             if background is not None:
                 return background
@@ -193,6 +202,11 @@ class RequestQueue:
                 return None
             current.plan = Plan(moment.complete, self.plan(current, moment))
         return self._next_planned(current, moment) or self._next_background(current)
+
+    def _learning(self) -> bool:
+        """Whether media cannot be judged yet, and the budget is short. A backlog at the start comes first."""
+        unjudged = self._sources.warmup.unjudged if self._fresh else 0
+        return unjudged > 0 and unjudged + self._staleness.streams > self._budget.allowed
 
     def _early(self, moment: Moment) -> bool:
         """Whether lookups and warm-up come before the streams, of which none is stale yet.

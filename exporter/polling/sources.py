@@ -15,7 +15,7 @@ from exporter.api.zone_check import REACH, ZoneCheck, ZoneFinding, judge_zone, l
 from exporter.drops.warmup import Pace, WarmupRequest
 from exporter.errors import BadRequest, TooLarge
 from exporter.model import Stream, minute_of
-from exporter.planning.capacity import background_rate
+from exporter.planning.capacity import learning_rate
 from exporter.polling.backoff import Task
 from exporter.polling.parts import MerchantParts
 from exporter.polling.staleness import Staleness
@@ -154,13 +154,21 @@ class StreamSource(TaskSource[Stream]):
 class LookupSource(TaskSource[Lookup]):
     """The catalog lookups of one merchant. They have no range, and an unusable answer is an error of the client."""
 
+    def __init__(self, parts: MerchantParts, staleness: Staleness) -> None:
+        super().__init__(parts)
+        self._staleness = staleness
+
     def next(self, unanswered: Collection[Task]) -> Lookup | None:
         """The next lookup, None if none is due.
 
         Args:
             unanswered: Tasks that wait for an answer, which are not requested again.
         """
-        return self._parts.catalog.next_lookup(self._parts.clock.now(), unanswered)
+        now, catalog = self._parts.clock.now(), self._parts.catalog
+        if not catalog.unknown:
+            return catalog.next_lookup(now, unanswered)
+        plays = self._staleness.plays(self._staleness.moment(now, self._parts.clock.monotonic()))
+        return catalog.next_lookup(now, unanswered, plays)
 
     def next_running(self, unanswered: Collection[Task]) -> Lookup | None:
         """The next lookup of a running live event, None if none is due."""
@@ -204,19 +212,24 @@ class WarmupSource(TaskSource[WarmupRequest]):
         """How many requests the missing history takes."""
         return self._parts.monitor.warmup.left
 
+    @property
+    def unjudged(self) -> int:
+        """How many requests it takes until all media can be judged: their first lookups, and their plays by minute."""
+        return self._parts.monitor.warmup.minutes_left + self._parts.catalog.unknown
+
     def remaining(self) -> float | None:
-        """Seconds until all history is there, 0 if nothing is missing; None if that is not known."""
-        planned = background_rate(self._staleness.streams, self._parts.budget.allowed)
-        return self._pace.remaining(self._parts.clock.monotonic(), self.left, planned)
+        """Seconds until all media can be judged, 0 if nothing is missing; None if that is not known."""
+        planned = learning_rate(self._staleness.streams, self._parts.budget.allowed)
+        return self._pace.remaining(self._parts.clock.monotonic(), self.unjudged, planned)
 
     def ask(self, task: WarmupRequest) -> bool:
         """See `TaskSource`."""
         reading = self._parts.client.aggregations(task.stream, task.asked, hourly=task.hourly)
         if reading.problems:
             self._problems[task] = _unusable(task, reading.problems)
-        self._parts.monitor.enter_history(task, reading.rows)
+        self._parts.monitor.enter_history(task, reading.rows, self._parts.clock.now())
         self._parts.monitor.warmup.done(task)
-        self._pace.note(self._parts.clock.monotonic(), self.left)
+        self._pace.note(self._parts.clock.monotonic(), self.unjudged)
         return True
 
     def problem(self, task: WarmupRequest) -> str:
@@ -319,7 +332,7 @@ class Sources:
 
     def __init__(self, parts: MerchantParts, staleness: Staleness) -> None:
         self.streams = StreamSource(parts, staleness)
-        self.lookups = LookupSource(parts)
+        self.lookups = LookupSource(parts, staleness)
         self.warmup = WarmupSource(parts, staleness)
         self.zone = ZoneSource(parts, staleness.pace_maker)
 

@@ -263,7 +263,7 @@ MERCHANT: Sequence[ViewFamily[MerchantView]] = (
     ),
     _of_merchant(
         "smartstream_learning_remaining_seconds",
-        "Estimated seconds until the history of all media is there, so that each of them can be judged for drops.",
+        "Estimated seconds until all media can be judged for drops, 0 when they can.",
         lambda merchant: merchant.learning_seconds,
     ),
 )

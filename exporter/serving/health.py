@@ -1,6 +1,7 @@
 """The health of everything, and all its causes. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from exporter.model import MINUTE
 from exporter.serving.schema import (
@@ -19,6 +20,19 @@ from exporter.wording import some
 # Of many merchants or media, so many are named.
 NAMED = 5
 
+# Without anything that tells since when, these have been there since the process began to poll.
+_FROM_START = frozenset(
+    (
+        CauseKind.WAITING,
+        CauseKind.CREDENTIALS,
+        CauseKind.API_DOWN,
+        CauseKind.RATE_LIMITED,
+        CauseKind.NO_ROWS,
+        CauseKind.LEARNING,
+        CauseKind.BUDGET,
+    )
+)
+
 # Rows older than this (seconds) are bad, whether the API responds or not: nobody sees a drop in them.
 OLDEST_ROWS = 20 * MINUTE
 
@@ -27,7 +41,11 @@ LATE_ROWS = 12 * MINUTE
 
 
 def health_of(
-    merchants: Sequence[MerchantStatus], problems: Sequence[ProblemView], now: float, max_staleness: float
+    merchants: Sequence[MerchantStatus],
+    problems: Sequence[ProblemView],
+    now: float,
+    max_staleness: float,
+    started: float | None,
 ) -> tuple[Health, tuple[Cause, ...]]:
     """The worst state, and all causes, the worst first.
 
@@ -36,6 +54,7 @@ def health_of(
         problems: Problems of the process itself.
         now: Unix seconds.
         max_staleness: Seconds that no stream should wait longer than.
+        started: When the process began to poll: causes that are there from the start have lasted since then.
     """
     unwritable = any(each.bad and each.subject is Subject.STATE_FILE for each in problems)
     causes = [_of_process(each) for each in problems]
@@ -44,6 +63,7 @@ def health_of(
         causes += _of_drops(merchant)
         causes += _of_media(merchant, now)
         causes += _of_budget(merchant, max_staleness)
+    causes = [replace(each, since=started) if _from_start(each) else each for each in causes]
     kinds = list(CauseKind)
     # Sorting keeps the order of equal ones.
     causes.sort(key=lambda each: (each.health is not Health.BAD, kinds.index(each.kind), -_missing(each)))
@@ -72,6 +92,10 @@ def clock_problem(offset: float) -> str:
     )
 
 
+def _from_start(cause: Cause) -> bool:
+    return cause.since is None and cause.kind in _FROM_START
+
+
 def _of_process(problem: ProblemView) -> Cause:
     kind = CauseKind.STATE_FILE if problem.subject is Subject.STATE_FILE else CauseKind.PROCESS
     health = Health.BAD if problem.bad else Health.WARNING
@@ -94,11 +118,11 @@ def _of_connection(merchant: MerchantStatus, now: float, *, unwritable: bool) ->
         message = f"{name}: the API is down. {_sentence(merchant.last_error)}".rstrip()
         yield _cause(merchant, Health.BAD, CauseKind.API_DOWN, message, since=merchant.last_success)
     elif merchant.up is None:
-        message = f"{name}: waiting for the first API response."
+        message = f"{name}: starting. Waiting for the first API response."
         yield _cause(merchant, Health.WARNING, CauseKind.WAITING, message)
     if merchant.timezone_error:
         message = f"{name}: {_sentence(merchant.timezone_error)}"
-        yield _cause(merchant, Health.BAD, CauseKind.TIMEZONE, message)
+        yield _cause(merchant, Health.BAD, CauseKind.TIMEZONE, message, since=merchant.timezone_since)
     if merchant.horizon is not None and now - merchant.horizon > OLDEST_ROWS:
         age = now - merchant.horizon
         message = f"{name}: no new rows for {_age(age)}. Drops since then are not seen."
@@ -140,20 +164,20 @@ def _of_drops(merchant: MerchantStatus) -> Iterator[Cause]:
 def _of_media(merchant: MerchantStatus, now: float) -> Iterator[Cause]:
     """Media that are gone, fail, are stale or learn, and values that wait."""
     name = merchant.merchant_id
-    if gone := [_name(each) for each in merchant.media if each.gone]:
-        message = f"{name}: {_count(len(gone), 'media')} not found (404): {some(gone, NAMED)}."
-        yield _cause(merchant, Health.WARNING, CauseKind.GONE, message, number=len(gone))
-    failing = [_name(each) for each in merchant.media if each.failing_streams and not each.gone]
-    failing = ["the whole merchant"] * (merchant.whole.failing_streams > 0) + failing
-    if failing:
-        streams = merchant.whole.failing_streams + sum(m.failing_streams for m in merchant.media if not m.gone)
-        message = f"{name}: requests fail for {some(failing, NAMED)}."
-        yield _cause(merchant, Health.WARNING, CauseKind.FAILING, message, number=streams)
-    late = [_name(each) for each in merchant.media if MediaState.STALE in each.states and not each.failing]
-    # Where no row comes at all, all media are stale, and another cause says so.
-    if late and merchant.horizon is not None and now - merchant.horizon <= OLDEST_ROWS:
-        message = f"{name}: no current data for {_count(len(late), 'media')}: {some(late, NAMED)}."
-        yield _cause(merchant, Health.WARNING, CauseKind.STALE, message, number=len(late))
+    if gone := [each for each in merchant.media if each.gone]:
+        message = f"{name}: {_count(len(gone), 'media')} not found (404): {_named(gone)}."
+        since = _first(each.failing_since for each in gone)
+        yield _cause(merchant, Health.WARNING, CauseKind.GONE, message, number=len(gone), since=since)
+    if failing := [each for each in (merchant.whole, *merchant.media) if each.failing_streams and not each.gone]:
+        message = f"{name}: requests fail for {_named(failing)}."
+        streams, since = sum(each.failing_streams for each in failing), _first(each.failing_since for each in failing)
+        yield _cause(merchant, Health.WARNING, CauseKind.FAILING, message, number=streams, since=since)
+    late = [each for each in merchant.media if MediaState.STALE in each.states and not each.failing]
+    # Where no row comes at all, all media are stale, and another cause says so. In the first round, none has data yet.
+    if late and merchant.round_timestamp and merchant.horizon is not None and now - merchant.horizon <= OLDEST_ROWS:
+        message = f"{name}: no current data for {_count(len(late), 'media')}: {_named(late)}."
+        since = _first(each.data_timestamp for each in late)
+        yield _cause(merchant, Health.WARNING, CauseKind.STALE, message, number=len(late), since=since)
     watched = [each for each in merchant.media if MediaState.OFF not in each.states]
     learning = sum(MediaState.LEARNING in each.states for each in watched)
     if merchant.horizon is not None and 2 * learning > len(watched):
@@ -204,7 +228,15 @@ def _missing_plays(media: MediaStatus) -> str:
 
 
 def _name(media: MediaStatus) -> str:
-    return media.name or media.media_id
+    return (media.name or media.media_id) if media.media_id else "the whole merchant"
+
+
+def _named(media: Iterable[MediaStatus]) -> str:
+    return some([_name(each) for each in media], NAMED)
+
+
+def _first(instants: Iterable[float | None]) -> float | None:
+    return min((each for each in instants if each is not None), default=None)
 
 
 def _count(number: int, noun: str) -> str:

@@ -134,7 +134,10 @@ def _content(text: str | bytes, content_type: str = _TEXT, *headers: tuple[str, 
 def _of_media(render: Callable[[str, str], str | None], content_type: str, *headers: tuple[str, str]) -> Handler:
     def route(request: Request) -> Response:
         query = parse_qs(request.query)
-        text = render(query.get("merchant", [""])[0], query.get("media", [""])[0])
+        merchant_id, media_id = query.get("merchant", [""])[0], query.get("media", [""])[0]
+        if not merchant_id or not media_id:
+            return error_response(HTTPStatus.BAD_REQUEST, "use /media?merchant=ID&media=ID")
+        text = render(merchant_id, media_id)
         if text is None:
             return error_response(HTTPStatus.NOT_FOUND, "media not found")
         return _content(text, content_type, *headers)

@@ -188,6 +188,7 @@ class MediaStatus:
         last_error_at: When that was.
         failing_streams: The number of its streams that fail while other requests succeed.
         gone: Whether the API returns 404 for it.
+        failing_since: Since when requests for it fail or get 404; null while none does.
         states: All that applies, the worst first: `critical` and `warning` (a drop), `gone` (404), `failing` (some
             streams), `stale` (no data, or old data), `learning` or `judged` or `off` (the drop detector).
         judgement: Whether the drop detector can give a verdict, and why not.
@@ -210,6 +211,7 @@ class MediaStatus:
     last_error_at: float | None
     failing_streams: int = 0
     gone: bool = False
+    failing_since: float | None = None
     states: tuple[MediaState, ...] = ()
     judgement: Judgement = Judgement.LEARNING
     thresholds: Thresholds | None = None
@@ -234,6 +236,7 @@ class MerchantStatus(Connection):
         media: The media, in the order of the configuration.
         incidents: Drops of the media and of the whole merchant: the open ones, then the others, the newest onset first.
         timezone_error: How the rows show that `api.timezone` is wrong, or "".
+        timezone_since: When that was found, or null.
         learning_until: When the rest of the media will be judged, or null where that is not known.
     """
 
@@ -244,6 +247,7 @@ class MerchantStatus(Connection):
     media: tuple[MediaStatus, ...]
     incidents: tuple[IncidentStatus, ...] = ()
     timezone_error: str = ""
+    timezone_since: float | None = None
     learning_until: float | None = None
 
 
@@ -262,6 +266,7 @@ class Status:
         merchants: The merchants, in the order of the configuration.
         requests: The newest requests to the API, and the newest that failed; the newest first.
         problems: Problems of the process itself: its state file, its log, its clock, its polling.
+        started: When the process began to poll.
     """
 
     version: str
@@ -274,3 +279,4 @@ class Status:
     merchants: tuple[MerchantStatus, ...] = ()
     requests: tuple[Exchange, ...] = ()
     problems: tuple[ProblemView, ...] = ()
+    started: float | None = None

@@ -89,7 +89,7 @@ def build(
         _Builder(merchant, Plays(hours.get(merchant_id, {}), days.get(merchant_id, {})), requests, now, limits).status()
         for merchant_id, merchant in snapshot.merchants.items()
     )
-    health, causes = health_of(merchants, snapshot.problems, now, limits.max_staleness)
+    health, causes = health_of(merchants, snapshot.problems, now, limits.max_staleness, snapshot.started)
     return Status(
         version,
         now,
@@ -101,6 +101,7 @@ def build(
         merchants,
         requests=tuple(each for each in requests.newest if each.merchant_id in snapshot.merchants),
         problems=snapshot.problems,
+        started=snapshot.started,
     )
 
 
@@ -148,6 +149,7 @@ class _Builder:
             incident=merchant.incident,
             thresholds=WHOLE_MERCHANT,
             failing_streams=link.failing.get("", 0),
+            failing_since=link.failing_since.get(""),
         )
         return MerchantStatus(
             **{each.name: getattr(link, each.name) for each in fields(Connection)},
@@ -158,6 +160,7 @@ class _Builder:
             media=tuple(self._media(each, streams.get(each.media_id, ()), settled) for each in merchant.media.values()),
             incidents=_incidents(merchant),
             timezone_error=merchant.timezone_error,
+            timezone_since=merchant.timezone_since,
             learning_until=merchant.learning_until,
         )
 
@@ -182,6 +185,7 @@ class _Builder:
             last_error_at=failure.at if failure else None,
             failing_streams=media.failing_streams,
             gone=media.gone,
+            failing_since=media.failing_since,
             states=tuple(_states(media, drop, stale=self._stale(streams))),
             judgement=media.judgement,
             thresholds=media.thresholds,
@@ -198,8 +202,10 @@ class _Builder:
         """Whether there is no data at all, or a stream waits too long for its own.
 
         Streams that the API has by day only do not count, nor do those that wait for their first response while others
-        have data: after a start that takes some minutes.
+        have data: after a start that takes some minutes. In the first round nothing has data yet.
         """
+        if self.merchant.link is None or self.merchant.link.round_timestamp is None:
+            return False
         of_minutes = [each.through for each in streams if not each.stream.target.by_day]
         known = [through for through in of_minutes if through is not None]
         longest = self.limits.max_lag + self.limits.max_staleness

@@ -53,6 +53,20 @@ def test_all_media_are_looked_up_first(build: Build) -> None:
     assert catalog.next_lookup(NOW + MEDIA_EVERY) == A
 
 
+def test_the_busiest_media_is_looked_up_first(build: Build) -> None:
+    """Of lookups that are equally due; media without known plays come last, in the order of the configuration."""
+    catalog = build({"id": "a"}, {"id": "b"}, {"id": "c"})
+    assert catalog.unknown == 3
+    assert catalog.next_lookup(NOW, plays={"b": 1.0, "c": 2.0}) == Lookup("c")
+    assert catalog.next_lookup(NOW, {Lookup("c")}, {"b": 1.0, "c": 2.0}) == B
+    assert catalog.next_lookup(NOW, {Lookup("c"), B}, {"b": 1.0, "c": 2.0}) == A
+    catalog.enter_media(Lookup("c"), Media("", "", "", "file"), NOW)
+    catalog.failed(A, NOW)
+    assert catalog.unknown == 1
+    # A is due later than B, however busy it is.
+    assert catalog.next_lookup(NOW + RETRY_EVERY, plays={"a": 5.0}) == B
+
+
 def test_a_lookup_under_way_is_not_requested_again(build: Build) -> None:
     """Another thread gets the next lookup, or none."""
     catalog = build()

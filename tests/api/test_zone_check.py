@@ -70,7 +70,9 @@ def test_the_error_clears_when_rows_are_usual_again() -> None:
     """Both errors end with an answer that fits. An answer without rows changes nothing."""
     ahead = judged(look(-9 * HOUR))
     assert judge_zone(ahead, Look(NOW, None), TOKYO) == ahead
-    assert judge_zone(ahead, look(120), TOKYO).offset == 0.0
+    later = judge_zone(ahead, look(-9 * HOUR, NOW + 600), TOKYO)
+    assert (ahead.since, later.since) == (NOW, NOW)
+    assert judge_zone(ahead, look(120), TOKYO) == ZoneFinding(0.0, local_offset=9 * HOUR)
     old = judged(look(9 * HOUR + 60), look(9 * HOUR + 60, NOW + 300))
     assert old.wrong
     assert judge_zone(old, look(60, NOW + 600), TOKYO).offset == 0.0

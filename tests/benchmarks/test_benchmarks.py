@@ -82,7 +82,7 @@ TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
         0,
     ),
     "drops-cost": (lambda folder: drops.run_cost(folder, weeks=(1,), minutes=100, repeats=2), [1], 2),
-    "delay": (lambda folder: delay.run(folder, media=(3,), drops=1, warm_up=100), [3, 3], 0),
+    "delay": (lambda folder: delay.run(folder, scenarios=(delay.Scenario(3),), drops=1, warm_up=100), [3, 3], 0),
 }
 
 

@@ -74,7 +74,7 @@ class World:
     def warm_up(self) -> None:
         """Answer all requests for history."""
         while (history := self.monitor.warmup.next(self.now, self.minute, ())) is not None:
-            self.monitor.enter_history(history, history_of(history))
+            self.monitor.enter_history(history, history_of(history), self.now)
             self.monitor.warmup.done(history)
 
     def pass_minutes(self, count: int, factors: Mapping[str, float] | None = None, *, at_once: bool = False) -> None:
@@ -501,6 +501,32 @@ def test_old_days_are_deleted(world: World, warmed_up: State) -> None:
     assert size + recent < 32 * 1024
 
 
+def test_a_media_is_judged_as_soon_as_its_history_is_known(state: State) -> None:
+    """The newest minute of its history shows a drop that has begun before; a media without history is not judged."""
+    world = World(state)
+    world.set_files()
+    history = world.monitor.warmup.next(world.now, world.minute, ())
+    while history is not None and history.media_id != "a":
+        world.monitor.warmup.done(history)
+        history = world.monitor.warmup.next(world.now, world.minute, ())
+    assert history is not None
+    rows = {
+        minute: {"": 20.0 if minute <= world.minute - 5 else 1.0}
+        for minute in range(history.asked.first, history.asked.last + 1)
+    }
+    world.monitor.enter_history(history, rows, world.now)
+    assert world.monitor.judge() == {}
+    drops = world.monitor.drops(world.now)
+    assert drops["a"].judgement is Judgement.JUDGED
+    assert drops["a"].verdict is not None
+    assert drops["a"].verdict.minute == world.minute
+    assert drops["a"].verdict.ratio > 0.8
+    assert drops["b"].judgement is Judgement.LEARNING
+    # The next answer goes on from there.
+    world.monitor.enter_history(history, rows, world.now)
+    assert world.monitor.judge() == {}
+
+
 def test_history_is_requested_after_a_long_gap(world: World) -> None:
     """After hours without an answer, and no catch-up, the history is requested again; after a short gap it is not."""
     world.minute += 20
@@ -510,7 +536,7 @@ def test_history_is_requested_after_a_long_gap(world: World) -> None:
     world.pass_minutes(1)
     history = world.monitor.warmup.next(world.now, world.minute, ())
     assert history is not None
-    world.monitor.enter_history(history, history_of(history))
+    world.monitor.enter_history(history, history_of(history), world.now)
     world.monitor.warmup.done(history)
     plays = world.monitor.hours()[history.media_id].plays
     assert None not in plays

@@ -150,22 +150,25 @@ STATES: dict[str, tuple[MerchantView, tuple[ProblemView, ...], tuple[Any, ...]]]
     "waiting": (
         merchant(media(), horizon=None, link=link(4, up=None)),
         (),
-        (WARNING, CauseKind.WAITING, "acme", None, None, "acme: waiting for the first API response."),
+        (WARNING, CauseKind.WAITING, "acme", None, None, "acme: starting. Waiting for the first API response."),
     ),
     "gone": (
-        merchant(media(gone=True)),
+        merchant(media(gone=True, failing_since=NOW - 900)),
         (),
-        (WARNING, CauseKind.GONE, "acme", 1, None, "acme: 1 media not found (404): News 1."),
+        (WARNING, CauseKind.GONE, "acme", 1, NOW - 900, "acme: 1 media not found (404): News 1."),
     ),
     "failing": (
-        merchant(media(failing_streams=2), link=link(4, failing=MappingProxyType({"": 1}))),
+        merchant(
+            media(failing_streams=2, failing_since=NOW - 50),
+            link=link(4, failing=MappingProxyType({"": 1}), failing_since=MappingProxyType({"": NOW - 60})),
+        ),
         (),
-        (WARNING, CauseKind.FAILING, "acme", 3, None, "acme: requests fail for the whole merchant, News 1."),
+        (WARNING, CauseKind.FAILING, "acme", 3, NOW - 60, "acme: requests fail for the whole merchant, News 1."),
     ),
     "stale": (
         merchant(media(), streams=(stream_view("m1", Target.PLAY_COUNT, THROUGH - 60, 1),)),
         (),
-        (WARNING, CauseKind.STALE, "acme", 1, None, "acme: no current data for 1 media: News 1."),
+        (WARNING, CauseKind.STALE, "acme", 1, end_of(THROUGH - 60), "acme: no current data for 1 media: News 1."),
     ),
     "learning": (
         merchant(media(1), *[media(number, judgement=Judgement.LEARNING) for number in (2, 3)]),
@@ -305,6 +308,19 @@ def test_a_merchants_drop_is_one_cause() -> None:
 def test_what_is_no_cause(of: MerchantView) -> None:
     """The limits of the causes."""
     assert built(of).health is Health.GOOD
+
+
+def test_what_is_there_from_the_start_has_lasted_since_then() -> None:
+    """Where nothing else tells since when, for causes that a restart does not end; a drop has its onset."""
+    learning = [media(number, judgement=Judgement.LEARNING) for number in (2, 3)]
+    views = (merchant(dropping(1, 0.8), *learning, link=link(9000)), merchant(media(), link=link(1, up=None)))
+    since = [(each.kind, each.since) for of in views for each in built(of, started=NOW - 77).causes]
+    assert since == [
+        (CauseKind.CRITICAL_DROP, start_of(ONSET)),
+        (CauseKind.LEARNING, NOW - 77),
+        (CauseKind.BUDGET, NOW - 77),
+        (CauseKind.WAITING, NOW - 77),
+    ]
 
 
 def test_of_many_media_some_are_named() -> None:

@@ -406,7 +406,7 @@ def test_a_media_has_a_page() -> None:
     assert facts_of(text) == {
         "Plays, last minute": "3 of 60",
         "Data age": "4 min",
-        "Missing now": "−80 %",
+        "Drop": "−80 %",
         "Alerts": "warning above 40 %, critical above 60 %",
         "Media": "m2",
         "Merchant": "acme",

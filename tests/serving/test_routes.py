@@ -61,6 +61,9 @@ class Reply:
     body: bytes
 
 
+MEDIA = "/media?merchant=a&media=m"
+
+
 def request(app: Handler, path: str, method: str = "GET", **headers: str) -> Reply:
     """Call the application as the server does."""
     path, _, query = path.partition("?")
@@ -73,7 +76,7 @@ def request(app: Handler, path: str, method: str = "GET", **headers: str) -> Rep
     ("path", "content_type", "body"),
     [
         ("/", "text/html; charset=utf-8", "<p>grüezi</p>"),
-        ("/media", "text/html; charset=utf-8", "<p>one</p>"),
+        (MEDIA, "text/html; charset=utf-8", "<p>one</p>"),
         ("/api/v1/status", "application/json", "{}"),
         ("/config", "text/plain; charset=utf-8", "merchants: []\n"),
         ("/docs", "text/plain; charset=utf-8", "# How to\n"),
@@ -91,7 +94,7 @@ def test_each_path_has_its_page(path: str, content_type: str, body: str) -> None
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/media", "/api/v1/status", "/config", "/docs", "/metrics", "/-/ready", "/no-such-page"]
+    "path", ["/", MEDIA, "/api/v1/status", "/config", "/docs", "/metrics", "/-/ready", "/no-such-page"]
 )
 def test_every_response_has_security_headers(path: str) -> None:
     """No response is cached, sniffed or framed; only the pages can run or load anything, and only their own."""
@@ -101,8 +104,8 @@ def test_every_response_has_security_headers(path: str) -> None:
     policy = dict(each.split(" ", 1) for each in headers["Content-Security-Policy"].split("; "))
     assert (policy["default-src"], policy["frame-ancestors"]) == ("'none'", "'none'")
     assert "unsafe" not in headers["Content-Security-Policy"]
-    assert ("script-src" in policy) == (path in ("/", "/media"))
-    if path in ("/", "/media"):
+    assert ("script-src" in policy) == (path in ("/", MEDIA))
+    if path in ("/", MEDIA):
         assert policy["connect-src"] == "'self'"
 
 
@@ -120,16 +123,18 @@ def test_a_merchant_can_be_selected(path: str) -> None:
 
 
 def test_a_media_has_an_address() -> None:
-    """The ids of the merchant and of the media are in the query; an unknown media, or half of an address, is a 404."""
+    """The ids of the merchant and the media are in the query; an unknown media is a 404, half of an address a 400."""
 
     def render(merchant_id: str, media_id: str) -> str | None:
-        return f"<{merchant_id}/{media_id}>" if merchant_id and media_id else None
+        return None if media_id == "no" else f"<{merchant_id}/{media_id}>"
 
     app = Parts(media_page=render).app()
     assert request(app, "/media?merchant=a%20b%26&media=m%3F1").body == b"<a b&/m?1>"
+    reply = request(app, "/media?merchant=a&media=no")
+    assert (reply.status, reply.body) == (404, b"media not found\n")
     for query in ("", "?merchant=a", "?media=m", "?merchant=a&media="):
         reply = request(app, f"/media{query}")
-        assert (reply.status, reply.body) == (404, b"media not found\n")
+        assert (reply.status, reply.body) == (400, b"use /media?merchant=ID&media=ID\n")
 
 
 @pytest.mark.parametrize("path", ["/metric", "/metrics/", "/-/", "//", "", "/favicon.ico"])

@@ -257,7 +257,16 @@ def test_a_media_has_all_states_that_apply(
 ) -> None:
     """The worst first. Data is stale when a stream waits longer than the configuration allows, but not by-day data."""
     view = MediaView("m1", **{"thresholds": Thresholds(0.4, 0.6), **changes})
-    assert list(only_media(built(*streams, media=(view,))).states) == states
+    connected = LinkView("acme", round_timestamp=NOW - 5)
+    assert list(only_media(built(*streams, media=(view,), link=connected)).states) == states
+
+
+def test_nothing_is_stale_in_the_first_round() -> None:
+    """Until it ends, no media has data that is younger than the process."""
+    old = stream_view("m1", Target.PLAY_COUNT, THROUGH - 60, 1)
+    view = MediaView("m1", thresholds=Thresholds(0.4, 0.6))
+    starting = only_media(built(old, media=(view,), link=LinkView("acme")))
+    assert list(starting.states) == ["learning"]
 
 
 def test_a_media_has_its_day_its_streams_and_its_thresholds() -> None:
