@@ -86,7 +86,14 @@ def build(
         limits: What the configuration says about times.
     """
     merchants = tuple(
-        _Builder(merchant, Plays(hours.get(merchant_id, {}), days.get(merchant_id, {})), requests, now, limits).status()
+        _Builder(
+            merchant,
+            Plays(hours.get(merchant_id, {}), days.get(merchant_id, {})),
+            requests,
+            now,
+            limits,
+            snapshot.started,
+        ).status()
         for merchant_id, merchant in snapshot.merchants.items()
     )
     health, causes = health_of(merchants, snapshot.problems, now, limits.max_staleness, snapshot.started)
@@ -132,6 +139,7 @@ class _Builder:
     requests: RequestsView
     now: float
     limits: Limits
+    started: float | None
 
     def status(self) -> MerchantStatus:
         merchant = self.merchant
@@ -202,14 +210,14 @@ class _Builder:
         """Whether there is no data at all, or a stream waits too long for its own.
 
         Streams that the API has by day only do not count, nor do those that wait for their first response while others
-        have data: after a start that takes some minutes. In the first round nothing has data yet.
+        have data: after a start that takes some minutes. Shortly after the first start nothing has data yet.
         """
-        if self.merchant.link is None or self.merchant.link.round_timestamp is None:
-            return False
         of_minutes = [each.through for each in streams if not each.stream.target.by_day]
         known = [through for through in of_minutes if through is not None]
         longest = self.limits.max_lag + self.limits.max_staleness
-        return bool(of_minutes) and (not known or self.now - end_of(min(known)) > longest)
+        if not known:
+            return bool(of_minutes) and (self.started is None or self.now - self.started > longest)
+        return self.now - end_of(min(known)) > longest
 
 
 def _incidents(merchant: MerchantView) -> tuple[IncidentStatus, ...]:
