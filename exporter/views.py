@@ -249,6 +249,7 @@ class Connection:
         last_error_at: When that was.
         refused: Whether the API refuses the credentials.
         rate_limited: Whether the API answers 429, so that requests wait.
+        blocked: Whether no request has left since the state file could not be written.
         unusable: The part of the newest responses that cannot be used, or "".
         failing_lookups: The number of requests for the catalog, live events and the history that fail.
         round_timestamp: When the last round of requests ended.
@@ -266,6 +267,7 @@ class Connection:
     last_error_at: float | None = None
     refused: bool = False
     rate_limited: bool = False
+    blocked: bool = False
     unusable: str = ""
     failing_lookups: int = 0
     round_timestamp: float | None = None

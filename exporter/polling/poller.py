@@ -161,7 +161,7 @@ class MerchantPoller:
                 # Without a note of each request the limit could be broken after a restart, so none can leave. The
                 # process reports it once, for all merchants.
                 current.ended = current.unwritable = True
-                self._show_down(str(error))
+                self._show_down(str(error), blocked=True)
         except ApiError as error:
             with self._mutex:
                 self._note_failure(current, task, error)
@@ -185,7 +185,7 @@ class MerchantPoller:
             self._clock.sleep(seconds)
 
     def _note_answer(self, current: Round, task: Task) -> None:
-        self._link = replace(self._link, last_success=self._clock.now(), refused=False)
+        self._link = replace(self._link, last_success=self._clock.now(), refused=False, blocked=False)
         if isinstance(task, Stream):
             # During a Retry-After, the late answer of a request that was under way shows nothing.
             held = self._budget.held
@@ -258,9 +258,9 @@ class MerchantPoller:
             with contextlib.suppress(StateWriteFailed):
                 self._budget.hold(wait)
 
-    def _show_down(self, error: str = "") -> None:
+    def _show_down(self, error: str = "", *, blocked: bool = False) -> None:
         """Note that the API as a whole fails, or that no request can leave, and why where that is not noted yet."""
-        self._link = replace(self._link, up=False)
+        self._link = replace(self._link, up=False, blocked=blocked)
         if error:
             self._link = replace(self._link, last_error=error, last_error_at=self._clock.now())
 

@@ -59,7 +59,8 @@ def health_of(
     unwritable = any(each.bad and each.subject is Subject.STATE_FILE for each in problems)
     causes = [_of_process(each) for each in problems]
     for merchant in merchants:
-        causes += _of_connection(merchant, now, unwritable=unwritable)
+        causes += _of_connection(merchant, unwritable=unwritable)
+        causes += _of_rows(merchant, now)
         causes += _of_drops(merchant)
         causes += _of_media(merchant, now)
         causes += _of_budget(merchant, max_staleness)
@@ -102,8 +103,8 @@ def _of_process(problem: ProblemView) -> Cause:
     return Cause(health, kind, problem.subject, None, problem.since, _sentence(problem.message))
 
 
-def _of_connection(merchant: MerchantStatus, now: float, *, unwritable: bool) -> Iterator[Cause]:
-    """Whether the API responds, and how old its rows are."""
+def _of_connection(merchant: MerchantStatus, *, unwritable: bool) -> Iterator[Cause]:
+    """Whether the API responds, with times in the right time zone."""
     name = merchant.merchant_id
     if merchant.refused:
         message = f"{name}: the API refuses the credentials. {_sentence(merchant.last_error)}"
@@ -114,6 +115,11 @@ def _of_connection(merchant: MerchantStatus, now: float, *, unwritable: bool) ->
             "Other tools of the merchant share the limit."
         )
         yield _cause(merchant, Health.WARNING, CauseKind.RATE_LIMITED, message, since=merchant.last_success)
+    elif merchant.up is False and merchant.blocked:
+        # While the state file cannot be written, another cause says so.
+        if not unwritable:
+            message = f"{name}: waiting for the first API response since the state file is writable again."
+            yield _cause(merchant, Health.WARNING, CauseKind.WAITING, message, since=merchant.last_success)
     elif merchant.up is False and not unwritable:
         message = f"{name}: the API is down. {_sentence(merchant.last_error)}".rstrip()
         yield _cause(merchant, Health.BAD, CauseKind.API_DOWN, message, since=merchant.last_success)
@@ -123,6 +129,11 @@ def _of_connection(merchant: MerchantStatus, now: float, *, unwritable: bool) ->
     if merchant.timezone_error:
         message = f"{name}: {_sentence(merchant.timezone_error)}"
         yield _cause(merchant, Health.BAD, CauseKind.TIMEZONE, message, since=merchant.timezone_since)
+
+
+def _of_rows(merchant: MerchantStatus, now: float) -> Iterator[Cause]:
+    """How old the rows are."""
+    name = merchant.merchant_id
     if merchant.horizon is not None and now - merchant.horizon > OLDEST_ROWS:
         age = now - merchant.horizon
         message = f"{name}: no new rows for {_age(age)}. Drops since then are not seen."

@@ -685,12 +685,12 @@ def test_a_full_disk_ends_the_round_and_nothing_is_lost(build: Callable[..., Wor
     with world.ledger._state.read() as db:
         db.execute("CREATE TRIGGER full BEFORE INSERT ON sends BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
     assert world.round() == []
-    assert world.poller.link.up is False
+    assert (world.poller.link.up, world.poller.link.blocked) == (False, True)
     assert "disk is full" in world.poller.link.last_error
     with world.ledger._state.read() as db:
         db.execute("DROP TRIGGER full")
     assert set(PLAYS) <= set(world.round())
-    assert world.poller.link.up is True
+    assert (world.poller.link.up, world.poller.link.blocked) == (True, False)
 
 
 def test_incidents_are_logged_when_they_begin_and_end(build: Callable[..., World]) -> None:

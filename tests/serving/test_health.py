@@ -152,6 +152,14 @@ STATES: dict[str, tuple[MerchantView, tuple[ProblemView, ...], tuple[Any, ...]]]
         (),
         (WARNING, CauseKind.WAITING, "acme", None, None, "acme: starting. Waiting for the first API response."),
     ),
+    "waiting after a full disk": (
+        merchant(media(), link=link(4, up=False, blocked=True, last_error="state.db: the disk is full")),
+        (),
+        (
+            *(WARNING, CauseKind.WAITING, "acme", None, NOW - 2),
+            "acme: waiting for the first API response since the state file is writable again.",
+        ),
+    ),
     "gone": (
         merchant(media(gone=True, failing_since=NOW - 900)),
         (),
