@@ -19,10 +19,10 @@ from unittest import mock
 
 from benchmarks.picture import Line, draw
 from benchmarks.report import Cell, Table, figures
-from exporter.model import MINUTE, Minute, Stream
+from exporter.model import MINUTE, Minute
 from exporter.planning.index import Candidate, choose, lower_bound
 from exporter.polling.queue import RequestQueue
-from exporter.polling.round import Round
+from exporter.polling.round import Plan, Round
 from exporter.polling.staleness import Moment
 from exporter.storage.state import State, open_state
 from tests.support.audience import (
@@ -257,7 +257,7 @@ def _timed_plannings() -> Iterator[list[float]]:
     plan = RequestQueue.plan
     seconds: list[float] = []
 
-    def timed(queue: RequestQueue, current: Round, moment: Moment) -> list[Stream]:
+    def timed(queue: RequestQueue, current: Round, moment: Moment) -> Plan:
         began = time.process_time()
         try:
             return plan(queue, current, moment)

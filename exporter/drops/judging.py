@@ -129,6 +129,11 @@ class Said(NamedTuple):
     suspect: bool
     day: DayBar
 
+    @property
+    def shown(self) -> bool:
+        """Whether a drop is shown."""
+        return self.standing is not None and self.standing.verdict.ratio > 0
+
 
 class Judged(NamedTuple):
     """The result of judging.

@@ -88,7 +88,7 @@ class DropMonitor:
     Attributes:
         warmup: The history that is still missing.
         thresholds: By media id, "" for the whole merchant; None if its alerts are disabled.
-        suspects: The media whose newest minute looks like the beginning of a drop.
+        suspects: The media whose newest minute looks like the beginning of a drop, and whether one is shown already.
     """
 
     def __init__(self, state: State, settings: Settings, merchant: MerchantSettings, live_events: LiveEvents) -> None:
@@ -126,7 +126,7 @@ class DropMonitor:
         # Scrapes read these without the mutex, so they are never changed: new ones take their place.
         self._said: Mapping[str, Said] = {media_id: self._judging.said(media_id) for media_id in self._baselines}
         self._ended: Sequence[Incident] = self._judging.incidents()
-        self.suspects: frozenset[str] = frozenset()
+        self.suspects: Mapping[str, bool] = {}
         # Pages read these without the mutex, so they are never changed: new ones take their place.
         self._recent: dict[str, RecentMinutes] = {}
         self._unsaved: set[str] = set()
@@ -185,8 +185,9 @@ class DropMonitor:
             if judged.media:
                 said = {media_id: self._judging.said(media_id) for media_id in judged.media}
                 self._said = {**self._said, **said}
-                suspects = {media_id for media_id, each in said.items() if each.suspect}
-                self.suspects = (self.suspects - said.keys()) | suspects
+                suspects = {media_id: each.shown for media_id, each in said.items() if each.suspect}
+                others = {media_id: shown for media_id, shown in self.suspects.items() if media_id not in said}
+                self.suspects = others | suspects
                 for media_id, each in said.items():
                     if each.standing is not None and each.standing.is_open:
                         # Its expected plays are not the forecast.

@@ -40,7 +40,8 @@ FIRST_UNTIL, LAST_UNTIL = 50.0, 40.0
 # Those are the whole merchant's plays, and what may have begun to drop: so many with a budget of 45, fewer with less.
 HEAD, PROMPT, REQUESTS_PER_HEAD = 3, 5.0, 12
 
-# Of a round's requests, live events that run have at most one in so many, before all but the whole merchant's plays.
+# Of a round's requests, live events that run have at most one in so many, before all but the whole merchant's plays and
+# media that may have begun to drop.
 REQUESTS_PER_LIVE_EVENT = 4
 
 # Of a round's requests, media that may have begun to drop have at most one in so many before their turn: a request
@@ -143,8 +144,8 @@ class RequestQueue:
         # Alternately, or running live events could take all of it.
         self._warmup_first = not isinstance(task, WarmupRequest)
 
-    def plan(self, current: Round, moment: Moment) -> list[Stream]:
-        """The streams to request in this minute, the first last."""
+    def plan(self, current: Round, moment: Moment) -> Plan:
+        """What to request in this minute."""
         candidates = self._candidates(current, moment)
         if not candidates and self._backoff.retry_deferred():
             candidates = self._candidates(current, moment)
@@ -155,17 +156,17 @@ class RequestQueue:
         spare = can_hold(streams, room, self._longest_wait - 1)
         chosen = choose(candidates, room, streams, self._longest_wait - 1 if spare else self._longest_wait)
         suspects = self._suspects(candidates)[: max(1, room // REQUESTS_PER_SUSPECT)]
-        first = frozenset(suspects)
-        chosen = [*suspects, *(stream for stream in chosen if stream not in first)][:room]
-        return sorted(chosen, key=lambda stream: current.failures[stream])[::-1]
+        urgent = frozenset(suspects)
+        chosen = [*suspects, *(stream for stream in chosen if stream not in urgent)][:room]
+        return Plan(moment.complete, sorted(chosen, key=lambda stream: current.failures[stream])[::-1], urgent)
 
     def _suspects(self, candidates: Iterable[Candidate[Stream]]) -> list[Stream]:
-        """The plays of media that look as if a drop had begun, those with most plays first."""
+        """The plays of media that may have begun to drop: first drops that are shown, then those with most plays."""
         suspects = self._monitor.suspects
         if not suspects:
             return []
         found = [each for each in candidates if each.key.media_id in suspects and each.key.counts_plays]
-        return [each.key for each in sorted(found, key=lambda each: -each.weight)]
+        return [each.key for each in sorted(found, key=lambda each: (not suspects[each.key.media_id], -each.weight))]
 
     def _candidates(self, current: Round, moment: Moment) -> list[Candidate[Stream]]:
         # Only numbers are looked up for each stream: there may be thousands.
@@ -176,7 +177,9 @@ class RequestQueue:
         ]
 
     def _next(self, current: Round) -> Task | None:
-        """The whole merchant's plays, then the planned streams; lookups and warm-up last, or after a long wait."""
+        """The whole merchant's plays, media that may have begun to drop, then the other streams; lookups and warm-up
+        last, or after a long wait.
+        """
         moment = self._moment()
         late = current.waited and moment.monotonic > self.deadline(current)
         full = current.sent + len(current.under_way) >= self._budget.allowed - current.spare
@@ -185,23 +188,29 @@ class RequestQueue:
         first = current.evidence.witness if current.evidence.in_doubt else self._pace_maker(current, moment)
         if first is not None:
             return first
-        event = self._running_event(current)
-        if event is not None:
-            return event
-        pause = REQUESTS_WHILE_LEARNING if self._learning() else REQUESTS_PER_LOOKUP
-        if self._since_lookup >= pause or self._early(moment):
-            # This search is slow, so it comes again only after as many requests, even if it found nothing.
-            self._since_lookup = 0
-            background = self._next_background(current, warmup_first=self._warmup_first)
-            if background is not None:
-                return background
         if current.plan.outdated(moment.complete):
             # To plan takes a while, too.
             if moment.monotonic + self._budget.wait() > self.deadline(current):
                 current.ended = True
                 return None
-            current.plan = Plan(moment.complete, self.plan(current, moment))
-        return self._next_planned(current, moment) or self._next_background(current)
+            current.plan = self.plan(current, moment)
+        if current.plan.is_urgent:
+            return self._next_planned(current, moment)
+        return (
+            self._running_event(current)
+            or self._waited_for(current, moment)
+            or self._next_planned(current, moment)
+            or self._next_background(current)
+        )
+
+    def _waited_for(self, current: Round, moment: Moment) -> Task | None:
+        """A lookup or a part of the history after a long wait."""
+        pause = REQUESTS_WHILE_LEARNING if self._learning() else REQUESTS_PER_LOOKUP
+        if self._since_lookup < pause and not self._early(moment):
+            return None
+        # This search is slow, so it comes again only after as many requests, even if it found nothing.
+        self._since_lookup = 0
+        return self._next_background(current, warmup_first=self._warmup_first)
 
     def _learning(self) -> bool:
         """Whether media cannot be judged yet, and the budget is short. A backlog at the start comes first."""

@@ -15,10 +15,17 @@ class Plan:
     Attributes:
         minute: The newest complete minute when they were chosen; None before the first plan.
         streams: The streams, the first last.
+        urgent: Those of media that may have begun to drop.
     """
 
     minute: Minute | None = None
     streams: list[Stream] = field(default_factory=list)
+    urgent: frozenset[Stream] = frozenset()
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether the next of them is."""
+        return bool(self.streams) and self.streams[-1] in self.urgent
 
     def outdated(self, minute: Minute) -> bool:
         """Whether nothing of it is left, or a newer minute is complete."""

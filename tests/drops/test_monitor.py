@@ -667,7 +667,7 @@ class TestIncidents:
         assert not world.monitor.suspects
         world.pass_minutes(1, self.FALL)
         assert world.ratio("a") == 0
-        assert world.monitor.suspects == {"a"}
+        assert world.monitor.suspects == {"a": False}
         world.pass_minutes(9, self.FALL)
         assert not world.monitor.suspects
         assert world.monitor.expected() == {"a": pytest.approx(PLAYS, rel=0.1)}

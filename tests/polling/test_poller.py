@@ -1292,6 +1292,20 @@ def test_a_refused_history_is_requested_in_halves(build: Callable[..., World]) -
     assert [entry for entry in logs if entry["log_level"] == "warning"] == []
 
 
+def test_what_may_drop_comes_right_after_the_whole_merchant(build: Callable[..., World]) -> None:
+    """Before live events that run and lookups; a drop that is shown comes before one that is not yet."""
+    media = [f"media-{number}" for number in range(20)]
+    world = build(limit=20, media=media)
+    for _ in range(5):
+        world.round()
+    for media_id in media[:4]:
+        world.catalog.enter_live(Lookup(media_id, "ev"), LiveEvent(running=True), world.clock.now() - 60)
+    world.monitor.suspects = {media[7]: False, media[12]: True, "no-media": True}
+    requested = world.round()
+    assert requested[:3] == ["/play_count", "media-12/play_count", "media-7/play_count"]
+    assert "event ev" in requested
+
+
 def test_running_live_events_are_looked_up_in_every_round(build: Callable[..., World]) -> None:
     """Their lookups come right after the whole merchant's plays, and take at most a quarter of a round."""
     world = build(limit=8)
