@@ -51,11 +51,11 @@ def simulated() -> Iterator[tuple[Settings, Callable[[str], None]]]:
 
 def _welcome(drop: Drop, exporter: str, control: str) -> None:
     lines = (
-        f"Status page:              {exporter}",
+        f"Status page:                {exporter}",
         f"A drop, from {clock_time(drop.begins)} UTC on:  {drop.page(exporter)}",
         f"  {1 - SHARE_LEFT:.0%} of the plays of {drop.media.name!r} will be missing for {LASTS / 60:.0f} minutes.",
-        f"""Make every request fail:  curl -d '{{"error_rate": 1}}' {control}""",
-        f"""End the errors:           curl -d '{{"error_rate": 0}}' {control}""",
+        f"""Make every request fail:    curl -d '{{"error_rate": 1}}' {control}""",
+        f"""End the errors:             curl -d '{{"error_rate": 0}}' {control}""",
     )
     # A closed standard output is no reason to stop.
     with contextlib.suppress(OSError):
