@@ -22,6 +22,8 @@ type Drawing = { panels: Panel[]; answers: Record<number, Record<string, Series[
 
 const drawing: Drawing = (window as any).drawing;
 const theme = createTheme({ colors: { mode: 'dark' } });
+// Of all times, as the dashboards use the browser's.
+const ZONE = 'Asia/Tokyo';
 const WIDTH = 1600, GAP = 8, CELL = 30;
 const range = { from: dateTime(drawing.from * 1000), to: dateTime(drawing.to * 1000), raw: { from: dateTime(drawing.from * 1000), to: dateTime(drawing.to * 1000) } };
 
@@ -74,7 +76,7 @@ function tableFrame(target: Target, series: Series[], several: boolean): DataFra
 /** Gives each field its configuration: the panel's, then what the overrides say of it. */
 function configured(panel: Panel, data: DataFrame[]): DataFrame[] {
   data.forEach((frame, frameIndex) => frame.fields.forEach((field) => {
-    if (field.type === FieldType.time) { field.display = getDisplayProcessor({ field, theme }); return; }
+    if (field.type === FieldType.time) { field.display = getDisplayProcessor({ field, theme, timeZone: ZONE }); return; }
     const config: any = structuredClone({ ...panel.fieldConfig.defaults, ...field.config });
     config.custom = { ...(panel.fieldConfig.defaults.custom ?? {}) };
     const name = getFieldDisplayName(field, frame, data);
@@ -94,7 +96,7 @@ function configured(panel: Panel, data: DataFrame[]): DataFrame[] {
     field.config = config;
     field.state = { ...field.state, seriesIndex: frameIndex, displayName: config.displayName ?? field.state?.displayName };
     for (const step of config.thresholds?.steps ?? []) { step.value ??= -Infinity; }
-    field.display = getDisplayProcessor({ field, theme });
+    field.display = getDisplayProcessor({ field, theme, timeZone: ZONE });
   }));
   return data;
 }
@@ -155,7 +157,7 @@ function Grid({ panel, data, width, height }: { panel: Panel; data: DataFrame[] 
 
 function Lines({ panel, data, width, height }: { panel: Panel; data: DataFrame[] } & Size) {
   return (
-    <TimeSeries frames={data} structureRev={1} timeRange={range as any} timeZone="Asia/Tokyo" width={width} height={height} legend={panel.options.legend} options={panel.options}>
+    <TimeSeries frames={data} structureRev={1} timeRange={range as any} timeZone={ZONE} width={width} height={height} legend={panel.options.legend} options={panel.options}>
       {() => null}
     </TimeSeries>
   );
