@@ -17,6 +17,10 @@ BACKGROUND_SHARE = 10
 # While media that were never known cannot be judged, one in so many: their drops are not seen.
 LEARNING_SHARE = 3
 
+# From this share of the streams on that the budget can fetch within `max_staleness`, few requests are left for what
+# matters most.
+TIGHT = 0.75
+
 # The requests for the history of one media, or of the whole merchant: by minute and by hour.
 HISTORY_REQUESTS = 2
 
@@ -65,7 +69,9 @@ def estimate_capacity(merchant: MerchantSettings, poll: PollSettings, rates: Map
         freshness=estimate_freshness(weights, room, longest),
         bound=lower_bound(weights, room, longest),
         learning=_learning_minutes(len(merchant.media), len(weights), merchant.requests_per_minute),
-        advice="" if can_hold(len(weights), room, longest) else _advice(streams, poll, room, longest),
+        advice=_tight(len(weights), room, longest)
+        if can_hold(len(weights), room, longest)
+        else _advice(streams, poll, room, longest),
     )
 
 
@@ -92,6 +98,16 @@ def _learning_minutes(media: int, streams: int, requests_per_minute: int) -> int
 def _catalog_requests(merchant: MerchantSettings) -> float:
     """Requests a minute for the catalog: each media is looked up four times a day."""
     return len(merchant.media) / 360
+
+
+def _tight(streams: int, room: int, longest: int) -> str:
+    if streams <= TIGHT * room * longest:
+        return ""
+    held, twice = format_duration(longest * MINUTE), format_duration(2 * longest * MINUTE)
+    return (
+        f"{streams / longest:.0f} of {room} requests a minute keep all streams within max_staleness {held}, whatever "
+        f"their plays; with {twice}, drops of busy media are found sooner"
+    )
 
 
 def _advice(streams: Mapping[tuple[Target, Group], int], poll: PollSettings, room: int, longest: int) -> str:

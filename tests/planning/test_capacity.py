@@ -54,6 +54,16 @@ def test_the_time_until_all_media_are_judged(media: int, limit: int, minutes: in
     assert f"  drop detection: needs {2 * media + 2:,} requests for history; the busiest media are judged first" in text
 
 
+def test_a_tight_budget_advises_a_longer_staleness() -> None:
+    """When three quarters of what the budget holds are used, most requests are for quiet streams."""
+    tight, loose = (estimate_capacity(merchant(media, 45), PollSettings(), {}) for media in (400, 300))
+    assert tight.advice == (
+        "40 of 43 requests a minute keep all streams within max_staleness 30m, whatever their plays; with 1h, drops of "
+        "busy media are found sooner"
+    )
+    assert loose.advice == ""
+
+
 def test_known_plays_make_the_mean_play_fresher() -> None:
     """If a few media have most plays, their freshness matters most, and the bound is near."""
     rates = {f"media{number}": 1000 / (number + 1) for number in range(100)}
