@@ -296,7 +296,7 @@ class Tracker:
             return None
         suspicion = self._suspect(observation, verdict, past, flat=flat)
         self.state = TrackerState(suspicion, recovered=self._recovered(minute))
-        return self._open(suspicion, observation, past, flat=flat) if minute >= suspicion.since + PENDING else None
+        return self._open(suspicion, minute, past) if minute >= suspicion.since + PENDING else None
 
     def _suspect(self, observation: Observation, verdict: Verdict, past: Past, *, flat: bool) -> Suspicion:
         minute, before = observation.minute, self.state.suspicion
@@ -334,9 +334,8 @@ class Tracker:
             frozen = Frozen(since, expected, season if season > 0 else None, observation.dispersion)
         return replace(frozen, onset=_onset(frozen, first, minute, past))
 
-    def _open(self, suspicion: Suspicion, observation: Observation, past: Past, *, flat: bool) -> Incident | None:
-        minute = observation.minute
-        frozen = self._frozen(suspicion.since, suspicion.expected, observation, past, flat=flat)
+    def _open(self, suspicion: Suspicion, minute: Minute, past: Past) -> Incident | None:
+        frozen = suspicion.frozen
         if self.state.recovered is None:
             frozen = _before(frozen.onset, frozen, suspicion.limit, past)
         over = min(_WINDOWS[0][0], minute - frozen.onset + 1)
