@@ -233,6 +233,11 @@ class _Followed:
         self.scanned.step(SUNK, minute, 0.0)
         self._note(minute, self._tracker.end(self._track))
 
+    def seen(self, observation: Observation) -> Observation:
+        """A minute as the whole merchant's drop sees it: while an incident is open, against its baseline."""
+        found = self._tracker.state.open
+        return observation if found is None else observation._replace(forecast=found.expected)
+
     def _note(self, minute: Minute, incident: Incident | None) -> None:
         if incident is not None and incident.state is IncidentState.OPEN:
             self.scanned.fires(DETECTOR, minute)
@@ -267,7 +272,7 @@ def judge_merchant(merchant: Merchant) -> list[Outcome]:
                     continue
                 together.add(observation)
                 each.step(observation, each.judge(observation, together.factor(observation)), live=False)
-                observations[number] = observation
+                observations[number] = each.seen(observation)
         for observation in whole.take(minute, [merchant.whole.plays[at]]):
             plain, own = whole.judge(observation)
             if not broad(other for other in observations.values() if other.minute > minute - 5):

@@ -65,14 +65,16 @@ class Scanned:
         media_id: The media.
         suspects: The observations with a drop above the threshold, oldest first.
         season: What is usual in each minute of the recording, not a number where unknown; empty without a threshold.
-        plain: For a picture, `r5` and the forecast of each minute of the recording, not a number where unknown; else
-            empty.
+        forecasts: The forecast of each minute of the recording, not a number where unknown; empty without a threshold
+            and without a picture.
+        r5s: For a picture, `r5` of each minute of the recording; else empty.
     """
 
     media_id: str
     suspects: Sequence[Observation]
     season: Sequence[float]
-    plain: tuple[Sequence[float], Sequence[float]] = ((), ())
+    forecasts: Sequence[float] = ()
+    r5s: Sequence[float] = ()
 
 
 def scan(recording: Recording, threshold: float | None, sums: Together, *, plain: bool = False) -> Scanned:
@@ -96,8 +98,9 @@ def scan(recording: Recording, threshold: float | None, sums: Together, *, plain
                     suspects.append(observation)
             if plain:
                 r5s.append(observation.r5)
+            if plain or threshold is not None:
                 forecasts.append(math.nan if observation.forecast is None else observation.forecast)
-    return Scanned(recording.media_id, suspects, season, (r5s, forecasts))
+    return Scanned(recording.media_id, suspects, season, forecasts, r5s)
 
 
 def _runs(recording: Recording) -> Iterator[tuple[Minute, list[float | None]]]:
@@ -158,11 +161,13 @@ class Drops:
 
     Attributes:
         incidents: In order of their onset.
-        expected: Minute -> the plays expected in it, of the minutes of all incidents.
+        expected: Minute -> the plays expected in it, of the minutes of all incidents from their onsets on.
+        open: The same of the minutes in which they were known.
     """
 
     incidents: list[Incident] = field(default_factory=list)
     expected: dict[Minute, float] = field(default_factory=dict)
+    open: dict[Minute, float] = field(default_factory=dict)
 
 
 def track(recording: Recording, scanned: Scanned, thresholds: Thresholds, sums: Together) -> Drops:
@@ -193,6 +198,7 @@ def track(recording: Recording, scanned: Scanned, thresholds: Thresholds, sums: 
         if now is not None:
             first = now.frozen.onset if changed is not None else minute
             drops.expected.update(dict.fromkeys(range(first, minute + 1), now.expected))
+            drops.open[minute] = now.expected
     if tracker.is_open and (still := tracker.incident(past)) is not None:
         drops.incidents.append(still)
     return drops
@@ -206,7 +212,17 @@ def expected(recording: Recording, scanned: Scanned, sums: Together, drops: Drop
             return drops.expected[minute]
         return forecast * sums.factor(Observation(minute, r5, forecast, 1.0, (), ())) if scanned.media_id else forecast
 
-    return [of(*each) for each in zip(recording.minutes, *scanned.plain, strict=True)]
+    return [of(*each) for each in zip(recording.minutes, scanned.r5s, scanned.forecasts, strict=True)]
+
+
+def compare_with_frozen(recording: Recording, scanned: Scanned, drops: Drops, sums: Together) -> None:
+    """Let the sums of all media have what was expected before the drops of one, in place of its sunken forecasts."""
+    past = Recorded(recording, ())
+    for minute, frozen in drops.open.items():
+        forecast = scanned.forecasts[bisect_left(recording.minutes, minute)]
+        plays, present = past.window(minute, 5)
+        r5 = plays / present if present > 1 else 0.0
+        sums.replace(minute, r5, 0.0 if math.isnan(forecast) else forecast, frozen)
 
 
 def fired_alerts(recording: Recording, incidents: Iterable[Incident], last: Minute) -> Iterator[Alert]:

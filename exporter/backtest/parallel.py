@@ -12,6 +12,7 @@ from exporter.backtest.alerts import (
     Alert,
     Drops,
     Scanned,
+    compare_with_frozen,
     expected,
     fired_alerts,
     scan,
@@ -71,10 +72,16 @@ def backtest(
     last = max(recording.minutes[-1] for recording in recordings)
     found: list[Alert] = []
     known = {}
-    for recording in every:
+    tracked: dict[str, Drops] = {}
+    # The whole merchant's last: its drop is one of many media.
+    for recording in reversed(every):
         media_id = recording.media_id
+        if not media_id:
+            for each in recordings:
+                compare_with_frozen(each, scanned[each.media_id], tracked[each.media_id], sums)
         limit = limits[media_id]
         drops = Drops() if limit is None else track(recording, scanned[media_id], limit, sums)
+        tracked[media_id] = drops
         found += fired_alerts(recording, drops.incidents, last)
         if plain:
             known[media_id] = expected(recording, scanned[media_id], sums, drops)

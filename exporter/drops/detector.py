@@ -151,6 +151,14 @@ class Together:
         if len(self.by_minute) > self.most:
             del self.by_minute[min(self.by_minute)]
 
+    def replace(self, minute: Minute, r5: float, forecast: float, expected: float) -> None:
+        """Let more be expected of a media than its forecast, which was added: 0 if it was not."""
+        sums = self.by_minute.get(minute)
+        if sums is None:
+            return
+        before, after = (each if r5 < _BROAD * each else 0.0 for each in (forecast, expected))
+        self.by_minute[minute] = sums[0], sums[1] - forecast + expected, sums[2] - before + after
+
     def broad(self, minute: Minute) -> bool:
         """As the function `broad`, of all media in one minute."""
         _, forecast, low = self.by_minute.get(minute, (0.0, 0.0, 0.0))

@@ -185,6 +185,11 @@ class _Watched:
     day: DayBar = field(default_factory=DayBar)
     incidents: deque[Incident] = field(default_factory=lambda: deque(maxlen=MOST_INCIDENTS))
 
+    def seen(self) -> Observation | None:
+        """The newest minute as the whole merchant's drop sees it: during an incident the forecast has sunk into it."""
+        found = self.tracker.state.open if self.tracker else None
+        return self.newest if self.newest is None or found is None else self.newest._replace(forecast=found.expected)
+
 
 class Judging:
     """The verdicts on all media of one merchant, and their incidents. Not safe for threads."""
@@ -327,7 +332,7 @@ class Judging:
             return _of_quiet(observation.minute, past)
         if media_id or not verdict.ratio:
             return verdict
-        others = [each.newest for key, each in self._media.items() if key and each.newest is not None]
+        others = [seen for key, each in self._media.items() if key and (seen := each.seen()) is not None]
         others = [other for other in others if abs(other.minute - observation.minute) <= SAME_TIME]
         return verdict._replace(ratio=0.0) if others and not broad(others) else verdict
 

@@ -119,14 +119,20 @@ def minute_by_minute(played: Sequence[Recording]) -> list[Alert]:
             for media_id, track in tracks.items()
             for observation in track.take(now, [plays[media_id].get(now)])
         }
-        of_media = [observation for media_id, observation in observations.items() if media_id]
-        for observation in of_media:
-            together.add(observation)
         for media_id, observation in observations.items():
+            if media_id:
+                together.add(observation)
+        # The whole merchant's last.
+        for media_id, observation in sorted(observations.items(), reverse=True):
             track, tracker = tracks[media_id], trackers[media_id]
             verdict = tracker.judge(observation, together.factor(observation) if media_id else 1.0, track)
-            if verdict is not None and not media_id and not broad(of_media):
-                verdict = verdict._replace(ratio=0.0)
+            if verdict is not None and not media_id:
+                seen = [
+                    each if (drop := trackers[key].state.open) is None else each._replace(forecast=drop.expected)
+                    for key, each in observations.items()
+                    if key
+                ]
+                verdict = verdict if broad(seen) else verdict._replace(ratio=0.0)
             changed = tracker.step(observation, verdict, track)
             if changed is not None and changed.state is not IncidentState.OPEN:
                 ended[media_id].append(changed)

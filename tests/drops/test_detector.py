@@ -143,6 +143,23 @@ def test_a_broad_drop_is_of_more_than_half() -> None:
     assert not broad([])
 
 
+def test_a_sunken_forecast_is_replaced_in_the_sums() -> None:
+    """The sums are then those of the media with what was expected before its drop; one without a forecast is added."""
+    low, sunken, unknown = observation(10.0, 20.0, 60.0), observation(1.0, 2.0, 6.0, forecast=1.0), observation()
+    unknown = unknown._replace(forecast=None)
+    together, expected = Together(), Together()
+    for each in (low, sunken, unknown):
+        together.add(each)
+    together.replace(MIDNIGHT, sunken.r5, 1.0, 50.0)
+    together.replace(MIDNIGHT, unknown.r5, 0.0, 30.0)
+    together.replace(MIDNIGHT + 1, 1.0, 1.0, 50.0)
+    for each in (low, sunken._replace(forecast=50.0), unknown._replace(forecast=30.0)):
+        expected.add(each)
+    (_, *sums), (_, *wanted) = together.by_minute[MIDNIGHT], expected.by_minute[MIDNIGHT]
+    assert sums == wanted
+    assert list(together.by_minute) == [MIDNIGHT]
+
+
 def test_a_holiday_lowers_all_forecasts() -> None:
     """If the other media have three quarters of their forecast, this one's expectation is lowered as much; its own
     share is left out.

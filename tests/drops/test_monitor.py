@@ -644,6 +644,19 @@ class TestIncidents:
         newest = world.monitor.incidents(world.now)[0]
         assert (newest.media_id, newest.state, newest.with_merchant) == ("a", IncidentState.OPEN, False)
 
+    def test_a_burst_of_one_media_does_not_hide_an_outage_of_all(self, world: World) -> None:
+        """It ends the merchant's incident. The next one opens soon after it, though the forecasts of all other media
+        have sunk into the outage.
+        """
+        down = dict.fromkeys(("", *MEDIA), 0.05)
+        world.pass_minutes(120, down)
+        world.pass_minutes(15, down | {"a": 4.0, "": 1.05})
+        whole = [each for each in world.monitor.incidents(world.now) if not each.media_id]
+        assert [each.state for each in whole] == [IncidentState.ENDED]
+        world.pass_minutes(15, down)
+        whole = [each for each in world.monitor.incidents(world.now) if not each.media_id]
+        assert [each.state for each in whole] == [IncidentState.OPEN, IncidentState.ENDED]
+
     def test_the_expected_line_does_not_sink(self, world: World) -> None:
         """The last hour shows what was expected without the drop."""
         world.pass_minutes(90, self.FALL)
