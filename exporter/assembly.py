@@ -61,7 +61,9 @@ class Polling:
     def _complete(self, merchant: MerchantView, now: float) -> MerchantView:
         """Add the catalog, the drops and the connection to the counted values of a merchant."""
         parts, poller = self.parts[merchant.merchant_id], self.pollers[merchant.merchant_id]
-        link, zone, learning = poller.link, poller.zone, poller.learning
+        link, zone = poller.link, poller.zone
+        # Without rows, or with rows of other times, nobody knows when that will be.
+        learning = None if zone.offset or merchant.horizon is None else poller.learning
         drops, incidents = parts.monitor.drops(now), parts.monitor.incidents(now)
         if zone.offset:
             # What the detector says is about other times of the day.
@@ -170,7 +172,7 @@ def build_parts(
 ) -> MerchantParts:
     """Build what the polling of one merchant uses, around its budget and its client."""
     catalog = Catalog(state, merchant)
-    monitor = DropMonitor(state, settings, merchant, catalog)
+    monitor = DropMonitor(state, settings, merchant, catalog, clock.now())
     return MerchantParts(
         merchant, settings.poll, settings.api.timezone, ledger, catalog, monitor, budget, client, clock
     )

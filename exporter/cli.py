@@ -164,7 +164,7 @@ def _replay_flags(parser: argparse.ArgumentParser) -> None:
         help=f"report only alerts that start at this time or later: {INSTANT_FORMATS}",
     )  # fmt: skip
     parser.add_argument("--format", choices=["text", "json"], default="text", help="output format (default: text)")
-    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also plot plays, expected plays and alerts")
+    parser.add_argument("--plot", type=_svg, metavar="FILE.svg", help="also plot plays, expected plays and alerts")
 
 
 def _demo_flags(parser: argparse.ArgumentParser) -> None:
@@ -176,6 +176,12 @@ def _simulator_flags(parser: argparse.ArgumentParser) -> None:
     from exporter.simulator import command
 
     command.add_arguments(parser)
+
+
+def _svg(text: str) -> Path:
+    if Path(text).suffix != ".svg":
+        raise argparse.ArgumentTypeError(f"{text!r} does not end with .svg, the only format of the picture")
+    return Path(text)
 
 
 def _days(text: str) -> int:

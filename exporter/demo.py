@@ -29,7 +29,7 @@ def simulated() -> Iterator[tuple[Settings, Callable[[str], None]]]:
     # The log of every request would hide the log of the exporter.
     logging.getLogger("exporter.simulator").setLevel(logging.WARNING)
     world = World(seed=1)
-    switch = FaultSwitch(world, time.time, Faults(late_jitter=0.5, revise_up=0.2))
+    switch = FaultSwitch(world, time.time, Faults(late_jitter=0.5, revise_up=0.05))
     app = SimulatorApp(world, switch, time.time)
     with (
         SimulatorServer(app) as server,

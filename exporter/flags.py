@@ -61,7 +61,7 @@ def add_web_flags(parser: argparse.ArgumentParser) -> None:
 def whole_number(text: str) -> int:
     """A whole number, 0 or more."""
     if not text.isascii() or not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
     return int(text)
 
 

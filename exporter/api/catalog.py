@@ -75,7 +75,7 @@ class Catalog:
             under_way: Lookups in flight, which are skipped.
             plays: The plays a minute to expect of each media: of lookups that are equally due, the busiest media's
                 comes first.
-            running_only: Whether to consider only live events that are running.
+            running_only: Whether to consider only live events that are running, or of which that is not known yet.
         """
         with self._mutex:
             # A time far in the future was stored before the clock was set back.
@@ -84,7 +84,7 @@ class Catalog:
                 for lookup, at in self._due.items()
                 if not now < at <= now + MEDIA_EVERY
                 and lookup not in under_way
-                and (not running_only or self._running(lookup, now))
+                and (not running_only or self._running(lookup, now) or self._is_new(lookup))
             )
             *_, lookup = min(due, key=lambda entry: entry[:2], default=(None,))
             return lookup
@@ -126,6 +126,12 @@ class Catalog:
                 return False if media_id in self._failed else None
             return bool(media.live_event_id) or "live" in media.encode_type.lower()
 
+    def name_of(self, media_id: str) -> str:
+        """The name of a media, or ""."""
+        with self._mutex:
+            media = self._media.get(media_id)
+            return self._settings[media_id].name or (media.name if media else "")
+
     def live_state(self, media_id: str) -> LiveState | None:
         """The last known state of a media's live event."""
         with self._mutex:
@@ -159,6 +165,11 @@ class Catalog:
         """Whether a lookup is of a live event that was running recently."""
         event = self._events.get(lookup.media_id) if lookup.live_event_id else None
         return event is not None and event.running and 0 <= now - event.at <= LIVE_STALE_AFTER
+
+    def _is_new(self, lookup: Lookup) -> bool:
+        """Whether a lookup is of a live event of which nothing is known since the start."""
+        known = self._due[lookup] > 0 or lookup.media_id in self._events
+        return bool(lookup.live_event_id) and not known
 
     def _remember(self, media_id: str, media: Media, now: float) -> None:
         self._media[media_id] = media

@@ -56,7 +56,7 @@ _FIXES = {
     401: "check the account's permissions, api_key, mail_address and password",
     403: "check that the account has the permissions for media and analytics",
     404: "check the ids of the merchant and the media",
-    429: "other tools of the merchant share the limit; lower requests_per_minute if this goes on",
+    429: "other tools of the merchant share the limit; lower requests_per_minute if this continues",
 }
 _ACCOUNT_FIX = "check the merchant's id, api_key, mail_address and password"
 

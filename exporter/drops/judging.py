@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from exporter.drops.baseline import Baseline, Observation
@@ -134,6 +134,12 @@ class Said(NamedTuple):
         """Whether a drop is shown."""
         return self.standing is not None and self.standing.verdict.ratio > 0
 
+    @property
+    def begins(self) -> bool:
+        """Whether an incident begins."""
+        incident = self.standing.incident if self.standing else None
+        return incident is not None and incident.state is IncidentState.BEGINNING
+
 
 class Judged(NamedTuple):
     """The result of judging.
@@ -150,7 +156,11 @@ class Judged(NamedTuple):
 
 
 class LiveEvents(Protocol):
-    """What the monitor asks about the live events of the media."""
+    """What the monitor asks the catalog about the media."""
+
+    def name_of(self, media_id: str) -> str:
+        """The name of a media, or ""."""
+        ...
 
     def is_live(self, media_id: str) -> bool | None:
         """Whether a media shows live events, None while that is unknown."""
@@ -195,7 +205,7 @@ class Judging:
     """The verdicts on all media of one merchant, and their incidents. Not safe for threads."""
 
     def __init__(
-        self, live_events: LiveEvents, thresholds: Mapping[str, Thresholds | None], kept: Mapping[str, Kept]
+        self, live_events: LiveEvents, thresholds: Mapping[str, Thresholds | None], kept: Mapping[str, Kept], now: float
     ) -> None:
         """Create one.
 
@@ -203,12 +213,15 @@ class Judging:
             live_events: Which media are live.
             thresholds: By media, "" for the whole merchant; None if its alerts are disabled.
             kept: What the state file has of some of them.
+            now: When (Unix seconds). A drop that began before stands for as long as one that is found now.
         """
         self._live_events = live_events
         self._together = Together(HELD)
         # The media with minutes that are not judged yet.
         self._waiting: set[str] = set()
-        self._media = {media_id: _restored(media_id, each, kept.get(media_id)) for media_id, each in thresholds.items()}
+        self._media = {
+            media_id: _restored(media_id, each, kept.get(media_id), now) for media_id, each in thresholds.items()
+        }
 
     def note(self, media_id: str, past: Baseline, observations: Iterable[Observation], now: float) -> None:
         """Add what the new minutes of a media show; they are judged with those of the other media.
@@ -288,6 +301,9 @@ class Judging:
         if live is None:
             watched.standing = None
             return ()
+        if live and self._live_events.live_state(media_id) is None:
+            # After a start it is not known yet whether its event runs. What was said before stands.
+            return ()
         event_over = False
         if live:
             verdict, event_over = self._of_live(media_id, observation, watched.came)
@@ -319,6 +335,7 @@ class Judging:
                 past.show_expected(each, incident.expected)
                 watched.day.mark(each, DayState(incident.severity))
         elif verdict is not None:
+            past.show_expected(minute, verdict.expected)
             watched.day.mark(minute, DayState.JUDGED)
         watched.standing = None if verdict is None else Standing(verdict, incident, watched.came)
         watched.suspect = not is_open and verdict is not None and (verdict.ratio > 0 or _is_low(past, verdict))
@@ -349,12 +366,13 @@ class Judging:
         return Verdict(observation.minute, 0.0, 0.0, expected), not event.running
 
 
-def _restored(media_id: str, thresholds: Thresholds | None, kept: Kept | None) -> _Watched:
+def _restored(media_id: str, thresholds: Thresholds | None, kept: Kept | None, now: float) -> _Watched:
     if thresholds is None:
         return _Watched(None)
     if kept is None:
         return _Watched(Tracker(media_id, thresholds))
-    watched = _Watched(Tracker(media_id, thresholds, kept.tracker), standing=kept.standing, day=kept.day)
+    standing = None if kept.standing is None else replace(kept.standing, since=now)
+    watched = _Watched(Tracker(media_id, thresholds, kept.tracker), standing=standing, day=kept.day)
     watched.incidents.extend(kept.incidents)
     return watched
 

@@ -91,7 +91,14 @@ class DropMonitor:
         suspects: The media whose newest minute looks like the beginning of a drop, and whether one is shown already.
     """
 
-    def __init__(self, state: State, settings: Settings, merchant: MerchantSettings, live_events: LiveEvents) -> None:
+    def __init__(
+        self,
+        state: State,
+        settings: Settings,
+        merchant: MerchantSettings,
+        live_events: LiveEvents,
+        now: float = 0.0,
+    ) -> None:
         """Load the baselines of the state file.
 
         Args:
@@ -99,8 +106,10 @@ class DropMonitor:
             settings: The configuration.
             merchant: Whose media.
             live_events: Which media are live.
+            now: When (Unix seconds).
         """
         self._state = state
+        self._live_events = live_events
         self._poll = settings.poll
         self._merchant_id = merchant.id
         self._mutex = threading.Lock()
@@ -122,6 +131,7 @@ class DropMonitor:
             live_events,
             {media_id: self.thresholds[media_id] for media_id in self._baselines},
             {media_id: each for media_id, each in kept.items() if each is not None},
+            now,
         )
         # Scrapes read these without the mutex, so they are never changed: new ones take their place.
         self._said: Mapping[str, Said] = {media_id: self._judging.said(media_id) for media_id in self._baselines}
@@ -188,10 +198,12 @@ class DropMonitor:
                 suspects = {media_id: each.shown for media_id, each in said.items() if each.suspect}
                 others = {media_id: shown for media_id, shown in self.suspects.items() if media_id not in said}
                 self.suspects = others | suspects
-                for media_id, each in said.items():
-                    if each.standing is not None and each.standing.is_open:
-                        # Its expected plays are not the forecast.
-                        self._publish(media_id, self._baselines[media_id])
+                if any(each.begins for each in said.values()):
+                    # A restart must not forget it.
+                    self._saved_at = float("-inf")
+                for media_id in said:
+                    # The expected plays are not the forecast alone.
+                    self._publish(media_id, self._baselines[media_id])
         return judged.failed
 
     def _judge(self, media_id: str | None = None) -> Judged:
@@ -205,9 +217,10 @@ class DropMonitor:
         return judged
 
     def _log(self, incident: Incident) -> None:
+        media_id = incident.media_id
         facts = {
             "merchant": self._merchant_id,
-            **({"media": incident.media_id} if incident.media_id else {}),
+            **({"media": media_id, "name": self._live_events.name_of(media_id)} if media_id else {}),
             "since": format_instant(start_of(incident.onset)),
         }
         if incident.state is IncidentState.OPEN:

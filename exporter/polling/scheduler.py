@@ -109,13 +109,13 @@ class Scheduler:
         """Why nothing is polled, or of which merchants no round has ended well for too long; None where all is well."""
         pause = self._clock.monotonic() - self.last_beat
         if pause > LONGEST_PAUSE:
-            return f"no heartbeat for {pause:.0f} s; restart the exporter if this goes on"
+            return f"no heartbeat for {pause:.0f} s; restart the exporter if this continues"
         stuck = [merchant_id for merchant_id, beats in self._beats.copy().items() if beats * BEAT > LONGEST_ROUND]
         if not stuck:
             return None
         return (
             f"no round of requests has ended for {LONGEST_ROUND / 60:g} minutes for {some(stuck, NAMED)}; "
-            "the log shows why; restart the exporter if this goes on"
+            "the log shows why; restart the exporter if this continues"
         )
 
     def _drift(self) -> float:

@@ -155,9 +155,8 @@ def _of_drops(merchant: MerchantStatus) -> Iterator[Cause]:
         dropping = [each for each in dropping if each.media_id not in along]
         others = f" {_count(len(along), 'media')} dropped with it." if along else ""
         message = f"All media of {merchant.merchant_id}: {_missing_plays(merchant.whole)}{others}"
-        yield _cause(
-            merchant, Health.BAD, CauseKind.MERCHANT_DROP, message, number=whole.ratio or 0.0, since=whole.onset
-        )
+        health = Health.BAD if whole.state is DropState.CRITICAL else Health.WARNING
+        yield _cause(merchant, health, CauseKind.MERCHANT_DROP, message, number=whole.ratio or 0.0, since=whole.onset)
     for each in dropping:
         critical = each.drop.state is DropState.CRITICAL
         yield Cause(
@@ -184,8 +183,9 @@ def _of_media(merchant: MerchantStatus, now: float) -> Iterator[Cause]:
         streams, since = sum(each.failing_streams for each in failing), _first(each.failing_since for each in failing)
         yield _cause(merchant, Health.WARNING, CauseKind.FAILING, message, number=streams, since=since)
     late = [each for each in merchant.media if MediaState.STALE in each.states and not each.failing]
-    # Where no row comes at all, all media are stale, and another cause says so. In the first round, none has data yet.
-    if late and merchant.round_timestamp and merchant.horizon is not None and now - merchant.horizon <= OLDEST_ROWS:
+    # Where no row comes at all, or the time zone is wrong, another cause says so. In the first round none has data yet.
+    current = merchant.horizon is not None and now - merchant.horizon <= OLDEST_ROWS and not merchant.timezone_error
+    if late and current and merchant.round_timestamp:
         message = f"{name}: no current data for {_count(len(late), 'media')}: {_named(late)}."
         since = _first(each.data_timestamp for each in late)
         yield _cause(merchant, Health.WARNING, CauseKind.STALE, message, number=len(late), since=since)
@@ -235,6 +235,8 @@ def _missing(cause: Cause) -> float:
 
 def _missing_plays(media: MediaStatus) -> str:
     lost = f", {media.drop.lost:,.0f} plays lost so far" if media.drop.lost is not None else ""
+    if media.drop.recovering:
+        return f"the plays are back{lost}. The incident ends once this lasts 10 minutes."
     return f"{100 * (media.drop.ratio or 0.0):.0f} % of the expected plays are missing{lost}."
 
 

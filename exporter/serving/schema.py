@@ -107,6 +107,7 @@ class Drop:
         timestamp: The end of that minute.
         onset: The start of the first minute of its open incident; null without one.
         lost: The plays that were expected since then, minus those counted.
+        recovering: Whether the plays are back, but not yet for long enough to end the incident.
     """
 
     state: DropState
@@ -116,6 +117,7 @@ class Drop:
     timestamp: float | None = None
     onset: float | None = None
     lost: float | None = None
+    recovering: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,11 +266,11 @@ def _drop(media: MediaView) -> Drop:
         return Drop(DropState.OFF)
     if incident is not None:
         evidence = verdict.evidence if verdict else None
-        critical = incident.ratio > thresholds.critical or thresholds.warning >= thresholds.critical
-        state = DropState.CRITICAL if critical else DropState.WARNING
+        state = DropState.CRITICAL if incident.ratio > thresholds.critical else DropState.WARNING
         end = end_of(incident.minute)
         onset = start_of(incident.onset)
-        return Drop(state, incident.ratio, evidence, incident.expected, end, onset, incident.lost)
+        recovering = incident.ratio <= thresholds.warning
+        return Drop(state, incident.ratio, evidence, incident.expected, end, onset, incident.lost, recovering)
     if verdict is None:
         return Drop(DropState.UNKNOWN)
     if verdict.ratio > thresholds.critical:

@@ -164,7 +164,7 @@ class SimulatorApp:
         if self._hits(faults.hang_rate):
             self._sleep(faults.hang_seconds)
         if self._hits(faults.error_rate):
-            raise Refusal(faults.error_status, "SERVER_ERROR", "the server has a fault")
+            raise Refusal(faults.error_status, "SERVER_ERROR", "internal server error")
 
     def _hits(self, rate: float) -> bool:
         """Whether a rate (0 to 1) hits this request."""

@@ -26,7 +26,7 @@ The page at `/` answers: is all well, what is dropping since when, and how old i
 incidents, its streams with the age of their data, its newest requests, its labels and thresholds.
 
 The pages refresh every 10 seconds. 50 media are shown at once, 20 on a phone. The filter, the tile, the sort order and
-the page are in the address, so that a link shows the same. Times are in `api.timezone`; point at one to see UTC. The
+the page are in the address, so that a link shows the same. Times are in `api.timezone`; hover over one to see UTC. The
 pages load nothing from other hosts, and work without JavaScript.
 
 ![The status page of the demo](images/status.png)
@@ -38,9 +38,10 @@ The health is the worst of its causes:
 - **Bad:** a critical drop, a drop of a whole merchant, refused credentials, an API that is down, no row ever, rows
   older than 20 minutes (whether the API responds or not, and also if nobody plays anything), rows that show that
   `api.timezone` is wrong, a state file that cannot be written, polling that has stopped.
-- **Warning:** a warning drop, media that are gone (404), failing streams, stale media, more than half of a merchant's
-  media still learning, a rate limit (429), more streams than the budget can fetch within `max_staleness`, values that
-  are not counted yet, a wrong clock, no response yet.
+- **Warning:** a warning drop, a drop whose plays are back but not yet for ten minutes, rows older than 12 minutes,
+  media that are gone (404), failing streams, stale media, more than half of a merchant's media still learning, a rate
+  limit (429), more streams than the budget can fetch within `max_staleness`, values that are not counted yet, a wrong
+  clock, no response yet.
 - **Good** says how many media are judged, and how old the newest row is.
 
 A media is *stale* when it has no data at all, or when the newest data of one of its streams is older than `max_lag` and

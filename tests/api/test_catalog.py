@@ -132,6 +132,20 @@ def test_a_rename_replaces_the_name(build: Build) -> None:
         assert [view.name for view in each.views(NOW + MEDIA_EVERY).values()] == ["New"]
 
 
+def test_a_live_event_of_which_nothing_is_known_counts_as_running(build: Build) -> None:
+    """After a start its state comes soon: until then its media is not judged. One that failed waits as usual."""
+    catalog = build({"id": "a"}, {"id": "b"})
+    event = Lookup("a", "e")
+    catalog.enter_media(A, known("a", event="e"), NOW)
+    catalog.enter_media(B, known("b"), NOW)
+    assert catalog.next_lookup(NOW, running_only=True) == event
+    catalog.failed(event, NOW)
+    assert catalog.next_lookup(NOW + RETRY_EVERY, running_only=True) is None
+    assert catalog.next_lookup(NOW + RETRY_EVERY) == event
+    catalog.enter_live(event, LiveEvent(running=False), NOW)
+    assert catalog.next_lookup(NOW + LIVE_EVERY, running_only=True) is None
+
+
 def test_a_live_event_is_looked_up_every_few_minutes(build: Build) -> None:
     """Its first lookup comes as soon as it is known, the next ones at intervals; its state is shown."""
     catalog = build({"id": "a"})

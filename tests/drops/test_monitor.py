@@ -51,11 +51,11 @@ def rows_of(media_id: str, requested: MinuteRange, factor: float = 1.0) -> Rows:
 class World:
     """A monitor with its parts, and a clock."""
 
-    def __init__(self, state: State, **merchant: Any) -> None:
+    def __init__(self, state: State, now: float = 0.0, **merchant: Any) -> None:
         self.state = state
         self.settings = settings_for(**merchant)
         self.catalog = Catalog(state, self.settings.merchants[0])
-        self.monitor = DropMonitor(state, self.settings, self.settings.merchants[0], self.catalog)
+        self.monitor = DropMonitor(state, self.settings, self.settings.merchants[0], self.catalog, now)
         self.minute = START
         self.shown: dict[tuple[str, Minute], Mapping[str, float | None]] = {}
 
@@ -426,6 +426,27 @@ class TestLive:
         self.pass_minutes_with_state(world, 3, {"a": 0.05})
         assert (world.ratio("a") or 0) > 0.7
 
+    def test_after_a_restart_what_was_said_stands_until_the_event_is_known(
+        self, world: World, warmed_up: State
+    ) -> None:
+        """Neither a drop that has begun nor the verdict is lost while the state of its event is looked up."""
+        self.pass_minutes_with_state(world, int(SETTLED_IN // 60) + 4)
+        self.pass_minutes_with_state(world, 4, {"a": 0.05})
+        world.monitor.save(world.now)
+        before = world.monitor.drops(world.now)["a"]
+        assert before.incident is not None
+        restarted = World(warmed_up, world.now)
+        restarted.minute, restarted.shown = world.minute, world.shown
+        restarted.pass_minutes(1, {"a": 0.05})
+        assert restarted.monitor.drops(world.now + 60)["a"] == before
+        for _ in range(PENDING):
+            event = LiveEvent(running=True, started=world.now - 3600)
+            restarted.catalog.enter_live(self.EVENT, event, restarted.now)
+            restarted.pass_minutes(1, {"a": 0.05})
+        found = restarted.monitor.drops(restarted.now)["a"].incident
+        assert found is not None
+        assert found.onset == before.incident.onset
+
     def test_an_old_state_gives_no_verdict(self, world: World) -> None:
         """If it is unknown whether the event still runs, there is no verdict."""
         self.pass_minutes_with_state(world, 20)
@@ -617,6 +638,32 @@ class TestIncidents:
         [ended] = restarted.monitor.incidents(restarted.now)
         assert before is not None
         assert (ended.state, ended.onset) == (IncidentState.ENDED, before.onset)
+
+    def test_a_restart_keeps_one_that_begins(self, world: World, warmed_up: State) -> None:
+        """A kill before its alert fires forgets nothing: it stands for a while, and goes on with the next answer."""
+        world.monitor.save_now_and_then(world.now)
+        while (beginning := self.incident(world)) is None:
+            world.pass_minutes(1, self.FALL)
+            world.monitor.save_now_and_then(world.now)
+        assert beginning.state is IncidentState.BEGINNING
+        began = world.now + 50
+        restarted = World(warmed_up, began)
+        restarted.set_files()
+        restarted.minute, restarted.shown = world.minute, world.shown
+        assert restarted.monitor.drops(began + HOLD - 1)["a"].incident == beginning
+        assert restarted.monitor.drops(began + HOLD)["a"].incident is None
+        restarted.pass_minutes(PENDING, self.FALL)
+        found = self.incident(restarted)
+        assert found is not None
+        assert (found.state, found.onset) == (IncidentState.OPEN, beginning.onset)
+
+    def test_the_line_shows_what_is_expected_beside_the_others(self, world: World) -> None:
+        """The last hour has the expected plays of the verdict, which the other media lower, and not the forecast."""
+        world.pass_minutes(25, dict.fromkeys(("b", "c", "d"), 0.75) | {"": 0.8})
+        verdict, hour = world.monitor.drops(world.now)["a"].verdict, world.monitor.hours()["a"]
+        assert verdict is not None
+        assert hour.expected[-1] == pytest.approx(verdict.expected)
+        assert verdict.expected < 0.9 * PLAYS
 
     def test_a_change_is_written_at_once(self, world: World, warmed_up: State) -> None:
         """A kill right after the alert has begun forgets nothing."""

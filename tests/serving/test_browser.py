@@ -128,7 +128,7 @@ def test_a_daemon_shows_its_media_and_an_error_without_reloading(browser: Browse
                 switch.set(error_rate=1.0)
                 expect(page.locator("#health")).to_contain_text(f"{MERCHANT}: the API is down")
                 expect(page.locator("#facts-1")).to_contain_text(": 500")
-                page.get_by_role("heading", name="Newest requests").click()
+                page.get_by_role("heading", name="Latest requests").click()
                 expect(page.locator("tr.failed", has_text="whole merchant/play_count/all").first).to_be_visible()
                 assert page.evaluate("window.notReloaded")
                 page.get_by_role("rowheader", name=NASTY).get_by_role("link").click()
@@ -435,7 +435,7 @@ def test_the_page_is_accessible(
         page = visited.page
         if not path:
             page.get_by_role("button", name="Plays per minute").first.click()
-            page.get_by_role("heading", name="Newest requests").click()
+            page.get_by_role("heading", name="Latest requests").click()
         results = Axe().run(page)
         assert results.violations_count == 0, results.generate_report()
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]

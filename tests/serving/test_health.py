@@ -79,7 +79,15 @@ STATES: dict[str, tuple[MerchantView, tuple[ProblemView, ...], tuple[Any, ...]]]
         (),
         (
             *(WARNING, CauseKind.WARNING_DROP, "News 1", 0.1, start_of(ONSET)),
-            "News 1: 10 % of the expected plays are missing, 90 plays lost so far.",
+            "News 1: the plays are back, 90 plays lost so far. The incident ends once this lasts 10 minutes.",
+        ),
+    ),
+    "a merchant whose plays are coming back": (
+        merchant(media(), incident=incident("", ONSET, 0.9, ratio=0.0)),
+        (),
+        (
+            *(WARNING, CauseKind.MERCHANT_DROP, "acme", 0.0, start_of(ONSET)),
+            "All media of acme: the plays are back, 0 plays lost so far. The incident ends once this lasts 10 minutes.",
         ),
     ),
     "a verdict without an incident": (
@@ -329,6 +337,14 @@ def test_what_is_there_from_the_start_has_lasted_since_then() -> None:
         (CauseKind.BUDGET, NOW - 77),
         (CauseKind.WAITING, NOW - 77),
     ]
+
+
+def test_with_a_wrong_time_zone_no_media_are_said_to_be_stale() -> None:
+    """They have data, of other times: the cause is the zone."""
+    blind = media(judgement=Judgement.NO_DATA)
+    wrong = merchant(blind, timezone_error="the time zone is wrong", timezone_since=NOW - 60)
+    assert [(each.kind, each.since) for each in built(wrong).causes] == [(CauseKind.TIMEZONE, NOW - 60)]
+    assert [each.kind for each in built(merchant(blind)).causes] == [CauseKind.STALE]
 
 
 def test_of_many_media_some_are_named() -> None:

@@ -257,7 +257,7 @@ def test_old_incidents_are_few() -> None:
     views = (*[incident(f"m{n}", THROUGH - n, 0.9) for n in range(20)], *over)
     rows = incident_rows(built(MerchantView("acme", THROUGH, incidents=views, link=link(1))))
     assert [row[1] for row in rows] == ["open"] * 20 + ["ended"] * 10
-    assert "No drops are known." in page(built(MerchantView("acme", THROUGH, link=link(1))))
+    assert "No incidents." in page(built(MerchantView("acme", THROUGH, link=link(1))))
 
 
 def test_unknown_values_are_dashes() -> None:
@@ -276,7 +276,7 @@ def test_unknown_values_are_dashes() -> None:
     assert media_rows(status) == [["m0", "stale learning", "–", "–", "–", "–", "–"]]
     facts = facts_of(page(status))
     assert [facts[term] for term in ("Token expiry", "Last success", "Newest row", "Last poll")] == ["–"] * 4
-    assert facts["API"] == "no data"
+    assert facts["API"] == "not contacted yet"
     assert "None" not in page(status)
 
 
@@ -299,7 +299,7 @@ def test_the_newest_requests_are_folded_rows_and_failures_stand_out() -> None:
     assert reader.cells[-1][-4:] == ["Media 4 m4/play_count/all", "503", "0.25 s", "503 SERVER_ERROR"]
     rows = [attributes for tag, attributes in reader.tags if tag == "tr"]
     assert [row.get("class") for row in rows[-2:]] == [None, "failed"]
-    assert text.index("<details><summary><h2>Newest requests") < text.index("503 SERVER_ERROR</td>")
+    assert text.index("<details><summary><h2>Latest requests") < text.index("503 SERVER_ERROR</td>")
 
 
 def test_empty_tables_have_a_row_that_says_so() -> None:
@@ -402,7 +402,7 @@ def test_a_media_has_a_page() -> None:
     reader = Reader(text)
     words = " ".join(re.sub(r"<[^>]*>", "", text[text.index("<main>") :]).split())
     assert "Media 2 critical drop 80 % of the expected plays are missing since 16:43 (17 min): 720 plays lost" in words
-    assert "If the plays stay like this, they are the new baseline from 01-16 16:43 on." in words
+    assert "If the plays stay like this, they become the new baseline at 01-16 16:43." in words
     assert facts_of(text) == {
         "Plays, last minute": "3 of 60",
         "Data age": "4 min",
