@@ -473,7 +473,8 @@ def test_the_picture_begins_with_evaluate_from(capsys: pytest.CaptureFixture[str
 def test_a_picture_that_cannot_be_written_is_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The alerts are printed, and then one line has the error of the picture."""
     path = write(tmp_path / "plays.csv", steady())
-    assert cli.main(["replay", f"--csv={path}", f"--plot={tmp_path}/a.png"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["replay", f"--csv={path}", f"--plot={tmp_path}/a.png"])
     assert "does not end with .svg" in capsys.readouterr().err
     assert cli.main(["replay", f"--csv={path}", f"--plot={tmp_path}/nowhere/a.svg"]) == 1
     out, err = capsys.readouterr()
