@@ -22,12 +22,12 @@ from exporter.model import MINUTE, Group, Minute, MinuteRange, Reading, Stream, 
 from exporter.storage.state import State, open_state
 from exporter.times import parse_duration
 from tests.support.audience import (
-    MERCHANT,
     Audience,
     Process,
     StandIn,
     folder_in_memory,
     media_ids,
+    merchant_for,
     store_catalog,
     zipf,
 )
@@ -73,15 +73,8 @@ class Scenario:
     def settings(self) -> Settings:
         """The configuration."""
         plays: dict[str, object] = {"target": "play_count", "groups": self.groups}
-        merchant = {
-            "id": MERCHANT,
-            "api_key": "key",
-            "mail_address": "ops@example.com",
-            "password": "password",
-            "requests_per_minute": REQUESTS,
-            "collect": [plays, *([{"target": "play_time"}] if len(self.groups) > 1 else [])],
-            "media": [{"id": media_id} for media_id in self.rates()],
-        }
+        collect = [plays, *([{"target": "play_time"}] if len(self.groups) > 1 else [])]
+        merchant = merchant_for(self.rates(), REQUESTS, collect=collect)
         return Settings.model_validate({"merchants": [merchant], "poll": {"concurrency": 1}})
 
 

@@ -234,9 +234,8 @@ class _Followed:
         self._note(minute, self._tracker.end(self._track))
 
     def seen(self, observation: Observation) -> Observation:
-        """A minute as the whole merchant's drop sees it: while an incident is open, against its baseline."""
-        found = self._tracker.state.open
-        return observation if found is None else observation._replace(forecast=found.expected)
+        """A minute as the whole merchant's drop sees it."""
+        return self._tracker.seen(observation)
 
     def _note(self, minute: Minute, incident: Incident | None) -> None:
         if incident is not None and incident.state is IncidentState.OPEN:

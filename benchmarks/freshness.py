@@ -37,7 +37,15 @@ from exporter.drops.warmup import MINUTES_BACK, WarmupRequest
 from exporter.model import MINUTE, Minute, MinuteRange, Rows
 from exporter.planning.index import lower_bound
 from exporter.storage.state import open_state
-from tests.support.audience import MERCHANT, Audience, mark_history_known, media_ids, stream_of, zipf
+from tests.support.audience import (
+    MERCHANT,
+    Audience,
+    mark_history_known,
+    media_ids,
+    merchant_for,
+    stream_of,
+    zipf,
+)
 
 REQUESTS = 45
 
@@ -192,16 +200,7 @@ def prepare(place: Path, api: LoggingApi, now: float) -> Prepared:
     """Create a configuration and its state file, as a daemon leaves them after a day until now."""
     place.mkdir()
     config = place / "config.yaml"
-    media = list(api.audience.rates)
-    merchant = {
-        "id": MERCHANT,
-        "api_key": "key",
-        "mail_address": "ops@example.com",
-        "password": "password",
-        "requests_per_minute": REQUESTS,
-        "collect": [{"target": "play_count"}],
-        "media": [{"id": media_id} for media_id in media],
-    }
+    merchant = merchant_for(api.audience.rates, REQUESTS)
     written = {"api": {"url": api.url}, "merchants": [merchant], "storage": {"path": str(place / "state.db")}}
     config.write_text(json.dumps(written), encoding="utf-8")
     settings = load(config, {})

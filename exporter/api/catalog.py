@@ -50,7 +50,8 @@ class Catalog:
         self._settings: Mapping[str, MediaSettings] = {media.id: media for media in merchant.media}
         self._media: dict[str, Media] = {}
         self._events: dict[str, LiveState] = {}
-        self._failed: set[str] = set()
+        # Those whose first lookup has not ended.
+        self._unknown = set(self._settings)
         self._due: dict[Lookup, float] = {Lookup(media_id): 0.0 for media_id in self._settings}
         self._load()
 
@@ -58,7 +59,7 @@ class Catalog:
     def unknown(self) -> int:
         """How many media wait for the end of their first lookup: whether they are live is not known."""
         with self._mutex:
-            return len(self._settings.keys() - self._media.keys() - self._failed)
+            return len(self._unknown)
 
     def next_lookup(
         self,
@@ -123,14 +124,13 @@ class Catalog:
         with self._mutex:
             media = self._media.get(media_id)
             if media is None:
-                return False if media_id in self._failed else None
+                return None if media_id in self._unknown else False
             return bool(media.live_event_id) or "live" in media.encode_type.lower()
 
     def name_of(self, media_id: str) -> str:
         """The name of a media, or ""."""
         with self._mutex:
-            media = self._media.get(media_id)
-            return self._settings[media_id].name or (media.name if media else "")
+            return self._name(media_id)
 
     def live_state(self, media_id: str) -> LiveState | None:
         """The last known state of a media's live event."""
@@ -143,20 +143,22 @@ class Catalog:
             if lookup in self._due:
                 self._due[lookup] = now + (RUNNING_EVERY if self._running(lookup, now) else RETRY_EVERY)
             if not lookup.live_event_id:
-                self._failed.add(lookup.media_id)
+                self._unknown.discard(lookup.media_id)
 
     def views(self, now: float) -> Mapping[str, MediaView]:
         """All configured media as they are exposed at a time (Unix seconds)."""
         with self._mutex:
             return MappingProxyType({media_id: self._view(media_id, now) for media_id in self._settings})
 
+    def _name(self, media_id: str) -> str:
+        media = self._media.get(media_id)
+        return self._settings[media_id].name or (media.name if media else "")
+
     def _view(self, media_id: str, now: float) -> MediaView:
-        settings = self._settings[media_id]
-        view = MediaView(media_id, name=settings.name or "", labels=settings.labels)
+        view = MediaView(media_id, name=self._name(media_id), labels=self._settings[media_id].labels)
         media = self._media.get(media_id)
         if media is not None:
-            name = settings.name or media.name
-            view = replace(view, name=name, ref_id=media.ref_id, encode_type=media.encode_type)
+            view = replace(view, ref_id=media.ref_id, encode_type=media.encode_type)
         event = self._events.get(media_id)
         fresh = event is not None and 0 <= now - event.at <= LIVE_STALE_AFTER
         return replace(view, live_event_running=event.running if event and fresh else None)
@@ -173,6 +175,7 @@ class Catalog:
 
     def _remember(self, media_id: str, media: Media, now: float) -> None:
         self._media[media_id] = media
+        self._unknown.discard(media_id)
         for lookup in [known for known in self._due if known.media_id == media_id]:
             if lookup.live_event_id not in ("", media.live_event_id):
                 del self._due[lookup]

@@ -112,7 +112,11 @@ def look_at(rows: Rows, now: float) -> Look:
 
 
 def judge_zone(before: ZoneFinding, look: Look, zone: tzinfo) -> ZoneFinding:
-    """What is known after one more answer: as `_judge`, and since when.
+    """What is known after one more answer.
+
+    Rows in the future are said at once. Old rows are the zone's only if they are a whole number of half hours older
+    than usual, have been so since the first answer, and move on from minute to minute. What moves on with any other
+    delay, or stood still, is the API's delay or a quiet merchant.
 
     Args:
         before: What was known.
@@ -125,12 +129,7 @@ def judge_zone(before: ZoneFinding, look: Look, zone: tzinfo) -> ZoneFinding:
 
 
 def _judge(before: ZoneFinding, look: Look, zone: tzinfo) -> ZoneFinding:
-    """What is known after one more answer.
-
-    Rows in the future are said at once. Old rows are the zone's only if they are a whole number of half hours older
-    than usual, have been so since the first answer, and move on from minute to minute. What moves on with any other
-    delay, or stood still, is the API's delay or a quiet merchant.
-    """
+    """The same, without since when."""
     here = _local_offset(look.at, zone)
     if look.newest is None or here != _local_offset(look.at - AFTER_CHANGE, zone):
         return before

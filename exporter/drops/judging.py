@@ -196,9 +196,8 @@ class _Watched:
     incidents: deque[Incident] = field(default_factory=lambda: deque(maxlen=MOST_INCIDENTS))
 
     def seen(self) -> Observation | None:
-        """The newest minute as the whole merchant's drop sees it: during an incident the forecast has sunk into it."""
-        found = self.tracker.state.open if self.tracker else None
-        return self.newest if self.newest is None or found is None else self.newest._replace(forecast=found.expected)
+        """The newest minute as the whole merchant's drop sees it."""
+        return self.tracker.seen(self.newest) if self.tracker and self.newest else self.newest
 
 
 class Judging:

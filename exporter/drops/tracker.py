@@ -191,6 +191,11 @@ class Tracker:
         suspicion = self.state.suspicion
         return verdict if suspicion is None else verdict._replace(ratio=suspicion.ratio)
 
+    def seen(self, observation: Observation) -> Observation:
+        """A minute as the whole merchant's drop sees it: during an incident the forecast has sunk into it."""
+        found = self.state.open
+        return observation if found is None else observation._replace(forecast=found.expected)
+
     def judge(self, observation: Observation, factor: float, past: Past) -> Verdict | None:
         """Judge a minute: by the detector's rule, or shortly after an incident by the baseline frozen at its onset.
 

@@ -115,12 +115,13 @@ def _of_connection(merchant: MerchantStatus, *, unwritable: bool) -> Iterator[Ca
             "Other tools of the merchant share the limit."
         )
         yield _cause(merchant, Health.WARNING, CauseKind.RATE_LIMITED, message, since=merchant.last_success)
+    elif merchant.up is False and unwritable:
+        # Another cause says so.
+        pass
     elif merchant.up is False and merchant.blocked:
-        # While the state file cannot be written, another cause says so.
-        if not unwritable:
-            message = f"{name}: waiting for the first API response since the state file is writable again."
-            yield _cause(merchant, Health.WARNING, CauseKind.WAITING, message, since=merchant.last_success)
-    elif merchant.up is False and not unwritable:
+        message = f"{name}: waiting for the first API response since the state file is writable again."
+        yield _cause(merchant, Health.WARNING, CauseKind.WAITING, message, since=merchant.last_success)
+    elif merchant.up is False:
         message = f"{name}: the API is down. {_sentence(merchant.last_error)}".rstrip()
         yield _cause(merchant, Health.BAD, CauseKind.API_DOWN, message, since=merchant.last_success)
     elif merchant.up is None:

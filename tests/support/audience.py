@@ -167,18 +167,23 @@ class StandIn:
         slot.done()
 
 
-def settings_for(media: Sequence[str], requests_per_minute: int, **poll: object) -> Settings:
-    """A configuration in which each media has one stream, its plays."""
-    merchant = {
+def merchant_for(media: Iterable[str], requests_per_minute: int, **given: object) -> dict[str, object]:
+    """The configuration of a merchant, with other settings as given."""
+    return {
         "id": MERCHANT,
         "api_key": "key",
         "mail_address": "ops@example.com",
         "password": "password",
         "requests_per_minute": requests_per_minute,
-        "whole_merchant": False,
         "collect": [{"target": "play_count"}],
         "media": [{"id": media_id} for media_id in media],
+        **given,
     }
+
+
+def settings_for(media: Sequence[str], requests_per_minute: int, **poll: object) -> Settings:
+    """A configuration in which each media has one stream, its plays."""
+    merchant = merchant_for(media, requests_per_minute, whole_merchant=False)
     return Settings.model_validate({"merchants": [merchant], "poll": {"concurrency": 1, **poll}})
 
 
