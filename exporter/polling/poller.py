@@ -60,6 +60,8 @@ class MerchantPoller:
         self._running = threading.Lock()
         # What follows is shared by the threads of a round, and each round's own `Round` is, too.
         self._mutex = threading.Lock()
+        # Held by the thread that waits for the budget.
+        self._waiting = threading.Lock()
         # Notified when the threads of a round may find a task again.
         self._changed = threading.Condition(self._mutex)
         self._backoff = Backoff(self._staleness.pace_maker)
@@ -154,7 +156,10 @@ class MerchantPoller:
         try:
             done = self._sources.of(task).ask(task)
         except BudgetSpent as spent:
-            self._wait(spent.wait, current)
+            until = self._clock.monotonic() + spent.wait
+            # One thread at a time: when it has waited, so have the others.
+            with self._waiting:
+                self._wait(until - self._clock.monotonic(), current)
             return False
         except StateWriteFailed as error:
             with self._mutex:
@@ -175,6 +180,8 @@ class MerchantPoller:
         return True
 
     def _wait(self, seconds: float, current: Round) -> None:
+        if seconds <= 0:
+            return
         with self._mutex:
             current.waited = True
             current.ended |= self._clock.monotonic() + seconds > self._queue.deadline(current)

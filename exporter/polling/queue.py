@@ -111,6 +111,7 @@ class RequestQueue:
         task = self._next(current)
         if task is not None:
             current.under_way.add(task)
+            current.taken[task] = self._clock.monotonic()
         return task
 
     def give_back(self, task: Task, current: Round, *, sent: bool) -> None:
@@ -119,7 +120,9 @@ class RequestQueue:
         current.evidence.sent_before.discard(task)
         current.sent += sent
         head = max(1, min(HEAD, int(self._budget.allowed) // REQUESTS_PER_HEAD))
-        if sent and current.sent <= head and current.waited and self._clock.monotonic() > current.started + PROMPT:
+        # An answer that takes long is no late request.
+        late = current.taken.pop(task) > current.started + PROMPT
+        if sent and late and current.sent <= head and current.waited:
             self._late += 1
         if sent or task == self._staleness.pace_maker:
             # The whole merchant's is next whenever it is due.

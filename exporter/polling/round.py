@@ -91,6 +91,7 @@ class Round:
         live_left: Requests that are left for running live events.
         plan: The streams to request.
         under_way: The requests under way.
+        taken: When each of them was taken (monotonic seconds): it left then, if it was sent.
         failures: How often each request has failed.
         evidence: What the failures show about the whole API.
         failed_again: How many streams failed that had failed before this round, too.
@@ -106,6 +107,7 @@ class Round:
     live_left: int = 0
     plan: Plan = field(default_factory=Plan)
     under_way: set[Task] = field(default_factory=set)
+    taken: dict[Task, float] = field(default_factory=dict)
     failures: Counter[Task] = field(default_factory=Counter)
     evidence: Evidence = field(default_factory=Evidence)
     failed_again: int = 0
