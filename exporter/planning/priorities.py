@@ -10,8 +10,8 @@ from exporter.model import Minute, Stream
 # Plays a minute that are assumed at least, so that a media without plays is requested now and then.
 FLOOR = 0.1
 
-# A rise of the whole merchant's plays is more than chance from so many of their standard deviations.
-SURPRISE = 4.0
+# A rise of the whole merchant's plays is more than chance from so many standard deviations.
+SURPRISE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,9 @@ def _unexplained_rise(whole: Plays, media: Mapping[str, Plays], settled: Minute,
     # In the evening all media rise together: the others as much as these.
     others = max(0.0, whole.rate - rates)
     rise = whole.last - last - others * (last / rates if rates else 1.0)
-    # Where one media with many plays varies, so do the whole merchant's: what is new must be more than that.
-    chance = math.sqrt(noise * (whole.rate + 1 + (others**2 / rates if rates else 0.0)))
+    # Two minutes are compared, as the others were counted up to the minute before, and both vary. Where one media with
+    # many plays varies, so do the whole merchant's: what is new must be more than that.
+    chance = math.sqrt(noise * (whole.rate + 1 + (whole.rate**2 / rates if rates else 0.0)))
     return rise if rise > SURPRISE * chance else 0.0
 
 
