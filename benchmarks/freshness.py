@@ -225,7 +225,7 @@ def _store_history(settings: Settings, audience: Audience, now: float) -> None:
             known_since = now - MEDIA_EVERY * place / len(audience.rates)
             known = Media(ref_id="", name="", live_event_id="", encode_type="file")
             catalog.enter_media(Lookup(media_id), known, known_since)
-        watch = DropMonitor(state, settings, merchant, catalog)
+        watch = DropMonitor(state, settings, merchant, catalog, now)
         day = MinuteRange(newest - MINUTES_BACK + 1, newest)
         watch.enter_history(WarmupRequest(stream_of(""), day, hourly=False), audience.rows("", day), now)
         watch.save(now)

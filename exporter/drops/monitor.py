@@ -97,7 +97,7 @@ class DropMonitor:
         settings: Settings,
         merchant: MerchantSettings,
         live_events: LiveEvents,
-        now: float = 0.0,
+        now: float,
     ) -> None:
         """Load the baselines of the state file.
 

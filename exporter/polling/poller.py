@@ -159,7 +159,7 @@ class MerchantPoller:
             until = self._clock.monotonic() + spent.wait
             # One thread at a time: when it has waited, so have the others.
             with self._waiting:
-                self._wait(until - self._clock.monotonic(), current)
+                self._wait(until, current)
             return False
         except StateWriteFailed as error:
             with self._mutex:
@@ -179,12 +179,13 @@ class MerchantPoller:
                     self._report(Failure(UNUSABLE, "", problem))
         return True
 
-    def _wait(self, seconds: float, current: Round) -> None:
+    def _wait(self, until: float, current: Round) -> None:
+        seconds = until - self._clock.monotonic()
         if seconds <= 0:
             return
         with self._mutex:
             current.waited = True
-            current.ended |= self._clock.monotonic() + seconds > self._queue.deadline(current)
+            current.ended |= until > self._queue.deadline(current)
         if not current.ended:
             # A round can wait for most of a minute. What has come so far need not.
             with self._mutex:

@@ -110,18 +110,17 @@ class RequestQueue:
         """The next request, None if there is none. It is under way until it is given back."""
         task = self._next(current)
         if task is not None:
-            current.under_way.add(task)
-            current.taken[task] = self._clock.monotonic()
+            current.under_way[task] = self._clock.monotonic()
         return task
 
     def give_back(self, task: Task, current: Round, *, sent: bool) -> None:
         """A request is not under way any more. If it was not sent, it comes next again."""
-        current.under_way.discard(task)
+        taken = current.under_way.pop(task)
         current.evidence.sent_before.discard(task)
         current.sent += sent
         head = max(1, min(HEAD, int(self._budget.allowed) // REQUESTS_PER_HEAD))
         # An answer that takes long is no late request.
-        late = current.taken.pop(task) > current.started + PROMPT
+        late = taken > current.started + PROMPT
         if sent and late and current.sent <= head and current.waited:
             self._late += 1
         if sent or task == self._staleness.pace_maker:

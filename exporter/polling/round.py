@@ -1,6 +1,7 @@
 """A round of requests: its plan, its progress, and what its failures show about the API."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from exporter.errors import ApiError, SignInFailed
@@ -64,12 +65,12 @@ class Evidence:
         """The first stream that is answered is the witness."""
         self.witness = self.witness or stream
 
-    def add(self, task: Task, error: ApiError, suspicion: int, under_way: set[Task]) -> bool:
+    def add(self, task: Task, error: ApiError, suspicion: int, under_way: Collection[Task]) -> bool:
         """Note a failure that may be the API's; whether it shows that the API is down."""
         decides = self.in_doubt and task == self.witness
         self.suspects.append((task, error))
         self.suspicion += suspicion
-        self.sent_before = under_way - {task}
+        self.sent_before = {*under_way} - {task}
         return decides or isinstance(error, SignInFailed) or (self.witness is None and self.in_doubt)
 
     def drop(self, kind: type[ApiError]) -> None:
@@ -90,8 +91,7 @@ class Round:
         started: When it began (monotonic seconds).
         live_left: Requests that are left for running live events.
         plan: The streams to request.
-        under_way: The requests under way.
-        taken: When each of them was taken (monotonic seconds): it left then, if it was sent.
+        under_way: The requests under way, and when each was taken (monotonic seconds): it left then, if it was sent.
         failures: How often each request has failed.
         evidence: What the failures show about the whole API.
         failed_again: How many streams failed that had failed before this round, too.
@@ -106,8 +106,7 @@ class Round:
     started: float
     live_left: int = 0
     plan: Plan = field(default_factory=Plan)
-    under_way: set[Task] = field(default_factory=set)
-    taken: dict[Task, float] = field(default_factory=dict)
+    under_way: dict[Task, float] = field(default_factory=dict)
     failures: Counter[Task] = field(default_factory=Counter)
     evidence: Evidence = field(default_factory=Evidence)
     failed_again: int = 0
@@ -121,4 +120,4 @@ class Round:
     @property
     def unanswered(self) -> set[Task]:
         """What is under way, or has failed without a verdict on the API."""
-        return self.under_way | {task for task, _ in self.evidence.suspects}
+        return self.under_way.keys() | {task for task, _ in self.evidence.suspects}

@@ -207,7 +207,7 @@ class NoDetector(DropMonitor):
 
 def without_detector(parts: MerchantParts, state: State, settings: Settings) -> MerchantParts:
     """The same parts with a `NoDetector`."""
-    return replace(parts, monitor=NoDetector(state, settings, parts.settings, parts.catalog))
+    return replace(parts, monitor=NoDetector(state, settings, parts.settings, parts.catalog, parts.clock.now()))
 
 
 class Process:
