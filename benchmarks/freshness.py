@@ -216,7 +216,7 @@ def _store_history(settings: Settings, audience: Audience, now: float) -> None:
     state = open_state(settings.storage.path, lambda: now)
     try:
         ledger = Ledger(state, settings, lambda _: None)
-        ledger.sync(settings.merchants, now - (window + 1) * MINUTE)
+        ledger.configure(settings, now - (window + 1) * MINUTE)
         for stream in merchant.streams():
             ledger.enter(stream, requested, audience.rows(stream.media_id, requested), now)
         catalog = Catalog(state, merchant)

@@ -85,7 +85,7 @@ def _fill(settings: Settings, now: float) -> None:
     state = open_state(settings.storage.path, lambda: now)
     try:
         ledger = Ledger(state, settings, lambda _: None)
-        ledger.sync(settings.merchants, now - (window + 1) * MINUTE)
+        ledger.configure(settings, now - (window + 1) * MINUTE)
         for merchant in settings.merchants:
             for stream in merchant.streams():
                 ledger.enter(stream, asked, _rows(stream, asked), now)

@@ -42,7 +42,8 @@ def _rows(prepared: Prepared, repeats: int) -> Iterator[tuple[Cell, ...]]:
     telemetry = Instruments()
     polling = build_polling(prepared.settings, state, telemetry, clock)
     try:
-        collector = SnapshotCollector(polling.snapshot, prepared.settings.poll.max_staleness, clock.now)
+        longest = prepared.settings.poll.max_staleness
+        collector = SnapshotCollector(polling.snapshot, lambda: longest, clock.now)
         registry = build_registry(telemetry, collector)
         app = create_app(
             registry,
@@ -53,6 +54,7 @@ def _rows(prepared: Prepared, repeats: int) -> Iterator[tuple[Cell, ...]]:
             status_json=lambda _: "",
             config_text=lambda: "",
             docs=lambda: "",
+            reload=lambda: (),
         )
         ready_made = CollectorRegistry()
         ready_made.register(_Prepared(list(registry.collect())))

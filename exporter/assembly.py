@@ -4,8 +4,9 @@ The daemon, the tests and the benchmarks build it here. The clock, the state and
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import requests
@@ -14,101 +15,160 @@ from exporter.api.budget import RequestBudget
 from exporter.api.catalog import Catalog
 from exporter.api.client import Client
 from exporter.api.request_log import Exchange, RequestLog
-from exporter.api.zone_check import zone_error
 from exporter.clock import ApiClock, Clock
 from exporter.config.settings import MerchantSettings, Settings
 from exporter.counting.ledger import Ledger
-from exporter.drops.monitor import BLIND, NO_DROP, Drop, DropMonitor
+from exporter.drops.monitor import DropMonitor
 from exporter.errors import StateWriteFailed
+from exporter.merchant_views import complete
 from exporter.polling.parts import MerchantParts
 from exporter.polling.poller import MerchantPoller
 from exporter.serving.instruments import Instruments
 from exporter.storage.state import State
-from exporter.views import Day, Hour, Judgement, MerchantView, Snapshot
+from exporter.views import Day, Hour, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
+class _Fleet:
+    """The merchants of one configuration. Replaced as a whole, never changed.
+
+    Attributes:
+        settings: The configuration.
+        parts: What the polling of each merchant uses, by merchant.
+        pollers: The pollers, by merchant.
+    """
+
+    settings: Settings
+    parts: Mapping[str, MerchantParts]
+    pollers: Mapping[str, MerchantPoller]
+
+
 class Polling:
-    """The parts that poll and count, without the scheduler and the web server.
+    """The parts that poll and count, without the scheduler and the web server. Thread-safe, but for `configure`.
 
     Attributes:
         ledger: The counters and their state.
-        parts: What the polling of each merchant uses, by merchant.
-        pollers: The pollers, by merchant.
         requests: The newest requests to the API.
         clock: The time of the API.
         started: When this was built (Unix seconds).
     """
 
-    ledger: Ledger
-    parts: Mapping[str, MerchantParts]
-    pollers: Mapping[str, MerchantPoller]
-    requests: RequestLog
-    clock: ApiClock
-    started: float
+    def __init__(
+        self,
+        settings: Settings,
+        state: State,
+        telemetry: Instruments,
+        clock: Clock,
+        adapter: Callable[[], requests.adapters.BaseAdapter] | None = None,
+    ) -> None:
+        """Restore what the state file contains. The arguments are those of `build_polling`."""
+        self._state = state
+        self._telemetry = telemetry
+        self._machine = clock
+        self._adapter = adapter
+        self.ledger = Ledger(state, settings, telemetry.observe_revision)
+        self.clock = ApiClock(clock, self.ledger.correct_start)
+        self.started = clock.now()
+        self.requests = RequestLog()
+        telemetry.watch_clock(lambda: self.clock.offset)
+        self._observe = _observer(telemetry, self.requests)
+        # Held while a snapshot is made, and while another configuration begins or ends to take effect.
+        self._mutex = threading.Lock()
+        # What is shown while another configuration takes effect.
+        self._frozen: Snapshot | None = None
+        # Of removed merchants, too: one that comes back has its budget, and does not begin before its last round ended.
+        self._budgets: dict[str, RequestBudget] = {}
+        self._removed: dict[str, MerchantPoller] = {}
+        self._fleet = _Fleet(settings.model_copy(update={"merchants": ()}), {}, {})
+        self.configure(settings)
+
+    @property
+    def settings(self) -> Settings:
+        """The configuration in force."""
+        return self._fleet.settings
+
+    @property
+    def parts(self) -> Mapping[str, MerchantParts]:
+        """What the polling of each merchant uses, by merchant."""
+        return self._fleet.parts
+
+    @property
+    def pollers(self) -> Mapping[str, MerchantPoller]:
+        """The pollers, by merchant."""
+        return self._fleet.pollers
+
+    def configure(self, settings: Settings) -> None:
+        """Let a configuration take effect, all of it at once for whoever reads a snapshot.
+
+        What the configuration before has as well goes on undisturbed: requests under way, tokens, budgets, drops. For
+        one thread at a time.
+
+        Raises:
+            StateError: The state file could not be read or written; nothing has changed.
+        """
+        before, now = self._fleet, self.clock.now()
+        added = [each for each in settings.merchants if each.id not in before.parts]
+        kept = [each for each in settings.merchants if each.id in before.parts]
+        removed = before.parts.keys() - {each.id for each in settings.merchants}
+        changed = [each for each in kept if _differs(before.settings, settings, before.parts[each.id].settings, each)]
+        for merchant_id in (*removed, *(each.id for each in changed)):
+            # What was learned of removed media stays in the state file for a while.
+            with contextlib.suppress(StateWriteFailed):
+                before.parts[merchant_id].monitor.save(now)
+        with self._mutex:
+            self._frozen = self._snapshot(before) if before.parts else None
+        try:
+            with contextlib.ExitStack() as stack:
+                for merchant in changed:
+                    stack.enter_context(before.pollers[merchant.id].reconfiguring())
+                for merchant_id in removed:
+                    stack.enter_context(before.pollers[merchant_id].removing())
+                self.ledger.configure(settings, now)
+                for merchant in changed:
+                    self._reconfigure(before, settings, merchant)
+                new = {each.id: self._new_parts(settings, each) for each in added}
+            parts = {each.id: new.get(each.id) or before.parts[each.id] for each in settings.merchants}
+            pollers = {
+                merchant_id: before.pollers.get(merchant_id)
+                or MerchantPoller(each, after=self._removed.pop(merchant_id, None))
+                for merchant_id, each in parts.items()
+            }
+            self._removed |= {merchant_id: before.pollers[merchant_id] for merchant_id in removed}
+            for merchant_id in removed:
+                before.parts[merchant_id].client.close()
+            self._telemetry.expect(parts)
+            zone, max_staleness = settings.api.timezone, settings.poll.max_staleness
+            self._telemetry.configured(max_staleness, zone, self.clock.now)
+            self._fleet = _Fleet(settings, parts, pollers)
+        finally:
+            with self._mutex:
+                self._frozen = None
 
     def snapshot(self) -> Snapshot:
         """The counted values, with the catalog, the drops and the connections to the API."""
-        now = self.clock.now()
-        return Snapshot(
-            MappingProxyType(
-                {each.merchant_id: self._complete(each, now) for each in self.ledger.snapshot.merchants.values()}
-            ),
-            clock_offset=self.clock.offset,
-            started=self.started,
-        )
-
-    def _complete(self, merchant: MerchantView, now: float) -> MerchantView:
-        """Add the catalog, the drops and the connection to the counted values of a merchant."""
-        parts, poller = self.parts[merchant.merchant_id], self.pollers[merchant.merchant_id]
-        link, zone = poller.link, poller.zone
-        # Without rows, or with rows of other times, nobody knows when that will be.
-        learning = None if zone.offset or merchant.horizon is None else poller.learning
-        drops, incidents = parts.monitor.drops(now), parts.monitor.incidents(now)
-        if zone.offset:
-            # What the detector says is about other times of the day.
-            drops = {
-                media_id: BLIND if drop.judgement is not Judgement.OFF else drop for media_id, drop in drops.items()
-            }
-        drops = {media_id: _of_gone(drop) if media_id in link.gone else drop for media_id, drop in drops.items()}
-        media = {
-            media_id: replace(
-                view,
-                **drops.get(media_id, NO_DROP)._asdict(),
-                thresholds=parts.monitor.thresholds[media_id],
-                failing_streams=link.failing.get(media_id, 0),
-                gone=media_id in link.gone,
-                failing_since=link.failing_since.get(media_id),
-            )
-            for media_id, view in parts.catalog.views(now).items()
-        }
-        return replace(
-            merchant,
-            media=MappingProxyType(media),
-            **drops[""]._asdict(),
-            incidents=incidents,
-            learning_seconds=learning,
-            learning_until=now + learning if learning else None,
-            timezone_offset=zone.offset,
-            timezone_error=zone_error(zone.offset, now, parts.zone),
-            timezone_since=zone.since,
-            link=link,
-        )
+        with self._mutex:
+            return self._frozen or self._snapshot(self._fleet)
 
     def hours(self, merchants: Iterable[str]) -> Mapping[str, Mapping[str, Hour]]:
         """The last hour of plays of some merchants, by merchant and media, "" for the whole merchant."""
-        return {merchant_id: self.parts[merchant_id].monitor.hours() for merchant_id in merchants}
+        parts = self.parts
+        return {merchant_id: parts[merchant_id].monitor.hours() for merchant_id in merchants if merchant_id in parts}
 
     def days(self, merchants: Iterable[str]) -> Mapping[str, Mapping[str, Day]]:
         """The last 24 hours of some merchants, by merchant and media, "" for the whole merchant."""
-        now = self.clock.now()
-        return {merchant_id: self.parts[merchant_id].monitor.days(now) for merchant_id in merchants}
+        now, parts = self.clock.now(), self.parts
+        return {merchant_id: parts[merchant_id].monitor.days(now) for merchant_id in merchants if merchant_id in parts}
 
     def show_counted(self) -> None:
         """Publish the counts of new series whose 0 has been exported for a minute."""
         # While the state file cannot be written, the exported values stay as they are.
         with contextlib.suppress(StateWriteFailed):
             self.ledger.show_counted(self.clock.now())
+
+    def ended(self, deadline: float) -> bool:
+        """Wait until no round runs, of removed merchants neither; whether that comes true before a monotonic time."""
+        pollers = (*self.pollers.values(), *self._removed.values())
+        return all(each.ended(deadline - self.clock.monotonic()) for each in pollers)
 
     def close(self) -> None:
         """Close the connections and save the baselines of the drop monitors."""
@@ -118,6 +178,46 @@ class Polling:
             # An unsaved baseline is rebuilt from the next answers.
             with contextlib.suppress(StateWriteFailed):
                 each.monitor.save(self.clock.now())
+
+    def _snapshot(self, fleet: _Fleet) -> Snapshot:
+        now, merchants = self.clock.now(), self.ledger.snapshot.merchants
+        views = {
+            merchant_id: complete(merchants[merchant_id], parts, fleet.pollers[merchant_id], now)
+            for merchant_id, parts in fleet.parts.items()
+        }
+        return Snapshot(MappingProxyType(views), clock_offset=self.clock.offset, started=self.started)
+
+    def _new_parts(self, settings: Settings, merchant: MerchantSettings) -> MerchantParts:
+        budget, limit = self._budgets.get(merchant.id), merchant.requests_per_minute
+        if budget is None:
+            budget = RequestBudget(self._state, merchant.id, limit, self._machine, settings.api.timeout)
+            self._budgets[merchant.id] = budget
+        budget.limit(limit)
+        client = self._new_client(settings, merchant, budget)
+        return build_parts(settings, merchant, self._state, self.ledger, budget, client, self.clock)
+
+    def _new_client(self, settings: Settings, merchant: MerchantSettings, budget: RequestBudget) -> Client:
+        return Client(
+            settings.api,
+            merchant,
+            budget,
+            on_date=self.clock.answered,
+            clock=self.clock,
+            adapter=self._adapter() if self._adapter else None,
+            observe=self._observe,
+        )
+
+    def _reconfigure(self, before: _Fleet, settings: Settings, merchant: MerchantSettings) -> None:
+        """Put another configuration in the place of that of a merchant's parts."""
+        parts = before.parts[merchant.id]
+        parts.budget.limit(merchant.requests_per_minute)
+        parts.catalog.configure(merchant)
+        parts.monitor.configure(settings, merchant, self.clock.now())
+        if before.settings.api != settings.api or _account(parts.settings) != _account(merchant):
+            client, parts.client = parts.client, self._new_client(settings, merchant, parts.budget)
+            # Requests under way end as they began.
+            client.close()
+        parts.settings, parts.poll, parts.zone = merchant, settings.poll, settings.api.timezone
 
 
 def build_polling(
@@ -136,29 +236,7 @@ def build_polling(
         clock: The clock of the machine.
         adapter: Creates the transport of each client; the default transport if None.
     """
-    ledger = Ledger(state, settings, telemetry.observe_revision)
-    api_clock = ApiClock(clock, ledger.correct_start)
-    ledger.sync(settings.merchants, api_clock.now())
-    telemetry.expect(merchant.id for merchant in settings.merchants)
-    telemetry.configured(settings.poll.max_staleness, settings.api.timezone, api_clock.now)
-    telemetry.watch_clock(lambda: api_clock.offset)
-    request_log = RequestLog()
-    observe = _observer(telemetry, request_log)
-    parts = {}
-    for merchant in settings.merchants:
-        budget = RequestBudget(state, merchant.id, merchant.requests_per_minute, clock, settings.api.timeout)
-        client = Client(
-            settings.api,
-            merchant,
-            budget,
-            on_date=api_clock.answered,
-            clock=api_clock,
-            adapter=adapter() if adapter else None,
-            observe=observe,
-        )
-        parts[merchant.id] = build_parts(settings, merchant, state, ledger, budget, client, api_clock)
-    pollers = {merchant_id: MerchantPoller(each) for merchant_id, each in parts.items()}
-    return Polling(ledger, parts, pollers, request_log, api_clock, api_clock.now())
+    return Polling(settings, state, telemetry, clock, adapter)
 
 
 def build_parts(
@@ -178,11 +256,15 @@ def build_parts(
     )
 
 
-def _of_gone(drop: Drop) -> Drop:
-    """What is said of a media that the API answers with 404: what its plays were shows no drop of now."""
-    if drop.judgement is not Judgement.JUDGED:
-        return drop
-    return drop._replace(verdict=drop.verdict if drop.incident else None, judgement=Judgement.NO_DATA)
+def _differs(before: Settings, after: Settings, old: MerchantSettings, new: MerchantSettings) -> bool:
+    """Whether anything of a merchant differs between two configurations."""
+    shared = (before.api, before.poll, before.drop) != (after.api, after.poll, after.drop)
+    return shared or old != new
+
+
+def _account(merchant: MerchantSettings) -> tuple[object, ...]:
+    """What a merchant signs in with."""
+    return merchant.api_key, merchant.mail_address, merchant.password
 
 
 def _observer(telemetry: Instruments, request_log: RequestLog) -> Callable[[Exchange], None]:

@@ -19,6 +19,7 @@ from exporter.flags import (
     add_file_flags,
     add_log_flags,
     add_web_flags,
+    duration,
     instant,
     label,
     whole_number,
@@ -26,6 +27,7 @@ from exporter.flags import (
 
 if TYPE_CHECKING:
     from exporter.config.settings import Settings
+    from exporter.config.source import ConfigSource
 
 # Limit of --days.
 LONGEST_REPLAY = 400
@@ -106,7 +108,14 @@ def _parser() -> argparse.ArgumentParser:
         log_format="logfmt",
         listen=LISTEN,
         external_url="",
+        reload_interval=0.0,
     )
+    parser.add_argument(
+        "--config.auto-reload-interval", dest="reload_interval", type=duration, metavar="DURATION",
+        default=argparse.SUPPRESS,
+        help="how often to look whether the configuration file or a file that it names has changed, "
+        "and to reload it then, such as 30s; 0 never looks (default: 0)",
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"smartstream-exporter {__version__}")
     parser.add_argument(
         "--shard.index", dest="shard_index", type=whole_number, default=0, metavar="N",
@@ -193,10 +202,14 @@ def _days(text: str) -> int:
 
 def _run_daemon(options: argparse.Namespace) -> int:
     from exporter import daemon
+    from exporter.config.source import ConfigSource
 
-    settings = _load(options)
+    source = ConfigSource(
+        options.config_file, os.environ, options.storage_path, options.shard_index, options.shard_count
+    )
+    settings = source.read()
     with daemon.caught_signals() as received:
-        return _serve(settings.shard(options.shard_index, options.shard_count), options, received)
+        return _serve(settings, source, options, received)
 
 
 def _load(options: argparse.Namespace) -> "Settings":
@@ -259,7 +272,7 @@ def _run_demo(options: argparse.Namespace) -> int:
     from exporter import daemon, demo
 
     with daemon.caught_signals() as received, demo.simulated() as (settings, started):
-        return _serve(settings, options, received, started)
+        return _serve(settings, None, options, received, started)
 
 
 def _run_simulator(options: argparse.Namespace) -> int:
@@ -271,6 +284,7 @@ def _run_simulator(options: argparse.Namespace) -> int:
 
 def _serve(
     settings: "Settings",
+    source: "ConfigSource | None",
     options: argparse.Namespace,
     received: signals.Signals,
     started: Callable[[str], None] = lambda _url: None,
@@ -278,12 +292,10 @@ def _serve(
     from exporter import daemon
 
     _setup_logs(settings, options)
-    return daemon.run(settings, options.listen, received, options.external_url, started)
+    flags = daemon.Options(options.listen, options.external_url, options.reload_interval)
+    return daemon.run(settings, source, flags, received, started)
 
 
 def _setup_logs(settings: "Settings", options: argparse.Namespace) -> None:
-    secrets = [
-        secret.get_secret_value() for merchant in settings.merchants for secret in (merchant.api_key, merchant.password)
-    ]
-    logs.setup(options.log_level, options.log_format, secrets=secrets)
+    logs.setup(options.log_level, options.log_format, secrets=settings.secrets())
     logs.log_uncaught()

@@ -1,12 +1,10 @@
 """The daemon: one process that polls, counts and serves until a signal."""
 
-import math
 import os
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import metadata
 from typing import Self
 
 import structlog
@@ -14,24 +12,19 @@ import structlog
 from exporter import __version__, logs
 from exporter.assembly import Polling, build_polling
 from exporter.clock import SystemClock
-from exporter.config.load import dump
 from exporter.config.settings import Settings
 from exporter.httpd.address import Address
-from exporter.httpd.descriptors import max_connections, needed, raise_limit
-from exporter.httpd.messages import Handler
+from exporter.httpd.descriptors import max_connections, raise_limit
 from exporter.httpd.server import Server
-from exporter.model import MINUTE
-from exporter.planning.index import can_hold
+from exporter.in_force import InForce
 from exporter.polling.scheduler import Scheduler
 from exporter.process_health import ProcessHealth
-from exporter.serving import page, status
-from exporter.serving.collector import SnapshotCollector, build_registry
+from exporter.reload import Reloader, Source
 from exporter.serving.instruments import Instruments
-from exporter.serving.routes import create_app, make_server
-from exporter.serving.schema import Status
-from exporter.serving.status import Limits
+from exporter.serving.routes import make_server
 from exporter.signals import STOP_SIGNALS, Signals
 from exporter.storage.state import State, open_state
+from exporter.web import build_app
 
 log = structlog.get_logger("daemon")
 
@@ -50,20 +43,35 @@ def caught_signals() -> Signals:
     return Signals((*STOP_SIGNALS, signal.SIGHUP))
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the flags say.
+
+    Attributes:
+        listen: The address to serve on.
+        external_url: The address at which people reach the pages, without a final slash; "" if unknown.
+        reload_interval: Seconds between two looks whether a file of the configuration has changed; 0 for none.
+    """
+
+    listen: Address
+    external_url: str = ""
+    reload_interval: float = 0.0
+
+
 def run(
     settings: Settings,
-    listen: Address,
+    source: Source | None,
+    options: Options,
     signals: Signals,
-    external_url: str = "",
     started: Callable[[str], None] = lambda _url: None,
 ) -> int:
     """Poll, count and serve until SIGTERM or SIGINT.
 
     Args:
         settings: The configuration.
-        listen: The address to serve on.
+        source: Where it comes from, to read it again; None where there is no such place.
+        options: What the flags say.
         signals: From `caught_signals`.
-        external_url: The address at which people reach the pages, without a final slash; "" if unknown.
         started: Called with the exporter's URL each time it has started: once more after damage of the state file.
 
     Returns:
@@ -75,34 +83,34 @@ def run(
     """
     open_files = raise_limit()
     ended_at = float("-inf")
-    while (code := _run(settings, listen, signals, open_files, external_url, started)) is None:
+    while isinstance(outcome := _run(settings, source, options, signals, open_files, started), Settings):
+        # As it was reloaded meanwhile.
+        settings = outcome
         before, ended_at = ended_at, time.monotonic()
         if ended_at - before < DAMAGED_AGAIN:
             log.error("the state file is damaged again; check the disk")
             return 1
-    return code
+    return outcome
 
 
 def _run(
     settings: Settings,
-    listen: Address,
+    source: Source | None,
+    options: Options,
     signals: Signals,
     open_files: int,
-    external_url: str,
     started: Callable[[str], None],
-) -> int | None:
+) -> int | Settings:
     """Poll, count and serve until a signal, or until the state file turns out to be damaged.
 
     Returns:
-        The exit code; None to open the state file again, which recovers what is readable.
+        The exit code; or the configuration in force, to open the state file again, which recovers what is readable.
     """
     with signals.ending_at_once(lambda: log.info("stopped during startup; nothing is lost")):
-        process = _Process.build(settings, listen, open_files, external_url)
+        process = _Process.build(settings, source, options, open_files)
     process.start()
     started(process.url)
-    _warn_of_waits(settings)
-    _warn_of_open_files(settings, open_files)
-    stopped_by = _wait(signals, process.schedule, process.state)
+    stopped_by = _wait(signals, process)
     if stopped_by is None:
         problem = process.state.problem
         log.warning("restarting to recover the state file", problem=problem.message if problem else "")
@@ -112,7 +120,7 @@ def _run(
         signals.end_within(LONGEST_END, lambda: log.warning(too_late))
     if process.stop():
         if stopped_by is None:
-            return None
+            return process.polling.settings
         log.info("stopped")
         return 0
     # Python would wait for its threads, and they wait for a peer that does not answer. All counts are committed.
@@ -121,15 +129,16 @@ def _run(
     os._exit(0 if stopped_by else 1)
 
 
-def _wait(signals: Signals, schedule: Scheduler, state: State) -> signal.Signals | None:
+def _wait(signals: Signals, process: "_Process") -> signal.Signals | None:
     """Wait for a signal to stop, or until the state file turns out to be damaged."""
-    while not state.damaged:
+    while not process.state.damaged:
         received = signals.wait(1.0)
         if received in STOP_SIGNALS:
             return received
         if received == signal.SIGHUP:
-            log.warning("SIGHUP does not reload the configuration: restart the exporter to apply changes")
-        schedule.watch_clock()
+            process.reloader.request()
+        process.reloader.watch()
+        process.schedule.watch_clock()
     return None
 
 
@@ -138,44 +147,47 @@ class _Process:
     """Everything that runs between a start and a stop.
 
     Attributes:
-        settings: The configuration.
         clock: The clock; stopping it ends every sleep.
         state: The state file.
         polling: The parts that poll and count.
         schedule: The scheduler of the rounds.
         health: The problems of the process.
         telemetry: The metrics of the exporter itself.
+        reloader: Reloads the configuration.
         server: The web server.
+        in_force: The configuration in force.
     """
 
-    settings: Settings
     clock: SystemClock
     state: State
     polling: Polling
     schedule: Scheduler
     health: ProcessHealth
     telemetry: Instruments
+    reloader: Reloader
     server: Server
+    in_force: InForce
 
     @classmethod
-    def build(cls, settings: Settings, listen: Address, open_files: int, external_url: str) -> Self:
+    def build(cls, settings: Settings, source: Source | None, options: Options, open_files: int) -> Self:
         """Open the state file and the port, and build the object graph."""
         clock = SystemClock()
         state = open_state(settings.storage.path, clock.now)
         try:
-            telemetry = Instruments(external_url=external_url)
+            telemetry = Instruments(external_url=options.external_url)
             polling = build_polling(settings, state, telemetry, clock)
-            rounds = {merchant_id: poller.round for merchant_id, poller in polling.pollers.items()}
-            schedule = Scheduler(clock, rounds)
-            health = ProcessHealth(polling, state, schedule)
+            schedule = Scheduler(clock)
+            in_force = InForce(polling, schedule, open_files)
+            reloader = Reloader(source, in_force, telemetry.reloaded, clock, options.reload_interval)
+            health = ProcessHealth(polling, state, schedule, lambda: reloader.problem)
             telemetry.watch_process(state_writable=lambda: state.problem is None, dropped_log_lines=logs.dropped)
-            app = _app(settings, polling, health, schedule, telemetry)
+            app = build_app(polling, health, schedule, telemetry, reloader)
             connections = max_connections(open_files, len(settings.merchants), settings.poll.concurrency)
-            server = make_server(app, listen, connections)
+            server = make_server(app, options.listen, connections)
         except BaseException:
             state.close()
             raise
-        return cls(settings, clock, state, polling, schedule, health, telemetry, server)
+        return cls(clock, state, polling, schedule, health, telemetry, reloader, server, in_force)
 
     @property
     def url(self) -> str:
@@ -186,97 +198,30 @@ class _Process:
         """Serve, and start the rounds."""
         self.telemetry.reloaded(ok=True, at=self.clock.now())
         self.server.start()
-        second = math.ceil(self.settings.poll.settle) % 60
-        self.schedule.start(second, self.health.beat, self.polling.show_counted)
+        self.schedule.start(self.health.beat, self.polling.show_counted)
+        self.in_force.begin()
+        settings = self.polling.settings
         log.info(
             "started",
             open=self.url,
             version=__version__,
-            merchants=len(self.polling.pollers),
-            streams=sum(len(merchant.streams) for merchant in self.polling.ledger.snapshot.merchants.values()),
-            state=str(self.settings.storage.path),
+            merchants=len(settings.merchants),
+            streams=sum(len(merchant.streams()) for merchant in settings.merchants),
+            state=str(settings.storage.path),
         )
+        self.in_force.warn(settings.merchants)
 
     def stop(self) -> bool:
         """Stop serving and polling, and close the state file; False if a round did not end in time."""
+        deadline = self.clock.monotonic() + GRACE
+        reloads_ended = self.reloader.stop(GRACE)
         self.clock.stop()
         for poller in self.polling.pollers.values():
             poller.stop()
         self.schedule.stop()
         self.server.stop(timeout=2.0)
-        deadline = self.clock.monotonic() + GRACE
-        ended = [poller.ended(deadline - self.clock.monotonic()) for poller in self.polling.pollers.values()]
-        if not all(ended):
+        if not self.polling.ended(deadline) or not reloads_ended:
             return False
         self.polling.close()
         self.state.close()
         return True
-
-
-def _app(
-    settings: Settings, polling: Polling, health: ProcessHealth, schedule: Scheduler, telemetry: Instruments
-) -> Handler:
-    collector = SnapshotCollector(health.snapshot, settings.poll.max_staleness, polling.clock.now)
-
-    limits = Limits(str(settings.api.timezone), settings.poll.max_staleness, settings.poll.max_lag)
-
-    def built(merchant_id: str) -> Status | None:
-        part = status.only(health.snapshot(), merchant_id)
-        if part is None:
-            return None
-        hours, days = polling.hours(part.merchants), polling.days(part.merchants)
-        return status.build(part, hours, days, polling.requests.view(), polling.clock.now(), __version__, limits)
-
-    def rendered(render: Callable[[Status], str]) -> Callable[[str], str | None]:
-        def of_merchant(merchant_id: str) -> str | None:
-            found = built(merchant_id)
-            return None if found is None else render(found)
-
-        return of_merchant
-
-    def media_page(merchant_id: str, media_id: str) -> str | None:
-        found = built(merchant_id) if merchant_id else None
-        return None if found is None else page.media_page(found, media_id)
-
-    def ready() -> str | None:
-        waiting = [merchant_id for merchant_id, poller in polling.pollers.items() if poller.link.up is None]
-        return f"waiting for the first API response for {', '.join(waiting)}" if waiting else None
-
-    return create_app(
-        build_registry(telemetry, collector),
-        healthy=schedule.problem,
-        ready=ready,
-        page=rendered(page.page),
-        media_page=media_page,
-        status_json=rendered(status.as_json),
-        config_text=lambda: dump(settings),
-        # The README of the installed release.
-        docs=lambda: metadata("smartstream-exporter")["Description"],
-    )
-
-
-def _warn_of_waits(settings: Settings) -> None:
-    longest = int(settings.poll.max_staleness // MINUTE)
-    for merchant in settings.merchants:
-        streams = len(merchant.streams())
-        if not can_hold(streams, merchant.requests_per_minute, longest):
-            log.warning(
-                "too many streams for max_staleness: quiet streams will wait longer; "
-                "run `smartstream-exporter plan` for an estimate and advice",
-                merchant=merchant.id,
-                streams=streams,
-                requests_per_minute=merchant.requests_per_minute,
-            )
-
-
-def _warn_of_open_files(settings: Settings, limit: int) -> None:
-    wanted = needed(len(settings.merchants), settings.poll.concurrency)
-    if limit < wanted:
-        log.warning(
-            "the open file limit is too low: requests will fail; "
-            "raise it (ulimit -n, LimitNOFILE), lower poll.concurrency, or shard the merchants with --shard.count",
-            limit=limit,
-            needed=wanted,
-            merchants=len(settings.merchants),
-            concurrency=settings.poll.concurrency,
-        )

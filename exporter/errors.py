@@ -9,6 +9,7 @@
     ├── InputError             a command's flag or input file is invalid
     ├── HistoryError           the history could not be fetched
     ├── BudgetSpent            no request may be sent yet
+    ├── Removed                the configuration does not have it any more
     └── ApiError               a request brought no usable answer
         ├── NoAnswer           DNS, connection, timeout, truncated body
         ├── MalformedAnswer    the answer has an unexpected form
@@ -76,6 +77,10 @@ class InputError(ExporterError):
 
 class HistoryError(ExporterError):
     """The history could not be fetched: the API failed for too long, or rejects the account."""
+
+
+class Removed(ExporterError):
+    """The configuration does not have a stream, a media or a merchant any more; what was under way for it is void."""
 
 
 class BudgetSpent(ExporterError):

@@ -7,7 +7,7 @@ from pathlib import Path
 from exporter import logs
 from exporter.errors import InputError
 from exporter.httpd.address import Address, parse_address
-from exporter.times import parse_instant
+from exporter.times import parse_duration, parse_instant
 
 # Default address of /metrics and the status page.
 LISTEN = ":10077"
@@ -63,6 +63,14 @@ def whole_number(text: str) -> int:
     if not text.isascii() or not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
     return int(text)
+
+
+def duration(text: str) -> float:
+    """A duration as in Prometheus, in seconds; `0` is none."""
+    try:
+        return 0.0 if text == "0" else parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def instant(text: str) -> float:

@@ -64,9 +64,8 @@ def setup(
     """
     threshold = LEVELS[level]
     render: _Render = _render_json if log_format == "json" else _render_logfmt
-    handler = _Handler(stream or sys.stderr)
-    line = _Line(render, Redactor(secrets), tracebacks=threshold <= logging.DEBUG)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[line]))
+    line = _Line(render, secrets, tracebacks=threshold <= logging.DEBUG)
+    handler = _Handler(stream or sys.stderr, line)
     root = logging.getLogger()
     flush()
     for earlier in _handlers():
@@ -96,6 +95,12 @@ def dropped() -> int:
 def problem() -> str | None:
     """Why the log is not written, as one line for operators; None if it is."""
     return next(filter(None, (handler.writer.problem() for handler in _handlers())), None)
+
+
+def hide(secrets: Collection[str]) -> None:
+    """Replace these texts, too, from now on; earlier ones can still be in a line."""
+    for handler in _handlers():
+        handler.line.hide(secrets)
 
 
 def flush(timeout: float = FLUSH_TIMEOUT) -> bool:
@@ -129,11 +134,14 @@ class _Handler(logging.Handler):
 
     Attributes:
         writer: The writer of the lines.
+        line: Renders a line.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, line: "_Line") -> None:
         """Create a handler for a stream."""
         super().__init__()
+        self.line = line
+        self.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[line]))
         self.writer = LogWriter(stream, self._notice)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -157,10 +165,15 @@ atexit.register(flush)
 class _Line:
     """Renders a log record as one line: its fields in order, an exception as some of them, secrets redacted."""
 
-    def __init__(self, render: _Render, redactor: Redactor, *, tracebacks: bool) -> None:
+    def __init__(self, render: _Render, secrets: Collection[str], *, tracebacks: bool) -> None:
         self._render = render
-        self._redactor = redactor
+        self._secrets: frozenset[str] = frozenset()
         self._tracebacks = tracebacks
+        self.hide(secrets)
+
+    def hide(self, secrets: Collection[str]) -> None:
+        self._secrets |= frozenset(secrets)
+        self._redactor = Redactor(self._secrets)
 
     def __call__(self, logger: object, method: str, event: _Event) -> str:
         record: logging.LogRecord = event.pop("_record")

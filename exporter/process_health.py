@@ -1,6 +1,6 @@
-"""The problems of the process itself: the state file, the scheduler, the clock, the log."""
+"""The problems of the process itself: the state file, the configuration, the scheduler, the clock, the log."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -20,7 +20,10 @@ log = structlog.get_logger("daemon")
 class ProcessHealth:
     """Reports problems of the process, and logs when they begin and when they are resolved."""
 
-    def __init__(self, polling: Polling, state: State, schedule: Scheduler) -> None:
+    def __init__(
+        self, polling: Polling, state: State, schedule: Scheduler, configuration: Callable[[], ProblemView | None]
+    ) -> None:
+        self._configuration = configuration
         self._polling = polling
         self._state = state
         self._schedule = schedule
@@ -42,7 +45,8 @@ class ProcessHealth:
         """Check the state file and log changes; called every few seconds."""
         self._state.probe()
         now = self._polling.clock.monotonic()
-        problems = list(self._problems())
+        # Each reload logs its own errors.
+        problems = [each for each in self._problems() if each.subject is not Subject.CONFIGURATION]
         events = [self._incidents.report(problem.subject, problem.message, now) for problem in problems]
         events += self._incidents.settle(now, {(problem.subject, "") for problem in problems})
         for event in filter(None, events):
@@ -56,6 +60,9 @@ class ProcessHealth:
         stopped = self._schedule.problem()
         if stopped is not None:
             yield ProblemView(Subject.POLLING, stopped, bad=True)
+        not_accepted = self._configuration()
+        if not_accepted is not None:
+            yield not_accepted
         offset = self._polling.clock.offset
         if offset:
             yield ProblemView(Subject.CLOCK, clock_problem(offset))

@@ -341,6 +341,7 @@ class Subject(StrEnum):
     """The part of the process that has a problem."""
 
     STATE_FILE = "state file"
+    CONFIGURATION = "configuration"
     POLLING = "polling"
     CLOCK = "clock"
     LOG = "log"

@@ -1,25 +1,79 @@
-"""The object graph, where no other test reaches it."""
+"""The object graph, where no other test reaches it: what is read of it, and another configuration in its place."""
 
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from unittest.mock import Mock
 from zoneinfo import ZoneInfo
 
+import pytest
+
 from exporter.api.zone_check import ZoneFinding
-from exporter.assembly import Polling
-from exporter.drops.monitor import NO_DROP, Drop
-from exporter.views import Judgement, LinkView, MediaView, MerchantView, Snapshot, Verdict
+from exporter.assembly import Polling, build_polling
+from exporter.config.settings import Settings
+from exporter.drops.monitor import NO_DROP, Drop, DropMonitor
+from exporter.errors import StateWriteFailed
+from exporter.merchant_views import complete
+from exporter.serving.instruments import Instruments
+from exporter.storage.state import State, open_state
+from exporter.views import Day, Hour, Judgement, LinkView, MediaView, MerchantView, Verdict
+from tests.support.fakes import FakeClock
 from tests.support.statuses import NOW, THROUGH, incident
 
 
-def test_charts_are_made_for_the_wanted_merchants_only() -> None:
+def settings_of(merchants: Mapping[str, Any], **sections: Any) -> Settings:
+    """Settings with these merchants, each with its media or with all that differs from the usual."""
+    listed = [
+        {
+            "id": merchant_id,
+            "api_key": "k",
+            "mail_address": "ops@example.com",
+            "password": "p",
+            **({"media": [{"id": media_id} for media_id in given]} if isinstance(given, str) else given),
+        }
+        for merchant_id, given in merchants.items()
+    ]
+    return Settings.model_validate({"merchants": listed, **sections})
+
+
+class World:
+    """The parts that poll and count, on a fake clock, without an API."""
+
+    def __init__(self, state: State, clock: FakeClock) -> None:
+        self.state, self.clock, self.telemetry = state, clock, Instruments()
+        self.polling: Polling
+
+    def begin(self, settings: Settings) -> Polling:
+        self.polling = build_polling(settings, self.state, self.telemetry, self.clock)
+        return self.polling
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    clock = FakeClock(1_780_000_000.0)
+    state = open_state(tmp_path / "state.db", clock.now)
+    yield World(state, clock)
+    state.close()
+
+
+def test_charts_are_made_for_the_wanted_merchants_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page of one merchant takes no time for the hours and days of the others."""
-    parts: dict[str, Any] = {merchant_id: Mock() for merchant_id in ("a", "b")}
-    polling = Polling(Mock(), parts, {}, Mock(), Mock(), 0.0)
-    assert polling.hours(["b"]) == {"b": parts["b"].monitor.hours.return_value}
-    assert polling.days(["b"]) == {"b": parts["b"].monitor.days.return_value}
-    parts["a"].monitor.hours.assert_not_called()
-    parts["a"].monitor.days.assert_not_called()
+    polling = world.begin(settings_of({"a": "m", "b": "m"}))
+    asked: list[DropMonitor] = []
+
+    def hours(monitor: DropMonitor) -> Mapping[str, Hour]:
+        asked.append(monitor)
+        return {}
+
+    def days(monitor: DropMonitor, _now: float) -> Mapping[str, Day]:
+        asked.append(monitor)
+        return {}
+
+    monkeypatch.setattr(DropMonitor, "hours", hours)
+    monkeypatch.setattr(DropMonitor, "days", days)
+    assert (polling.hours(["b"]), polling.days(["b"])) == ({"b": {}}, {"b": {}})
+    assert asked == [polling.parts["b"].monitor] * 2
 
 
 def test_a_media_that_is_gone_is_not_judged() -> None:
@@ -33,14 +87,105 @@ def test_a_media_that_is_gone_is_not_judged() -> None:
     since = MappingProxyType({"gone": NOW - 900, "open": NOW - 60})
     link = LinkView("m", up=True, gone=frozenset(("gone", "open")), failing_since=since)
     poller = Mock(link=link, zone=ZoneFinding(0.0), learning=0.0)
-    ledger = Mock(snapshot=Snapshot(MappingProxyType({"m": MerchantView("m")})))
-    clock = Mock(**{"now.return_value": NOW}, offset=0.0)
-    polling = Polling(ledger, {"m": parts}, {"m": poller}, Mock(), clock, NOW - 3600)
-    snapshot = polling.snapshot()
-    media = snapshot.merchants["m"].media
-    assert snapshot.started == NOW - 3600
+    media = complete(MerchantView("m"), parts, poller, NOW).media
     assert {key: (each.judgement, each.verdict, each.incident, each.failing_since) for key, each in media.items()} == {
         "here": (Judgement.JUDGED, verdict, None, None),
         "gone": (Judgement.NO_DATA, None, None, NOW - 900),
         "open": (Judgement.NO_DATA, verdict, drop, NOW - 60),
     }
+
+
+def shown(polling: Polling) -> dict[str, set[str]]:
+    """The media that a snapshot shows, by merchant, and that streams are counted of; both must agree."""
+    snapshot = polling.snapshot()
+    media = {merchant_id: set(each.media) for merchant_id, each in snapshot.merchants.items()}
+    counted = {
+        merchant_id: {stream.media_id for stream in each.streams} - {""}
+        for merchant_id, each in snapshot.merchants.items()
+    }
+    assert media == counted
+    return media
+
+
+def test_merchants_and_media_come_and_go(world: World) -> None:
+    """Whatever is added, changed or removed is there, or not, in the next snapshot, and in the request counters."""
+    polling = world.begin(settings_of({"a": "mn", "b": "m"}))
+    assert shown(polling) == {"a": {"m", "n"}, "b": {"m"}}
+    for merchants in ({"a": "no", "b": "m"}, {"b": "m"}, {"c": "xy", "b": "m"}, {"b": "", "a": "mno"}):
+        polling.configure(settings_of(merchants))
+        assert shown(polling) == {merchant_id: set(media) for merchant_id, media in merchants.items()}
+        assert list(polling.snapshot().merchants) == list(merchants)
+        counted = {
+            sample.labels["merchant_id"]
+            for family in world.telemetry.registry.collect()
+            for sample in family.samples
+            if sample.name == "smartstream_api_requests_total"
+        }
+        assert counted == set(merchants)
+
+
+def test_what_does_not_change_is_not_touched(world: World) -> None:
+    """Of a merchant that stays as it was, every part stays; where media are added, budget, client and poller do."""
+    polling = world.begin(settings_of({"a": "m", "b": "m"}))
+    before, pollers = dict(polling.parts), dict(polling.pollers)
+    clients = {merchant_id: each.client for merchant_id, each in before.items()}
+    polling.configure(settings_of({"a": "mn", "b": "m", "c": "m"}))
+    for merchant_id in ("a", "b"):
+        assert polling.parts[merchant_id] is before[merchant_id]
+        assert polling.pollers[merchant_id] is pollers[merchant_id]
+        assert polling.parts[merchant_id].client is clients[merchant_id]
+
+
+@pytest.mark.parametrize("secret", ["api_key", "password", "mail_address"])
+def test_other_credentials_sign_in_again(world: World, secret: str) -> None:
+    """A merchant with another key, account or password has a new client, and no other merchant has."""
+    polling = world.begin(settings_of({"a": "m", "b": "m"}))
+    clients = {merchant_id: each.client for merchant_id, each in polling.parts.items()}
+    media = [{"id": "m"}]
+    polling.configure(settings_of({"a": {"media": media, secret: "new@example.com"}, "b": "m"}))
+    assert polling.parts["a"].client is not clients["a"]
+    assert polling.parts["b"].client is clients["b"]
+
+
+def test_a_merchant_that_comes_back_keeps_its_budget(world: World) -> None:
+    """Requests that left before the merchant was removed still count against its limit."""
+    polling = world.begin(settings_of({"a": {"requests_per_minute": 2}}))
+    for _ in range(2):
+        polling.parts["a"].budget.take().done()
+    polling.configure(settings_of({"b": ""}))
+    polling.configure(settings_of({"a": {"requests_per_minute": 2}}))
+    assert polling.parts["a"].budget.wait() > 59
+    polling.configure(settings_of({"a": {"requests_per_minute": 3}}))
+    assert polling.parts["a"].budget.wait() == 0
+
+
+def test_a_configuration_that_cannot_be_written_changes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the state file cannot be written, the configuration before stays in force as a whole."""
+    polling = world.begin(settings_of({"a": "m"}))
+    with world.state.read() as db:
+        db.execute("PRAGMA query_only = ON")
+    with pytest.raises(StateWriteFailed):
+        polling.configure(settings_of({"b": "m"}))
+    assert shown(polling) == {"a": {"m"}}
+    assert [merchant.id for merchant in polling.settings.merchants] == ["a"]
+    with world.state.read() as db:
+        db.execute("PRAGMA query_only = OFF")
+    polling.configure(settings_of({"b": "m"}))
+    assert shown(polling) == {"b": {"m"}}
+
+
+def test_a_reader_sees_one_configuration_or_the_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a configuration takes effect, for example while the disk is slow, snapshots are of the one before."""
+    polling = world.begin(settings_of({"a": "m"}))
+    seen = []
+    configure = polling.ledger.configure
+
+    def slow(*arguments: Any) -> None:
+        seen.append(shown(polling))
+        configure(*arguments)
+        seen.append(shown(polling))
+
+    monkeypatch.setattr(polling.ledger, "configure", slow)
+    polling.configure(settings_of({"a": "n", "b": "m"}))
+    assert seen == [{"a": {"m"}}] * 2
+    assert shown(polling) == {"a": {"n"}, "b": {"m"}}

@@ -94,6 +94,16 @@ class RequestBudget:
         """Whether all requests are held at the API's request."""
         return self._clock.monotonic() < self._blocked_until
 
+    def limit(self, requests_per_minute: int) -> None:
+        """Allow so many requests in any 60 seconds from now on."""
+        with self._mutex:
+            now = self._clock.monotonic()
+            allowed = self._grown(now)
+            # A rate that was not reduced is that of the limit.
+            self._allowed = float(requests_per_minute) if allowed >= self._limit else min(allowed, requests_per_minute)
+            self._since = max(self._since, now)
+            self._limit = requests_per_minute
+
     def wait(self) -> float:
         """Seconds until the next request may be sent; 0 if it may be now."""
         with self._mutex:

@@ -61,6 +61,19 @@ class Catalog:
         with self._mutex:
             return len(self._unknown)
 
+    def configure(self, merchant: MerchantSettings) -> None:
+        """Take other media; what is known of those that stay stays."""
+        with self._mutex:
+            before, self._settings = self._settings, {media.id: media for media in merchant.media}
+            self._unknown &= self._settings.keys()
+            self._due = {lookup: at for lookup, at in self._due.items() if lookup.media_id in self._settings}
+            for known in (self._media, self._events):
+                for media_id in known.keys() - self._settings.keys():
+                    del known[media_id]
+            for media_id in self._settings.keys() - before.keys():
+                self._unknown.add(media_id)
+                self._due[Lookup(media_id)] = 0.0
+
     def next_lookup(
         self,
         now: float,

@@ -42,21 +42,24 @@ _KEYS: dict[str, list[str]] = {
 }
 
 
-def load(path: Path, environ: Mapping[str, str]) -> Settings:
+def load(path: Path, environ: Mapping[str, str], files: dict[Path, str] | None = None) -> Settings:
     """Load and validate a configuration file.
 
     Args:
         path: The file. Its folder is the base of the relative paths of secret files.
         environ: The environment variables: for secrets, proxies and CA certificates.
+        files: Filled with a digest of each file that is read, also where it is not valid.
 
     Raises:
         ConfigError: The file, or an environment variable, is not valid. One line for each error, at most MOST_LISTED,
             and the number of the others.
     """
+    context = FileContext(path.parent, environ, {} if files is None else files)
+    context.note(path)
     file = yaml_file.read(path)
     lines, unlisted = list(file.errors[:MOST_LISTED]), len(file.errors[MOST_LISTED:])
     try:
-        settings = Settings.model_validate(file.data, context=FileContext(path.parent, environ))
+        settings = Settings.model_validate(file.data, context=context)
     except ValidationError as error:
         listed = error.errors(include_url=False)[: MOST_LISTED - len(lines)]
         lines += [error_line(inner, file, _KEYS) for inner in listed]

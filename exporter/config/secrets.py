@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, SecretStr, ValidationInfo
 
 from exporter.config.messages import SECRETS, setting_error
-from exporter.config.text_files import read_text
+from exporter.config.text_files import digest, read_text
 from exporter.config.yaml_dialect import kind_of
 from exporter.invisible import find_invisible
 from exporter.redact import HIDDEN
@@ -28,10 +28,16 @@ class FileContext:
     Attributes:
         folder: Base of relative paths of secret files.
         environ: The environment variables.
+        files: Filled with the digest of each file that is read.
     """
 
     folder: Path
     environ: Mapping[str, str]
+    files: dict[Path, str] = field(default_factory=dict)
+
+    def note(self, path: Path) -> None:
+        """Note a file that is about to be read: a change while it is read is seen later."""
+        self.files[path] = digest(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,7 @@ def _read(value: object, info: ValidationInfo) -> object:
         raise setting_error(f"contains {found}; remove it", key)
     if key.endswith("_file"):
         path = context.folder / source
+        context.note(path)
         holder, secret = f"the file {path} ", _from_file(path, key)
     elif key.endswith("_env"):
         holder, secret = f"the environment variable {source} ", _from_environ(context.environ, source, key)

@@ -253,6 +253,11 @@ class Settings(_Section):
     drop: Drop = DropSettings(**asdict(DEFAULT_THRESHOLDS))
     storage: StorageSettings = StorageSettings()
 
+    def secrets(self) -> frozenset[str]:
+        """Every secret, to be hidden in the log."""
+        given = (secret for merchant in self.merchants for secret in (merchant.api_key, merchant.password))
+        return frozenset(each.get_secret_value() for each in given)
+
     def thresholds(self, merchant: MerchantSettings, media: MediaSettings | None = None) -> Thresholds | None:
         """Alert thresholds of a media, or of the whole merchant without one; None if its alerts are disabled.
 

@@ -1,5 +1,6 @@
 """Text files with a size limit: the configuration and the secret files it names."""
 
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -39,6 +40,17 @@ def read_text(path: Path, largest: int, too_large: str) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8 text; save it as UTF-8") from None
+
+
+def digest(path: Path) -> str:
+    """A text that differs when the content of a file does; "" for one that cannot be read."""
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return ""
+            return hashlib.sha256(file.read(LARGEST_FILE + 1)).hexdigest()
+    except (OSError, ValueError):
+        return ""
 
 
 def read_config(path: Path) -> str:

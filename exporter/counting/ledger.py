@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import structlog
 
-from exporter.config.settings import MerchantSettings, Settings
+from exporter.config.settings import Settings
 from exporter.counting import ledger_rows
 from exporter.counting.accounts import Entry, StreamRow
 from exporter.counting.ledger_rows import MerchantRow
@@ -24,6 +24,7 @@ from exporter.counting.windows import (
     newest_settled,
     whole_minutes,
 )
+from exporter.errors import Removed
 from exporter.model import DAY_MINUTES, MINUTE, OTHER, Group, Minute, MinuteRange, Rows, Stream, Target, start_of
 from exporter.planning.priorities import Plays
 from exporter.storage.state import State
@@ -57,7 +58,7 @@ class Ledger:
     """All streams of the configuration and what they have counted. Thread-safe."""
 
     def __init__(self, state: State, settings: Settings, on_revision: Callable[[float], None]) -> None:
-        """Create a ledger that publishes nothing before `sync`.
+        """Create a ledger that publishes nothing before `configure`.
 
         Args:
             state: The state file.
@@ -87,34 +88,61 @@ class Ledger:
         """What is counted and committed, without the catalog's part. Replaced as a whole, never changed."""
         return self._snapshot
 
-    def sync(self, merchants: tuple[MerchantSettings, ...], now: float) -> None:
-        """Load the streams of the configuration, create the new ones, and remove the others.
+    def configure(self, settings: Settings, now: float) -> None:
+        """Count the streams of a configuration: load or create the new ones, and remove the others.
+
+        What was there before goes on undisturbed. Safe while answers are entered: those for removed streams raise
+        `Removed`.
 
         Raises:
-            StateWriteFailed: The state file could not be written.
+            StateWriteFailed: The state file could not be written; nothing has changed.
         """
+        streams = {merchant.id: merchant.streams() for merchant in settings.merchants}
         with self._mutex:
+            rows: dict[Stream, StreamRow] = {}
+            begun: dict[Stream, tuple[tuple[SeriesView, ...], tuple[str, ...]]] = {}
+            merchants = {}
             with self._state.transaction() as db:
-                self._rows, self._merchants, self._views, self._plays, self._zeros = {}, {}, {}, {}, []
-                self._held = {merchant.id: 0 for merchant in merchants}
-                for merchant in merchants:
-                    row = self._merchants[merchant.id] = ledger_rows.begin_merchant(db, merchant.id)
-                    start = ended_before(now, self._poll.settle)
-                    if row.horizon is not None:
-                        start = newest_settled(now, row.horizon, self._poll)
-                    self._views[merchant.id] = {}
-                    self._plays[merchant.id] = {
-                        media_id: Plays() for media_id in ("", *(each.id for each in merchant.media))
-                    }
-                    for stream in merchant.streams():
-                        stream_row = self._rows[stream] = ledger_rows.begin_stream(db, stream, start)
-                        self._show(stream, stream_row, ledger_rows.read_series(db, stream, stream_row))
-                        self._held[merchant.id] += len(stream_row.held)
-                        self._expose_zeros(stream, ledger_rows.unshown_labels(db, stream_row.stream_id), now)
-                ledger_rows.mark_removed(db, self._rows, self._merchants, now)
+                for merchant_id, wanted in streams.items():
+                    known_merchant = self._merchants.get(merchant_id)
+                    of_merchant = known_merchant or ledger_rows.begin_merchant(db, merchant_id)
+                    merchants[merchant_id] = of_merchant
+                    start = ended_before(now, settings.poll.settle)
+                    if of_merchant.horizon is not None:
+                        start = newest_settled(now, of_merchant.horizon, settings.poll)
+                    for stream in wanted:
+                        known = self._rows.get(stream)
+                        row = rows[stream] = known or ledger_rows.begin_stream(db, stream, start)
+                        if known is None:
+                            series = ledger_rows.read_series(db, stream, row)
+                            begun[stream] = series, ledger_rows.unshown_labels(db, row.stream_id)
+                ledger_rows.mark_removed(db, rows, merchants, now)
                 ledger_rows.forget_removed(db, now - KEEP_REMOVED)
-            views_by_merchant = {merchant_id: self._view(merchant_id) for merchant_id in self._merchants}
             # Committed: scrapes see all merchants at once.
+            self._zone, self._poll = settings.api.timezone, settings.poll
+            # Whoever finds a stream, finds its merchant: those of removed streams go last.
+            self._merchants = {**self._merchants, **merchants}
+            self._rows = rows
+            self._merchants = merchants
+            self._held = {
+                merchant_id: sum(len(rows[each].held) for each in streams[merchant_id]) for merchant_id in streams
+            }
+            self._zeros = [each for each in self._zeros if each.stream in rows]
+            views, plays = self._views, self._plays
+            self._views = {merchant_id: {} for merchant_id in streams}
+            self._plays = {merchant_id: {} for merchant_id in streams}
+            for merchant in settings.merchants:
+                before = plays.get(merchant.id, {})
+                media = ("", *(each.id for each in merchant.media))
+                self._plays[merchant.id] = {media_id: before.get(media_id, Plays()) for media_id in media}
+                for stream in streams[merchant.id]:
+                    if stream in begun:
+                        series, unshown = begun[stream]
+                        self._show(stream, rows[stream], series)
+                        self._expose_zeros(stream, unshown, now)
+                    else:
+                        self._views[merchant.id][stream] = views[merchant.id][stream]
+            views_by_merchant = {merchant_id: self._view(merchant_id) for merchant_id in merchants}
             self._snapshot = Snapshot(MappingProxyType(views_by_merchant))
 
     def correct_start(self, seconds: float, now: float) -> None:
@@ -142,27 +170,38 @@ class Ledger:
             self._rows.update(moved)
 
     def settled(self, merchant_id: str, now: float) -> Minute:
-        """The merchant's newest settled minute."""
-        return newest_settled(now, self._merchants[merchant_id].horizon, self._poll)
+        """The merchant's newest settled minute. Raises Removed where the configuration does not have it any more."""
+        try:
+            merchant = self._merchants[merchant_id]
+        except KeyError:
+            raise Removed(merchant_id) from None
+        return newest_settled(now, merchant.horizon, self._poll)
 
     def through(self, stream: Stream) -> Minute:
         """The newest minute that a stream has counted; before its first answer, the minute before its first one."""
         return self._rows[stream].through
 
     def seen(self, stream: Stream) -> Minute:
-        """The newest minute that a stream has counted because the API returned a row for it or for a later one."""
-        return self._rows[stream].seen
+        """The newest minute that a stream has counted because the API returned a row for it or for a later one.
+
+        Raises as `to_ask` does.
+        """
+        return self._row(stream).seen
 
     def held(self, stream: Stream) -> frozenset[Minute]:
-        """The buckets with a held value."""
-        return frozenset(bucket for bucket, _ in self._rows[stream].held)
+        """The buckets with a held value. Raises as `to_ask` does."""
+        return frozenset(bucket for bucket, _ in self._row(stream).held)
 
     def plays(self, merchant_id: str) -> dict[str, Plays]:
         """The plays of all media by media id, "" for the whole merchant."""
         return dict(self._plays[merchant_id])
 
     def to_ask(self, stream: Stream, now: float, longest: int | None = None) -> MinuteRange:
-        """The range to ask for next, of at most `longest` minutes, or else as long as the API is known to accept."""
+        """The range to ask for next, of at most `longest` minutes, or else as long as the API is known to accept.
+
+        Raises:
+            Removed: The configuration does not have the stream any more.
+        """
         row, merchant = self._rebased(stream, now)
         if stream.target.by_day:
             return days_to_ask(row.through, now, self._zone, self._poll, row.oldest_held)
@@ -177,6 +216,7 @@ class Ledger:
 
         Raises:
             StateWriteFailed: Nothing of the answer is counted; it can be asked for again.
+            Removed: The configuration does not have the stream any more.
         """
         with self._mutex:
             row, merchant = self._rebased(stream, now)
@@ -217,6 +257,8 @@ class Ledger:
     def believe_range(self, merchant_id: str, longest: int, now: float) -> None:
         """Remember how many minutes the API accepts in one request."""
         with self._mutex:
+            if merchant_id not in self._merchants:
+                return
             row = replace(self._merchants[merchant_id], longest_range=longest, longest_range_at=now)
             with self._state.transaction() as db:
                 ledger_rows.write_merchant(db, merchant_id, row)
@@ -251,13 +293,16 @@ class Ledger:
     def _rebased(self, stream: Stream, now: float) -> tuple[StreamRow, MerchantRow]:
         """The rows of a stream and its merchant, without minutes that are in the future at `now` (Unix seconds)."""
         complete, max_lag = ended_before(now, self._poll.settle), self._poll.max_lag
-        merchant = self._merchants[stream.merchant_id]
-        merchant = replace(merchant, horizon=rebase_horizon(merchant.horizon, complete, max_lag))
+        row, before = self._row(stream), self._merchants[stream.merchant_id]
+        merchant = replace(before, horizon=rebase_horizon(before.horizon, complete, max_lag))
         settled = newest_settled(now, merchant.horizon, self._poll)
-        row = rebase_stream(
-            self._rows[stream], stream.target, complete, settled, self._merchants[stream.merchant_id].horizon, max_lag
-        )
-        return row, merchant
+        return rebase_stream(row, stream.target, complete, settled, before.horizon, max_lag), merchant
+
+    def _row(self, stream: Stream) -> StreamRow:
+        try:
+            return self._rows[stream]
+        except KeyError:
+            raise Removed(str(stream)) from None
 
     def _log(self, stream: Stream, entry: Entry) -> None:
         which = {"merchant": stream.merchant_id, "stream": str(stream)}

@@ -218,9 +218,28 @@ class Judging:
         self._together = Together(HELD)
         # The media with minutes that are not judged yet.
         self._waiting: set[str] = set()
+        self._media: dict[str, _Watched] = {}
+        self.configure(thresholds, kept, now)
+
+    def configure(self, thresholds: Mapping[str, Thresholds | None], kept: Mapping[str, Kept], now: float) -> None:
+        """Watch these media from now on. What is known of those that were watched before stays, their drops included.
+
+        The arguments are those of the constructor.
+        """
         self._media = {
-            media_id: _restored(media_id, each, kept.get(media_id), now) for media_id, each in thresholds.items()
+            media_id: self._carried(media_id, each) or _restored(media_id, each, kept.get(media_id), now)
+            for media_id, each in thresholds.items()
         }
+        self._waiting &= self._media.keys()
+
+    def _carried(self, media_id: str, thresholds: Thresholds | None) -> _Watched | None:
+        """A media that is watched already, with other thresholds; None if there is nothing to carry over."""
+        watched = self._media.get(media_id)
+        if watched is None or (watched.tracker is None) is not (thresholds is None):
+            return None
+        if watched.tracker is not None and thresholds is not None:
+            watched.tracker = Tracker(media_id, thresholds, watched.tracker.state)
+        return watched
 
     def note(self, media_id: str, past: Baseline, observations: Iterable[Observation], now: float) -> None:
         """Add what the new minutes of a media show; they are judged with those of the other media.

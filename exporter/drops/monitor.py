@@ -5,7 +5,7 @@ work: the next answers begin a revision window earlier than what was written.
 """
 
 import threading
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import structlog
 from exporter.config.settings import MerchantSettings, Settings
 from exporter.drops.baseline import REVISABLE, Baseline
 from exporter.drops.baseline_rows import read_baselines, read_drop_states, write_baseline, write_drop_state
-from exporter.drops.judging import PARTS, Judged, Judging, LiveEvents, Said
+from exporter.drops.judging import PARTS, Judged, Judging, Kept, LiveEvents, Said
 from exporter.drops.packed import Packed, RecentMinutes
 from exporter.drops.warmup import Warmup, WarmupRequest, past_hours, past_minutes
 from exporter.model import (
@@ -110,38 +110,57 @@ class DropMonitor:
         """
         self._state = state
         self._live_events = live_events
-        self._poll = settings.poll
         self._merchant_id = merchant.id
         self._mutex = threading.Lock()
-        self._baselines: dict[str, Baseline] = {
-            stream.media_id: Baseline() for stream in merchant.streams() if stream.counts_plays
-        }
-        self.thresholds: Mapping[str, Thresholds | None] = {
-            "": None if (whole := settings.thresholds(merchant)) is None else of_whole_merchant(whole),
-            **{media.id: settings.thresholds(merchant, media) for media in merchant.media},
-        }
+        self._baselines: dict[str, Baseline] = {}
         # What the state file has. To unpack a baseline takes a while, and there may be thousands.
         self._packed: dict[str, Packed] = {}
-        self.warmup = Warmup(map(self._stream, self._baselines))
-        with state.read() as db:
-            kept = read_drop_states(db, merchant.id)
-        if damaged := sum(each is None for each in kept.values()):
-            log.warning("drops are damaged in the state file; they are detected again", media=damaged)
-        self._judging = Judging(
-            live_events,
-            {media_id: self.thresholds[media_id] for media_id in self._baselines},
-            {media_id: each for media_id, each in kept.items() if each is not None},
-            now,
-        )
+        self.warmup = Warmup(())
+        self._judging = Judging(live_events, {}, {}, now)
         # Scrapes read these without the mutex, so they are never changed: new ones take their place.
-        self._said: Mapping[str, Said] = {media_id: self._judging.said(media_id) for media_id in self._baselines}
-        self._ended: Sequence[Incident] = self._judging.incidents()
+        self.thresholds: Mapping[str, Thresholds | None] = {}
+        self._said: Mapping[str, Said] = {}
+        self._ended: Sequence[Incident] = ()
         self.suspects: Mapping[str, bool] = {}
         # Pages read these without the mutex, so they are never changed: new ones take their place.
         self._recent: dict[str, RecentMinutes] = {}
         self._unsaved: set[str] = set()
         self._saved_at = float("-inf")
-        self._load()
+        self.configure(settings, merchant, now)
+
+    def configure(self, settings: Settings, merchant: MerchantSettings, now: float) -> None:
+        """Watch the media of a configuration: load what the state file has of the new ones, and forget the others.
+
+        What is known of media that were watched before stays, their drops included. The arguments are those of the
+        constructor.
+        """
+        thresholds: Mapping[str, Thresholds | None] = {
+            "": None if (whole := settings.thresholds(merchant)) is None else of_whole_merchant(whole),
+            **{media.id: settings.thresholds(merchant, media) for media in merchant.media},
+        }
+        wanted = [stream.media_id for stream in merchant.streams() if stream.counts_plays]
+        with self._mutex:
+            added = dict.fromkeys(media_id for media_id in wanted if media_id not in self._baselines)
+            removed = self._baselines.keys() - wanted
+            self._poll = settings.poll
+            baselines = {
+                media_id: Baseline() if media_id in added else self._baselines[media_id] for media_id in wanted
+            }
+            for media_id in removed:
+                self._packed.pop(media_id, None)
+                self.warmup.skip(self._stream(media_id))
+            self._unsaved -= removed
+            self._recent = {media_id: each for media_id, each in self._recent.items() if media_id not in removed}
+            kept = self._load(added)
+            watched = {media_id: thresholds[media_id] for media_id in wanted}
+            self._judging.configure(watched, kept, now)
+            self._said = {media_id: self._judging.said(media_id) for media_id in wanted}
+            self._ended = self._judging.incidents()
+            self.suspects = {media_id: shown for media_id, shown in self.suspects.items() if media_id not in removed}
+            self.thresholds = thresholds
+            self._baselines = baselines
+            # Its dispersion is read before its first answer.
+            self._baseline("")
 
     def enter(
         self,
@@ -170,6 +189,8 @@ class DropMonitor:
         plays = [None if minute in held else total_of(rows.get(minute, nothing)) for minute in minutes]
         media_id = stream.media_id
         with self._mutex:
+            if media_id not in self._baselines:
+                return
             baseline = self._baseline(media_id)
             if baseline.newest is not None and asked.first - baseline.newest > LONGEST_GAP:
                 self.warmup.restart(stream)
@@ -287,6 +308,8 @@ class DropMonitor:
         """Take the answer to a request of the warm-up, which came at a moment (Unix seconds)."""
         media_id = request.media_id
         with self._mutex:
+            if media_id not in self._baselines:
+                return
             baseline = self._baseline(media_id)
             if request.hourly:
                 baseline.fill(past_hours(request, rows))
@@ -330,11 +353,17 @@ class DropMonitor:
                 baseline.changed_days.clear()
             self._unsaved.clear()
 
-    def _load(self) -> None:
+    def _load(self, added: Collection[str]) -> Mapping[str, Kept]:
+        """Load what the state file has of media; returns what it has of their drops."""
+        if not added:
+            return {}
         with self._state.read() as db:
             rows = read_baselines(db, self._merchant_id)
+            kept = read_drop_states(db, self._merchant_id)
+        for media_id in added:
+            self.warmup.restart(self._stream(media_id))
         for media_id, row in rows.items():
-            if media_id not in self._baselines:
+            if media_id not in added:
                 continue
             if row.packed is not None:
                 self._packed[media_id] = row.packed
@@ -342,14 +371,15 @@ class DropMonitor:
                     self._recent[media_id] = row.packed.recent
             if row.past_known:
                 self.warmup.skip(self._stream(media_id))
-        # Its dispersion is read before its first answer.
-        self._baseline("")
-        if damaged := sum(row.damaged for row in rows.values()):
+        if damaged := sum(media_id in added and each is None for media_id, each in kept.items()):
+            log.warning("drops are damaged in the state file; they are detected again", media=damaged)
+        if damaged := sum(media_id in added and row.damaged for media_id, row in rows.items()):
             log.warning(
                 "plays that the drop detector remembers are damaged in the state file; they are fetched again",
                 merchant=self._merchant_id,
                 media=damaged,
             )
+        return {media_id: each for media_id, each in kept.items() if media_id in added and each is not None}
 
     def _baseline(self, media_id: str) -> Baseline:
         packed = self._packed.pop(media_id, None)

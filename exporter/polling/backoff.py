@@ -8,6 +8,7 @@ other answers of the same round show it.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from exporter.api.budget import LONGEST_WAIT
 from exporter.api.catalog import Lookup
@@ -29,6 +30,10 @@ from exporter.model import Stream
 
 # What one request is for.
 Task = Stream | Lookup | WarmupRequest | ZoneCheck
+
+# What has failed: a stream, a lookup, a part of a stream's history, a media (its id) that is gone, or the check of the
+# time zone ("").
+_Key = Stream | Lookup | tuple[Stream, bool] | str
 
 # After so many failures without an answer between them the API may be down. After so many for the catalog or the
 # warm-up, the round requests no more of these: they can be down, or closed to the account, while the counting works.
@@ -87,6 +92,14 @@ class _Entry:
     since: float
 
 
+class Configured(Protocol):
+    """The streams and the media of a configuration."""
+
+    def __contains__(self, what: Stream | str) -> bool:
+        """Whether it has a stream, or a media by its id, "" for the whole merchant."""
+        ...
+
+
 class Backoff:
     """The streams of one merchant that are in backoff. For one thread at a time.
 
@@ -109,7 +122,7 @@ class Backoff:
         # What failed in rounds without an answer: the others come first, or one that always fails could block them.
         self._deferred: set[Task] = set()
         # Kind and name of the incident of each stream, media or task that fails alone, until it is answered.
-        self._failing: dict[Stream | Lookup | str, tuple[str, str]] = {}
+        self._failing: dict[_Key, tuple[str, str]] = {}
         # The same of the whole API, until any stream is answered.
         self._failing_api: set[tuple[str, str]] = set()
 
@@ -159,6 +172,24 @@ class Backoff:
     def failing_lookups(self) -> int:
         """The number of requests for the catalog, the history and the time zone that failed last."""
         return sum(not isinstance(what, Stream) and what not in self._entries for what in self._failing)
+
+    def forget_removed(self, configured: Configured) -> set[tuple[str, str]]:
+        """Forget what the configuration does not have any more.
+
+        Args:
+            configured: The streams and the media that it has.
+
+        Returns:
+            Kind and name of the incidents that are forgotten.
+        """
+        before = self.unresolved
+        self._forget([what for what in self._entries if _concerned(what) not in configured])
+        self._failing = {what: each for what, each in self._failing.items() if _concerned(what) in configured}
+        self._recent = {what for what in self._recent if what in configured}
+        self._deferred = {
+            task for task in self._deferred if (task if isinstance(task, Stream) else task.media_id) in configured
+        }
+        return {(kind, name) for kind, name in before - self.unresolved if name}
 
     def retry_deferred(self) -> bool:
         """Request again what was deferred, if nothing else is left; whether there was anything."""
@@ -317,6 +348,23 @@ def _gone(task: Task, error: ApiError) -> bool:
     return isinstance(error, NotFound) and bool(task.media_id)
 
 
-def _key(task: Lookup | WarmupRequest | ZoneCheck) -> Lookup | str:
+def _concerned(what: _Key) -> Stream | str:
+    """The stream, or the media, without which nobody wants to know."""
+    match what:
+        case (stream, _):
+            return stream
+        case Lookup():
+            return what.media_id
+        case _:
+            return what
+
+
+def _key(task: Lookup | WarmupRequest | ZoneCheck) -> _Key:
     # Each request for the same history can have another range.
-    return task if isinstance(task, Lookup) else str(task)
+    match task:
+        case Lookup():
+            return task
+        case WarmupRequest():
+            return task.stream, task.hourly
+        case ZoneCheck():
+            return ""

@@ -4,7 +4,7 @@ Pure: the time is an argument, and the events to log are returned. Without this,
 every other request would fill the log with the same line. So would many media with the same error.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,6 +91,15 @@ class Incidents:
             return None
         kind.incidents[name] = incident = _Incident(name, message, since=now, newest=now)
         return _event("begin", key, [incident])
+
+    def forget(self, names: Iterable[tuple[str, str]]) -> None:
+        """Forget incidents by kind and name, without an event: the configuration does not have what they concern."""
+        for key, name in names:
+            kind = self._kinds.get(key)
+            if kind is not None and name in kind.incidents:
+                del kind.incidents[name]
+                if not kind.incidents:
+                    del self._kinds[key]
 
     def settle(self, now: float, still_open: Container[tuple[str, str]] = ()) -> list[IncidentEvent]:
         """The events to log at the end of a round: for each kind what is resolved, and a reminder if it is time.

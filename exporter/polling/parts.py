@@ -12,9 +12,12 @@ from exporter.counting.ledger import Ledger
 from exporter.drops.monitor import DropMonitor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MerchantParts:
     """The parts of one merchant that its polling uses.
+
+    The settings, the time zone and the client are replaced when the configuration is reloaded, in
+    `MerchantPoller.reconfiguring`. So whoever uses them reads them here, and keeps none.
 
     Attributes:
         settings: The configuration of the merchant.

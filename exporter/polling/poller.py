@@ -14,6 +14,7 @@ from exporter.errors import (
     BadRequest,
     BudgetSpent,
     RateLimited,
+    Removed,
     SignInFailed,
     StateWriteFailed,
     Unauthorized,
@@ -25,7 +26,7 @@ from exporter.polling.backoff import Backoff, Failure, Task, retry_after
 from exporter.polling.incidents import IncidentEvent, Incidents
 from exporter.polling.parts import MerchantParts
 from exporter.polling.queue import RequestQueue
-from exporter.polling.round import Round
+from exporter.polling.round import Plan, Round
 from exporter.polling.sources import UNUSABLE, Sources
 from exporter.polling.staleness import Staleness
 from exporter.times import format_instant
@@ -43,13 +44,17 @@ DEFECT = "defect"
 class MerchantPoller:
     """One merchant's polling. One round runs at a time; `link` can be read from any thread."""
 
-    def __init__(self, parts: MerchantParts) -> None:
+    def __init__(self, parts: MerchantParts, after: "MerchantPoller | None" = None) -> None:
+        """Request nothing yet.
+
+        Args:
+            parts: What it uses.
+            after: A stopped poller of the same merchant: no round begins before its last one has ended.
+        """
         self.merchant_id = parts.settings.id
-        self._limit = parts.settings.requests_per_minute
-        self._poll = parts.poll
+        self._parts = parts
         self._monitor = parts.monitor
         self._budget = parts.budget
-        self._client = parts.client
         self._clock = parts.clock
         self._incidents = Incidents()
         self._staleness = Staleness(
@@ -57,7 +62,7 @@ class MerchantPoller:
         )
         self._sources = Sources(parts, self._staleness)
         self._stopped = threading.Event()
-        self._running = threading.Lock()
+        self._running: threading.Lock = threading.Lock() if after is None else after._running  # noqa: SLF001
         # What follows is shared by the threads of a round, and each round's own `Round` is, too.
         self._mutex = threading.Lock()
         # Held by the thread that waits for the budget.
@@ -66,8 +71,10 @@ class MerchantPoller:
         self._changed = threading.Condition(self._mutex)
         self._backoff = Backoff(self._staleness.pace_maker)
         self._queue = RequestQueue(parts, self._sources, self._staleness, self._backoff)
-        # How many refused tokens had been replaced at the newest answer.
-        self._renewals = parts.client.renewals
+        # The round that runs.
+        self._round: Round | None = None
+        # The client, and how many refused tokens it had replaced, at the newest answer.
+        self._renewals = (parts.client, parts.client.renewals)
         self._bound_due = 0.0
         self._link = LinkView(self.merchant_id, budget=self._budget.allowed, streams=self._staleness.streams)
 
@@ -77,7 +84,7 @@ class MerchantPoller:
         return replace(
             self._link,
             budget=self._budget.allowed,
-            token_expiry=self._client.token_expiry,
+            token_expiry=self._parts.client.token_expiry,
             unusable=self._sources.streams.unusable,
         )
 
@@ -91,6 +98,37 @@ class MerchantPoller:
         """Seconds until all media can be judged for drops, 0 if they can; None if that is not known."""
         remaining = self._sources.warmup.remaining()
         return remaining if self._link.up or remaining == 0 else None
+
+    @contextlib.contextmanager
+    def reconfiguring(self) -> Iterator[None]:
+        """While another configuration is put in the place of that of the parts, no request is chosen and no answer is
+        noted. Requests under way go on: what they bring is entered, or is void where the configuration does not have
+        it any more. Then the round that runs chooses again.
+        """
+        with self._mutex:
+            yield
+            self._staleness.configure(self._parts.settings, self._parts.poll)
+            self._sources.forget_removed()
+            self._incidents.forget(self._backoff.forget_removed(self._staleness))
+            if self._renewals[0] is not self._parts.client:
+                self._renewed()
+            if self._round is not None:
+                self._round.plan = Plan()
+            self._bound_due = 0.0
+            self._link = replace(self._link, streams=self._staleness.streams)
+            self._show_failing()
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def removing(self) -> Iterator[None]:
+        """While the merchant is taken out of the configuration, no request is chosen and no answer is noted.
+
+        Then the round that runs ends, and no other begins.
+        """
+        with self._mutex:
+            yield
+            self._stopped.set()
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """End the round that runs before its next request, and begin no other."""
@@ -108,7 +146,10 @@ class MerchantPoller:
     def round(self) -> None:
         """Request what is due, until nothing is, the budget of this minute is spent, or the API is down."""
         with self._running:
-            current = self._queue.begin()
+            if self._stopped.is_set():
+                return
+            with self._mutex:
+                current = self._round = self._queue.begin()
             try:
                 self._ask_all(current)
             except Exception:
@@ -116,20 +157,24 @@ class MerchantPoller:
                 self._finish(current)
                 raise
             self._finish(current)
-            self._link = replace(self._link, round_timestamp=self._clock.now())
+            with self._mutex:
+                self._round = None
+                self._link = replace(self._link, round_timestamp=self._clock.now())
 
     def _ask_all(self, current: Round) -> None:
-        if self._poll.concurrency == 1:
+        concurrency = self._parts.poll.concurrency
+        if concurrency == 1:
             self._work(current)
         else:
-            with ThreadPoolExecutor(self._poll.concurrency) as pool:
-                workers = [pool.submit(self._work, current) for _ in range(self._poll.concurrency)]
+            with ThreadPoolExecutor(concurrency) as pool:
+                workers = [pool.submit(self._work, current) for _ in range(concurrency)]
             for worker in workers:
                 worker.result()
-        if current.evidence.suspects and current.evidence.witness is not None and not current.evidence.down:
-            self._note_api_works(current)
-        elif current.evidence.suspects:
-            self._note_outage(current)
+        with self._mutex:
+            if current.evidence.suspects and current.evidence.witness is not None and not current.evidence.down:
+                self._note_api_works(current)
+            elif current.evidence.suspects:
+                self._note_outage(current)
 
     def _work(self, current: Round) -> None:
         while (task := self._take(current)) is not None:
@@ -161,6 +206,9 @@ class MerchantPoller:
             with self._waiting:
                 self._wait(until, current)
             return False
+        except Removed:
+            # Nobody wants to know any more.
+            pass
         except StateWriteFailed as error:
             with self._mutex:
                 # Without a note of each request the limit could be broken after a restart, so none can leave. The
@@ -198,9 +246,9 @@ class MerchantPoller:
             # During a Retry-After, the late answer of a request that was under way shows nothing.
             held = self._budget.held
             self._link = replace(self._link, up=not held, rate_limited=self._link.rate_limited and held)
-            if self._renewals != self._client.renewals:
-                self._renewals = self._client.renewals
-                self._backoff.token_renewed()
+            client = self._parts.client
+            if self._renewals != (client, client.renewals):
+                self._renewed()
                 current.evidence.drop(Unauthorized)
             current.evidence.answered(task)
         # An answer of the catalog shows only that the catalog works.
@@ -208,6 +256,11 @@ class MerchantPoller:
         if relevant and not current.evidence.down and task not in current.evidence.sent_before:
             self._note_api_works(current)
         self._backoff.answered(task)
+
+    def _renewed(self) -> None:
+        """Note that requests have another token than those that failed."""
+        self._renewals = (self._parts.client, self._parts.client.renewals)
+        self._backoff.token_renewed()
 
     def _note_failure(self, current: Round, task: Task, error: ApiError) -> None:
         current.failures[task] += 1
@@ -241,6 +294,8 @@ class MerchantPoller:
 
     def _note_own_failure(self, current: Round, task: Task, error: ApiError) -> None:
         """Note that a task fails alone."""
+        if (task if isinstance(task, Stream) else task.media_id) not in self._staleness:
+            return
         source = self._sources.of(task)
         works = current.evidence.witness is not None
         if works and isinstance(error, BadRequest) and source.shorten(task):
@@ -275,17 +330,24 @@ class MerchantPoller:
     # ---- the end of a round ----
 
     def _finish(self, current: Round) -> None:
+        if self._stopped.is_set():
+            # The merchant may not be in the configuration any more.
+            return
         now = self._clock.now()
         with self._contained("log"):
             if not self._budget.held:
                 # During a hold nothing is requested, so nothing shows that an incident is resolved.
-                for event in self._incidents.settle(now, self._backoff.unresolved | self._sources.streams.unresolved):
+                with self._mutex:
+                    unresolved = self._backoff.unresolved | self._sources.streams.unresolved
+                    events = self._incidents.settle(now, unresolved)
+                for event in events:
                     self._log(event)
-        self._judge()
+        with self._mutex:
+            self._judge()
         with self._contained("state file"):
             if not current.unwritable:
                 self._save()
-        with self._contained("staleness"):
+        with self._contained("staleness"), self._mutex:
             self._measure()
 
     def _judge(self) -> None:
@@ -302,16 +364,23 @@ class MerchantPoller:
         bound = self._link.staleness_bound_minutes
         if not 0 < self._bound_due - self._clock.monotonic() <= BOUND_EVERY:
             self._bound_due = self._clock.monotonic() + BOUND_EVERY
-            bound = lower_bound(list(weights.values()), self._limit, int(self._poll.max_staleness // MINUTE))
+            limit, longest = self._parts.settings.requests_per_minute, self._parts.poll.max_staleness
+            bound = lower_bound(list(weights.values()), limit, int(longest // MINUTE))
         self._link = replace(
             self._link,
             staleness_minutes=self._staleness.mean(weights, moment),
             staleness_bound_minutes=bound,
+        )
+        self._show_failing()
+
+    def _show_failing(self) -> None:
+        """Show which streams and lookups fail."""
+        began = self._clock.now() - self._clock.monotonic()
+        self._link = replace(
+            self._link,
             failing=self._backoff.failing_streams,
             gone=self._backoff.gone,
-            failing_since={
-                media_id: now - (moment.monotonic - since) for media_id, since in self._backoff.failing_since.items()
-            },
+            failing_since={media_id: began + since for media_id, since in self._backoff.failing_since.items()},
             failing_lookups=self._backoff.failing_lookups,
         )
 
@@ -333,7 +402,8 @@ class MerchantPoller:
         try:
             self._monitor.save_now_and_then(self._clock.now())
         except StateWriteFailed as error:
-            self._report(Failure("state file", "", str(error)))
+            with self._mutex:
+                self._report(Failure("state file", "", str(error)))
 
     def _report(self, failure: Failure, error: ApiError | None = None) -> None:
         event = self._incidents.report(failure.key, failure.message, self._clock.now(), name=failure.name)

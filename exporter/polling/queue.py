@@ -67,7 +67,7 @@ class RequestQueue:
         self._budget = parts.budget
         self._clock = parts.clock
         self._monitor = parts.monitor
-        self._longest_wait = int(parts.poll.max_staleness // MINUTE)
+        self._parts = parts
         self._since_lookup = REQUESTS_PER_LOOKUP
         self._warmup_first = True
         # No lookups and no warm-up before this time (monotonic seconds).
@@ -155,8 +155,8 @@ class RequestQueue:
         # One place in a minute is the whole merchant's.
         room = max(1, int(self._budget.allowed) - 1)
         # With a minute in hand, where there is one: some of a round can slip into the next.
-        spare = can_hold(streams, room, self._longest_wait - 1)
-        chosen = choose(candidates, room, streams, self._longest_wait - 1 if spare else self._longest_wait)
+        longest = int(self._parts.poll.max_staleness // MINUTE)
+        chosen = choose(candidates, room, streams, longest - can_hold(streams, room, longest - 1))
         suspects = self._suspects(candidates)[: max(1, room // REQUESTS_PER_SUSPECT)]
         urgent = frozenset(suspects)
         chosen = [*suspects, *(stream for stream in chosen if stream not in urgent)][:room]

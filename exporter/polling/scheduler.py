@@ -22,6 +22,9 @@ BEAT = 5
 ROUNDS_A_SECOND = 6
 SPREAD = 45
 
+# The job threads, far more than merchants. They begin as they are needed.
+MOST_THREADS = 10_000
+
 # Without a beat for so long, the process does not work.
 LONGEST_PAUSE = 120.0
 
@@ -43,32 +46,27 @@ class Scheduler:
         last_beat: When the heartbeat last ran (monotonic seconds).
     """
 
-    def __init__(self, clock: Clock, rounds: Mapping[str, Callable[[], None]]) -> None:
-        """Plan the jobs; `start` begins them.
-
-        Args:
-            clock: The clock.
-            rounds: By merchant, what is called each minute.
-        """
+    def __init__(self, clock: Clock) -> None:
+        """Begin nothing yet."""
         self._clock = clock
-        self._rounds = rounds
         self._offset = self._drift()
+        # By merchant: what is called each minute, and at which second.
+        self._rounds: Mapping[str, tuple[Callable[[], None], int]] = {}
         # Heartbeats since a round of each merchant ended well. Not seconds: while the process is frozen, none passes.
-        self._beats = dict.fromkeys(rounds, 0)
+        self._beats: dict[str, int] = {}
         self._scheduler: BackgroundScheduler | None = None
         self.last_beat = clock.monotonic()
 
-    def start(self, second: int, beat: Callable[[], None], *others: Callable[[], None]) -> None:
-        """Begin a first round of each merchant now, and from then on one each minute.
+    def start(self, beat: Callable[[], None], *others: Callable[[], None]) -> None:
+        """Begin to call what is due.
 
         Args:
-            second: Of each minute; the rounds begin then or soon after.
             beat: Called every few seconds. It must not wait for what can hang.
             others: Called as often, each by itself.
         """
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
-            executors={"default": ThreadPoolExecutor(len(self._rounds) + 1 + len(others))},
+            executors={"default": ThreadPoolExecutor(MOST_THREADS)},
             # Without a grace time no run is skipped for being late.
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
@@ -80,16 +78,40 @@ class Scheduler:
             self._scheduler.add_job(
                 other, CronTrigger(second=f"*/{BEAT}", timezone=UTC), id=f"every few seconds {place}"
             )
-        for place, (merchant_id, job) in enumerate(self._rounds.items()):
-            later = place * SPREAD // max(len(self._rounds), SPREAD * ROUNDS_A_SECOND)
+        self._scheduler.start()
+
+    def plan(self, second: int, rounds: Mapping[str, Callable[[], None]]) -> None:
+        """Begin a round of each of these merchants every minute, and of no others; of new ones also one now.
+
+        For one thread at a time.
+
+        Args:
+            second: Of each minute; the rounds begin then or soon after.
+            rounds: By merchant, what is called.
+        """
+        if self._scheduler is None:
+            raise RuntimeError("plan before start")
+        before = self._rounds
+        planned: dict[str, tuple[Callable[[], None], int]] = {}
+        for place, (merchant_id, job) in enumerate(rounds.items()):
+            later = place * SPREAD // max(len(rounds), SPREAD * ROUNDS_A_SECOND)
+            planned[merchant_id] = job, (second + later) % 60
+        self._rounds = planned
+        self._beats = {merchant_id: self._beats.get(merchant_id, 0) for merchant_id in rounds}
+        for merchant_id in before.keys() - rounds.keys():
+            self._scheduler.remove_job(f"round {merchant_id}")
+        for merchant_id, (job, at) in planned.items():
+            if before.get(merchant_id) == (job, at):
+                continue
+            trigger, now = CronTrigger(second=at, timezone=UTC), datetime.now(UTC)
             self._scheduler.add_job(
                 self._run_round,
-                CronTrigger(second=(second + later) % 60, timezone=UTC),
+                trigger,
                 args=(merchant_id, job),
                 id=f"round {merchant_id}",
-                next_run_time=datetime.now(UTC),
+                replace_existing=True,
+                next_run_time=now if merchant_id not in before else trigger.get_next_fire_time(None, now),
             )
-        self._scheduler.start()
 
     def stop(self) -> None:
         """Begin no more jobs; those that run are not waited for."""
@@ -129,7 +151,8 @@ class Scheduler:
 
     def _run_round(self, merchant_id: str, job: Callable[[], None]) -> None:
         job()
-        self._beats[merchant_id] = 0
+        if merchant_id in self._beats:
+            self._beats[merchant_id] = 0
 
 
 def _log_event(event: JobEvent) -> None:

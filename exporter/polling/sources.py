@@ -13,7 +13,7 @@ from exporter.api.catalog import Lookup
 from exporter.api.ranges import SHORTEST_RANGE, RangeFinder, half
 from exporter.api.zone_check import REACH, ZoneCheck, ZoneFinding, judge_zone, look_at, zone_error
 from exporter.drops.warmup import Pace, WarmupRequest
-from exporter.errors import BadRequest, TooLarge
+from exporter.errors import BadRequest, Removed, TooLarge
 from exporter.model import Stream, minute_of
 from exporter.planning.capacity import learning_rate
 from exporter.polling.backoff import Task
@@ -94,6 +94,12 @@ class StreamSource(TaskSource[Stream]):
     def problem(self, task: Stream) -> str:
         """See `TaskSource`."""
         return self._problems.get(task, "")
+
+    def forget_removed(self) -> None:
+        """Forget the streams that the configuration does not have any more."""
+        for known in (self._ranges, self._problems):
+            for stream in [each for each in known.copy() if each not in self._staleness]:
+                known.pop(stream, None)
 
     def ask(self, task: Stream) -> bool:
         """See `TaskSource`."""
@@ -257,12 +263,19 @@ class ZoneSource(TaskSource[ZoneCheck]):
         super().__init__(parts)
         self.finding = ZoneFinding()
         self._stream = stream
+        # The zone that the finding is about.
         self._zone = parts.zone
         # What is asked for in each check, as minutes before and after now. One request, until the API refuses it.
         self._windows = [(REACH, REACH)]
         # What this check has still to ask for.
         self._open = list(self._windows)
         self._due = float("-inf")
+
+    def forget_removed(self) -> None:
+        """Forget what is known of another time zone than that of the configuration."""
+        if self._zone != self._parts.zone:
+            self._zone, self.finding = self._parts.zone, ZoneFinding()
+            self._due = float("-inf")
 
     def next(self, unanswered: Collection[Task]) -> ZoneCheck | None:
         """The check if it is due, else None; argument as for `LookupSource.next`."""
@@ -277,6 +290,8 @@ class ZoneSource(TaskSource[ZoneCheck]):
             reading = self._parts.client.aggregations(task.stream, task.asked)
         except TooLarge:
             return not self.shorten(task)
+        if self._zone != self._parts.zone:
+            raise Removed("a check of another time zone")
         now, before = self._parts.clock.now(), self.finding
         self.finding = judge_zone(before, look_at(reading.rows, now), self._zone)
         self._open.pop(0)
@@ -335,6 +350,11 @@ class Sources:
         self.lookups = LookupSource(parts, staleness)
         self.warmup = WarmupSource(parts, staleness)
         self.zone = ZoneSource(parts, staleness.pace_maker)
+
+    def forget_removed(self) -> None:
+        """Forget what the configuration does not have any more."""
+        self.streams.forget_removed()
+        self.zone.forget_removed()
 
     def of(self, task: Task) -> TaskSource[Any]:
         """The source of a task."""

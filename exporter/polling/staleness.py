@@ -54,15 +54,26 @@ class Staleness:
         self._dropping = dropping
         self._noise = noise
         self._merchant_id = merchant.id
-        self._settle = poll.settle
         self._ledger = ledger
-        self._factors = stream_factors(merchant, poll)
-        self.streams = len(self._factors)
         self.pace_maker = Stream(merchant.id, "", Target.PLAY_COUNT, Group.ALL)
-        # What is requested before any row has shown that the minute is settled.
-        self._not_waiting = {self.pace_maker, *(stream for stream in self._factors if stream.target.by_day)}
         # The newest minute that each stream's last answer was asked up to.
         self._asked: dict[Stream, Minute] = {}
+        self.configure(merchant, poll)
+
+    def configure(self, merchant: MerchantSettings, poll: PollSettings) -> None:
+        """Take another configuration of the merchant; what is known of its streams stays."""
+        self._settle = poll.settle
+        self._factors = stream_factors(merchant, poll)
+        self.streams = len(self._factors)
+        self._media = frozenset(("", *(media.id for media in merchant.media)))
+        # What is requested before any row has shown that the minute is settled.
+        self._not_waiting = {self.pace_maker, *(stream for stream in self._factors if stream.target.by_day)}
+        for stream in self._asked.keys() - self._factors.keys():
+            del self._asked[stream]
+
+    def __contains__(self, what: Stream | str) -> bool:
+        """Whether a stream, or a media by its id, is in the configuration; the whole merchant is "" and always is."""
+        return what in (self._factors if isinstance(what, Stream) else self._media)
 
     def moment(self, now: float, monotonic: float) -> Moment:
         """What to look at the streams with now, given in Unix seconds and in monotonic ones."""

@@ -33,12 +33,14 @@ _FamilySamples = Iterator[tuple[Family, Sequence[Sample]]]
 class SnapshotCollector(Collector):
     """Gives prometheus_client the families of the newest snapshot. Safe to collect on many threads."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], max_staleness: float, now: Callable[[], float]) -> None:
+    def __init__(
+        self, snapshot: Callable[[], Snapshot], max_staleness: Callable[[], float], now: Callable[[], float]
+    ) -> None:
         """Make one.
 
         Args:
             snapshot: What has been counted; called once a scrape, so that all families agree with each other.
-            max_staleness: Seconds; gauges of minutes older than twice as long are left out.
+            max_staleness: The setting in force, in seconds; gauges of minutes older than twice as long are left out.
             now: Unix seconds.
         """
         self._snapshot = snapshot
@@ -47,7 +49,7 @@ class SnapshotCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families that have samples."""
-        return families(self._snapshot(), oldest=self._now() - 2 * self._max_staleness)
+        return families(self._snapshot(), oldest=self._now() - 2 * self._max_staleness())
 
     def describe(self) -> Iterator[Metric]:
         """All families, without samples."""

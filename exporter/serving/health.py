@@ -33,6 +33,9 @@ _FROM_START = frozenset(
     )
 )
 
+# Problems of other parts are of the process.
+_OF_SUBJECT = {Subject.STATE_FILE: CauseKind.STATE_FILE, Subject.CONFIGURATION: CauseKind.CONFIGURATION}
+
 # Rows older than this (seconds) are bad, whether the API responds or not: nobody sees a drop in them.
 OLDEST_ROWS = 20 * MINUTE
 
@@ -98,7 +101,7 @@ def _from_start(cause: Cause) -> bool:
 
 
 def _of_process(problem: ProblemView) -> Cause:
-    kind = CauseKind.STATE_FILE if problem.subject is Subject.STATE_FILE else CauseKind.PROCESS
+    kind = _OF_SUBJECT.get(problem.subject, CauseKind.PROCESS)
     health = Health.BAD if problem.bad else Health.WARNING
     return Cause(health, kind, problem.subject, None, problem.since, _sentence(problem.message))
 

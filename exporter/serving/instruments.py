@@ -124,6 +124,7 @@ class Instruments:
             ["timezone"],
             registry=registry,
         )
+        self._merchants: frozenset[str] = frozenset()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
@@ -141,8 +142,11 @@ class Instruments:
         self._utc_offset.labels(str(zone)).set_function(lambda: _utc_offset(zone, now()))
 
     def expect(self, merchant_ids: Iterable[str]) -> None:
-        """Export the request counters of these merchants from the start, as 0."""
-        for merchant_id in merchant_ids:
+        """Export the request counters of these merchants, as 0 before the first request, and of no others."""
+        before, self._merchants = self._merchants, frozenset(merchant_ids)
+        for merchant_id in before - self._merchants:
+            self._requests.remove_by_labels({"merchant_id": merchant_id})
+        for merchant_id in self._merchants - before:
             for endpoint in ENDPOINTS:
                 for code in CODES:
                     self._requests.labels(merchant_id, endpoint, code)
@@ -158,7 +162,8 @@ class Instruments:
             code: The HTTP status, or `error` without a response.
             seconds: The duration.
         """
-        self._requests.labels(merchant_id, endpoint, code).inc()
+        if merchant_id in self._merchants:
+            self._requests.labels(merchant_id, endpoint, code).inc()
         self._seconds.labels(endpoint).observe(seconds)
 
     def observe_revision(self, age_seconds: float) -> None:
@@ -179,7 +184,7 @@ class Instruments:
         self._state_writable.set_function(lambda: float(state_writable()))
         self._dropped.count = dropped_log_lines
 
-    def reloaded(self, *, ok: bool, at: float) -> None:
+    def reloaded(self, ok: bool, at: float) -> None:  # noqa: FBT001 - called by the reloader
         """Record that the configuration was read, at start or later, at `at` (Unix seconds)."""
         self._reload_ok.set(ok)
         if ok:

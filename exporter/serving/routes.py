@@ -1,7 +1,7 @@
 """The HTTP side: what is served where. Pure: a function from a request to a response."""
 
 import gzip
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import parse_qs
@@ -38,8 +38,10 @@ _HEADERS = {
 _GZIP_LEVEL = 1
 _GZIP_FROM = 1024
 
-# A probe does not wait for metrics, and metrics do not wait for pages.
-_POOLS = {"/-/healthy": "probes", "/-/ready": "probes", "/metrics": "metrics"}
+RELOAD = "/-/reload"
+
+# A probe does not wait for metrics, metrics do not wait for pages, and nothing waits for a reload.
+_POOLS = {"/-/healthy": "probes", "/-/ready": "probes", "/metrics": "metrics", RELOAD: "reload"}
 
 
 def create_app(
@@ -52,6 +54,7 @@ def create_app(
     status_json: Callable[[str], str | None],
     config_text: Callable[[], str],
     docs: Callable[[], str],
+    reload: Callable[[], Sequence[str]],
 ) -> Handler:
     """The whole HTTP interface.
 
@@ -66,6 +69,7 @@ def create_app(
         status_json: The JSON at `/api/v1/status`, likewise.
         config_text: The configuration in force, without secrets.
         docs: The documentation at `/docs`.
+        reload: Reloads the configuration on `POST /-/reload`; returns its errors, one line each.
     """
     policy = ("Content-Security-Policy", POLICY)
     routes: dict[str, Handler] = {
@@ -77,6 +81,7 @@ def create_app(
         "/metrics": _metrics(registry),
         "/-/healthy": lambda _: _probe(healthy(), "healthy"),
         "/-/ready": lambda _: _probe(ready(), "ready"),
+        RELOAD: lambda _: _reloaded(reload()),
     }
 
     def app(request: Request) -> Response:
@@ -115,15 +120,22 @@ def _route(routes: Mapping[str, Handler], request: Request) -> Response:
     route = routes.get(request.path)
     if route is None:
         return error_response(HTTPStatus.NOT_FOUND, "page not found")
-    if request.method not in ("GET", "HEAD"):
-        return error_response(
-            HTTPStatus.METHOD_NOT_ALLOWED, "method not allowed, use GET or HEAD", ("Allow", "GET, HEAD")
-        )
+    allowed = ("POST", "PUT") if request.path == RELOAD else ("GET", "HEAD")
+    if request.method not in allowed:
+        use, allow = " or ".join(allowed), ", ".join(allowed)
+        return error_response(HTTPStatus.METHOD_NOT_ALLOWED, f"method not allowed, use {use}", ("Allow", allow))
     try:
         return route(request)
     except Exception:
         log.exception("HTTP request failed", path=request.path)
         return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal server error, see the log")
+
+
+def _reloaded(errors: Sequence[str]) -> Response:
+    if not errors:
+        return _content("configuration reloaded\n")
+    text = "".join(f"{error}\n" for error in (*errors, "The previous configuration stays in force."))
+    return Response(HTTPStatus.INTERNAL_SERVER_ERROR, (("Content-Type", _TEXT),), text.encode("utf-8", "replace"))
 
 
 def _content(text: str | bytes, content_type: str = _TEXT, *headers: tuple[str, str]) -> Response:

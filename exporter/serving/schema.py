@@ -48,6 +48,7 @@ class CauseKind(StrEnum):
 
     STATE_FILE = "state file"
     PROCESS = "process"
+    CONFIGURATION = "configuration not accepted"
     CREDENTIALS = "credentials refused"
     TIMEZONE = "time zone"
     MERCHANT_DROP = "drop of a merchant"
@@ -72,9 +73,10 @@ class Cause:
 
     Attributes:
         health: `warning` or `bad`.
-        kind: What it is: `state file`, `process`, `credentials refused`, `time zone`, `drop of a merchant`,
-            `critical drop`, `API down`, `no rows`, `old rows`, `warning drop`, `waiting`, `media gone`,
-            `failing streams`, `stale media`, `learning`, `rate limited`, `budget too small` or `held values`.
+        kind: What it is: `state file`, `process`, `configuration not accepted`, `credentials refused`, `time zone`,
+            `drop of a merchant`, `critical drop`, `API down`, `no rows`, `old rows`, `warning drop`, `waiting`,
+            `media gone`, `failing streams`, `stale media`, `learning`, `rate limited`, `budget too small` or
+            `held values`.
         subject: What it concerns: the name of a media, the id of a merchant, or a part of the process.
         number: How much: of a drop the share of the expected plays that is missing, of old rows their age in seconds,
             else how many media, streams or values; null where there is nothing to count.

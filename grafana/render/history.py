@@ -87,7 +87,7 @@ def _run(state_path: Path, start: float, until: float) -> tuple[Scraped, str]:
         telemetry = Instruments()
         polling = build_polling(settings, state, telemetry, clock)
         telemetry.reloaded(ok=True, at=clock.now())
-        collector = SnapshotCollector(polling.snapshot, settings.poll.max_staleness, clock.now)
+        collector = SnapshotCollector(polling.snapshot, lambda: settings.poll.max_staleness, clock.now)
         registry = build_registry(telemetry, collector)
         while clock.now() < until:
             if until - clock.now() <= DROP_AGO and not switch.now.drop:

@@ -275,7 +275,7 @@ def test_the_counter_is_exact_after_the_clocks_were_set_back(
     settings = Settings.model_validate({"api": {"timezone": name}, "merchants": [merchant]})
     clock = FakeClock(end_of(at - 100))
     ledger = Ledger(state, settings, on_revision=lambda age: None)
-    ledger.sync(settings.merchants, clock.now())
+    ledger.configure(settings, clock.now())
     # The whole merchant has a row in each minute, so a media's minute without one is a zero.
     everything = {minute: {"all": 9} for minute in range(at - 200, at + 140)}
     played_of = {Stream("m", "", Target.PLAY_COUNT, Group.ALL): everything, PLAYS: truth}

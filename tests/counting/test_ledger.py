@@ -47,7 +47,7 @@ def open_ledger(state: State, clock: FakeClock) -> Callable[..., Ledger]:
     def build(*media: str, **poll: str | int) -> Ledger:
         settings = configured(*(media or ("a",)), **poll)
         ledger = Ledger(state, settings, on_revision=lambda age: None)
-        ledger.sync(settings.merchants, clock.now())
+        ledger.configure(settings, clock.now())
         return ledger
 
     return build
@@ -217,12 +217,12 @@ def test_revisions_are_counted_and_reported(state: State, clock: FakeClock) -> N
     ages: list[float] = []
     settings = configured("a")
     ledger = Ledger(state, settings, ages.append)
-    ledger.sync(settings.merchants, clock.now())
+    ledger.configure(settings, clock.now())
     minute = pass_minute(ledger, clock)
     answer(ledger, clock, COUNTRIES, {minute: {"jp": 5, "us": 1}})
     answer(ledger, clock, COUNTRIES, {minute: {"jp": 4, "us": 3}})
     again = Ledger(state, settings, ages.append)
-    again.sync(settings.merchants, clock.now())
+    again.configure(settings, clock.now())
     merchant = again.snapshot.merchants["m"]
     assert (merchant.revisions_up, merchant.revisions_down) == (1, 1)
     assert ages == [clock.now() - (minute + 1) * 60] * 2
@@ -274,7 +274,7 @@ def test_the_first_snapshot_has_all_merchants(state: State, clock: FakeClock, mo
         return real(self, merchant_id)
 
     monkeypatch.setattr(Ledger, "_view", view_of)
-    ledger.sync(settings.merchants, clock.now())
-    ledger.sync(settings.merchants, clock.now())
+    ledger.configure(settings, clock.now())
+    ledger.configure(settings, clock.now())
     assert seen == [set(), set(), {"m", "n"}, {"m", "n"}]
     assert set(ledger.snapshot.merchants) == {"m", "n"}

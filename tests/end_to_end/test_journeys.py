@@ -10,6 +10,7 @@ import ast
 import functools
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,12 +19,13 @@ from typing import Any
 
 import pytest
 import requests
+from pydantic import SecretStr
 
 import exporter
 from exporter.api.budget import RequestBudget
 from exporter.api.connections import DeadlineAdapter
 from exporter.assembly import Polling, build_polling
-from exporter.config.settings import Settings
+from exporter.config.settings import MediaSettings, Settings
 from exporter.counting.windows import ended_before
 from exporter.model import OTHER, Group, Minute, Stream, Target
 from exporter.serving.instruments import Instruments
@@ -120,6 +122,7 @@ class SlowAdapter(DeadlineAdapter):
         self.clock = clock
         self.rng = rng
         self.departures = departures
+        self.under_way: Callable[[], object] = lambda: None
 
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
         self.clock.advance(self.rng.random() * 0.2)
@@ -127,6 +130,7 @@ class SlowAdapter(DeadlineAdapter):
         faults = self.app.faults.now
         send = super().send if faults.cut_rate or faults.hang_rate else self.direct.send
         try:
+            self.under_way()
             return send(*args, **kwargs)
         finally:
             self.clock.advance(self.rng.random() * 0.5)
@@ -177,6 +181,8 @@ class Journey:
 
     def __init__(self, seed: int, path: Path) -> None:
         self.rng = random.Random(seed)
+        # Of its own, so that reloads do not make other faults of a seed.
+        self.reloads = random.Random(seed)
         self.clock = SharedClock(1_780_000_000.0 + self.rng.randrange(7 * 86400))
         # If the API limits ranges, the exporter cannot request again a value that stays wrong for longer than a range.
         excluded = self.rng.choice(["bad_rate", "max_range"])
@@ -187,8 +193,9 @@ class Journey:
         self.server = SimulatorServer(self.app)
         self.server.start()
         self.path = path
-        self.settings = self._settings()
+        self.settings = self.configured = self._settings()
         self.budget = self.settings.merchants[0].requests_per_minute
+        self.away_media = next(each for each in self.world.catalog(MERCHANT) if each not in self._media())
         self.shown: dict[tuple[Stream, str], float] = {}
         self.first_answers: dict[Stream, tuple[Minute, int]] = {}
         self.first_start = self.clock.now()
@@ -199,6 +206,9 @@ class Journey:
         # Where it is known, no weeks of history are requested for the drop detector, which takes a while.
         self.history_known = self.rng.random() < 0.6
         self.departures: list[float] = []
+        # Held by whoever reloads, and while nothing is to be reloaded.
+        self.reloading, self.reloaded = threading.Lock(), 0
+        self.reloading.acquire()
         self.state: State
         self.polling: Polling
         self.open()
@@ -239,8 +249,53 @@ class Journey:
                 self.state, MERCHANT, {stream.media_id for stream in self.settings.merchants[0].streams()}
             )
         adapter = SlowAdapter(self.clock, self.rng, self.departures, self.app)
-        self.polling = build_polling(self.settings, self.state, Instruments(), self.clock, lambda: adapter)
+        adapter.under_way = self.maybe_reload
+        self.polling = build_polling(self.configured, self.state, Instruments(), self.clock, lambda: adapter)
         self.clock.limiter = self.polling.pollers[MERCHANT]._budget
+
+    def _media(self) -> list[str]:
+        """The media whose counters are compared."""
+        return [media.id for media in self.settings.merchants[0].media]
+
+    def maybe_reload(self) -> None:
+        """Reload another configuration, or the same, now and then: called while a request is under way, by one of
+        several threads. The merchant and the media whose counters are compared stay.
+        """
+        if self.reloading.acquire(blocking=False):
+            try:
+                if self.reloads.random() < 0.01:
+                    self.reload(self.another_configuration())
+            finally:
+                self.reloading.release()
+
+    def another_configuration(self) -> Settings:
+        """A random change of the configuration, or none."""
+        merchant = self.settings.merchants[0]
+        change = self.reloads.choice(["nothing", "media", "priority", "poll", "merchant", "password", "groups"])
+        more = MediaSettings(id=self.away_media)
+        poll = self.settings.poll
+        match change:
+            case "media":
+                merchant = merchant.model_copy(update={"media": (more, *merchant.media)})
+            case "priority":
+                media = tuple(each.model_copy(update={"priority": 5.0}) for each in merchant.media)
+                merchant = merchant.model_copy(update={"media": media})
+            case "poll":
+                poll = poll.model_copy(update={"max_staleness": 1200.0, "concurrency": 2})
+            case "password":
+                merchant = merchant.model_copy(update={"password": SecretStr(self.reloads.choice("pq"))})
+            case "groups":
+                first, *rest = merchant.collect
+                every = first.model_copy(update={"groups": tuple(Group)})
+                merchant = merchant.model_copy(update={"collect": (every, *rest)})
+        others = (merchant.model_copy(update={"id": "another"}),) if change == "merchant" else ()
+        return self.settings.model_copy(update={"merchants": (*others, merchant), "poll": poll})
+
+    def reload(self, settings: Settings) -> None:
+        """Let another configuration take effect."""
+        self.configured = settings
+        self.polling.configure(settings)
+        self.reloaded += 1
 
     def close(self) -> None:
         """Release what the operating system would release after the process ended."""
@@ -285,13 +340,14 @@ class Journey:
         with self.state.read() as db:
             first, value = db.execute(
                 "SELECT kept_from, coalesce(sum(value), 0) FROM streams LEFT JOIN slots USING (stream_id) "
-                "WHERE media_id = ? AND target = ?",
-                (stream.media_id, stream.target),
+                "WHERE merchant_id = ? AND media_id = ? AND target = ?",
+                (MERCHANT, stream.media_id, stream.target),
             ).fetchone()
         return first, value
 
     def run_with_faults(self, minutes: int) -> None:
-        """Run this number of minutes with changing faults and with kills."""
+        """Run this number of minutes with changing faults, with kills and with reloads."""
+        self.reloading.release()
         unchanged = 0
         for _ in range(minutes):
             unchanged += 1
@@ -307,6 +363,8 @@ class Journey:
                     # Rows stop coming for longer than max_lag; later all of them come.
                     self.switch.set(stalled_since=self.clock.now())
             self.minute(may_be_killed=True)
+        self.reloading.acquire()
+        self.reload(self.settings)
 
     def recover(self, minutes: int) -> None:
         """Run this number of minutes without faults, with a round in every fifth; it also fetches
@@ -355,7 +413,9 @@ class Journey:
             accounts = {
                 (Stream(MERCHANT, media_id, Target(target), Group(group)), label): (total, owed)
                 for media_id, target, group, label, total, owed in db.execute(
-                    "SELECT media_id, target, grouping, label, total, owed FROM series JOIN streams USING (stream_id)"
+                    "SELECT media_id, target, grouping, label, total, owed FROM series JOIN streams USING (stream_id) "
+                    "WHERE merchant_id = ?",
+                    (MERCHANT,),
                 )
             }
         found = {}
@@ -384,10 +444,11 @@ def journey(seed: int, tmp_path: Path) -> Iterator[Journey]:
 
 
 def test_every_play_is_counted_once_and_the_budget_is_kept(journey: Journey) -> None:
-    """Through all kinds of faults, kills between any two steps and outages of hours, the counters are exact and no 60
-    seconds have more requests than the budget.
+    """Through all kinds of faults, kills between any two steps, reloads while requests are under way and outages of
+    hours, the counters are exact and no 60 seconds have more requests than the budget.
     """
     journey.run_with_faults(60)
+    assert journey.reloaded > 1
     journey.recover(50)
     # With a small budget, after a long outage, and if the API limited ranges, it takes longer: half of each short range
     # has been requested before.

@@ -514,14 +514,15 @@ def test_a_second_damage_within_an_hour_ends_it(monkeypatch: pytest.MonkeyPatch)
     starts: list[float] = []
     now = [0.0]
 
-    def start(*_: object) -> None:
+    def start(settings: Settings, *_: object) -> Settings:
         starts.append(now[0])
         now[0] += daemon.DAMAGED_AGAIN + 1 if len(starts) < 3 else 60
+        return settings
 
     monkeypatch.setattr(daemon, "_run", start)
     monkeypatch.setattr("exporter.daemon.time.monotonic", lambda: now[0])
     with structlog.testing.capture_logs() as logs, Signals(()) as signals:
-        assert daemon.run(Settings.model_construct(), Address("", 0), signals) == 1
+        assert daemon.run(Settings.model_construct(), None, daemon.Options(Address("", 0)), signals) == 1
     assert len(starts) == 3
     assert [line["event"] for line in logs] == ["the state file is damaged again; check the disk"]
 

@@ -66,7 +66,7 @@ class Api:
         """Start the process."""
         self.state: State = open_state(self.path, self.clock.now)
         self.ledger = Ledger(self.state, self.settings, on_revision=lambda age: None)
-        self.ledger.sync(self.settings.merchants, self.clock.now())
+        self.ledger.configure(self.settings, self.clock.now())
 
     def restart(self) -> None:
         """End the process, and start another."""

@@ -150,7 +150,7 @@ class World:
         self.clock = clock
         self.state = state
         self.ledger = Ledger(state, settings, on_revision=lambda age: None)
-        self.ledger.sync(settings.merchants, clock.now())
+        self.ledger.configure(settings, clock.now())
         self.budget = RequestBudget(state, "m", limit, clock)
         self.client = FakeClient(self.budget)
         client = cast("Client", self.client)

@@ -31,9 +31,10 @@ def start() -> Iterator[Start]:
     def begin(
         rounds: dict[str, Callable[[], None]], beat: Callable[[], None] = nothing, clock: Any = None, second: int = 30
     ) -> Scheduler:
-        schedule = Scheduler(clock or SystemClock(), rounds)
+        schedule = Scheduler(clock or SystemClock())
         started.append(schedule)
-        schedule.start(second, beat)
+        schedule.start(beat)
+        schedule.plan(second, rounds)
         return schedule
 
     yield begin
@@ -105,7 +106,7 @@ def test_the_pause_grows_until_a_heartbeat(start: Start) -> None:
     late is no problem.
     """
     clock = FakeClock()
-    silent = Scheduler(clock, {})
+    silent = Scheduler(clock)
     schedule = start({}, clock=clock)
     clock.advance(10 * BEAT)
     assert silent.problem() is None
@@ -281,7 +282,7 @@ def test_a_stop_does_not_wait(start: Start, gate: threading.Event) -> None:
 def test_a_schedule_that_was_not_started_can_be_stopped_and_watched() -> None:
     """Neither call needs a scheduler."""
     clock = FakeClock()
-    schedule = Scheduler(clock, {})
+    schedule = Scheduler(clock)
     clock.wall += 3600
     schedule.watch_clock()
     schedule.stop()

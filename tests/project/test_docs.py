@@ -92,7 +92,7 @@ def test_the_ledger_counts_as_in_the_example(tmp_path: Path) -> None:
     settings = Settings.model_validate({"merchants": [account]})
     state = open_state(tmp_path / "state.db", clock.now)
     ledger = Ledger(state, settings, on_revision=lambda age: None)
-    ledger.sync(settings.merchants, clock.now())
+    ledger.configure(settings, clock.now())
     for at, values, counter, owed in answers:
         clock.advance(at - clock.now())
         ledger.show_counted(at)

@@ -64,6 +64,7 @@ class StatusServer:
             status_json=lambda _: as_json(self.status),
             config_text=lambda: "",
             docs=lambda: "",
+            reload=lambda: (),
         )
         self._server = make_server(app, Address("127.0.0.1", 0))
         self.url = f"http://{self._server.address}/"

@@ -173,7 +173,7 @@ def whole_registry() -> CollectorRegistry:
     telemetry.observe_revision(200)
     telemetry.reloaded(ok=True, at=NOW)
     snapshot = everything()
-    return build_registry(telemetry, SnapshotCollector(lambda: snapshot, MAX_STALENESS, lambda: NOW))
+    return build_registry(telemetry, SnapshotCollector(lambda: snapshot, lambda: MAX_STALENESS, lambda: NOW))
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_a_name_that_is_invalid_in_utf8_does_not_fail_the_scrape() -> None:
     """Half a surrogate pair, which JSON can contain, is exported as a question mark."""
     snapshot = snapshot_of(merchant_view(media=(MediaView("m1", "News \ud83d"),)))
     registry = CollectorRegistry()
-    registry.register(SnapshotCollector(lambda: snapshot, MAX_STALENESS, lambda: NOW))
+    registry.register(SnapshotCollector(lambda: snapshot, lambda: MAX_STALENESS, lambda: NOW))
     assert b'name="News ?"' in generate_latest(registry)
 
 
@@ -454,7 +454,7 @@ def test_a_wrong_time_zone_is_exported(offset: float) -> None:
 
 def test_only_families_with_samples_are_exported() -> None:
     """An empty snapshot gives an empty page; `describe` still names all families, without samples."""
-    collector = SnapshotCollector(Snapshot, MAX_STALENESS, lambda: NOW)
+    collector = SnapshotCollector(Snapshot, lambda: MAX_STALENESS, lambda: NOW)
     assert list(collector.collect()) == []
     described = list(collector.describe())
     assert len(described) == len(FAMILIES)
@@ -509,7 +509,7 @@ def test_a_scrape_reads_the_snapshot_once() -> None:
         total = SeriesView("", float(len(reads)), 1)
         return snapshot_of(merchant_view(*(stream_view(target, Group.ALL, total) for target in Target)))
 
-    collector = SnapshotCollector(newest, MAX_STALENESS, lambda: NOW)
+    collector = SnapshotCollector(newest, lambda: MAX_STALENESS, lambda: NOW)
     totals = [s.value for metric in collector.collect() for s in metric.samples if s.name.endswith("s_total")]
     assert reads == [0]
     assert set(totals) == {0.0, 1.0}  # revisions, lost minutes and resets are 0

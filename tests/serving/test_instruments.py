@@ -35,6 +35,7 @@ def test_the_state_file_and_the_log_are_read_at_each_scrape() -> None:
 def test_requests_are_counted() -> None:
     """A request is counted by merchant, endpoint and code; its duration by endpoint."""
     telemetry = Instruments()
+    telemetry.expect(["acme"])
     telemetry.observe_request("acme", "aggregations", "200", 0.2)
     telemetry.observe_request("acme", "aggregations", "error", 12)
     value = telemetry.registry.get_sample_value
@@ -44,6 +45,22 @@ def test_requests_are_counted() -> None:
     assert value("smartstream_api_request_duration_seconds_sum", {"endpoint": "aggregations"}) == 12.2
     bucket = {"endpoint": "aggregations", "le": "0.25"}
     assert value("smartstream_api_request_duration_seconds_bucket", bucket) == 1
+
+
+def test_the_requests_of_a_removed_merchant_go() -> None:
+    """When the configuration does not have a merchant any more its counters go, and a late answer brings none back."""
+    telemetry = Instruments()
+    telemetry.expect(["acme", "other"])
+    telemetry.expect(["other"])
+    telemetry.observe_request("acme", "aggregations", "200", 0.2)
+    value = telemetry.registry.get_sample_value
+    found = [
+        value("smartstream_api_requests_total", {"merchant_id": each, "endpoint": "medias", "code": "200"})
+        for each in ("acme", "other")
+    ]
+    assert found == [None, 0]
+    names = {"merchant_id": "acme", "endpoint": "aggregations", "code": "200"}
+    assert value("smartstream_api_requests_total", names) is None
 
 
 def test_the_age_of_revisions_is_observed() -> None:

@@ -5,7 +5,7 @@ import re
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,7 @@ class Parts:
     status_json: Callable[[str], str | None] = lambda _: "{}"
     config_text: Callable[[], str] = lambda: "merchants: []\n"
     docs: Callable[[], str] = lambda: "# How to\n"
+    reload: Callable[[], Sequence[str]] = lambda: ()
 
     def app(self) -> Handler:
         return create_app(
@@ -49,6 +50,7 @@ class Parts:
             status_json=self.status_json,
             config_text=self.config_text,
             docs=self.docs,
+            reload=self.reload,
         )
 
 
@@ -150,6 +152,26 @@ def test_pages_are_read_only(path: str, method: str) -> None:
     reply = request(Parts().app(), path, method)
     assert reply.status == 405
     assert reply.headers["Allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_a_reload_is_requested_by_post(method: str) -> None:
+    """The response is 200, or 500 with every error as text; a link or a prefetch, which is a GET, reloads nothing."""
+    asked: list[str] = []
+
+    def reload() -> Sequence[str]:
+        asked.append(method)
+        return ()
+
+    good = Parts(reload=reload)
+    assert request(good.app(), "/-/reload", method).status == 200
+    bad = request(Parts(reload=lambda: ["one: wrong", "two: wrong"]).app(), "/-/reload", method)
+    assert (bad.status, bad.headers["Content-Type"]) == (500, "text/plain; charset=utf-8")
+    assert bad.body.decode() == "one: wrong\ntwo: wrong\nThe previous configuration stays in force.\n"
+    for refused in ("GET", "HEAD"):
+        reply = request(good.app(), "/-/reload", refused)
+        assert (reply.status, reply.headers["Allow"]) == (405, "POST, PUT")
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/no-such-page"])

@@ -20,12 +20,14 @@ from typing import Any, Self
 import yaml
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
-from exporter import daemon, logs
+from exporter import logs
 from exporter.assembly import build_polling
 from exporter.config.settings import Settings
 from exporter.httpd.address import Address
+from exporter.in_force import InForce
 from exporter.polling.scheduler import Scheduler
 from exporter.process_health import ProcessHealth
+from exporter.reload import Reloader
 from exporter.serving.instruments import Instruments
 from exporter.serving.routes import make_server
 from exporter.simulator.app import SimulatorApp
@@ -34,6 +36,7 @@ from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.storage.state import State, open_state
+from exporter.web import build_app
 from tests.support.fakes import FakeClock
 from tests.support.processes import Alertmanager, Prometheus, Webhook, merchant, reserved_port, wait_until
 
@@ -116,9 +119,10 @@ class Exporter:
         telemetry.watch_process(state_writable=lambda: state.problem is None, dropped_log_lines=logs.dropped)
         polling = build_polling(settings, state, telemetry, self._clock)
         stack.callback(polling.close)
-        schedule = Scheduler(self._clock, {})
-        health = ProcessHealth(polling, state, schedule)
-        handler = daemon._app(settings, polling, health, schedule, telemetry)
+        schedule = Scheduler(self._clock)
+        reloader = Reloader(None, InForce(polling, schedule, open_files=1024), telemetry.reloaded, self._clock)
+        health = ProcessHealth(polling, state, schedule, lambda: reloader.problem)
+        handler = build_app(polling, health, schedule, telemetry, reloader)
         server = make_server(handler, Address("127.0.0.1", self.port))
         server.start()
         stack.callback(server.stop)

@@ -235,7 +235,7 @@ class Process:
         """Start polling, with or without the drop detector; each answer takes `seconds`."""
         merchant = settings.merchants[0]
         self.ledger = Ledger(state, settings, on_revision=lambda _: None)
-        self.ledger.sync(settings.merchants, clock.now())
+        self.ledger.configure(settings, clock.now())
         self.budget = RequestBudget(state, merchant.id, merchant.requests_per_minute, clock)
         self.client = client(audience, self.budget, clock, seconds)
         as_client = cast("Client", self.client)

@@ -33,9 +33,15 @@ MAY_IMPORT = {
     "serving": {"foundation", "api"},
     "backfill": {"foundation", "config", "counting", "api", "serving"},
     "backtest": {"foundation", "config", "counting", "api", "drops"},
-    "assembly": {"foundation", "config", "counting", "api", "drops", "polling", "serving"},
+    "assembly": {"foundation", "config", "counting", "api", "drops", "polling", "serving", "merchant_views"},
+    "merchant_views": {"foundation", "api", "drops", "polling"},
     "process_health": {"foundation", "assembly", "polling", "serving"},
-    "daemon": {"foundation", "config", "planning", "polling", "serving", "assembly", "process_health"},
+    "in_force": {"foundation", "config", "planning", "polling", "assembly"},
+    "reload": {"foundation", "config"},
+    "web": {"foundation", "config", "polling", "serving", "assembly", "process_health", "reload"},
+    "daemon": {
+        *("foundation", "config", "polling", "serving", "assembly", "process_health", "in_force", "reload", "web"),
+    },
     "demo": {"config", "simulator"},
     "flags": {"foundation"},
     "cli": {
