@@ -11,7 +11,7 @@ from benchmarks.report import Cell, Table, figures
 from benchmarks.simulated import ManualClock, simulated_api
 from exporter.api.connections import DeadlineAdapter
 from exporter.assembly import Polling, build_polling
-from exporter.config.settings import Settings
+from exporter.config.settings import Settings, TlsSettings
 from exporter.serving.instruments import Instruments
 from exporter.simulator.series import World
 from exporter.storage.state import open_state
@@ -72,7 +72,7 @@ class _Recorder(DeadlineAdapter):
     """Records the sent requests."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(TlsSettings())
         self.sent: list[requests.PreparedRequest] = []
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:

@@ -131,7 +131,7 @@ class Client:
         """Send nothing yet.
 
         Args:
-            api: URL, timeout and time zone of the API.
+            api: URL, timeout, time zone, proxy and certificates of the API.
             merchant: The merchant.
             budget: Gives a slot for each request.
             observe: Called after every exchange.
@@ -145,7 +145,7 @@ class Client:
         self._observe = observe
         self._on_date = on_date
         self._clock = clock
-        self._session = Session(api.url, adapter)
+        self._session = Session(api, adapter)
         self._base = f"{api.url}/merchants/{quote(merchant.id, safe='')}"
         self._sign_in = SignIn(self._request_token, self._redact_token, clock)
         self._tokens = deque[str](maxlen=_TOKENS_REDACTED)

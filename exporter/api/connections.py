@@ -1,4 +1,4 @@
-"""Connections to the API that keep a deadline, through the proxy and with the CA of the environment."""
+"""Connections to the API that keep a deadline, through the proxy and with the certificates of the configuration."""
 
 import http.client
 import ipaddress
@@ -19,6 +19,7 @@ from urllib3.util.connection import allowed_gai_family, create_connection
 
 from exporter.api.deadlines import TimedSocket, TimedTlsSocket, seconds_left
 from exporter.config.environment import find_route
+from exporter.config.settings import ApiSettings, TlsSettings, TlsVersion
 
 
 class _Resolver:
@@ -125,8 +126,27 @@ class _TlsConnection(_Connection, HTTPSConnection):
 _WITH_DEADLINE: Mapping[type, type[_Connection]] = {HTTPConnection: _Connection, HTTPSConnection: _TlsConnection}
 
 
+_VERSIONS: Mapping[TlsVersion, ssl.TLSVersion] = {
+    TlsVersion.TLS12: ssl.TLSVersion.TLSv1_2,
+    TlsVersion.TLS13: ssl.TLSVersion.TLSv1_3,
+}
+
+
 class DeadlineAdapter(HTTPAdapter):
     """Connections that keep the deadline of an exchange. Nothing is retried."""
+
+    def __init__(self, tls: TlsSettings) -> None:
+        """Connect to nothing yet. Each new connection reads the files of certificates again."""
+        self._tls = {"server_hostname": tls.server_name, "ssl_minimum_version": _VERSIONS[tls.min_version]}
+        super().__init__()
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool: Any) -> None:  # noqa: FBT001, FBT002 - of the base class
+        """Create the pools of direct connections."""
+        super().init_poolmanager(connections, maxsize, block, **pool, **self._tls)
+
+    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
+        """The pools of connections through a proxy."""
+        return super().proxy_manager_for(proxy, **proxy_kwargs, **self._tls)
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         """The pool of connections to a host, through the proxy if there is one."""
@@ -139,27 +159,33 @@ class Session(requests.Session):
     """Connections to one host, without redirects, cookies and retries.
 
     Attributes:
-        route: The proxy and the CA certificates.
+        route: The proxy and the certificates.
     """
 
-    def __init__(self, url: str, adapter: BaseAdapter | None = None) -> None:
+    def __init__(self, api: ApiSettings, adapter: BaseAdapter | None = None) -> None:
         """Connect to nothing yet.
 
         Args:
-            url: The URL of the API. Environment variables for proxy and certificates are read now, once.
+            api: Where the API is. Environment variables for proxy and certificates are read now, once.
             adapter: Another transport than the usual one.
 
         Raises:
             ConfigError: A variable names a proxy or certificates that cannot be used.
         """
         super().__init__()
-        self.route = find_route(url, os.environ)
+        self.route = find_route(api, os.environ)
         self.trust_env = False
         self.proxies = dict.fromkeys(("http", "https"), self.route.proxy.url) if self.route.proxy else {}
-        self.verify = str(self.route.ca_path) if self.route.ca_path else True
+        tls = api.tls_config
+        self.verify = str(self.route.ca_path) if self.route.ca_path else not tls.insecure_skip_verify
+        if tls.insecure_skip_verify:
+            # It would be logged for each new connection.
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        if tls.cert_file and tls.key_file:
+            self.cert = str(tls.cert_file.path), str(tls.key_file.path)
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         self.headers["Accept-Encoding"] = "gzip, deflate"
-        adapter = adapter or DeadlineAdapter()
+        adapter = adapter or DeadlineAdapter(tls)
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 

@@ -1,65 +1,26 @@
-"""How requests reach a host: the proxy and the CA certificates that environment variables name.
+"""How requests reach the API: the proxy and the certificates, of the settings or of environment variables.
 
-The variables are those of `requests` and `curl`, lower-case before upper-case. What can never work is an error of the
-configuration, so that it is found before anything is sent. A message shows a proxy without its user and password.
+The settings come first. The variables are those of `requests` and `curl`, lower-case before upper-case. What can never
+work is an error of the configuration, so that it is found before anything is sent. A message shows a proxy without its
+user and password.
 """
 
-import base64
-import importlib.util
-import re
-import ssl
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from requests.utils import should_bypass_proxies
-from urllib3.exceptions import LocationParseError
-from urllib3.util import Url, parse_url
+from urllib3.util import parse_url
 
-from exporter.config.text_files import shown_path
+from exporter.config import tls_files
+from exporter.config.proxy import SETTING, Proxy, proxy_problem, with_scheme
+from exporter.config.settings import ApiSettings, TlsSettings
 from exporter.errors import ConfigError
-from exporter.invisible import find_invisible
 
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-
-# What files of variables and Windows put there; in a password these are written as %XX.
-_NOT_IN_ADDRESSES = {" ": "a space", '"': "a quotation mark", "\\": "a backslash"}
-
-_SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
-
-# How OpenSSL names the certificates in a folder.
-_HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Proxy:
-    """A proxy.
-
-    Attributes:
-        url: Where it is, with the user and the password that it wants.
-        variable: The environment variable that names it.
-    """
-
-    url: str = field(repr=False)
-    variable: str
-
-    def __str__(self) -> str:
-        """The proxy for a message, such as `the proxy http://proxy.example.com:3128 of HTTPS_PROXY`."""
-        parts = parse_url(self.url)
-        return f"the proxy {parts.scheme}://{parts.netloc} of {self.variable}"
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """What no message may hold: the password, and user and password as the proxy gets them."""
-        user, _, password = (parse_url(self.url).auth or "").partition(":")
-        if not password:
-            return ()
-        account = f"{unquote(user)}:{unquote(password)}".encode("latin-1", "replace")
-        return password, unquote(password), base64.b64encode(account).decode()
+_CA_SETTING = "api.tls_config.ca_file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,44 +30,54 @@ class Route:
     Attributes:
         proxy: Through which proxy, or None.
         ca_path: The file or the folder of the CA certificates, or None for those that come with the exporter.
-        ca_variable: The environment variable that names it.
+        ca_source: What names it: an environment variable or a setting.
+        tls: The settings of TLS.
     """
 
     proxy: Proxy | None = None
     ca_path: Path | None = None
-    ca_variable: str = ""
+    ca_source: str = ""
+    tls: TlsSettings = field(default_factory=TlsSettings)
+
+    def problem(self) -> str | None:
+        """Why the certificates cannot be used now, or None."""
+        if problem := self.ca_problem():
+            return f"cannot check TLS certificates: {problem}"
+        if self.tls.cert_file and self.tls.key_file:
+            certificate, key = self.tls.cert_file.path, self.tls.key_file.path
+            if problem := tls_files.certificate_problem(certificate):
+                return f"cannot use the client certificate: api.tls_config.cert_file: {problem}"
+            if problem := tls_files.key_problem(certificate, key):
+                return f"cannot use the client certificate: api.tls_config.key_file: {problem}"
+        return None
 
     def ca_problem(self) -> str | None:
         """Why the CA certificates cannot be used now, or None."""
-        problem = self.ca_path and _ca_problem(self.ca_path)
-        return f"{self.ca_variable}: {problem}" if problem else None
+        otherwise = "remove the setting" if self.ca_source == _CA_SETTING else "unset the variable"
+        problem = self.ca_path and tls_files.ca_problem(self.ca_path, otherwise)
+        return f"{self.ca_source}: {problem}" if problem else None
 
 
-def find_route(url: str, environ: Mapping[str, str]) -> Route:
-    """The way to a host.
+def find_route(api: ApiSettings, environ: Mapping[str, str]) -> Route:
+    """The way to the API.
 
     Args:
-        url: An address on the host.
+        api: Its address, proxy and certificates.
         environ: The environment variables.
 
     Raises:
         ConfigError: A variable that is needed for the address names what can never work.
     """
     errors: list[str] = []
-    proxy = None
-    scheme = urlsplit(url).scheme
-    variable, value = _set_one(environ, f"{scheme}_proxy", "all_proxy")
-    if value and not _is_loopback(url) and not should_bypass_proxies(url, no_proxy=_set_one(environ, "no_proxy")[1]):
-        # Without a scheme it is http, as for curl and requests.
-        proxy = Proxy(value if "://" in value else f"http://{value}", variable)
-        if problem := _proxy_problem(proxy.url):
-            errors.append(f"{variable}: {problem}")
-            proxy = None
-    ca_variable = next((name for name in _CA_VARIABLES if environ.get(name)), "")
+    proxy = _proxy_of(api, environ)
+    if proxy and (problem := proxy_problem(proxy.url)):
+        errors.append(f"{proxy.source}: {problem}")
+        proxy = None
+    ca_path, ca_source = _ca_of(api.tls_config, environ)
     # Neither is used without TLS.
-    with_tls = scheme == "https" or (proxy is not None and parse_url(proxy.url).scheme == "https")
-    ca_path = Path(environ[ca_variable]) if ca_variable and with_tls else None
-    route = Route(proxy, ca_path, ca_variable)
+    if urlsplit(api.url).scheme != "https" and not (proxy and parse_url(proxy.url).scheme == "https"):
+        ca_path, ca_source = None, ""
+    route = Route(proxy, ca_path, ca_source, api.tls_config)
     if ca_problem := route.ca_problem():
         errors.append(ca_problem)
     if errors:
@@ -114,8 +85,30 @@ def find_route(url: str, environ: Mapping[str, str]) -> Route:
     return route
 
 
+def _proxy_of(api: ApiSettings, environ: Mapping[str, str]) -> Proxy | None:
+    if api.proxy_url is not None:
+        if should_bypass_proxies(api.url, no_proxy=api.no_proxy):
+            return None
+        return Proxy(with_scheme(api.proxy_url.get_secret_value()), SETTING)
+    if not api.proxy_from_environment or _is_loopback(api.url):
+        return None
+    variable, value = _set_one(environ, f"{urlsplit(api.url).scheme}_proxy", "all_proxy")
+    if not value or should_bypass_proxies(api.url, no_proxy=_set_one(environ, "no_proxy")[1]):
+        return None
+    return Proxy(with_scheme(value), variable)
+
+
+def _ca_of(tls: TlsSettings, environ: Mapping[str, str]) -> tuple[Path | None, str]:
+    if tls.insecure_skip_verify:
+        return None, ""
+    if tls.ca_file:
+        return tls.ca_file.path, _CA_SETTING
+    variable = next((name for name in _CA_VARIABLES if environ.get(name)), "")
+    return (Path(environ[variable]), variable) if variable else (None, "")
+
+
 def _is_loopback(url: str) -> bool:
-    """Whether a host is this machine itself, which no proxy leads to, whatever `NO_PROXY` says."""
+    """Whether a host is this machine itself, which no proxy of the environment leads to, whatever `NO_PROXY` says."""
     host = urlsplit(url).hostname or ""
     try:
         return ip_address(host).is_loopback
@@ -130,63 +123,3 @@ def _set_one(environ: Mapping[str, str], *names: str) -> tuple[str, str]:
         if value := environ.get(variable):
             return variable, value
     return "", ""
-
-
-def _proxy_problem(url: str) -> str | None:
-    """Why a proxy can never work. Nothing of an address that cannot be read is shown: it may hold a password."""
-    fix = "write one such as http://proxy.example.com:3128"
-    if found := find_invisible(url):
-        return f"contains {found}; remove it"
-    quoted = "a quotation mark" if url.startswith("'") else ""
-    if wrong := next((name for mark, name in _NOT_IN_ADDRESSES.items() if mark in url), quoted):
-        return f"contains {wrong}; {fix}"
-    parts = _parse(url)
-    # What follows a special character in a password is no longer the account.
-    if not parts.host or parts.port == 0 or "@" in (parts.request_uri + (parts.fragment or "")):
-        return f"is not the address of a proxy; {fix}, and special characters of a password as %XX"
-    if parts.scheme in _SOCKS and importlib.util.find_spec("socks") is None:
-        return "a SOCKS proxy needs the Python package PySocks; install it, or name an HTTP proxy"
-    if parts.scheme not in ("http", "https", *_SOCKS):
-        return f"{parts.scheme}:// is not a kind of proxy that the exporter can use; {fix}"
-    return None
-
-
-def _parse(url: str) -> Url:
-    try:
-        return parse_url(url)
-    except LocationParseError:
-        return Url()
-
-
-def _ca_problem(path: Path) -> str | None:
-    """Why a file or a folder does not hold CA certificates."""
-    try:
-        problem = _unlike_certificates(path)
-    except OSError as error:
-        problem = f"cannot be read: {error.strerror}"
-    except ValueError:
-        problem = "is not a path"
-    fix = "name a file with CA certificates in PEM form, or unset the variable"
-    return f"{shown_path(path)} {problem}; {fix}" if problem else None
-
-
-def _unlike_certificates(path: Path) -> str | None:
-    status = path.stat()
-    if stat.S_ISDIR(status.st_mode):
-        hashed = any(_HASHED.fullmatch(each.name) for each in path.iterdir())
-        return None if hashed else "is a folder without certificates under their hashes"
-    if not stat.S_ISREG(status.st_mode):
-        return "is not a regular file"
-    if not status.st_size:
-        return "is empty"
-    return None if _is_bundle(path, (status.st_ino, status.st_mtime_ns, status.st_size)) else "holds no CA certificate"
-
-
-@lru_cache(maxsize=8)
-def _is_bundle(path: Path, _: tuple[int, ...]) -> bool:
-    """Whether a file, as it was at that time, has certificates. Cached: reading it for each merchant takes seconds."""
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except ssl.SSLError:
-        return False
-    return True

@@ -6,7 +6,7 @@ All errors of a file are reported at once, one line each: `place: what is wrong;
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from exporter.config import yaml_file
 from exporter.config.environment import find_route
@@ -21,19 +21,25 @@ from exporter.config.settings import (
     PollSettings,
     Settings,
     StorageSettings,
+    TlsSettings,
 )
 from exporter.errors import ConfigError
 
 # Limit of error lines, so that one repeated mistake does not scroll the first lines off the screen.
 MOST_LISTED = 50
 
+
+def _with_secrets(section: type[BaseModel]) -> list[str]:
+    """The keys of a section in a file."""
+    return [key for name in section.model_fields for key in (secret_keys(name) if name in SECRETS else (name,))]
+
+
 # Key of a section, "" for the top level -> its valid keys.
 _KEYS: dict[str, list[str]] = {
     "": list(Settings.model_fields),
-    "api": list(ApiSettings.model_fields),
-    "merchants": [
-        key for name in MerchantSettings.model_fields for key in (secret_keys(name) if name in SECRETS else (name,))
-    ],
+    "api": _with_secrets(ApiSettings),
+    "tls_config": list(TlsSettings.model_fields),
+    "merchants": _with_secrets(MerchantSettings),
     "collect": list(CollectSettings.model_fields),
     "media": list(MediaSettings.model_fields),
     "poll": list(PollSettings.model_fields),
@@ -46,7 +52,7 @@ def load(path: Path, environ: Mapping[str, str], files: dict[Path, str] | None =
     """Load and validate a configuration file.
 
     Args:
-        path: The file. Its folder is the base of the relative paths of secret files.
+        path: The file. Its folder is the base of the relative paths of secret files and certificates.
         environ: The environment variables: for secrets, proxies and CA certificates.
         files: Filled with a digest of each file that is read, also where it is not valid.
 
@@ -69,7 +75,7 @@ def load(path: Path, environ: Mapping[str, str], files: dict[Path, str] | None =
         lines.append(f"and {unlisted} more error{'s' * (unlisted > 1)}")
     if lines:
         raise ConfigError(lines)
-    find_route(settings.api.url, environ)
+    find_route(settings.api, environ)
     return settings
 
 

@@ -10,8 +10,10 @@ from exporter.config.yaml_dialect import kind_of
 from exporter.config.yaml_file import ConfigFile, Loc, place_of
 from exporter.invisible import escape_invisible, find_invisible
 
-# Settings that are secrets; each can also be set by `…_file` and `…_env`.
-SECRETS = ("api_key", "password")
+# Settings that are secrets, or have one inside; each can also be set by `…_file` and `…_env`.
+ACCOUNT = ("api_key", "password")
+PROXY = ("proxy_url",)
+SECRETS = (*ACCOUNT, *PROXY)
 
 NOT_TEXT = "expected text, found {found}; {as_text}"
 _NOT_A_SECTION = "expected keys with values, found {kind}; write `key: value` lines"

@@ -4,14 +4,15 @@ An error names the file or the variable, and never shows a visible character of 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer, SecretStr, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SecretStr, ValidationInfo
 
-from exporter.config.messages import SECRETS, setting_error
+from exporter.config.messages import PROXY, SECRETS, setting_error
+from exporter.config.proxy import proxy_problem, shown, with_scheme
 from exporter.config.text_files import digest, read_text
 from exporter.config.yaml_dialect import kind_of
 from exporter.invisible import find_invisible
@@ -26,7 +27,7 @@ class FileContext:
     """The validation context of a file. With it, validators accept the forms that only a file has.
 
     Attributes:
-        folder: Base of relative paths of secret files.
+        folder: Base of relative paths of secret files and certificates.
         environ: The environment variables.
         files: Filled with the digest of each file that is read.
     """
@@ -58,12 +59,19 @@ def secret_keys(name: str) -> tuple[str, str, str]:
     return name, f"{name}_file", f"{name}_env"
 
 
-def gather(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Collect the keys of each secret of a section under the name of the secret."""
+def gather(section: Mapping[str, Any], names: Iterable[str], *, required: bool = True) -> dict[str, Any]:
+    """Collect the keys of each secret of a section under the name of the secret.
+
+    Args:
+        section: The section of the file.
+        names: Its secrets.
+        required: Whether one that is not set is an error.
+    """
     rest = dict(section)
-    for name in SECRETS:
+    for name in names:
         given = [key for key in secret_keys(name) if key in rest]
-        rest[name] = GivenSecret(name, {key: rest.pop(key) for key in given})
+        if given or required:
+            rest[name] = GivenSecret(name, {key: rest.pop(key) for key in given})
     return rest
 
 
@@ -127,7 +135,7 @@ def _problem(secret: str, name: str) -> str | None:
     A visible character is part of the secret: the message has only its position.
     """
     if not secret:
-        return "is empty; write the secret"
+        return "is empty; write the secret" if name not in PROXY else "is empty; write an address, or remove the line"
     if found := find_invisible(secret):
         one_line = "write only the secret, in one line" if re.search(r"[\r\n]", secret) else "remove it"
         return f"contains {found}; {one_line}"
@@ -142,3 +150,17 @@ def _problem(secret: str, name: str) -> str | None:
 
 
 Secret = Annotated[SecretStr, BeforeValidator(_read), PlainSerializer(lambda _: HIDDEN)]
+
+
+def _proxy(address: SecretStr) -> SecretStr:
+    if problem := proxy_problem(with_scheme(address.get_secret_value())):
+        raise setting_error(problem)
+    return address
+
+
+def _without_account(address: SecretStr | None) -> str | None:
+    return None if address is None else shown(with_scheme(address.get_secret_value()))
+
+
+# The address of a proxy: its user and password are secrets.
+ProxyUrl = Annotated[SecretStr, BeforeValidator(_read), AfterValidator(_proxy), PlainSerializer(_without_account)]

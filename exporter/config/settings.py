@@ -6,6 +6,7 @@ Code that builds these models passes seconds, `SecretStr` and `ZoneInfo`. The fo
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 from zlib import crc32
@@ -24,11 +25,15 @@ from pydantic import (
     model_validator,
 )
 
-from exporter.config.messages import setting_error
-from exporter.config.secrets import Secret, gather
+from exporter.config.certificates import CaFile, CertificateFile, KeyFile
+from exporter.config.messages import ACCOUNT, PROXY, setting_error
+from exporter.config.proxy import SETTING, Proxy, with_scheme
+from exporter.config.secrets import ProxyUrl, Secret, gather
 from exporter.config.types import (
     Count,
     Duration,
+    HostList,
+    HostName,
     Identifier,
     Labels,
     MailAddress,
@@ -59,8 +64,44 @@ def _written(default: str) -> Any:
     return Field(default=default, validate_default=True)
 
 
+def _with_proxy(hosts: str, info: ValidationInfo) -> str:
+    # An invalid proxy_url has an error of its own.
+    if hosts and info.data.get("proxy_url", "") is None:
+        raise setting_error("is set without proxy_url; set both, or NO_PROXY for a proxy of the environment")
+    return hosts
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class TlsVersion(StrEnum):
+    """A version of TLS, as Prometheus writes it."""
+
+    TLS12 = "TLS12"
+    TLS13 = "TLS13"
+
+
+class TlsSettings(_Section):
+    """TLS to the API. Paths are relative to the folder of the configuration.
+
+    Attributes:
+        ca_file: File with the CA certificates to trust, in PEM form; if not set, that of `REQUESTS_CA_BUNDLE`, or those
+            that come with the exporter.
+        cert_file: File with the client certificate, and the CA certificates above it, in PEM form.
+        key_file: File with the private key of the client certificate, without a passphrase.
+        server_name: Name that the API's certificate must have; if not set, the host in `url`.
+        insecure_skip_verify: Whether to accept every certificate. Then others can read the account's password.
+        min_version: Lowest version of TLS to use.
+    """
+
+    ca_file: CaFile = None
+    cert_file: CertificateFile = None
+    # Validated when it is missing, too: a certificate needs it.
+    key_file: KeyFile = _written("")
+    server_name: HostName | None = None
+    insecure_skip_verify: StrictBool = False
+    min_version: TlsVersion = TlsVersion.TLS12
 
 
 class ApiSettings(_Section):
@@ -70,11 +111,31 @@ class ApiSettings(_Section):
         url: Base URL of the API.
         timezone: Time zone of the dates in its responses. A wrong one is reported when plays arrive.
         timeout: Timeout for a request.
+        proxy_url: Proxy to use, such as `http://user:password@proxy.example.com:3128`; a secret.
+        no_proxy: Hosts, domains and networks to reach without `proxy_url`, separated by commas.
+        proxy_from_environment: Whether to use the proxies of environment variables if `proxy_url` is not set.
+        tls_config: TLS to the API.
     """
 
     url: Url = "https://ovp-s-api.smartstream.ne.jp/v1"
     timezone: Zone = ZoneInfo("Asia/Tokyo")
     timeout: Annotated[Duration, between("1ms", "1m")] = _written("10s")
+    proxy_url: ProxyUrl | None = None
+    no_proxy: Annotated[HostList, AfterValidator(_with_proxy)] = ""
+    proxy_from_environment: StrictBool = True
+    tls_config: TlsSettings = TlsSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_secrets(cls, data: Any, info: ValidationInfo) -> Any:
+        if info.context is None or not isinstance(data, dict):
+            return data
+        return gather(data, PROXY, required=False)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no log line may hold: the password of the proxy."""
+        return Proxy(with_scheme(self.proxy_url.get_secret_value()), SETTING).secrets if self.proxy_url else ()
 
 
 def _no_groups_by_day(groups: list[Any], validated: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
@@ -191,7 +252,7 @@ class MerchantSettings(_Section):
     @model_validator(mode="before")
     @classmethod
     def _gather_secrets(cls, data: Any, info: ValidationInfo) -> Any:
-        return gather(data) if info.context is not None and isinstance(data, dict) else data
+        return gather(data, ACCOUNT) if info.context is not None and isinstance(data, dict) else data
 
     def streams(self) -> tuple[Stream, ...]:
         """Every stream to poll, in a stable order; the first is the plays of the whole merchant."""
@@ -256,7 +317,7 @@ class Settings(_Section):
     def secrets(self) -> frozenset[str]:
         """Every secret, to be hidden in the log."""
         given = (secret for merchant in self.merchants for secret in (merchant.api_key, merchant.password))
-        return frozenset(each.get_secret_value() for each in given)
+        return frozenset((*self.api.secrets, *(each.get_secret_value() for each in given)))
 
     def thresholds(self, merchant: MerchantSettings, media: MediaSettings | None = None) -> Thresholds | None:
         """Alert thresholds of a media, or of the whole merchant without one; None if its alerts are disabled.

@@ -11,8 +11,8 @@ from exporter.errors import ConfigError
 LARGEST_FILE = 10 * 1024 * 1024
 
 
-def read_text(path: Path, largest: int, too_large: str) -> str:
-    """Read a file of UTF-8 text, and drop a byte order mark.
+def read_bytes(path: Path, largest: int, too_large: str) -> bytes:
+    """Read a file.
 
     Args:
         path: The file.
@@ -21,7 +21,7 @@ def read_text(path: Path, largest: int, too_large: str) -> str:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not a regular file, is too large, or is not UTF-8. The message says so, and how to fix it.
+        ValueError: It is not a regular file, or is too large. The message says so, and how to fix it.
     """
     if "\0" in str(path):
         raise ValueError("is not a valid path; name a file")
@@ -34,6 +34,22 @@ def read_text(path: Path, largest: int, too_large: str) -> str:
         content = file.read(largest + 1)
     if len(content) > largest:
         raise ValueError(too_large)
+    return content
+
+
+def read_text(path: Path, largest: int, too_large: str) -> str:
+    """Read a file of UTF-8 text, and drop a byte order mark.
+
+    Args:
+        path: The file.
+        largest: Size limit in bytes. No more is read.
+        too_large: The message for a larger file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not a regular file, is too large, or is not UTF-8. The message says so, and how to fix it.
+    """
+    content = read_bytes(path, largest, too_large)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError("is UTF-16 text; save it as UTF-8")
     try:

@@ -226,6 +226,15 @@ LabelName = Annotated[
     ),
     AfterValidator(_not_reserved),
 ]
+HostName = Annotated[
+    StrictStr,
+    _matching(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", "{value} is not a host name; write one such as api.example.com"),
+]
+HostList = Annotated[
+    StrictStr,
+    _visible,
+    _matching(r"(?!.*://)[^@]*", "{value} is not a list of hosts; write one such as localhost,.example.com"),
+]
 # Text for display.
 Text = Annotated[StrictStr, _without(find_garbling)]
 Labels = Annotated[Mapping[LabelName, Text], AfterValidator(MappingProxyType), PlainSerializer(dict)]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, PlainSerializer, SecretStr
 from pydantic.fields import FieldInfo
 
 from exporter.config import settings
+from exporter.config.tls_files import PemFile
 from exporter.model import Target
 from exporter.times import format_duration
 from reference.markdown import MADE, attributes, code, table
@@ -27,6 +28,7 @@ configuration, without secrets.
 
 Durations use the format of Prometheus: `500ms`, `90s`, `2m`, `1h30m`, `1d`. Set a secret as a value (`api_key`), from
 a file (`api_key_file`, relative to the folder of the configuration) or from an environment variable (`api_key_env`).
+`proxy_url` is a secret, too. [network.md](network.md) explains proxies, a private CA and client certificates.
 """
 
 _WORDS: Mapping[object, str] = {
@@ -37,6 +39,7 @@ _WORDS: Mapping[object, str] = {
     str: "text",
     ZoneInfo: "time zone",
     Path: "path",
+    PemFile: "path",
 }
 
 

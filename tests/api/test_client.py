@@ -1373,7 +1373,7 @@ def test_an_untrusted_certificate() -> None:
     with api.peer, api.client() as client:
         message = fails(client, SignInFailed)
     host = api.peer.url[8:]
-    fix = "to trust another CA, name its file in REQUESTS_CA_BUNDLE"
+    fix = "to trust another CA, name its file in api.tls_config.ca_file or REQUESTS_CA_BUNDLE"
     assert message == f"auth-token: the TLS certificate of {host} is not valid: self-signed certificate; {fix}"
     assert api.peer.requests == []
 

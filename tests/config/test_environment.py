@@ -14,6 +14,7 @@ from exporter.api.connections import Session
 from exporter.api.limits import Limit
 from exporter.api.transport import Answer, exchange
 from exporter.config.environment import Route, find_route
+from exporter.config.settings import ApiSettings
 from exporter.errors import ConfigError, NoAnswer
 from tests.support.peer import CERTIFICATE, Peer, Request, Script, drip, reply
 from tests.support.processes import Daemon, configuration
@@ -43,7 +44,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def refused(url: str, environ: Mapping[str, str]) -> str:
     """The only error of the environment."""
     with pytest.raises(ConfigError) as caught:
-        find_route(url, environ)
+        find_route(ApiSettings(url=url), environ)
     (error,) = caught.value.errors
     return error
 
@@ -76,7 +77,7 @@ def refused(url: str, environ: Mapping[str, str]) -> str:
 )
 def test_the_proxy_of_an_address(url: str, environ: dict[str, str], proxy: str | None) -> None:
     """The variables mean the same as to curl and requests; a proxy is shown without user and password."""
-    route = find_route(url, environ)
+    route = find_route(ApiSettings(url=url), environ)
     assert (str(route.proxy) if route.proxy else None) == proxy
     assert SECRET not in f"{route} {route!r}"
 
@@ -116,7 +117,7 @@ def test_a_socks_proxy(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     fix = "install it, or name an HTTP proxy"
     assert refused(API, environ) == f"ALL_PROXY: a SOCKS proxy needs the Python package PySocks; {fix}"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    assert str(find_route(API, environ).proxy) == f"the proxy {scheme}://h:1080 of ALL_PROXY"
+    assert str(find_route(ApiSettings(url=API), environ).proxy) == f"the proxy {scheme}://h:1080 of ALL_PROXY"
 
 
 # ---- the choice of the certificates ----
@@ -143,7 +144,7 @@ def test_files_without_certificates(
         path.write_bytes(content)
     assert refused(API, {variable: str(path)}) == f"{variable}: {path} {problem}; {CERTIFICATES}"
     # Without TLS the file is not read.
-    assert find_route(PLAIN, {variable: str(path)}).ca_path is None
+    assert find_route(ApiSettings(url=PLAIN), {variable: str(path)}).ca_path is None
 
 
 def test_folders_and_devices_of_certificates(tmp_path: Path) -> None:
@@ -159,13 +160,13 @@ def test_folders_and_devices_of_certificates(tmp_path: Path) -> None:
         environ = {"REQUESTS_CA_BUNDLE": str(path)}
         assert refused(API, environ) == f"REQUESTS_CA_BUNDLE: {path} {problem}; {CERTIFICATES}"
     (folder / "0a1b2c3d.0").write_bytes(CERTIFICATE.read_bytes())
-    assert find_route(API, {"REQUESTS_CA_BUNDLE": str(folder)}).ca_path == folder
+    assert find_route(ApiSettings(url=API), {"REQUESTS_CA_BUNDLE": str(folder)}).ca_path == folder
 
 
 def test_every_invalid_variable_is_listed() -> None:
     """The proxy and the certificates are two lines."""
     with pytest.raises(ConfigError) as caught:
-        find_route(API, {"HTTPS_PROXY": "foo://h", "REQUESTS_CA_BUNDLE": "no\nne"})
+        find_route(ApiSettings(url=API), {"HTTPS_PROXY": "foo://h", "REQUESTS_CA_BUNDLE": "no\nne"})
     assert caught.value.errors == (
         f"HTTPS_PROXY: foo:// is not a kind of proxy that the exporter can use; {EXAMPLE}",
         f"REQUESTS_CA_BUNDLE: 'no\\nne' cannot be read: No such file or directory; {CERTIFICATES}",
@@ -179,7 +180,7 @@ def error_of(url: str, environ: Mapping[str, str], monkeypatch: pytest.MonkeyPat
     """The error of a failing request."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    with Session(url) as session, pytest.raises(NoAnswer) as caught:
+    with Session(ApiSettings(url=url)) as session, pytest.raises(NoAnswer) as caught:
         exchange(session, "GET", f"{url}/x", timeout=20, limit=SMALL, hide=str)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
     return str(caught.value)
@@ -286,8 +287,8 @@ def test_a_failure_behind_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "127.8.0.1", "[::1]:9"])
 def test_loopback_addresses_use_no_proxy(host: str) -> None:
     """The demo works behind a company's proxy, which would connect to its own loopback addresses."""
-    assert find_route(f"http://{host}/v1", {"HTTP_PROXY": "http://proxy.example.com:3128"}) == Route()
-    assert find_route(f"https://{host}/v1", {"ALL_PROXY": "nonsense://"}) == Route()
+    assert find_route(ApiSettings(url=f"http://{host}/v1"), {"HTTP_PROXY": "http://proxy.example.com:3128"}) == Route()
+    assert find_route(ApiSettings(url=f"https://{host}/v1"), {"ALL_PROXY": "nonsense://"}) == Route()
 
 
 def test_an_answer_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +301,7 @@ def test_an_answer_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with Peer(answer) as peer:
         monkeypatch.setenv("HTTP_PROXY", peer.url.replace("://", "://user:p%40ss@"))
-        with Session(PLAIN) as session:
+        with Session(ApiSettings(url=PLAIN)) as session:
             found = exchange(session, "GET", f"{PLAIN}/x", timeout=20, limit=SMALL, hide=str)
     assert isinstance(found, Answer)
     assert found.packed == b'"good"'
@@ -314,7 +315,7 @@ def test_certificates_that_are_deleted(monkeypatch: pytest.MonkeyPatch, tmp_path
     path = tmp_path / "ca.pem"
     path.write_bytes(CERTIFICATE.read_bytes())
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
-    with Peer(lambda _: reply(200, "good"), tls=True) as peer, Session(peer.url) as session:
+    with Peer(lambda _: reply(200, "good"), tls=True) as peer, Session(ApiSettings(url=peer.url)) as session:
         path.unlink()
         with pytest.raises(NoAnswer) as caught:
             exchange(session, "GET", peer.url, timeout=20, limit=SMALL, hide=str)
@@ -339,7 +340,7 @@ def test_a_timeout_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error of a slow request names the proxy."""
     with Peer(lambda _: drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n")) as peer:
         monkeypatch.setenv("HTTP_PROXY", peer.url)
-        with Session(PLAIN) as session, pytest.raises(NoAnswer) as caught:
+        with Session(ApiSettings(url=PLAIN)) as session, pytest.raises(NoAnswer) as caught:
             exchange(session, "GET", PLAIN, timeout=0.2, limit=SMALL, hide=str)
     assert str(caught.value) == f"timed out after 0.2 s, through the proxy {peer.url} of HTTP_PROXY"
 
@@ -360,4 +361,4 @@ def test_the_daemon_behind_a_proxy_that_is_down(tmp_path: Path) -> None:
 
 def test_the_default_connection() -> None:
     """Without variables requests go directly to the API, with the certificates that come with the exporter."""
-    assert find_route(API, {"SSL_CERT_FILE": "/none", "OTHER_PROXY": "foo://h"}) == Route()
+    assert find_route(ApiSettings(url=API), {"SSL_CERT_FILE": "/none", "OTHER_PROXY": "foo://h"}) == Route()

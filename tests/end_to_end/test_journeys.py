@@ -25,7 +25,7 @@ import exporter
 from exporter.api.budget import RequestBudget
 from exporter.api.connections import DeadlineAdapter
 from exporter.assembly import Polling, build_polling
-from exporter.config.settings import MediaSettings, Settings
+from exporter.config.settings import MediaSettings, Settings, TlsSettings
 from exporter.counting.windows import ended_before
 from exporter.model import OTHER, Group, Minute, Stream, Target
 from exporter.serving.instruments import Instruments
@@ -116,7 +116,7 @@ class SlowAdapter(DeadlineAdapter):
     """
 
     def __init__(self, clock: SharedClock, rng: random.Random, departures: list[float], app: SimulatorApp) -> None:
-        super().__init__()
+        super().__init__(TlsSettings())
         self.app = app
         self.direct = DirectAdapter(app)
         self.clock = clock

@@ -14,6 +14,7 @@ from exporter.config.settings import (
     PollSettings,
     Settings,
     StorageSettings,
+    TlsSettings,
 )
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
@@ -28,6 +29,7 @@ MERCHANT = {"id": "m", "api_key": "key", "mail_address": "a@b", "password": "pas
 SECTIONS: tuple[type[BaseModel], ...] = (
     Settings,
     ApiSettings,
+    TlsSettings,
     MerchantSettings,
     CollectSettings,
     MediaSettings,
