@@ -140,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_config_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="configuration file")
+    parser.add_argument(
+        "file", type=Path, nargs="?", default=CONFIG, metavar="FILE", help="configuration file (default: %(default)s)"
+    )
 
 
 def _backfill_flags(parser: argparse.ArgumentParser) -> None:

@@ -105,7 +105,6 @@ def test_each_command_has_a_help(capsys: pytest.CaptureFixture[str], command: st
         (["--web.external-url=example.com"], "argument --web.external-url: write a URL without user, password and "),
         (["--web.external-url=https://u:pa55@example.com"], "argument --web.external-url: write a URL without user, "),
         (["--web.external-url=https://example.com/?a=b"], "argument --web.external-url: write a URL without user, "),
-        (["check-config"], "the following arguments are required: FILE"),
         (["check-config", "a", "b"], "unrecognized arguments: b"),
     ],
 )
@@ -144,6 +143,18 @@ def test_check_config_says_ok(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert main(["check-config", str(path)]) == 0
     out, err = capsys.readouterr()
     assert (out, err) == ("ok: 1 merchant, 0 media, 1 stream, 45 requests a minute allowed\n", "")
+
+
+def test_check_config_reads_the_default_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a file, check-config reads config.yaml in the working directory, as the daemon does."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["check-config"]) == 1
+    assert capsys.readouterr().err == "config.yaml: no such file; create it, or name another file\n"
+    Path("config.yaml").write_text(yaml.safe_dump(GOOD))
+    assert main(["check-config"]) == 0
+    assert capsys.readouterr().out.startswith("ok: ")
 
 
 def test_check_config_lists_every_error(capsys: pytest.CaptureFixture[str], bad_config: Path) -> None:

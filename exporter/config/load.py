@@ -1,6 +1,6 @@
 """Loading the configuration from a file, and dumping the configuration in force.
 
-All errors of a file are reported at once, one line each: `place: what is wrong; how to fix it`.
+All errors of a file are reported at once, one line each: `place: what is wrong; how to fix it (file:line)`.
 """
 
 from collections.abc import Mapping

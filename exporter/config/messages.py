@@ -1,4 +1,4 @@
-"""Error lines of a configuration, made from pydantic's errors: `place: what is wrong; how to fix it`."""
+"""Error lines of a configuration, made from pydantic's errors: `place: what is wrong; how to fix it (file:line)`."""
 
 import difflib
 import re
@@ -14,6 +14,9 @@ from exporter.invisible import escape_invisible, find_invisible
 ACCOUNT = ("api_key", "password")
 PROXY = ("proxy_url",)
 SECRETS = (*ACCOUNT, *PROXY)
+
+# What config.example.yaml has where everybody has a value of their own; a mail address begins with it.
+PLACEHOLDER = "replace-me"
 
 NOT_TEXT = "expected text, found {found}; {as_text}"
 _NOT_A_SECTION = "expected keys with values, found {kind}; write `key: value` lines"
@@ -50,6 +53,18 @@ def setting_error(message: str, key: str = "") -> PydanticCustomError:
     return PydanticCustomError("setting", "{message}", {"message": message, "key": key})
 
 
+def placeholder_problem(text: str, wanted: str) -> str | None:
+    """Why a text is not valid if it is still that of config.example.yaml, else None.
+
+    Args:
+        text: The text.
+        wanted: What to write instead.
+    """
+    if text.lower().partition("@")[0] != PLACEHOLDER:
+        return None
+    return f"is still {PLACEHOLDER}, as in config.example.yaml; write {wanted}"
+
+
 def init_details(error: ErrorDetails) -> InitErrorDetails:
     """An error of a ValidationError in the form that makes a new ValidationError."""
     context = {"message": error["msg"], **error.get("ctx", {})}
@@ -58,7 +73,7 @@ def init_details(error: ErrorDetails) -> InitErrorDetails:
 
 
 def error_line(error: ErrorDetails, file: ConfigFile, sections: Mapping[str, Sequence[str]]) -> str:
-    """Format one of pydantic's errors as `place: what is wrong; how to fix it`.
+    """Format one of pydantic's errors as `place: what is wrong; how to fix it (file:line)`.
 
     Args:
         error: The error.
@@ -67,13 +82,16 @@ def error_line(error: ErrorDetails, file: ConfigFile, sections: Mapping[str, Seq
     """
     context, value = error.get("ctx", {}), error["input"]
     loc: Loc = tuple(step for step in error["loc"] if step != "[key]")
+    # The key itself is wrong, not its value.
+    of_key = len(loc) < len(error["loc"]) or error["type"] == "extra_forbidden"
     if context.get("key"):
         loc = (*loc[:-1], context["key"])
     message = _MESSAGES.get(error["type"], error["msg"])
     if value is None and re.search(r"\{(found|kind|value)\}", message):
         message = "has no value; write one, or remove the line"
     kind = kind_of(value)
-    written = "" if loc[-1:] in [(name,) for name in SECRETS] else file.written.get(loc, "")
+    source = file.source(loc)
+    written = "" if loc[-1:] in [(name,) for name in SECRETS] else source.text
     shown = f"`{escape_invisible(written)}`" if written else kind
     details = {
         "kind": kind,
@@ -85,7 +103,7 @@ def error_line(error: ErrorDetails, file: ConfigFile, sections: Mapping[str, Seq
         "hint": _hint(loc, sections) if error["type"] == "extra_forbidden" else "",
     }
     text = re.sub(r"\{(\w+)\}", lambda match: details.get(match[1], match[0]), message)
-    return f"{place_of(loc)}: {text}"
+    return f"{place_of(loc)}: {text} {file.at(source.key_line if of_key else source.line)}"
 
 
 def _hint(loc: Loc, sections: Mapping[str, Sequence[str]]) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SecretStr, ValidationInfo
 
-from exporter.config.messages import PROXY, SECRETS, setting_error
+from exporter.config.messages import PROXY, placeholder_problem, setting_error
 from exporter.config.proxy import proxy_problem, shown, with_scheme
 from exporter.config.text_files import digest, read_text
 from exporter.config.yaml_dialect import kind_of
@@ -20,6 +20,10 @@ from exporter.redact import HIDDEN
 
 # Size limit of a secret file in bytes: a wrong path can name a large file.
 _LONGEST = 16 * 1024
+
+
+# What to write in place of the placeholder.
+_WANTED = {"api_key": "the API key of the merchant", "password": "the password of the account that signs in"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,8 @@ def _read(value: object, info: ValidationInfo) -> object:
         holder, secret = f"the file {path} ", _from_file(path, key)
     elif key.endswith("_env"):
         holder, secret = f"the environment variable {source} ", _from_environ(context.environ, source, key)
-    if problem := _problem(secret, value.name):
+    unedited = placeholder_problem(secret, _WANTED.get(value.name, "the secret"))
+    if problem := unedited or _problem(secret, value.name):
         raise setting_error(holder + problem, key)
     return SecretStr(secret)
 

@@ -49,6 +49,7 @@ from exporter.config.types import (
     between,
     listed,
     not_below,
+    replaced,
     unique,
 )
 from exporter.config.yaml_file import Loc
@@ -213,7 +214,7 @@ class MediaSettings(_Section):
         labels: Extra labels of `smartstream_media_info` for this media.
     """
 
-    id: Identifier
+    id: Annotated[Identifier, replaced("the id of the media, or remove the entry")]
     name: Text | None = None
     priority: Weight = 1.0
     drop: Drop | None = None
@@ -235,7 +236,7 @@ class MerchantSettings(_Section):
         media: Media of the merchant.
     """
 
-    id: Identifier
+    id: Annotated[Identifier, replaced("the id of the merchant, as shown in the console")]
     api_key: Secret
     mail_address: MailAddress
     password: Secret

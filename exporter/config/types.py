@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
-from exporter.config.messages import NOT_TEXT, init_details, setting_error
+from exporter.config.messages import NOT_TEXT, init_details, placeholder_problem, setting_error
 from exporter.config.yaml_file import Loc
 from exporter.invisible import find_garbling, find_invisible
 from exporter.model import Group, Target
@@ -142,6 +142,17 @@ def _matching(pattern: str, message: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def replaced(wanted: str) -> AfterValidator:
+    """Check that a text is not that of config.example.yaml; `wanted` is what to write instead."""
+
+    def check(text: str) -> str:
+        if problem := placeholder_problem(text, wanted):
+            raise setting_error(problem)
+        return text
+
+    return AfterValidator(check)
+
+
 def _not_reserved(name: str) -> str:
     if name in RESERVED_LABELS:
         raise setting_error("is reserved for the exporter; choose another name")
@@ -217,6 +228,7 @@ MailAddress = Annotated[
     StrictStr,
     _visible,
     _matching(r"[^ ]+", "{value} is not a valid mail address; write it without spaces"),
+    replaced("the mail address of the account that signs in"),
 ]
 LabelName = Annotated[
     StrictStr,

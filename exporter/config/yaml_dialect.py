@@ -64,6 +64,8 @@ class Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._nodes = 0
+        # The ids of the nodes that are used at more than one place.
+        self.aliased: set[int] = set()
         # id of a node -> its number of values, aliases expanded. Ids are unique, as the loader keeps the nodes.
         self._values: dict[int, int] = {}
 
@@ -76,7 +78,9 @@ class Loader(yaml.SafeLoader):
             return None
         if is_alias and id(node) not in self._values:
             raise Refused(None, None, "an alias inside the value it refers to; write the value itself", mark)
-        if not is_alias:
+        if is_alias:
+            self.aliased.add(id(node))
+        else:
             self._nodes += 1
             self._values[id(node)] = 1 + sum(self._values[id(child)] for child in _inside(node))
         if max(self._nodes, self._values[id(node)]) > MOST_VALUES:

@@ -1,11 +1,11 @@
-"""A YAML file as plain data, with the source text of each value.
+"""A YAML file as plain data, with the place and the source text of each value.
 
 A key given twice is an error, where YAML would use the last one. A key is text, whatever it looks like.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,43 @@ Loc = tuple[str | int, ...]
 # Characters of a value or a key that a message shows.
 _SHOWN = 60
 
+_MERGE = TAG + "merge"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value is in its file, and how it is written there.
+
+    Attributes:
+        key_line: Line of its key, of its first line in a list; for a value that is not in the file, of its section.
+        line: Line of the value itself. Lines count from 1.
+        text: The source text of a scalar, its first line only; "" for all others, and for what has an alias.
+    """
+
+    key_line: int
+    line: int
+    text: str = field(default="", repr=False)
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """The content of a YAML file.
+    """The content of a configuration file.
 
     Attributes:
+        shown: Its path, as messages show it.
         data: Its top-level mapping, made of dict, list, str, int, float, bool and None.
-        written: The source text of each scalar, its first line only.
         errors: Duplicate keys and entries without a colon, one line each.
+        source: Finds where a value is.
     """
 
-    data: dict[str, Any]
-    written: Mapping[Loc, str]
+    shown: str
+    data: dict[str, Any] = field(repr=False)
     errors: tuple[str, ...]
+    source: Callable[[Loc], Source] = field(repr=False)
+
+    def at(self, line: int) -> str:
+        """A line of this file, as the end of an error line."""
+        return in_file(self.shown, line)
 
 
 def read(path: Path) -> ConfigFile:
@@ -53,6 +76,11 @@ def read(path: Path) -> ConfigFile:
 def write(data: Mapping[str, Any]) -> str:
     """Format data as YAML that `read` reads back as the same data."""
     return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def in_file(shown: str, line: int) -> str:
+    """A line of a file, as the end of an error line: `(config.yaml:12)`."""
+    return f"({shown}:{line})"
 
 
 def place_of(loc: Loc) -> str:
@@ -74,8 +102,7 @@ def _parse(shown: str, text: str) -> ConfigFile | str:
         node = loader.get_single_node()
         if node is None:
             return f"{shown}: is empty; list at least one merchant under `merchants`"
-        scan = _Scan(text)
-        scan.walk(node, ())
+        errors = tuple(_slips(shown, node))
         data = loader.construct_document(node)
     except yaml.YAMLError as error:
         return f"{shown}:{syntax_error(error, text)}"
@@ -83,60 +110,106 @@ def _parse(shown: str, text: str) -> ConfigFile | str:
         return f"{shown}: is nested too deeply; use fewer levels"
     if not isinstance(data, dict):
         return f"{shown}: expected keys with values, found {kind_of(data)}; begin with `merchants:`"
-    return ConfigFile(data, scan.written, tuple(scan.errors))
+    return ConfigFile(shown, data, errors, _Sources(node, text, loader.aliased).find)
 
 
-class _Scan:
-    """Collects from the nodes of a file what its data does not contain: source texts and duplicate keys.
+def _slips(shown: str, root: yaml.Node) -> Iterator[str]:
+    """One line for each duplicate key and each entry without a colon, which is removed; makes every key text.
 
-    Attributes:
-        written: The source text of each scalar, its first line only.
-        errors: One line for each duplicate key and each entry without a colon.
+    An aliased node is read only at its first place.
     """
+    seen: set[int] = set()
+    waiting: list[tuple[yaml.Node, Loc]] = [(root, ())]
+    while waiting:
+        node, loc = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            yield from _slips_in(shown, node, loc)
+        waiting += reversed([(child, (*loc, step)) for step, child in _children(node)])
 
-    def __init__(self, text: str) -> None:
-        self.written: dict[Loc, str] = {}
-        self.errors: list[str] = []
+
+def _slips_in(shown: str, node: yaml.MappingNode, loc: Loc) -> Iterator[str]:
+    """The same for one mapping."""
+    keys: set[str] = set()
+    here = place_of(loc) or "top level"
+    for pair in tuple(node.value):
+        key, value = pair
+        at = in_file(shown, _line(key))
+        if value.start_mark.index == value.end_mark.index == key.end_mark.index:
+            # Such as {password:secret}. Removed, so that no later message shows it.
+            node.value.remove(pair)
+            yield f"{here}: an entry without `: `; write `key: value` {at}"
+            continue
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        merges = key.tag == _MERGE
+        if not merges:
+            key.tag = TAG + "str"
+        if key.value in keys and merges:
+            yield f"{here}: duplicate `<<`; write one with a list of both aliases {at}"
+        elif key.value in keys:
+            yield f"{place_of((*loc, key.value))}: duplicate key; keep one {at}"
+        keys.add(key.value)
+
+
+def _children(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node]]:
+    """The values of a list or a mapping, with their positions or keys."""
+    if isinstance(node, yaml.SequenceNode):
+        yield from enumerate(node.value)
+    if isinstance(node, yaml.MappingNode):
+        yield from ((key.value, value) for key, value in node.value if isinstance(key, yaml.ScalarNode))
+
+
+class _Sources:
+    """Finds the values of a file whose data has been constructed: then a mapping has what is merged into it, too."""
+
+    def __init__(self, root: yaml.Node, text: str, aliased: Container[int]) -> None:
+        self._root = root
         self._text = text
-        self._seen: set[int] = set()
+        self._aliased = aliased
 
-    def walk(self, node: yaml.Node, loc: Loc) -> None:
-        """Collect from a node and the nodes below it; from an aliased node only at its first place."""
-        if id(node) in self._seen:
-            return
-        self._seen.add(id(node))
-        if isinstance(node, yaml.ScalarNode) and node.style not in ("|", ">"):
-            source = self._text[node.start_mark.index : node.end_mark.index]
-            source = re.sub(r"^([&!]\S*\s+)+", "", source)  # without an anchor or a tag
-            first = next(iter(source.splitlines()), "")
-            self.written[loc] = first if len(first) <= _SHOWN else f"{first[:_SHOWN]}…"
-        for step, child in self._children(node, loc):
-            self.walk(child, (*loc, step))
+    def find(self, loc: Loc) -> Source:
+        """Where a value is. For one that is not in the file, where the innermost section around it begins."""
+        key = node = self._root
+        section = _line(node)
+        for step in loc:
+            entry = _entry(node, step)
+            if entry is None:
+                return Source(section, section)
+            key, node = entry
+            # An aliased section begins where its text is, others with their key.
+            section = min(_line(key), _line(node))
+        return self._of(node, _line(key))
 
-    def _children(self, node: yaml.Node, loc: Loc) -> Iterator[tuple[str | int, yaml.Node]]:
-        """The values of a list or a mapping, with their positions or keys."""
-        if isinstance(node, yaml.SequenceNode):
-            yield from enumerate(node.value)
-        if not isinstance(node, yaml.MappingNode):
-            return
-        keys: set[str] = set()
-        for pair in tuple(node.value):
-            key, value = pair
-            line = key.start_mark.line + 1
-            if value.start_mark.index == value.end_mark.index == key.end_mark.index:
-                # Such as {password:secret}. Removed, so that no later message shows it.
-                node.value.remove(pair)
-                where = place_of(loc) or "top level"
-                self.errors.append(f"{where}: an entry without `: ` in line {line}; write `key: value`")
-                continue
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.tag != TAG + "merge":
-                key.tag = TAG + "str"
-            if key.value in keys and key.tag == TAG + "merge":
-                where = place_of(loc) or "top level"
-                self.errors.append(f"{where}: duplicate `<<` in line {line}; write one with a list of both aliases")
-            elif key.value in keys:
-                self.errors.append(f"{place_of((*loc, key.value))}: duplicate key in line {line}; keep one")
-            keys.add(key.value)
-            yield key.value, value
+    def _of(self, node: yaml.Node, key_line: int) -> Source:
+        line = _line(node)
+        if not isinstance(node, yaml.ScalarNode) or node.style in ("|", ">"):
+            return Source(key_line, line)
+        source = self._text[node.start_mark.index : node.end_mark.index]
+        bare = re.sub(r"^([&!]\S*\s+)+", "", source)  # without an anchor or a tag, which may be in the lines above
+        line += source.removesuffix(bare).count("\n")
+        if id(node) in self._aliased:
+            # It may be a secret at one of its other places.
+            return Source(key_line, line)
+        first = next(iter(bare.splitlines()), "")
+        return Source(key_line, line, first if len(first) <= _SHOWN else f"{first[:_SHOWN]}…")
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _entry(node: yaml.Node, step: str | int) -> tuple[yaml.Node, yaml.Node] | None:
+    """The key and the value of an entry of a mapping, or the value of a list twice; None if there is none.
+
+    As in the data, the last of several entries counts, and what is merged comes before the mapping's own.
+    """
+    if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and 0 <= step < len(node.value):
+        return node.value[step], node.value[step]
+    if isinstance(node, yaml.MappingNode):
+        for key, value in reversed(node.value):
+            if isinstance(key, yaml.ScalarNode) and key.value == step:
+                return key, value
+    return None

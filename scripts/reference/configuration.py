@@ -23,8 +23,14 @@ _INTRODUCTION = """# Configuration
 
 The configuration is one YAML file: `config.yaml`, or the file that `--config.file` names. The tables list every key.
 The [example](../config.example.yaml) below them explains when to change a setting; copy it to start.
-`smartstream-exporter check-config FILE` validates a file and lists every error. `/config` shows the current
-configuration, without secrets.
+`/config` shows the current configuration, without secrets.
+
+`smartstream-exporter check-config [FILE]` validates a file and lists every error, with its place, how to fix it, and
+the line of the file:
+
+```
+merchants[0].media[7].priority: `0` is too small; write a number greater than 0 (config.yaml:52)
+```
 
 Durations use the format of Prometheus: `500ms`, `90s`, `2m`, `1h30m`, `1d`. Set a secret as a value (`api_key`), from
 a file (`api_key_file`, relative to the folder of the configuration) or from an environment variable (`api_key_env`).

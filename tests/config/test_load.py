@@ -25,7 +25,7 @@ from exporter.errors import ConfigError
 from exporter.invisible import find_garbling, find_invisible
 from exporter.model import Group, Target
 from exporter.redact import HIDDEN
-from tests.support.configs import ENVIRON, EXAMPLE, SECRET, SECTIONS, made_merchant, merchant
+from tests.support.configs import ENVIRON, EXAMPLE, SECRET, SECTIONS, edited_example, made_merchant, merchant
 
 BAD = Path(__file__).parent / "bad_configs"
 
@@ -138,6 +138,44 @@ def test_the_connection_to_the_api_is_checked(tmp_path: Path) -> None:
     load(path, environ)
 
 
+def test_the_example_is_refused_until_it_is_edited() -> None:
+    """Each placeholder of the example is an error that says what to write there, and where."""
+    with pytest.raises(ConfigError) as caught:
+        load(EXAMPLE, {})
+    written = [line for line in EXAMPLE.read_text().splitlines() if "replace-me" in line and not line.startswith("#")]
+    assert len(caught.value.errors) == len(written) == 4
+    lines = EXAMPLE.read_text().splitlines()
+    for error, line in zip(caught.value.errors, written, strict=True):
+        assert "is still replace-me, as in config.example.yaml; write the " in error
+        assert error.endswith(f"({EXAMPLE}:{lines.index(line) + 1})")
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "line"),
+    [
+        pytest.param("base: &b [{id: a b}]\nmerchants: *b", "merchants[0].id: `a b` is not", 1, id="an alias"),
+        pytest.param("p: &p\n  settle: 5\npoll: {<<: *p}", "poll.settle: `5` has no", 2, id="merged"),
+        pytest.param("p: &p {settle: 1m}\npoll:\n  <<: *p\n  settle: 6", "poll.settle: `6`", 4, id="overridden"),
+        pytest.param("p: &p {x: 1}\npoll: {<<: *p, settle: 1m}", "poll.x: unknown key", 1, id="a merged key"),
+        pytest.param("p: &p {settle: 9m}\npoll: *p\npol: *p", "pol: unknown key", 3, id="a key with an alias"),
+        pytest.param("merchants:\n\n- &m\n  api_key: k\n- *m", "merchants[1].id: is missing", 3, id="missing"),
+        pytest.param("poll:\n  max_lag:\n\n    1", "poll.max_lag: `1` has no unit", 4, id="below its key"),
+        pytest.param("poll:\n  max_lag: &x\n    1", "poll.max_lag: `1` has no unit", 3, id="below its anchor"),
+        pytest.param("merchants: []\npoll: # nothing\n", "poll: has no value", 2, id="no value"),
+        pytest.param("api: {}\npoll:\n  settle: 20m", "poll.max_lag: 10m is less", 2, id="a default"),
+        pytest.param("\r\npoll:\r\n  settle: 5\r\n", "poll.settle: `5` has no unit", 3, id="Windows"),
+    ],
+)
+def test_an_error_names_the_line_of_the_text(tmp_path: Path, content: str, error: str, line: int) -> None:
+    """The line is that of the value, wherever an alias or a merge brings it from; else of the key or the section."""
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content.encode())
+    with pytest.raises(ConfigError) as caught:
+        load(path, {})
+    (found,) = (each for each in caught.value.errors if each.startswith(error))
+    assert found.endswith(f" ({path}:{line})")
+
+
 def test_summary() -> None:
     """The summary counts merchants, media, streams and requests."""
     one = made_merchant(media=(MediaSettings(id="a"),))
@@ -146,15 +184,16 @@ def test_summary() -> None:
     assert summary(Settings(merchants=(one, two))) == ("2 merchants, 1 media, 7 streams, 50 requests a minute allowed")
 
 
-def test_dump_is_complete(loaded: Any) -> None:
+def test_dump_is_complete(tmp_path: Path) -> None:
     """The dump of the example is the example with its secrets hidden, comments and inheritance aside."""
-    shown = yaml.safe_load(EXAMPLE.read_text())
+    example = edited_example(tmp_path)
+    shown = yaml.safe_load(example.read_text())
     for each in shown["merchants"]:
         each["api_key"] = each["password"] = HIDDEN
         for entry in each["collect"]:
             entry.setdefault("groups", ["all"])
             entry.setdefault("priority", 1)
-    assert yaml.safe_load(dump(load(EXAMPLE, {}))) == shown
+    assert yaml.safe_load(dump(load(example, {}))) == shown
 
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda text: not find_garbling(text))

@@ -75,7 +75,8 @@ def test_bad_secret_file(loaded: Any, tmp_path: Path, content: bytes, error: str
     keys = {key: value for key, value in MERCHANT.items() if key != "api_key"}
     with pytest.raises(ConfigError) as caught:
         loaded({"merchants": [keys | {"api_key_file": "secret"}]})
-    assert caught.value.errors == (f"merchants[0].api_key_file: {error.format(path)}",)
+    (found,) = caught.value.errors
+    assert found.rpartition(" (")[0] == f"merchants[0].api_key_file: {error.format(path)}"
 
 
 def test_a_pipe_as_a_secret_file(loaded: Any, tmp_path: Path) -> None:
@@ -85,7 +86,8 @@ def test_a_pipe_as_a_secret_file(loaded: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         loaded({"merchants": [keys | {"api_key_file": "secret"}]})
     path = tmp_path / "secret"
-    assert caught.value.errors == (f"merchants[0].api_key_file: the file {path} is a pipe; name a regular file",)
+    (found,) = caught.value.errors
+    assert found.startswith(f"merchants[0].api_key_file: the file {path} is a pipe; name a regular file (")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_invisible_characters_of_a_secret_in_the_environment(tmp_path: Path, sec
     with pytest.raises(ConfigError) as caught:
         load(path, {"PASS": secret})
     place = "merchants[0].password_env: the environment variable PASS contains"
-    assert caught.value.errors == (f"{place} {found}",)
+    assert caught.value.errors == (f"{place} {found} ({path}:5)",)
 
 
 def test_any_visible_password(loaded: Any) -> None:

@@ -19,12 +19,12 @@ from exporter.config.settings import (
 )
 from exporter.model import Group, Stream, Target
 from exporter.views import Thresholds
-from tests.support.configs import EXAMPLE, SECRET, SECTIONS, made_merchant, merchant
+from tests.support.configs import EXAMPLE, SECRET, SECTIONS, edited_example, made_merchant, merchant
 
 
-def test_example_passes() -> None:
-    """The example loads without variables or other files, and shows the real defaults."""
-    example = load(EXAMPLE, {})
+def test_example_passes(tmp_path: Path) -> None:
+    """The edited example loads without variables or other files, and shows the real defaults."""
+    example = load(edited_example(tmp_path), {})
     (shown,) = example.merchants
     made = made_merchant(id=shown.id, mail_address=shown.mail_address, media=shown.media)
     assert (example.api, example.poll, example.storage) == (ApiSettings(), PollSettings(), StorageSettings())

@@ -20,7 +20,7 @@ from exporter.config.settings import (
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 
 # The environment variables with which tests load a configuration.
-ENVIRON = {"KEY": "key-of-env", "EMPTY_VARIABLE": ""}
+ENVIRON = {"KEY": "key-of-env", "EMPTY_VARIABLE": "", "PLACEHOLDER": "replace-me"}
 
 # The required keys of a merchant.
 MERCHANT = {"id": "m", "api_key": "key", "mail_address": "a@b", "password": "pass"}
@@ -40,6 +40,13 @@ SECTIONS: tuple[type[BaseModel], ...] = (
 
 # No message may contain it.
 SECRET = "hunter2"
+
+
+def edited_example(folder: Path) -> Path:
+    """The example as a user has edited it, in a folder."""
+    path = folder / "config.yaml"
+    path.write_text(EXAMPLE.read_text().replace("replace-me", "replaced"))
+    return path
 
 
 def merchant(**keys: Any) -> dict[str, Any]:
