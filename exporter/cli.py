@@ -217,18 +217,28 @@ def _run_daemon(options: argparse.Namespace) -> int:
 def _load(options: argparse.Namespace) -> "Settings":
     from exporter.config.load import load
 
-    settings = load(options.config_file, os.environ)
-    if options.storage_path is not None:
-        storage = settings.storage.model_copy(update={"path": options.storage_path})
-        settings = settings.model_copy(update={"storage": storage})
-    return settings
+    return _with_storage(load(options.config_file, os.environ), options)
+
+
+def _load_all(options: argparse.Namespace) -> "Settings":
+    """The configuration with the media of its media files."""
+    from exporter.config.media_files import load_all
+
+    return _with_storage(load_all(options.config_file, os.environ), options)
+
+
+def _with_storage(settings: "Settings", options: argparse.Namespace) -> "Settings":
+    if options.storage_path is None:
+        return settings
+    storage = settings.storage.model_copy(update={"path": options.storage_path})
+    return settings.model_copy(update={"storage": storage})
 
 
 def _plan(options: argparse.Namespace) -> int:
     from exporter.counting.ledger_rows import read_rates
     from exporter.planning.capacity import describe
 
-    settings = _load(options)
+    settings = _load_all(options)
     rates = read_rates(settings.storage.path)
     for merchant in settings.merchants:
         print("\n".join(describe(merchant, settings.poll, rates.get(merchant.id, {}))), end="\n\n")
@@ -238,7 +248,7 @@ def _plan(options: argparse.Namespace) -> int:
 def _backfill(options: argparse.Namespace) -> int:
     from exporter.backfill import command
 
-    settings = _load(options)
+    settings = _load_all(options)
     _setup_logs(settings, options)
     order = command.Order(options.since, options.until, options.output, dict(options.labels))
     # SIGTERM, too, ends with a line that says how to continue.
@@ -254,18 +264,19 @@ def _replay(options: argparse.Namespace) -> int:
     signals.interrupt_on_stop()
     if options.csv is not None:
         # The default configuration is not required: a CSV file needs none.
-        command.of_file(options.csv, None if options.config_file is CONFIG else _load(options), output)
+        command.of_file(options.csv, None if options.config_file is CONFIG else _load_all(options), output)
         return 0
-    settings = _load(options)
+    settings = _load_all(options)
     _setup_logs(settings, options)
     command.of_api(settings, options.media, options.days, output, SystemClock())
     return 0
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    from exporter.config.load import load, summary
+    from exporter.config.load import summary
+    from exporter.config.media_files import load_all
 
-    settings = load(options.file, os.environ)
+    settings = load_all(options.file, os.environ)
     print(f"ok: {summary(settings)}")
     return 0
 

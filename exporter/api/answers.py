@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from exporter.api.json_body import error_summary, error_text, excerpt, is_error, load, load_rows
+from exporter.api.json_body import clean, error_summary, error_text, excerpt, is_error, load, load_rows
 from exporter.api.passes import assign_passes
 from exporter.api.row_forms import NUMBER, TOTAL, Label
 from exporter.api.row_list import find_rows
@@ -26,6 +26,10 @@ __all__ = ["LiveEvent", "Media", "error_text", "live_event", "media", "rows", "t
 UNKNOWN = "unknown"
 
 LONGEST_LABEL = 200
+
+# Of a media's tags, so many are kept, each of so many characters.
+MOST_TAGS = 50
+LONGEST_TAG = 100
 
 # Number of an answer's problems that are listed; the others are counted.
 MOST_PROBLEMS = 3
@@ -46,12 +50,16 @@ class Media:
         name: Its title.
         live_event_id: Its live event.
         encode_type: Whether it is a file or live.
+        media_id: Its id in the API.
+        tags: The merchant's words for it, each once, in alphabetical order, none with a comma.
     """
 
     ref_id: str
     name: str
     live_event_id: str
     encode_type: str
+    media_id: str = ""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +192,16 @@ def media(body: bytes, *, hide: Callable[[str], str] = str) -> Media:
     Raises:
         MalformedAnswer: The answer is not a media.
     """
-    # In the order of the fields.
-    keys = ("ref_id", "name", "live_event_id", "encode_type")
-    found = _record(body, "a media", {"id", *keys})
-    return Media(*(_text(found.get(key), hide) for key in keys))
+    keys = ("ref_id", "name", "live_event_id", "encode_type", "id")
+    found = _record(body, "a media", set(keys))
+    ref_id, name, live_event_id, encode_type, media_id = (_text(found.get(key), hide) for key in keys)
+    return Media(ref_id, name, live_event_id, encode_type, media_id, _tags(found.get("tags"), hide))
+
+
+def _tags(value: object, hide: Callable[[str], str]) -> tuple[str, ...]:
+    """The texts of a list, without commas, which separate them in a label."""
+    texts = [_text(each, hide).replace(",", " ") for each in value[: 20 * MOST_TAGS]] if isinstance(value, list) else []
+    return tuple(sorted({clean(text, LONGEST_TAG) for text in texts} - {""})[:MOST_TAGS])
 
 
 def live_event(body: bytes) -> LiveEvent:

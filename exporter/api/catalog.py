@@ -1,12 +1,18 @@
-"""Metadata of the media: names from the API's catalog, and whether their live events are running."""
+"""Metadata of the media: names from the API's catalog, ids of reference ids, and whether live events are running.
+
+A media that is configured by its `ref_id` is looked up by it, at first and later: each answer tells its id, too. Until
+the catalog has one, the reference id is pending.
+"""
 
 import threading
 from collections.abc import Container, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from exporter.api.answers import LiveEvent, Media
+from exporter.api.catalog_rows import Row, refs_in, store, stored_rows
 from exporter.config.settings import MediaSettings, MerchantSettings
+from exporter.config.types import CatalogField
 from exporter.model import NO_PLAYS, LiveState
 from exporter.storage.state import State
 from exporter.views import MediaView
@@ -22,22 +28,31 @@ LIVE_STALE_AFTER = 5 * LIVE_EVERY
 
 RETRY_EVERY = 600.0
 
+# Seconds between two lookups of a reference id that the catalog does not have: a live event is created minutes before
+# its start. All of these together get at most one in so many requests of the budget, and streams the rest.
+PENDING_EVERY = 60.0
+REQUESTS_PER_PENDING = 15
+
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
     """One request to the catalog.
 
     Attributes:
-        media_id: The media.
+        media_id: The media; "" for a reference id whose media is not known yet.
         live_event_id: The live event whose state is requested, or "" for the media itself.
+        ref_id: The reference id that the media is requested by, or "".
     """
 
     media_id: str
     live_event_id: str = ""
+    ref_id: str = ""
 
     def __str__(self) -> str:
         """The request, as shown in log lines."""
-        return f"live event {self.live_event_id}" if self.live_event_id else f"media {self.media_id}"
+        if self.live_event_id:
+            return f"live event {self.live_event_id}"
+        return f"media ref:{self.ref_id}" if self.ref_id else f"media {self.media_id}"
 
 
 class Catalog:
@@ -47,32 +62,70 @@ class Catalog:
         self._state = state
         self._merchant_id = merchant.id
         self._mutex = threading.Lock()
-        self._settings: Mapping[str, MediaSettings] = {media.id: media for media in merchant.media}
+        self._settings: Mapping[str, MediaSettings] = {}
         self._media: dict[str, Media] = {}
         self._events: dict[str, LiveState] = {}
         # Those whose first lookup has not ended.
-        self._unknown = set(self._settings)
-        self._due: dict[Lookup, float] = {Lookup(media_id): 0.0 for media_id in self._settings}
-        self._load()
+        self._unknown: set[str] = set()
+        self._due: dict[Lookup, float] = {}
+        # Media id by reference id.
+        self._refs: dict[str, str] = {}
+        # The reference ids whose first lookup has not ended.
+        self._unasked: set[str] = set()
+        # The reference ids that the catalog does not have, and since when that is known (Unix seconds).
+        self._pending: dict[str, float] = {}
+        self._with_tags = False
+        self._spacing = 0.0
+        self.configure(merchant)
+
+    def configure(self, merchant: MerchantSettings) -> None:
+        """Replace the configured media.
+
+        Those that stay keep all that is known of them, and when they are due. New ones are looked up, unless the state
+        file knows them. What is known of removed ones is forgotten, and answers that are under way for them are
+        ignored; their rows stay in the state file.
+
+        Args:
+            merchant: The same merchant. Its reference ids may be resolved (`MerchantSettings.identified`) or not.
+
+        Raises:
+            StateError: The state file cannot be read.
+        """
+        stored = stored_rows(self._state, self._merchant_id)
+        with self._mutex:
+            before, self._settings = self._settings, {media.id: media for media in merchant.media}
+            self._with_tags = CatalogField.TAGS in merchant.catalog_labels
+            self._spacing = REQUESTS_PER_PENDING * 60.0 / merchant.requests_per_minute
+            unresolved = [Lookup("", ref_id=ref_id) for ref_id in sorted(self._follow_refs(merchant, stored))]
+            self._forget(before.keys() - self._settings.keys())
+            # An entry may name the same media in another way, by its id or its reference id.
+            due = {lookup.media_id: at for lookup, at in self._due.items() if not lookup.live_event_id}
+            wanted = {_lookup_of(media): due.get(media.id, 0.0) for media in self._settings.values()}
+            wanted |= {lookup: self._due.get(lookup, 0.0) for lookup in unresolved}
+            self._due = {**wanted, **{lookup: at for lookup, at in self._due.items() if lookup.live_event_id}}
+            added = self._settings.keys() - before.keys()
+            self._unknown |= added
+            for row in stored:
+                if row.media_id in added:
+                    self._remember(row)
+
+    @property
+    def refs(self) -> Mapping[str, str]:
+        """The ids of the media that are configured by their reference ids, as far as they are known."""
+        with self._mutex:
+            return MappingProxyType(dict(self._refs))
+
+    @property
+    def pending(self) -> Mapping[str, float]:
+        """The reference ids that the catalog does not have, and since when that is known (Unix seconds)."""
+        with self._mutex:
+            return MappingProxyType(dict(self._pending))
 
     @property
     def unknown(self) -> int:
         """How many media wait for the end of their first lookup: whether they are live is not known."""
         with self._mutex:
-            return len(self._unknown)
-
-    def configure(self, merchant: MerchantSettings) -> None:
-        """Take other media; what is known of those that stay stays."""
-        with self._mutex:
-            before, self._settings = self._settings, {media.id: media for media in merchant.media}
-            self._unknown &= self._settings.keys()
-            self._due = {lookup: at for lookup, at in self._due.items() if lookup.media_id in self._settings}
-            for known in (self._media, self._events):
-                for media_id in known.keys() - self._settings.keys():
-                    del known[media_id]
-            for media_id in self._settings.keys() - before.keys():
-                self._unknown.add(media_id)
-                self._due[Lookup(media_id)] = 0.0
+            return len(self._unknown) + len(self._unasked)
 
     def next_lookup(
         self,
@@ -103,21 +156,57 @@ class Catalog:
             *_, lookup = min(due, key=lambda entry: entry[:2], default=(None,))
             return lookup
 
-    def enter_media(self, lookup: Lookup, media: Media, now: float) -> None:
+    def enter_media(self, lookup: Lookup, media: Media, now: float) -> bool:
         """Store the catalog's entry of a media.
+
+        Returns:
+            Whether its reference id was not known before, or named another media: `refs` has changed.
 
         Raises:
             StateWriteFailed: It could not be stored.
         """
-        with self._state.transaction() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO media "
-                "(merchant_id, media_id, ref_id, name, live_event_id, encode_type, fetched_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (self._merchant_id, lookup.media_id, *astuple(media), now),
-            )
         with self._mutex:
-            self._remember(lookup.media_id, media, now)
+            # It may have left the configuration while the request was under way.
+            if lookup not in self._due:
+                return False
+        media_id = media.media_id if lookup.ref_id else lookup.media_id
+        if lookup.ref_id:
+            # What is asked for is what is found after a restart, however the catalog writes it.
+            media = replace(media, ref_id=lookup.ref_id)
+        row = Row(media_id, media, now)
+        store(self._state, self._merchant_id, row)
+        with self._mutex:
+            if lookup not in self._due:
+                return False
+            found = bool(lookup.ref_id) and self._refs.get(lookup.ref_id) != media_id
+            if found:
+                self._refs[lookup.ref_id] = media_id
+                self._pending.pop(lookup.ref_id, None)
+                self._unasked.discard(lookup.ref_id)
+            if media_id == lookup.media_id:
+                self._remember(row)
+            else:
+                # Until that media is configured, nothing is due for it.
+                del self._due[lookup]
+            return found
+
+    def enter_missing(self, lookup: Lookup, now: float) -> bool:
+        """Note that the catalog has no media with the reference id of a lookup. One that is known stays as it is.
+
+        Returns:
+            Whether that is new: the reference id is pending from now on.
+        """
+        with self._mutex:
+            if lookup not in self._due:
+                return False
+            if lookup.media_id:
+                self._due[lookup] = now + RETRY_EVERY
+                return False
+            begins = lookup.ref_id not in self._pending
+            self._pending.setdefault(lookup.ref_id, now)
+            self._unasked.discard(lookup.ref_id)
+            self._due[lookup] = now + max(PENDING_EVERY, self._spacing * len(self._pending))
+            return begins
 
     def enter_live(self, lookup: Lookup, event: LiveEvent, now: float) -> None:
         """Store whether a live event is running; in memory only."""
@@ -143,7 +232,7 @@ class Catalog:
     def name_of(self, media_id: str) -> str:
         """The name of a media, or ""."""
         with self._mutex:
-            return self._name(media_id)
+            return self._name(media_id) if media_id in self._settings else ""
 
     def live_state(self, media_id: str) -> LiveState | None:
         """The last known state of a media's live event."""
@@ -157,6 +246,7 @@ class Catalog:
                 self._due[lookup] = now + (RUNNING_EVERY if self._running(lookup, now) else RETRY_EVERY)
             if not lookup.live_event_id:
                 self._unknown.discard(lookup.media_id)
+                self._unasked.discard(lookup.ref_id)
 
     def views(self, now: float) -> Mapping[str, MediaView]:
         """All configured media as they are exposed at a time (Unix seconds)."""
@@ -170,6 +260,9 @@ class Catalog:
     def _view(self, media_id: str, now: float) -> MediaView:
         view = MediaView(media_id, name=self._name(media_id), labels=self._settings[media_id].labels)
         media = self._media.get(media_id)
+        if self._with_tags:
+            tags = _tags_label(media.tags if media else ())
+            view = replace(view, labels=MappingProxyType({**view.labels, CatalogField.TAGS.value: tags}))
         if media is not None:
             view = replace(view, ref_id=media.ref_id, encode_type=media.encode_type)
         event = self._events.get(media_id)
@@ -186,24 +279,43 @@ class Catalog:
         known = self._due[lookup] > 0 or lookup.media_id in self._events
         return bool(lookup.live_event_id) and not known
 
-    def _remember(self, media_id: str, media: Media, now: float) -> None:
-        self._media[media_id] = media
-        self._unknown.discard(media_id)
-        for lookup in [known for known in self._due if known.media_id == media_id]:
-            if lookup.live_event_id not in ("", media.live_event_id):
-                del self._due[lookup]
-                self._events.pop(media_id, None)
-        self._due[Lookup(media_id)] = now + MEDIA_EVERY
-        if media.live_event_id:
-            self._due.setdefault(Lookup(media_id, media.live_event_id), 0.0)
+    def _follow_refs(self, merchant: MerchantSettings, stored: list[Row]) -> frozenset[str]:
+        """Follow the configured reference ids; those whose media is not known."""
+        ref_ids = merchant.ref_ids
+        given = {media.ref_id: media.id for media in merchant.media if media.ref_id is not None}
+        known = {**refs_in(stored, ref_ids), **given, **self._refs}
+        self._refs = {ref_id: known[ref_id] for ref_id in ref_ids & known.keys()}
+        unresolved = ref_ids - known.keys()
+        # A first lookup that failed has ended, too.
+        asked = {lookup.ref_id for lookup in self._due if not lookup.media_id} - self._unasked
+        self._unasked = set(unresolved - asked)
+        self._pending = {ref_id: at for ref_id, at in self._pending.items() if ref_id in unresolved}
+        return unresolved
 
-    def _load(self) -> None:
-        with self._state.read() as db:
-            rows = db.execute(
-                "SELECT media_id, ref_id, name, live_event_id, encode_type, fetched_at FROM media "
-                "WHERE merchant_id = ?",
-                (self._merchant_id,),
-            ).fetchall()
-        for media_id, *fields, fetched_at in rows:
-            if media_id in self._settings:
-                self._remember(media_id, Media(*fields), fetched_at)
+    def _forget(self, removed: Container[str]) -> None:
+        for lookup in [known for known in self._due if known.media_id in removed]:
+            del self._due[lookup]
+        self._media = {media_id: media for media_id, media in self._media.items() if media_id not in removed}
+        self._events = {media_id: event for media_id, event in self._events.items() if media_id not in removed}
+        self._unknown = {media_id for media_id in self._unknown if media_id not in removed}
+
+    def _remember(self, row: Row) -> None:
+        media_id, event = row.media_id, row.media.live_event_id
+        before = self._media.get(media_id)
+        if before is not None and before.live_event_id not in ("", event):
+            self._due.pop(Lookup(media_id, before.live_event_id), None)
+            self._events.pop(media_id, None)
+        self._media[media_id] = row.media
+        self._unknown.discard(media_id)
+        self._due[_lookup_of(self._settings[media_id])] = row.at + MEDIA_EVERY
+        if event:
+            self._due.setdefault(Lookup(media_id, event), 0.0)
+
+
+def _lookup_of(media: MediaSettings) -> Lookup:
+    return Lookup(media.id, ref_id=media.ref_id or "")
+
+
+def _tags_label(tags: tuple[str, ...]) -> str:
+    """The value of a label with tags: a comma around each, as in Prometheus' service discovery; "" without any."""
+    return f",{','.join(tags)}," if tags else ""

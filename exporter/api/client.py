@@ -203,14 +203,32 @@ class Client:
 
     def media(self, media_id: str) -> answers.Media:
         """The catalog entry of a media. Raises as `aggregations` does."""
-        path = f"medias/{quote(media_id, safe='')}"
+        return self._media(quote(media_id, safe=""), media_id, media_id)
+
+    def media_by_ref(self, ref_id: str, media_id: str = "") -> answers.Media:
+        """The catalog entry of the media with a reference id, its media id included. Raises as `aggregations` does.
+
+        Args:
+            ref_id: The reference id.
+            media_id: The media that it named before, for messages; "" if unknown.
+
+        Raises:
+            NotFound: No media has it.
+            MalformedAnswer: The answer does not tell the media's id.
+        """
+        media = self._media(f"ref:{quote(ref_id, safe='')}", f"ref:{ref_id}", media_id)
+        if not media.media_id:
+            raise MalformedAnswer(f"medias: the media with ref_id {ref_id} has no id")
+        return media
+
+    def _media(self, reference: str, asked: str, media_id: str) -> answers.Media:
         return self._get(
             _Request(
                 "medias",
-                path,
+                f"medias/{reference}",
                 lambda body: answers.media(body, hide=self._hide),
-                catalog_limit(f"media {media_id}"),
-                asked=media_id,
+                catalog_limit(f"media {asked}"),
+                asked=asked,
                 media_id=media_id,
             )
         )

@@ -35,7 +35,7 @@ def _with_secrets(section: type[BaseModel]) -> list[str]:
 
 
 # Key of a section, "" for the top level -> its valid keys.
-_KEYS: dict[str, list[str]] = {
+KEYS: dict[str, list[str]] = {
     "": list(Settings.model_fields),
     "api": _with_secrets(ApiSettings),
     "tls_config": list(TlsSettings.model_fields),
@@ -68,20 +68,23 @@ def load(path: Path, environ: Mapping[str, str], files: dict[Path, str] | None =
         settings = Settings.model_validate(file.data, context=context)
     except ValidationError as error:
         listed = error.errors(include_url=False)[: MOST_LISTED - len(lines)]
-        lines += [error_line(inner, file, _KEYS) for inner in listed]
+        lines += [error_line(inner, file, KEYS) for inner in listed]
         unlisted += error.error_count() - len(listed)
     # Not raised inside the except block, so that no traceback leads to pydantic's error, which holds the values.
-    if unlisted:
-        lines.append(f"and {unlisted} more error{'s' * (unlisted > 1)}")
     if lines:
-        raise ConfigError(lines)
+        raise ConfigError([*lines, *more_errors(unlisted)])
     find_route(settings.api, environ)
     return settings
 
 
+def more_errors(unlisted: int) -> list[str]:
+    """The line for errors that are not listed, if there are any."""
+    return [f"and {unlisted} more error{'s' * (unlisted > 1)}"] if unlisted else []
+
+
 def summary(settings: Settings) -> str:
-    """The size of a configuration in one line."""
-    merchants = settings.merchants
+    """The size of a configuration in one line; media that are not looked up yet count, too."""
+    merchants = [merchant.assumed() for merchant in settings.merchants]
     counts = {
         "merchant": len(merchants),
         "media": sum(len(merchant.media) for merchant in merchants),

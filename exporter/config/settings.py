@@ -4,11 +4,11 @@ Code that builds these models passes seconds, `SecretStr` and `ZoneInfo`. The fo
 `api_key_file`) are accepted only with a `FileContext`, as `exporter.config.load` passes it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from zlib import crc32
 from zoneinfo import ZoneInfo
 
@@ -18,10 +18,14 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
     StrictBool,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_serializer,
+    model_serializer,
     model_validator,
 )
 
@@ -30,6 +34,7 @@ from exporter.config.messages import ACCOUNT, PROXY, setting_error
 from exporter.config.proxy import SETTING, Proxy, with_scheme
 from exporter.config.secrets import ProxyUrl, Secret, gather
 from exporter.config.types import (
+    CatalogField,
     Count,
     Duration,
     HostList,
@@ -37,6 +42,8 @@ from exporter.config.types import (
     Identifier,
     Labels,
     MailAddress,
+    MediaPattern,
+    ReferenceId,
     Share,
     StatePath,
     Text,
@@ -203,22 +210,57 @@ def _dump_drop(drop: DropSettings) -> Any:
 Drop = Annotated[DropSettings, WrapValidator(_or_false), PlainSerializer(_dump_drop)]
 
 
+def _id_or_ref_id(ref_id: str | None, info: ValidationInfo) -> str | None:
+    # Without `id` in the data, the id is there and not valid.
+    media_id = info.data.get("id")
+    if ref_id is None and media_id == "":
+        raise setting_error("is missing; add it, or ref_id", key="id")
+    if ref_id is not None and media_id:
+        raise setting_error("is given beside id; remove one of them")
+    return ref_id
+
+
 class MediaSettings(_Section):
-    """One media.
+    """One media, named by exactly one of `id` and `ref_id`.
 
     Attributes:
-        id: ID of the media in the API.
+        id: ID of the media in the API; required without `ref_id`.
+        ref_id: Reference ID of the media in the catalog, in place of `id`; the exporter looks its ID up.
         name: Display name; if not set, the name in the catalog.
         priority: Weight of the freshness of this media; media with a higher weight are polled more often.
         drop: Alert thresholds for this media; if not set, those of the merchant.
         labels: Extra labels of `smartstream_media_info` for this media.
     """
 
-    id: Annotated[Identifier, replaced("the id of the media, or remove the entry")]
+    id: Annotated[Identifier, replaced("the id of the media, or remove the entry")] = ""
+    ref_id: Annotated[ReferenceId | None, AfterValidator(_id_or_ref_id)] = Field(default=None, validate_default=True)
     name: Text | None = None
     priority: Weight = 1.0
     drop: Drop | None = None
     labels: Labels = Field(default={}, validate_default=True)
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As a file has it: with the ID or the reference ID."""
+        dumped: dict[str, Any] = handler(self)
+        if self.ref_id is not None:
+            dumped.pop("id", None)
+        return dumped
+
+
+def label_conflicts(media: Mapping[str, Any], catalog_labels: Collection[str]) -> Iterator[tuple[Loc, str]]:
+    """The labels of a media that the catalog gives, too: place in the media, and what is wrong; how to fix it."""
+    labels = media.get("labels")
+    for name in labels if isinstance(labels, Mapping) else ():
+        if name in catalog_labels:
+            yield ("labels", name), "is a label of catalog_labels, too; rename it, or change catalog_labels"
+
+
+def _no_label_conflicts(entries: list[Any], validated: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    for position, entry in enumerate(entries):
+        fields = entry if isinstance(entry, Mapping) else {"labels": getattr(entry, "labels", None)}
+        for loc, message in label_conflicts(fields, validated.get("catalog_labels", ())):
+            yield (position, *loc), message
 
 
 class MerchantSettings(_Section):
@@ -233,6 +275,8 @@ class MerchantSettings(_Section):
         whole_merchant: Whether to collect the targets for the whole merchant, too.
         drop: Alert thresholds for this merchant; if not set, those of the top level.
         collect: Targets to collect for each media.
+        catalog_labels: Fields of the catalog that become labels of `smartstream_media_info`; only `tags`.
+        media_files: Files with more media, `.yaml` or `.csv`, relative to the configuration file; `*` is a wildcard.
         media: Media of the merchant.
     """
 
@@ -248,12 +292,84 @@ class MerchantSettings(_Section):
         CollectSettings(target=Target.PLAY_TIME),
         CollectSettings(target=Target.DEVICE_COUNT),
     )
-    media: Annotated[tuple[MediaSettings, ...], unique("id")] = ()
+    catalog_labels: Annotated[tuple[CatalogField, ...], unique()] = ()
+    media_files: Annotated[tuple[MediaPattern, ...], unique()] = ()
+    media: Annotated[tuple[MediaSettings, ...], unique("id"), unique("ref_id"), listed(_no_label_conflicts)] = ()
+    # No fields: a file cannot set them.
+    _pending: tuple[MediaSettings, ...] = PrivateAttr(())
+    _repeated: tuple[MediaSettings, ...] = PrivateAttr(())
 
     @model_validator(mode="before")
     @classmethod
     def _gather_secrets(cls, data: Any, info: ValidationInfo) -> Any:
         return gather(data, ACCOUNT) if info.context is not None and isinstance(data, dict) else data
+
+    @model_validator(mode="after")
+    def _part_media(self) -> Self:
+        """Part the media with an ID from those whose ID has to be looked up."""
+        # Of a copy, what was parted before.
+        self._pending = (*self._pending, *(media for media in self.media if not media.id))
+        # The model is frozen only for its users.
+        object.__setattr__(self, "media", tuple(media for media in self.media if media.id))
+        return self
+
+    @field_serializer("media")
+    def _dump_media(self, media: tuple[MediaSettings, ...]) -> tuple[MediaSettings, ...]:
+        return (*media, *self._pending)
+
+    @property
+    def pending(self) -> tuple[MediaSettings, ...]:
+        """The media whose `ref_id` has not been looked up yet: their `id` is "", and they have no streams."""
+        return self._pending
+
+    @property
+    def conflicts(self) -> tuple[str, ...]:
+        """One line for each entry whose `ref_id` is of a media that another entry names, too: it is not used."""
+        return tuple(
+            f"merchant {self.id}: ref_id {media.ref_id} is the media {media.id}, which another entry names, too; "
+            "remove one of them"
+            for media in self._repeated
+        )
+
+    @property
+    def ref_ids(self) -> frozenset[str]:
+        """The reference IDs of all media that are configured by them."""
+        entries = (*self.media, *self._pending, *self._repeated)
+        return frozenset(media.ref_id for media in entries if media.ref_id is not None)
+
+    def with_media(self, media: Iterable[MediaSettings]) -> "MerchantSettings":
+        """The merchant with these media, in place of its own."""
+        found = tuple(media)
+        merchant = self.model_copy(update={"media": tuple(each for each in found if each.id)})
+        merchant._pending = tuple(each for each in found if not each.id)  # noqa: SLF001 - of its own class
+        merchant._repeated = ()  # noqa: SLF001 - of its own class
+        return merchant
+
+    def identified(self, known: Mapping[str, str]) -> "MerchantSettings":
+        """The merchant with the media that their reference IDs name; those that are not known are `pending`.
+
+        Args:
+            known: Media ID by reference ID. An ID that was known before and is not any more is forgotten.
+        """
+        media: dict[str, MediaSettings] = {each.id: each for each in self.media if each.ref_id is None}
+        pending, repeated = [], []
+        for each in (*self.media, *self.pending, *self._repeated):
+            if each.ref_id is None:
+                continue
+            found = each.model_copy(update={"id": known.get(each.ref_id, "")})
+            if not found.id:
+                pending.append(found)
+            elif media.setdefault(found.id, found) is not found:
+                repeated.append(found)
+        merchant = self.with_media((*media.values(), *pending))
+        merchant._repeated = tuple(repeated)  # noqa: SLF001 - of its own class
+        return merchant
+
+    def assumed(self) -> "MerchantSettings":
+        """The merchant as if all of its media were known, for estimates: a pending one has a made-up ID."""
+        return self.identified(
+            {each.ref_id: each.id or f"ref:{each.ref_id}" for each in (*self.media, *self.pending) if each.ref_id}
+        )
 
     def streams(self) -> tuple[Stream, ...]:
         """Every stream to poll, in a stable order; the first is the plays of the whole merchant."""

@@ -37,13 +37,14 @@ def read_bytes(path: Path, largest: int, too_large: str) -> bytes:
     return content
 
 
-def read_text(path: Path, largest: int, too_large: str) -> str:
+def read_text(path: Path, largest: int, too_large: str, save_as: str = "UTF-8") -> str:
     """Read a file of UTF-8 text, and drop a byte order mark.
 
     Args:
         path: The file.
         largest: Size limit in bytes. No more is read.
         too_large: The message for a larger file.
+        save_as: What to save a file as that is not UTF-8.
 
     Raises:
         OSError: The file cannot be read.
@@ -51,11 +52,11 @@ def read_text(path: Path, largest: int, too_large: str) -> str:
     """
     content = read_bytes(path, largest, too_large)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError("is UTF-16 text; save it as UTF-8")
+        raise ValueError(f"is UTF-16 text; save it as {save_as}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError("is not UTF-8 text; save it as UTF-8") from None
+        raise ValueError(f"is not UTF-8 text; save it as {save_as}") from None
 
 
 def digest(path: Path) -> str:
@@ -69,15 +70,20 @@ def digest(path: Path) -> str:
         return ""
 
 
-def read_config(path: Path) -> str:
-    """Read a configuration file.
+def read_config(path: Path, kind: str = "the configuration file", save_as: str = "UTF-8") -> str:
+    """Read a configuration file, or a file that it names.
+
+    Args:
+        path: The file.
+        kind: What the file should be, for messages.
+        save_as: What to save a file as that is not UTF-8.
 
     Raises:
         ConfigError: It cannot be read, is too large, or is not UTF-8. One error.
     """
-    too_large = f"is larger than {LARGEST_FILE // 1024 // 1024} MiB; check that it is the configuration file"
+    too_large = f"is larger than {LARGEST_FILE // 1024 // 1024} MiB; check that it is {kind}"
     try:
-        return read_text(path, LARGEST_FILE, too_large)
+        return read_text(path, LARGEST_FILE, too_large, save_as)
     except FileNotFoundError:
         problem = "no such file; create it, or name another file"
     except IsADirectoryError:

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -30,6 +31,16 @@ from exporter.times import format_duration, parse_duration
 
 # The exporter's own labels of `smartstream_media_info`.
 RESERVED_LABELS = frozenset({"merchant_id", "media_id", "name", "ref_id", "encode_type"})
+
+# File name extensions of media files.
+MEDIA_SUFFIXES = (".yaml", ".yml", ".csv")
+
+
+class CatalogField(StrEnum):
+    """A field of the API's catalog that can become a label of `smartstream_media_info`."""
+
+    TAGS = "tags"
+
 
 # Upper limit of numbers, so that arithmetic with a typo does not overflow.
 _MOST = 1_000_000
@@ -224,6 +235,12 @@ Identifier = Annotated[
     _visible,
     _matching(r"(?!\.\.?$)[^ /]+", "{value} is not a valid id; write it without spaces and slashes"),
 ]
+# A merchant's own id of a media, in the catalog. It may have spaces and slashes.
+ReferenceId = Annotated[
+    StrictStr,
+    _visible,
+    _matching(r"[^ ](.*[^ ])?", "{value} is not a valid ref_id; write it without spaces at its start and end"),
+]
 MailAddress = Annotated[
     StrictStr,
     _visible,
@@ -250,6 +267,14 @@ HostList = Annotated[
 # Text for display.
 Text = Annotated[StrictStr, _without(find_garbling)]
 Labels = Annotated[Mapping[LabelName, Text], AfterValidator(MappingProxyType), PlainSerializer(dict)]
+MediaPattern = Annotated[
+    StrictStr,
+    _visible,
+    _matching(
+        rf".+({'|'.join(map(re.escape, MEDIA_SUFFIXES))})",
+        f"{{value}} is not a file of media; write a name or a pattern that ends with {', '.join(MEDIA_SUFFIXES)}",
+    ),
+]
 StatePath = Annotated[Path, BeforeValidator(_state_path)]
 Count = Annotated[int, Field(strict=True, ge=1, le=_MOST)]
 Weight = Annotated[float, Field(strict=True, gt=0, le=_MOST, allow_inf_nan=False)]

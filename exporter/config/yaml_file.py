@@ -41,18 +41,39 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class _Top:
+    """What a file must have at its top level.
+
+    Attributes:
+        kind: Its type in Python.
+        expected: In words.
+        begin: How to begin.
+        when_empty: What to do about a file without anything.
+    """
+
+    kind: type
+    expected: str
+    begin: str
+    when_empty: str
+
+
+_CONFIG = _Top(dict, "keys with values", "begin with `merchants:`", "list at least one merchant under `merchants`")
+_LIST = _Top(list, "a list", "start each entry with a dash", "write [] for no entries")
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigFile:
     """The content of a configuration file.
 
     Attributes:
         shown: Its path, as messages show it.
-        data: Its top-level mapping, made of dict, list, str, int, float, bool and None.
+        data: Its top-level mapping or list, made of dict, list, str, int, float, bool and None.
         errors: Duplicate keys and entries without a colon, one line each.
         source: Finds where a value is.
     """
 
     shown: str
-    data: dict[str, Any] = field(repr=False)
+    data: Any = field(repr=False)
     errors: tuple[str, ...]
     source: Callable[[Loc], Source] = field(repr=False)
 
@@ -67,7 +88,24 @@ def read(path: Path) -> ConfigFile:
     Raises:
         ConfigError: The file cannot be read, is not YAML, or is not a mapping. One error.
     """
-    outcome = _parse(shown_path(path), read_config(path))
+    return _parsed(path, read_config(path), _CONFIG)
+
+
+def parse_list(path: Path, text: str) -> ConfigFile:
+    """Parse a YAML file whose top level is a list.
+
+    Args:
+        path: The file, for messages.
+        text: Its content.
+
+    Raises:
+        ConfigError: It is not YAML, or not a list. One error.
+    """
+    return _parsed(path, text, _LIST)
+
+
+def _parsed(path: Path, text: str, top: _Top) -> ConfigFile:
+    outcome = _parse(shown_path(path), text, top)
     if isinstance(outcome, str):
         raise ConfigError([outcome])
     return outcome
@@ -95,21 +133,21 @@ def _shown_key(key: str) -> str:
     return (shown or '""') if shown == key else f"{shown}…"
 
 
-def _parse(shown: str, text: str) -> ConfigFile | str:
+def _parse(shown: str, text: str, top: _Top) -> ConfigFile | str:
     """The content of a file, or its error line, so that no traceback leads to an exception with the content."""
     try:
         loader = Loader(text)
         node = loader.get_single_node()
         if node is None:
-            return f"{shown}: is empty; list at least one merchant under `merchants`"
+            return f"{shown}: is empty; {top.when_empty}"
         errors = tuple(_slips(shown, node))
         data = loader.construct_document(node)
     except yaml.YAMLError as error:
         return f"{shown}:{syntax_error(error, text)}"
     except RecursionError:
         return f"{shown}: is nested too deeply; use fewer levels"
-    if not isinstance(data, dict):
-        return f"{shown}: expected keys with values, found {kind_of(data)}; begin with `merchants:`"
+    if not isinstance(data, top.kind):
+        return f"{shown}: expected {top.expected}, found {kind_of(data)}; {top.begin}"
     return ConfigFile(shown, data, errors, _Sources(node, text, loader.aliased).find)
 
 

@@ -112,7 +112,7 @@ def forget_removed(db: sqlite3.Connection, before: float) -> None:
         db.execute(f"DELETE FROM {table} WHERE stream_id IN {gone}", (before,))  # noqa: S608 - constants
     db.execute("DELETE FROM streams WHERE removed_at < ?", (before,))
     db.execute("DELETE FROM merchants WHERE removed_at < ?", (before,))
-    for table in ("media", "tracks", "track_days"):
+    for table in ("media", "media_tags", "tracks", "track_days"):
         db.execute(
             f"DELETE FROM {table} WHERE NOT EXISTS (SELECT 1 FROM streams "  # noqa: S608 - constants
             f"WHERE streams.merchant_id = {table}.merchant_id AND streams.media_id = {table}.media_id)"

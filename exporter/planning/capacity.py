@@ -130,7 +130,11 @@ def _advice(streams: Mapping[tuple[Target, Group], int], poll: PollSettings, roo
 
 
 def describe(merchant: MerchantSettings, poll: PollSettings, rates: Mapping[str, float]) -> Iterator[str]:
-    """The capacity estimate of a merchant as lines of text; arguments as for `estimate_capacity`."""
+    """The capacity estimate of a merchant as lines of text; arguments as for `estimate_capacity`.
+
+    A media counts whose reference id is not looked up yet, too.
+    """
+    merchant = merchant.assumed()
     capacity = estimate_capacity(merchant, poll, rates)
     total, media = sum(capacity.streams.values()), len(merchant.media)
     yield f"merchant {merchant.id}: {_count(total, 'stream')}, {_count(media, 'media', 'media')}"

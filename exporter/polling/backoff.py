@@ -203,7 +203,7 @@ class Backoff:
             # A media's answer names its live event: one that it had before is not requested again.
             of_media = [each for each in self._failing if isinstance(each, Lookup) and each.media_id == task.media_id]
             for each in of_media:
-                if each == task or not task.live_event_id:
+                if each == task or (task.media_id and not task.live_event_id):
                     del self._failing[each]
             return
         if not isinstance(task, Stream):

@@ -13,7 +13,7 @@ from exporter.api.catalog import Lookup
 from exporter.api.ranges import SHORTEST_RANGE, RangeFinder, half
 from exporter.api.zone_check import REACH, ZoneCheck, ZoneFinding, judge_zone, look_at, zone_error
 from exporter.drops.warmup import Pace, WarmupRequest
-from exporter.errors import BadRequest, Removed, TooLarge
+from exporter.errors import BadRequest, NotFound, Removed, TooLarge
 from exporter.model import Stream, minute_of
 from exporter.planning.capacity import learning_rate
 from exporter.polling.backoff import Task
@@ -185,9 +185,35 @@ class LookupSource(TaskSource[Lookup]):
         if task.live_event_id:
             event = self._parts.client.live_event(task.live_event_id)
             self._parts.catalog.enter_live(task, event, self._parts.clock.now())
+        elif task.ref_id:
+            return self._ask_by_ref(task)
         else:
             media = self._parts.client.media(task.media_id)
             self._parts.catalog.enter_media(task, media, self._parts.clock.now())
+        return True
+
+    def _ask_by_ref(self, task: Lookup) -> bool:
+        """Look a media up by its reference id. That the catalog does not have it is no failure: it may come later."""
+        catalog, merchant_id = self._parts.catalog, self._parts.settings.id
+        try:
+            media = self._parts.client.media_by_ref(task.ref_id, task.media_id)
+        except NotFound:
+            if catalog.enter_missing(task, self._parts.clock.now()):
+                log.warning(
+                    "no media with this ref_id in the catalog yet; asking again until there is one",
+                    merchant=merchant_id,
+                    ref_id=task.ref_id,
+                )
+            # A proxy without its API answers 404, too.
+            return False
+        if catalog.enter_media(task, media, self._parts.clock.now()):
+            log.info(
+                "found the media of a ref_id",
+                merchant=merchant_id,
+                ref_id=task.ref_id,
+                media=media.media_id,
+                name=media.name,
+            )
         return True
 
     def failed(self, task: Lookup) -> None:

@@ -47,10 +47,11 @@ _LAST_PLACE = 10**6
 _WITH_ROWIDS = ("streams", "tracks", "track_days", "drop_states")
 
 # Tables whose rows are of a media, and what is lost with rows of a media or a merchant.
-_OF_MEDIA = ("media", "tracks", "track_days", "drop_states")
+_OF_MEDIA = ("media", "media_tags", "tracks", "track_days", "drop_states")
 _LOSSES = {
     "merchants": "the number of its revisions and of its lost minutes",
     "media": "names of media (they are looked up again)",
+    "media_tags": "tags of media (they are looked up again)",
     "tracks": "media's plays for the drop detector (they are fetched again)",
     "track_days": "media's plays of some days for the drop detector (they are fetched again)",
     "drop_states": "media's open and past incidents",

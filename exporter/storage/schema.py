@@ -14,7 +14,7 @@ from exporter.errors import StateDamaged, StateError
 # In the header of each file, so that no other database is mistaken for one: "SSXE".
 APPLICATION_ID = 0x53535845
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 PAGE = 4096
 
@@ -38,6 +38,16 @@ CREATE TABLE drop_states (                                   -- the verdict on a
     content BLOB NOT NULL,
     PRIMARY KEY (merchant_id, media_id)
 ) STRICT;
+"""
+
+# Since version 3.
+_MEDIA_TAGS = """
+CREATE TABLE media_tags (                                    -- the catalog's tags of a media, where it has any
+    merchant_id TEXT NOT NULL,
+    media_id TEXT NOT NULL,
+    tags TEXT NOT NULL,                                      -- one a line
+    PRIMARY KEY (merchant_id, media_id)
+) STRICT, WITHOUT ROWID;
 """
 
 # SQLite keeps the text of each statement, comments inside it included, and `check` compares it. So any change inside a
@@ -154,12 +164,13 @@ CREATE TABLE budgets (
 ) STRICT, WITHOUT ROWID;
 
 {_DROP_STATES}
+{_MEDIA_TAGS}
 -- Last, as VACUUM does: so each table begins on the same page in every file.
 CREATE INDEX sends_by_merchant ON sends (merchant_id);
 """
 
 # What a file of the version before gets, by that version.
-_MIGRATIONS = {1: _DROP_STATES}
+_MIGRATIONS = {1: _DROP_STATES, 2: _MEDIA_TAGS}
 
 # Columns with text that damage can make unreadable; those of `slots` are compared with those of `series`.
 _TEXTS = {
@@ -171,6 +182,7 @@ _TEXTS = {
     "tracks": "merchant_id, media_id",
     "track_days": "merchant_id, media_id",
     "drop_states": "merchant_id, media_id",
+    "media_tags": "merchant_id, media_id, tags",
     "sends": "merchant_id, boot",
     "budgets": "merchant_id, boot",
 }

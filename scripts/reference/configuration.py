@@ -37,6 +37,47 @@ a file (`api_key_file`, relative to the folder of the configuration) or from an 
 `proxy_url` is a secret, too. [network.md](network.md) explains proxies, a private CA and client certificates.
 """
 
+_MEDIA_FILES = """
+## Media files
+
+`media_files` of a merchant names files with more of its media, in YAML or CSV. A relative name is relative to the
+folder of the configuration. `*`, `?` and `[...]` match as in a shell, and match any number of files, or none. A name
+without them must exist. The exporter reads the files again when their content has changed; a new file of a pattern is
+found, too. [A live event every day](live-events.md) shows how to use them.
+
+A YAML file is a list of the same entries as `media`:
+
+```yaml
+- id: 7f8d4baf20f244fca34acbe3452886ac
+  name: Morning news
+- ref_id: evening-news-2026-04-01
+  labels: {channel: news}
+```
+
+A CSV file has a header. The columns `id`, `ref_id`, `name` and `priority` are those of `media`, in any order; one of
+`id` and `ref_id` must be there. Every other column is a label of that name. An empty cell is not set. Write entries
+with `drop` in a YAML file.
+
+```
+ref_id,name,priority,channel
+evening-news-2026-04-01,Evening news,5,news
+"cup, final",Cup final,,sports
+```
+
+- **Encoding:** UTF-8, with or without a byte order mark. In Excel, save as `CSV UTF-8`; the plain `CSV` of a Japanese
+  Excel is Shift_JIS, which the exporter refuses. Excel also changes ids that look like numbers, such as `12e34`:
+  format the column as text first.
+- **Form:** commas between values, quotes around a value with a comma or a quote, `""` for a quote in it.
+  Spaces around a value and rows without any text are ignored.
+
+An error in a file is one line with file and line, in the log and on the status page, and
+`smartstream_media_files_last_read_successful` is 0. The last valid content of that file stays in use, that of a
+deleted file too, and other files and merchants are not affected. At start, a file with an error has no media. An entry
+that the configuration or an earlier file has already is left out, and is an error, too.
+`smartstream-exporter check-config FILE` validates the media files with the configuration, and exits with 1 if one has
+an error. Replace a file in one step: write another file and rename it, as a ConfigMap of Kubernetes does.
+"""
+
 _WORDS: Mapping[object, str] = {
     SecretStr: "text",
     bool: "true or false",
@@ -68,7 +109,7 @@ def document() -> str:
     parts = _sections("", settings.Settings, filled.model_dump(mode="json"))
     tables = "".join(f"\n## {heading}\n\n{text}" for heading, text in parts)
     example = EXAMPLE.read_text(encoding="utf-8")
-    return f"{MADE}{_INTRODUCTION}{tables}\n## The example\n\n```yaml\n{example}```\n"
+    return f"{MADE}{_INTRODUCTION}{tables}{_MEDIA_FILES}\n## The example\n\n```yaml\n{example}```\n"
 
 
 def _sections(path: str, model: type[BaseModel], values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -129,7 +170,7 @@ def _words(annotation: Any) -> str:
 def _default(field: FieldInfo, value: Any) -> str:
     if field.is_required():
         return "required"
-    if isinstance(value, dict) or value is None:
+    if isinstance(value, dict) or value is None or field.default == "":
         return ""
     if isinstance(value, bool):
         return code(str(value).lower())

@@ -666,14 +666,38 @@ MEDIA = {
 
 
 @pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        (["news", "live", "news"], ("live", "news")),
+        (["a,b", "  a   b ", 5], ("5", "a b")),
+        (["a\u200b\ud800\n", "", None, True, ["x"], {"y": 1}], ("a \ufffd",)),
+        (["x" * 300], ("x" * 99 + "…",)),
+        ([f"{n:03}" for n in range(100)], tuple(f"{n:03}" for n in range(50))),
+        ("news", ()),
+        (None, ()),
+        ({"news": True}, ()),
+    ],
+)
+def test_tags(tags: object, expected: tuple[str, ...]) -> None:
+    """Each once, in alphabetical order, printable, without commas, at most fifty of at most a hundred characters."""
+    assert answers.media(body({"id": "x", "tags": tags})).tags == expected
+
+
+def test_tags_show_no_secret() -> None:
+    """The redactor sees each."""
+    found = answers.media(body({"id": "x", "tags": ["my hunter2"]}), hide=lambda text: text.replace("hunter2", "***"))
+    assert found.tags == ("my ***",)
+
+
+@pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (MEDIA, answers.Media("r1", "Morning news", "e1", "live")),
-        ({"media": MEDIA}, answers.Media("r1", "Morning news", "e1", "live")),
+        (MEDIA, answers.Media("r1", "Morning news", "e1", "live", "7f8d", ("a",))),
+        ({"media": MEDIA}, answers.Media("r1", "Morning news", "e1", "live", "7f8d", ("a",))),
         (dict.fromkeys(MEDIA), answers.Media("", "", "", "")),
-        ({"id": 7, "name": True, "ref_id": ["x"], "live_event_id": 7}, answers.Media("", "", "7", "")),
-        ({"id": "x", "name": "a\ud800" + "b" * 300}, answers.Media("", "a\ufffd" + "b" * 198, "", "")),
-        ({"id": "x", "name": "ERROR"}, answers.Media("", "ERROR", "", "")),
+        ({"id": 7, "name": True, "ref_id": ["x"], "live_event_id": 7}, answers.Media("", "", "7", "", "7")),
+        ({"id": "x", "name": "a\ud800" + "b" * 300}, answers.Media("", "a\ufffd" + "b" * 198, "", "", "x")),
+        ({"id": "x", "name": "ERROR"}, answers.Media("", "ERROR", "", "", "x")),
     ],
 )
 def test_media(answer: object, expected: answers.Media) -> None:

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from exporter.api.answers import LiveEvent, Media
-from exporter.api.catalog import LIVE_EVERY, LIVE_STALE_AFTER, MEDIA_EVERY, RETRY_EVERY, RUNNING_EVERY, Catalog, Lookup
+from exporter.api.catalog import (
+    LIVE_EVERY,
+    LIVE_STALE_AFTER,
+    MEDIA_EVERY,
+    PENDING_EVERY,
+    RETRY_EVERY,
+    RUNNING_EVERY,
+    Catalog,
+    Lookup,
+)
+from exporter.api.catalog_rows import read_refs
 from exporter.config.settings import MerchantSettings
 from exporter.storage.state import State, open_state
 from exporter.views import MediaView
@@ -23,9 +33,9 @@ def known(media_id: str = "a", name: str = "News", event: str = "") -> Media:
     return Media(ref_id=f"ref-{media_id}", name=name, live_event_id=event, encode_type="live")
 
 
-def settings(media: list[Mapping[str, Any]], merchant_id: str = "m") -> MerchantSettings:
+def settings(media: list[Mapping[str, Any]], merchant_id: str = "m", **keys: Any) -> MerchantSettings:
     return MerchantSettings.model_validate(
-        {"id": merchant_id, "api_key": "k", "mail_address": "a@example.com", "password": "p", "media": media}
+        {"id": merchant_id, "api_key": "k", "mail_address": "a@example.com", "password": "p", "media": media, **keys}
     )
 
 
@@ -233,3 +243,202 @@ def test_a_clock_that_was_set_back_delays_nothing(build: Build) -> None:
     assert catalog.views(NOW)["a"].live_event_running is None
     assert {catalog.next_lookup(NOW, {A}), catalog.next_lookup(NOW, {Lookup("a", "e")})} == {A, Lookup("a", "e")}
     assert build({"id": "a"}).next_lookup(NOW, {Lookup("a", "e")}) == A
+
+
+# ---- reference ids ----
+
+R, S = Lookup("", ref_id="r"), Lookup("", ref_id="s")
+
+
+def found(media_id: str = "x", ref_id: str = "r", event: str = "") -> Media:
+    return Media(ref_id, f"name of {media_id}", event, "live", media_id)
+
+
+def test_a_reference_id_is_looked_up_until_it_exists(build: Build) -> None:
+    """Each minute; a failed lookup waits as others do. Only the first lookup counts as unknown."""
+    catalog = build({"ref_id": "r"})
+    assert (catalog.unknown, catalog.refs, catalog.pending, catalog.views(NOW)) == (1, {}, {}, {})
+    assert catalog.next_lookup(NOW) == R
+    assert catalog.enter_missing(R, NOW) is True
+    assert (catalog.unknown, catalog.pending) == (0, {"r": NOW})
+    for again in (1, 2):
+        at = NOW + again * PENDING_EVERY
+        assert catalog.next_lookup(at - 1) is None
+        assert catalog.next_lookup(at) == R
+        assert catalog.enter_missing(R, at) is False
+    catalog.failed(R, NOW + 180)
+    assert catalog.next_lookup(NOW + 180 + RETRY_EVERY - 1) is None
+    assert catalog.pending == {"r": NOW}
+    assert catalog.enter_media(R, found(), NOW + 1000) is True
+    assert (catalog.refs, catalog.pending, catalog.unknown) == ({"r": "x"}, {}, 0)
+    assert catalog.next_lookup(NOW + MEDIA_EVERY) is None
+
+
+def test_a_failed_first_lookup_has_ended(build: Build) -> None:
+    """It is not unknown any more, nor missing in the catalog; a change of the configuration leaves that so."""
+    catalog = build({"ref_id": "r"})
+    catalog.failed(R, NOW)
+    catalog.configure(settings([{"ref_id": "r"}]))
+    assert (catalog.unknown, catalog.pending) == (0, {})
+    assert catalog.next_lookup(NOW) is None
+    assert catalog.next_lookup(NOW + RETRY_EVERY) == R
+
+
+@pytest.mark.parametrize("allowed", [45, 9])
+def test_many_missing_media_share_few_requests(state: State, allowed: int) -> None:
+    """However many they are, they take a fifteenth of the budget."""
+    catalog = Catalog(state, settings([{"ref_id": f"r{n}"} for n in range(200)], requests_per_minute=allowed))
+    for _ in range(200):
+        lookup = catalog.next_lookup(NOW)
+        assert lookup is not None
+        catalog.enter_missing(lookup, NOW)
+    asked = 0
+    for second in range(0, 4 * 3600, 4):
+        lookup = catalog.next_lookup(NOW + second)
+        if lookup is not None:
+            catalog.enter_missing(lookup, NOW + second)
+            asked += 1
+    assert asked <= 4 * 60 * allowed / 15 + 1
+    assert asked >= 0.5 * 4 * 60 * allowed / 15
+
+
+def test_a_found_media_is_configured_without_another_lookup(build: Build) -> None:
+    """It has its name and its live event; later it is looked up by its reference id again."""
+    catalog = build({"id": "a"}, {"ref_id": "r"})
+    merchant = settings([{"id": "a"}, {"ref_id": "r", "labels": {"channel": "1"}}])
+    catalog.enter_media(A, known("a"), NOW)
+    catalog.enter_media(R, found(event="e"), NOW)
+    assert list(catalog.views(NOW)) == ["a"]
+    catalog.configure(merchant.identified(catalog.refs))
+    view = MediaView("x", name="name of x", ref_id="r", encode_type="live", labels={"channel": "1"})
+    assert catalog.views(NOW)["x"] == view
+    assert catalog.is_live("x") is True
+    assert catalog.next_lookup(NOW) == Lookup("x", "e")
+    again = Lookup("x", ref_id="r")
+    assert catalog.next_lookup(NOW + MEDIA_EVERY, {A, Lookup("x", "e")}) == again
+    # A 404 of it does not undo what is known.
+    assert catalog.enter_missing(again, NOW + MEDIA_EVERY) is False
+    assert (catalog.refs, catalog.pending) == ({"r": "x"}, {})
+    assert catalog.next_lookup(NOW + MEDIA_EVERY + RETRY_EVERY - 1, {A, Lookup("x", "e")}) is None
+
+
+def test_a_reference_id_can_move_to_another_media(build: Build) -> None:
+    """The next lookup says so, and the configuration follows."""
+    catalog = build({"ref_id": "r"})
+    merchant = settings([{"ref_id": "r"}])
+    catalog.enter_media(R, found("x"), NOW)
+    catalog.configure(merchant.identified(catalog.refs))
+    again = Lookup("x", ref_id="r")
+    assert catalog.enter_media(again, found("x"), NOW + 1) is False
+    assert catalog.enter_media(again, found("y"), NOW + 2) is True
+    assert catalog.refs == {"r": "y"}
+    catalog.configure(merchant.identified(catalog.refs))
+    assert list(catalog.views(NOW)) == ["y"]
+    assert build({"ref_id": "r"}).refs == {"r": "y"}
+
+
+def test_a_restart_needs_no_lookup_of_a_known_reference_id(state: State, build: Build) -> None:
+    """The state file has it, also without a catalog, and as it is configured, not as the catalog writes it."""
+    build({"ref_id": "r"}, {"ref_id": "s"}).enter_media(R, found(ref_id="R"), NOW)
+    merchant = settings([{"ref_id": "r"}, {"ref_id": "s"}])
+    assert read_refs(state, merchant) == {"r": "x"}
+    restarted = Catalog(state, merchant.identified(read_refs(state, merchant)))
+    assert restarted.views(NOW)["x"].name == "name of x"
+    assert (restarted.refs, restarted.unknown) == ({"r": "x"}, 1)
+    assert restarted.next_lookup(NOW) == S
+    assert read_refs(state, settings([{"ref_id": "r"}], merchant_id="other")) == {}
+
+
+def test_two_reference_ids_of_one_media(build: Build) -> None:
+    """The second has no media of its own, and is not asked for again."""
+    catalog = build({"ref_id": "r"}, {"ref_id": "s"})
+    catalog.enter_media(R, found("x", "r"), NOW)
+    catalog.enter_media(S, found("x", "s"), NOW)
+    for _ in range(2):
+        catalog.configure(settings([{"ref_id": "r"}, {"ref_id": "s"}]).identified(catalog.refs))
+        assert catalog.refs == {"r": "x", "s": "x"}
+        assert list(catalog.views(NOW)) == ["x"]
+        assert catalog.next_lookup(NOW) is None
+
+
+# ---- a changed configuration ----
+
+
+def test_unchanged_media_keep_everything(build: Build) -> None:
+    """When they are due, their live events; names and labels of the configuration change at once."""
+    catalog = build()
+    catalog.enter_media(A, known("a", event="e"), NOW)
+    catalog.enter_media(B, known("b"), NOW + 5)
+    catalog.enter_live(Lookup("a", "e"), LiveEvent(True), NOW)
+    catalog.configure(settings([{"id": "b"}, {"id": "a", "name": "Mine", "labels": {"x": "y"}}, {"id": "c"}]))
+    assert list(catalog.views(NOW)) == ["b", "a", "c"]
+    view = catalog.views(NOW)["a"]
+    assert (view.name, view.labels, view.live_event_running) == ("Mine", {"x": "y"}, True)
+    assert catalog.unknown == 1
+    assert catalog.is_live("c") is None
+    assert catalog.next_lookup(NOW) == Lookup("c")
+    busy = {Lookup("c"), Lookup("a", "e")}
+    assert catalog.next_lookup(NOW + MEDIA_EVERY - 1, busy) is None
+    assert catalog.next_lookup(NOW + MEDIA_EVERY + 5, busy) == A
+    assert catalog.next_lookup(NOW + MEDIA_EVERY + 5, {*busy, A}) == B
+
+
+def test_a_removed_media_is_forgotten(build: Build, state: State) -> None:
+    """Its row stays, so that it is known at once when it comes back."""
+    catalog = build()
+    catalog.enter_media(A, known("a", event="e"), NOW)
+    catalog.enter_live(Lookup("a", "e"), LiveEvent(True), NOW)
+    catalog.configure(settings([{"id": "b"}]))
+    assert list(catalog.views(NOW)) == ["b"]
+    assert (catalog.name_of("a"), catalog.live_state("a"), catalog.is_live("a")) == ("", None, False)
+    assert catalog.next_lookup(NOW + MEDIA_EVERY, {B}) is None
+    catalog.configure(settings([{"id": "a"}, {"id": "b"}]))
+    assert catalog.views(NOW)["a"] == MediaView("a", name="News", ref_id="ref-a", encode_type="live")
+    assert catalog.next_lookup(NOW, {B}) == Lookup("a", "e")
+    assert catalog.unknown == 1
+
+
+@pytest.mark.parametrize("lookup", [A, R], ids=str)
+def test_an_answer_for_a_removed_media_is_ignored(build: Build, state: State, lookup: Lookup) -> None:
+    """It was under way when the configuration changed: nothing is shown, stored or asked again."""
+    catalog = build({"id": "a"}, {"ref_id": "r"}, {"id": "b"})
+    catalog.configure(settings([{"id": "b"}]))
+    assert catalog.enter_media(lookup, found("a"), NOW) is False
+    assert catalog.enter_missing(lookup, NOW) is False
+    catalog.enter_live(Lookup("a", "e"), LiveEvent(True), NOW)
+    catalog.failed(lookup, NOW)
+    assert (list(catalog.views(NOW)), catalog.refs, catalog.pending) == (["b"], {}, {})
+    assert catalog.next_lookup(NOW + MEDIA_EVERY, {B}) is None
+    with state.read() as db:
+        assert db.execute("SELECT * FROM media").fetchall() == []
+
+
+def test_an_entry_may_name_its_media_in_another_way(build: Build) -> None:
+    """By its id before, by its reference id now: it keeps what is known and when it is due."""
+    catalog = build({"id": "a"})
+    catalog.enter_media(A, known("a"), NOW)
+    by_ref = settings([{"ref_id": "ref-a"}])
+    catalog.configure(by_ref)
+    assert catalog.refs == {"ref-a": "a"}
+    catalog.configure(settings([{"id": "a"}]))
+    catalog.configure(by_ref.identified({"ref-a": "a"}))
+    assert catalog.views(NOW)["a"].name == "News"
+    assert catalog.next_lookup(NOW + MEDIA_EVERY - 1) is None
+    assert catalog.next_lookup(NOW + MEDIA_EVERY) == Lookup("a", ref_id="ref-a")
+
+
+# ---- tags ----
+
+
+@pytest.mark.parametrize(("tags", "label"), [(("live", "news"), ",live,news,"), (("a b",), ",a b,"), ((), "")])
+def test_tags_are_a_label_where_configured(state: State, tags: tuple[str, ...], label: str) -> None:
+    """With a comma around each; after a restart, too. Without the setting there is no such label."""
+    merchant = settings([{"id": "a", "labels": {"x": "y"}}, {"id": "b"}], catalog_labels=["tags"])
+    catalog = Catalog(state, merchant)
+    catalog.enter_media(A, Media("", "", "", "file", "a", ("before",)), NOW)
+    catalog.enter_media(A, Media("", "", "", "file", "a", tags), NOW)
+    for each in (catalog, Catalog(state, merchant)):
+        assert each.views(NOW)["a"].labels == {"x": "y", "tags": label}
+        assert each.views(NOW)["b"].labels == {"tags": ""}
+    catalog.configure(settings([{"id": "a", "labels": {"x": "y"}}]))
+    assert catalog.views(NOW)["a"].labels == {"x": "y"}

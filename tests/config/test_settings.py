@@ -14,7 +14,9 @@ from exporter.config.settings import (
     ApiSettings,
     CollectSettings,
     MediaSettings,
+    MerchantSettings,
     PollSettings,
+    Settings,
     StorageSettings,
 )
 from exporter.model import Group, Stream, Target
@@ -192,3 +194,52 @@ def test_a_level_overrides_the_thresholds_of_the_level_above(
     for each in (settings, loaded(written)):
         (one,) = each.merchants
         assert each.thresholds(one, one.media[0]) == expected
+
+
+def ids(found: MerchantSettings) -> tuple[list[str], list[str | None]]:
+    """The ids of the media, and the reference ids of the pending ones."""
+    return [each.id for each in found.media], [each.ref_id for each in found.pending]
+
+
+def test_a_reference_id_is_pending_until_it_is_known() -> None:
+    """It has no streams until then: they would be those of the whole merchant."""
+    found = made_merchant(media=[{"id": "a"}, {"ref_id": "r", "name": "Event"}, {"ref_id": "s"}, {"id": "b"}])
+    assert ids(found) == (["a", "b"], ["r", "s"])
+    assert {stream.media_id for stream in found.streams()} == {"", "a", "b"}
+    known = found.identified({"r": "c", "x": "y"})
+    assert ids(known) == (["a", "b", "c"], ["s"])
+    assert known.media[2].name == "Event"
+    assert {stream.media_id for stream in known.streams()} == {"", "a", "b", "c"}
+    assert known.ref_ids == found.ref_ids == {"r", "s"}
+    # What is known can change: the id of another media, or none.
+    assert ids(known.identified({"r": "d", "s": "e"})) == (["a", "b", "d", "e"], [])
+    assert known.identified({}) == found
+    assert known.conflicts == ()
+
+
+def test_two_entries_of_one_media() -> None:
+    """The first wins, one by its id before one by its reference id; the other is reported, and no longer pending."""
+    found = made_merchant(media=[{"ref_id": "r"}, {"ref_id": "s"}, {"id": "a", "name": "First"}, {"ref_id": "t"}])
+    known = found.identified({"r": "a", "s": "b", "t": "b"})
+    assert ids(known) == (["a", "b"], [])
+    assert [each.name for each in known.media] == ["First", None]
+    assert known.conflicts == (
+        "merchant m: ref_id r is the media a, which another entry names, too; remove one of them",
+        "merchant m: ref_id t is the media b, which another entry names, too; remove one of them",
+    )
+    assert known.ref_ids == {"r", "s", "t"}
+    assert ids(known.identified({"r": "a", "s": "b", "t": "c"})) == (["a", "b", "c"], [])
+
+
+def test_a_plan_takes_pending_media_as_known() -> None:
+    """Each has its streams, and no media is there twice."""
+    found = made_merchant(media=[{"id": "a"}, {"ref_id": "r"}, {"ref_id": "s"}]).identified({"r": "b"}).assumed()
+    assert ids(found) == (["a", "b", "ref:s"], [])
+    assert len(found.streams()) == 3 + 3 * 3
+
+
+def test_a_validated_merchant_stays_as_it_is() -> None:
+    """Also inside of settings that are validated later."""
+    found = made_merchant(media=[{"id": "a"}, {"ref_id": "r"}])
+    [inside] = Settings(merchants=(found,)).merchants
+    assert ids(inside) == (["a"], ["r"])

@@ -156,7 +156,7 @@ class Exporter:
     def downgrade_state(self) -> None:
         """Make the state file of the stopped exporter one of the release before, which knew no incidents."""
         with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as db:
-            db.executescript("DROP TABLE drop_states; PRAGMA user_version = 1;")
+            db.executescript("DROP TABLE drop_states; DROP TABLE media_tags; PRAGMA user_version = 1;")
 
 
 class AlertingStack:
