@@ -27,11 +27,11 @@ def build() -> dashboard.Dashboard:
     page.with_panel(_failing()).with_panel(_lookups())
     page.with_row(dashboard.Row("Freshness"))
     page.with_panel(_staleness()).with_panel(_horizon())
-    page.with_panel(_time_zone())
+    page.with_panel(_time_zone()).with_panel(_media_files())
     page.with_panel(_oldest()).with_panel(_learning())
     page.with_row(dashboard.Row("Revisions and lost data"))
     page.with_panel(_revisions()).with_panel(_ages()).with_panel(_lost())
-    page.with_panel(_held()).with_panel(_resets())
+    page.with_panel(_held()).with_panel(_resets()).with_panel(_pending())
     page.with_row(dashboard.Row("Process"))
     for chart in _process():
         page.with_panel(chart)
@@ -221,7 +221,21 @@ def _time_zone() -> parts.Panel:
         "at all, and no drops are detected.",
         query(f"max by (merchant_id) ({wrong} or on (merchant_id) {unknown})", "{{merchant_id}}"),
         texts={0.0: ("right", GREEN), 1.0: ("wrong", RED), -1.0: ("not known", GREY)},
-        size=(24, 4),
+        size=(12, 4),
+        empty="No merchant",
+    )
+
+
+def _media_files() -> parts.Panel:
+    good = f"smartstream_media_files_last_read_successful{{{MERCHANTS}}}"
+    without = f"smartstream_streams{{{MERCHANTS}}} * 0 - 1"
+    return parts.states(
+        "Media files",
+        "Whether the last read of a merchant's media files was successful. If not, their last valid content is used; "
+        "the log and the status page show the errors.",
+        query(f"min by (merchant_id) ({good} or on (merchant_id) {without})", "{{merchant_id}}"),
+        texts={1.0: ("good", GREEN), 0.0: ("error", RED), -1.0: ("no files", GREY)},
+        size=(12, 4),
         empty="No merchant",
     )
 
@@ -305,7 +319,17 @@ def _held() -> parts.Panel:
         "unusable value waits until the API corrects it. A large one is counted if the API still returns it after "
         "`revision_window`.",
         query(f"max by (merchant_id) (smartstream_held_values{{{MERCHANTS}}})", "{{merchant_id}}"),
-        size=(12, 8),
+        size=(8, 8),
+    )
+
+
+def _pending() -> parts.Panel:
+    return parts.graph(
+        "Pending media",
+        "Media that are configured by their `ref_id` and that the catalog does not have yet. The exporter asks for "
+        "them until they exist; until then they have no streams.",
+        query(f"max by (merchant_id) (smartstream_media_pending{{{MERCHANTS}}})", "{{merchant_id}}"),
+        size=(8, 8),
     )
 
 
@@ -318,7 +342,7 @@ def _resets() -> parts.Panel:
             f"sum by (merchant_id) (increase(smartstream_series_resets_total{{{MERCHANTS}}}[$__rate_interval]))",
             "{{merchant_id}}",
         ),
-        size=(12, 8),
+        size=(8, 8),
     )
 
 

@@ -130,7 +130,7 @@ MERCHANT_DATA_TIMESTAMP = Family(
 # The configured labels come after these.
 MEDIA_INFO = Family(
     "smartstream_media_info",
-    "Name, ref_id and encode_type of a media, cached from the API, and its configured labels.",
+    "Name, ref_id and encode_type of a media, cached from the API, its configured labels, and its catalog_labels.",
     ("merchant_id", "media_id", "name", "ref_id", "encode_type"),
 )
 
@@ -223,6 +223,11 @@ MERCHANT: Sequence[ViewFamily[MerchantView]] = (
         "smartstream_held_values",
         "API values not counted yet because they are invalid or implausible.",
         lambda merchant: merchant.held_values,
+    ),
+    _of_merchant(
+        "smartstream_media_pending",
+        "Media configured by their ref_id that the API's catalog does not have yet.",
+        lambda merchant: len(merchant.pending),
     ),
     _of_merchant(
         "smartstream_merchant_plays_drop_ratio",

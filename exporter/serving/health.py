@@ -1,6 +1,6 @@
 """The health of everything, and all its causes. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from exporter.model import MINUTE
@@ -17,6 +17,13 @@ from exporter.times import format_duration, round_duration
 from exporter.views import Judgement, ProblemView, Subject
 from exporter.wording import some
 
+# The kinds of problems of the process; of the others it is PROCESS.
+_KINDS = {
+    Subject.STATE_FILE: CauseKind.STATE_FILE,
+    Subject.CONFIGURATION: CauseKind.CONFIGURATION,
+    Subject.MEDIA_FILES: CauseKind.MEDIA_FILES,
+}
+
 # Of many merchants or media, so many are named.
 NAMED = 5
 
@@ -32,9 +39,6 @@ _FROM_START = frozenset(
         CauseKind.BUDGET,
     )
 )
-
-# Problems of other parts are of the process.
-_OF_SUBJECT = {Subject.STATE_FILE: CauseKind.STATE_FILE, Subject.CONFIGURATION: CauseKind.CONFIGURATION}
 
 # Rows older than this (seconds) are bad, whether the API responds or not: nobody sees a drop in them.
 OLDEST_ROWS = 20 * MINUTE
@@ -96,12 +100,26 @@ def clock_problem(offset: float) -> str:
     )
 
 
+def media_files_problem(errors: Mapping[str, Sequence[str]], since: float | None) -> ProblemView | None:
+    """The problem with the media files, None without any.
+
+    Args:
+        errors: The error lines of each merchant with media files.
+        since: Since when there are errors (Unix seconds).
+    """
+    lines = list(dict.fromkeys(line for each in errors.values() for line in each))
+    if not lines:
+        return None
+    others = f" {len(lines) - 1} more in the log." if len(lines) > 1 else ""
+    return ProblemView(Subject.MEDIA_FILES, f"Error in a media file: {lines[0]}.{others}", since)
+
+
 def _from_start(cause: Cause) -> bool:
     return cause.since is None and cause.kind in _FROM_START
 
 
 def _of_process(problem: ProblemView) -> Cause:
-    kind = _OF_SUBJECT.get(problem.subject, CauseKind.PROCESS)
+    kind = _KINDS.get(problem.subject, CauseKind.PROCESS)
     health = Health.BAD if problem.bad else Health.WARNING
     return Cause(health, kind, problem.subject, None, problem.since, _sentence(problem.message))
 
@@ -176,12 +194,17 @@ def _of_drops(merchant: MerchantStatus) -> Iterator[Cause]:
 
 
 def _of_media(merchant: MerchantStatus, now: float) -> Iterator[Cause]:
-    """Media that are gone, fail, are stale or learn, and values that wait."""
+    """Media that are gone or do not exist yet, fail, are stale or learn, and values that wait."""
     name = merchant.merchant_id
     if gone := [each for each in merchant.media if each.gone]:
         message = f"{name}: {_count(len(gone), 'media')} not found (404): {_named(gone)}."
         since = _first(each.failing_since for each in gone)
         yield _cause(merchant, Health.WARNING, CauseKind.GONE, message, number=len(gone), since=since)
+    if merchant.pending:
+        found = _count(len(merchant.pending), "media")
+        message = f"{name}: {found} with ref_id not in the catalog yet: {some(list(merchant.pending), NAMED)}."
+        since = _first(merchant.pending.values())
+        yield _cause(merchant, Health.WARNING, CauseKind.PENDING, message, number=len(merchant.pending), since=since)
     if failing := [each for each in (merchant.whole, *merchant.media) if each.failing_streams and not each.gone]:
         message = f"{name}: requests fail for {_named(failing)}."
         streams, since = sum(each.failing_streams for each in failing), _first(each.failing_since for each in failing)

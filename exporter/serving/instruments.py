@@ -1,7 +1,7 @@
 """The metrics of the exporter itself: requests, revisions, reloads, the process."""
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta, tzinfo
 
 from prometheus_client import (
@@ -96,6 +96,14 @@ class Instruments:
             "Timestamp of the last successful configuration reload.",
             registry=registry,
         )
+        self._media_files = Gauge(
+            "smartstream_media_files_last_read_successful",
+            "Whether the last read of the merchant's media files was successful.",
+            ["merchant_id"],
+            registry=registry,
+        )
+        # The merchants that have media files.
+        self._with_media_files: frozenset[str] = frozenset()
         self._clock_offset = Gauge(
             "smartstream_clock_offset_seconds",
             "Seconds by which the clock of the exporter's machine is ahead of the API's (Date header), 0 within 30 s.",
@@ -183,6 +191,18 @@ class Instruments:
         """
         self._state_writable.set_function(lambda: float(state_writable()))
         self._dropped.count = dropped_log_lines
+
+    def media_files_read(self, errors: Mapping[str, Collection[str]]) -> None:
+        """Record that the media files were read.
+
+        Args:
+            errors: The errors of each merchant with media files; of other merchants nothing is exported.
+        """
+        for merchant_id, lines in errors.items():
+            self._media_files.labels(merchant_id).set(not lines)
+        for merchant_id in self._with_media_files - errors.keys():
+            self._media_files.remove(merchant_id)
+        self._with_media_files = frozenset(errors)
 
     def reloaded(self, ok: bool, at: float) -> None:  # noqa: FBT001 - called by the reloader
         """Record that the configuration was read, at start or later, at `at` (Unix seconds)."""

@@ -4,7 +4,7 @@ Instants are Unix seconds; what is not known is None.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from exporter.api.request_log import Exchange
@@ -58,7 +58,9 @@ class CauseKind(StrEnum):
     OLD_ROWS = "old rows"
     WARNING_DROP = "warning drop"
     WAITING = "waiting"
+    MEDIA_FILES = "media files"
     GONE = "media gone"
+    PENDING = "media pending"
     FAILING = "failing streams"
     STALE = "stale media"
     LEARNING = "learning"
@@ -75,8 +77,8 @@ class Cause:
         health: `warning` or `bad`.
         kind: What it is: `state file`, `process`, `configuration not accepted`, `credentials refused`, `time zone`,
             `drop of a merchant`, `critical drop`, `API down`, `no rows`, `old rows`, `warning drop`, `waiting`,
-            `media gone`, `failing streams`, `stale media`, `learning`, `rate limited`, `budget too small` or
-            `held values`.
+            `media files`, `media gone`, `media pending`, `failing streams`, `stale media`, `learning`, `rate limited`,
+            `budget too small` or `held values`.
         subject: What it concerns: the name of a media, the id of a merchant, or a part of the process.
         number: How much: of a drop the share of the expected plays that is missing, of old rows their age in seconds,
             else how many media, streams or values; null where there is nothing to count.
@@ -238,6 +240,7 @@ class MerchantStatus(Connection):
         held_values: Values of the API that are unusable or implausible, and are not counted yet.
         whole: All media together.
         media: The media, in the order of the configuration.
+        pending: Reference ids of configured media that the catalog does not have yet, and since when that is known.
         incidents: Drops of the media and of the whole merchant: the open ones, then the others, the newest onset first.
         timezone_error: How the rows show that `api.timezone` is wrong, or "".
         timezone_since: When that was found, or null.
@@ -249,6 +252,7 @@ class MerchantStatus(Connection):
     held_values: int
     whole: MediaStatus
     media: tuple[MediaStatus, ...]
+    pending: Mapping[str, float] = field(default_factory=dict)
     incidents: tuple[IncidentStatus, ...] = ()
     timezone_error: str = ""
     timezone_since: float | None = None
@@ -269,7 +273,7 @@ class Status:
         clock_offset_seconds: By how much this machine's clock is ahead of the API's, 0 within 30 s.
         merchants: The merchants, in the order of the configuration.
         requests: The newest requests to the API, and the newest that failed; the newest first.
-        problems: Problems of the process itself: its state file, its log, its clock, its polling.
+        problems: Problems of the process itself: its state file, its log, its clock, its polling, its media files.
         started: When the process began to poll.
     """
 

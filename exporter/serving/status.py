@@ -166,6 +166,7 @@ class _Builder:
             held_values=merchant.held_values,
             whole=self._media(whole, streams.get("", ()), settled),
             media=tuple(self._media(each, streams.get(each.media_id, ()), settled) for each in merchant.media.values()),
+            pending=dict(merchant.pending),
             incidents=_incidents(merchant),
             timezone_error=merchant.timezone_error,
             timezone_since=merchant.timezone_since,

@@ -79,6 +79,7 @@ def _instruments() -> Iterable[_Row]:
     telemetry = Instruments()
     telemetry.expect([""])
     telemetry.observe_request("", "", "", 0.0)
+    telemetry.media_files_read({"": ()})
     telemetry.configured(0.0, UTC, lambda: 0.0)
     suffixes = {"counter": "_total", "info": "_info"}
     for metric in telemetry.registry.collect():

@@ -39,9 +39,9 @@ The health is the worst of its causes:
   older than 20 minutes (whether the API responds or not, and also if nobody plays anything), rows that show that
   `api.timezone` is wrong, a state file that cannot be written, polling that has stopped.
 - **Warning:** a warning drop, a drop whose plays are back but not yet for ten minutes, rows older than 12 minutes,
-  media that are gone (404), failing streams, stale media, more than half of a merchant's media still learning, a rate
-  limit (429), more streams than the budget can fetch within `max_staleness`, values that are not counted yet, a wrong
-  clock, no response yet.
+  media that are gone (404), media with a `ref_id` that the catalog does not have yet, media files with an error,
+  failing streams, stale media, more than half of a merchant's media still learning, a rate limit (429), more streams
+  than the budget can fetch within `max_staleness`, values that are not counted yet, a wrong clock, no response yet.
 - **Good** says how many media are judged, and how old the newest row is.
 
 A media is *stale* when it has no data at all, or when the newest data of one of its streams is older than `max_lag` and

@@ -34,6 +34,7 @@ ALERTS = {
     "SmartstreamMediaNotJudged",
     "SmartstreamMinutesLost",
     "SmartstreamReloadFailed",
+    "SmartstreamMediaFilesUnreadable",
     "SmartstreamClockWrong",
     "SmartstreamStateNotWritable",
     "SmartstreamPollingStopped",
@@ -135,6 +136,7 @@ def test_labels_in_rules_and_tests_are_those_of_the_families() -> None:
     """No selector names a label that its family does not have: it would select nothing, and never fire."""
     labels = {family.name: {*family.labels, "job", "instance"} for family in FAMILIES}
     labels["smartstream_api_requests_total"] = {"merchant_id", "endpoint", "code", "job", "instance"}
+    labels["smartstream_media_files_last_read_successful"] = {"merchant_id", "job", "instance"}
     labels["smartstream_build_info"] = {"version", "python", "job", "instance"}
     labels["smartstream_web_info"] = {"external_url", "job", "instance"}
     labels["smartstream_api_utc_offset_seconds"] = {"timezone", "job", "instance"}

@@ -81,7 +81,9 @@ def of_streams(*views: StreamView, now: float = NOW) -> dict[str, float]:
     return {
         series: value
         for series, value in shown(snapshot_of(merchant_view(*views)), now=now).items()
-        if not any(word in series for word in ("timestamp", "revisions", "lost", "resets", "held", "threshold"))
+        if not any(
+            word in series for word in ("timestamp", "revisions", "lost", "resets", "held", "pending", "threshold")
+        )
     }
 
 
@@ -251,6 +253,7 @@ def test_a_stream_without_an_answer_has_no_timestamp_and_no_gauge() -> None:
         'smartstream_lost_seconds_total{merchant_id="acme"}': 0,
         'smartstream_series_resets_total{merchant_id="acme"}': 0,
         'smartstream_held_values{merchant_id="acme"}': 0,
+        'smartstream_media_pending{merchant_id="acme"}': 0,
         'smartstream_merchant_drop_threshold_ratio{merchant_id="acme",severity="critical"}': 0.35,
     }
 
@@ -268,6 +271,7 @@ def test_metrics_about_the_data() -> None:
         revisions_down=1,
         series_resets=4,
         held_values=5,
+        pending=MappingProxyType({"cup": 1.0, "news": 2.0}),
     )
     assert shown(snapshot_of(merchant)) == {
         'smartstream_data_timestamp_seconds{group="os",media_id="m1",merchant_id="acme",target="device_count"}': end_of(
@@ -282,6 +286,7 @@ def test_metrics_about_the_data() -> None:
         'smartstream_lost_seconds_total{merchant_id="acme"}': 180,
         'smartstream_series_resets_total{merchant_id="acme"}': 4,
         'smartstream_held_values{merchant_id="acme"}': 5,
+        'smartstream_media_pending{merchant_id="acme"}': 2,
         'smartstream_merchant_drop_threshold_ratio{merchant_id="acme",severity="critical"}': 0.35,
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from exporter.model import MINUTE, Target, end_of, start_of
-from exporter.serving.health import clock_problem
+from exporter.serving.health import clock_problem, media_files_problem
 from exporter.serving.page import page
 from exporter.serving.schema import CauseKind, Health, Status
 from exporter.serving.status import as_json
@@ -54,6 +54,10 @@ def dropping(number: int, worst: float, **changes: Any) -> MediaView:
 BAD, WARNING = Health.BAD, Health.WARNING
 UNWRITABLE = ProblemView(Subject.STATE_FILE, "state.db: the disk is full; free some space", NOW - 60, bad=True)
 STOPPED = ProblemView(Subject.POLLING, "no heartbeat for 130 s", bad=True)
+MEDIA_FILES = media_files_problem(
+    {"m": ("a.csv:3: id: is missing; add it, or ref_id", "b"), "n": (), "o": ("b",)}, NOW - 30
+)
+assert MEDIA_FILES is not None
 CLOCK = ProblemView(Subject.CLOCK, clock_problem(-95.0))
 
 # Name -> the merchant, problems of the process, and the cause: health, kind, subject, number, since, message.
@@ -172,6 +176,22 @@ STATES: dict[str, tuple[MerchantView, tuple[ProblemView, ...], tuple[Any, ...]]]
         merchant(media(gone=True, failing_since=NOW - 900)),
         (),
         (WARNING, CauseKind.GONE, "acme", 1, NOW - 900, "acme: 1 media not found (404): News 1."),
+    ),
+    "pending": (
+        merchant(media(), pending=MappingProxyType({"cup": NOW - 60, "news": NOW - 900})),
+        (),
+        (
+            *(WARNING, CauseKind.PENDING, "acme", 2, NOW - 900),
+            "acme: 2 media with ref_id not in the catalog yet: cup, news.",
+        ),
+    ),
+    "media files": (
+        merchant(media()),
+        (MEDIA_FILES,),
+        (
+            *(WARNING, CauseKind.MEDIA_FILES, "media files", None, NOW - 30),
+            "Error in a media file: a.csv:3: id: is missing; add it, or ref_id. 1 more in the log.",
+        ),
     ),
     "failing": (
         merchant(
@@ -324,6 +344,12 @@ def test_a_merchants_drop_is_one_cause() -> None:
 def test_what_is_no_cause(of: MerchantView) -> None:
     """The limits of the causes."""
     assert built(of).health is Health.GOOD
+
+
+def test_media_files_without_errors_are_no_problem() -> None:
+    """Nor are merchants without any."""
+    assert media_files_problem({"m": ()}, None) is None
+    assert media_files_problem({}, None) is None
 
 
 def test_what_is_there_from_the_start_has_lasted_since_then() -> None:

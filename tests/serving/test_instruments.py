@@ -82,6 +82,20 @@ def test_a_failed_reload_keeps_the_last_success_timestamp() -> None:
         assert value("smartstream_config_last_reload_success_timestamp_seconds") == good
 
 
+def test_only_merchants_with_media_files_have_their_metric() -> None:
+    """1 if the last read had no error, else 0; a merchant that has none any more has no sample."""
+    telemetry = Instruments()
+
+    def value(merchant_id: str) -> float | None:
+        names = {"merchant_id": merchant_id}
+        return telemetry.registry.get_sample_value("smartstream_media_files_last_read_successful", names)
+
+    telemetry.media_files_read({"m": (), "n": ("a.csv: no such file",)})
+    assert (value("m"), value("n"), value("o")) == (1, 0, None)
+    telemetry.media_files_read({"n": ()})
+    assert (value("m"), value("n"), value("o")) == (None, 1, None)
+
+
 def test_the_build_and_the_process_are_exported() -> None:
     """The release, the Python and the process are on the page; creation times are not."""
     telemetry = Instruments("1.2.3")
