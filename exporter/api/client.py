@@ -96,6 +96,7 @@ class _Request(Generic[_T]):
         account: The body of a request for a token, else None.
         asked: What it asks for, for messages.
         media_id: The media that it is about, or "".
+        may_be_missing: Whether a 404 is an answer, and no failure to show.
         empty: What 204, an answer without a body, means; None if it is unusable.
     """
 
@@ -107,6 +108,7 @@ class _Request(Generic[_T]):
     account: Mapping[str, str] | None = field(default=None, repr=False)
     asked: str = ""
     media_id: str = ""
+    may_be_missing: bool = False
     empty: _T | None = None
 
 
@@ -216,12 +218,12 @@ class Client:
             NotFound: No media has it.
             MalformedAnswer: The answer does not tell the media's id.
         """
-        media = self._media(f"ref:{quote(ref_id, safe='')}", f"ref:{ref_id}", media_id)
+        media = self._media(f"ref:{quote(ref_id, safe='')}", f"ref:{ref_id}", media_id, may_be_missing=True)
         if not media.media_id:
             raise MalformedAnswer(f"medias: the media with ref_id {ref_id} has no id")
         return media
 
-    def _media(self, reference: str, asked: str, media_id: str) -> answers.Media:
+    def _media(self, reference: str, asked: str, media_id: str, *, may_be_missing: bool = False) -> answers.Media:
         return self._get(
             _Request(
                 "medias",
@@ -230,6 +232,7 @@ class Client:
                 catalog_limit(f"media {asked}"),
                 asked=asked,
                 media_id=media_id,
+                may_be_missing=may_be_missing,
             )
         )
 
@@ -285,9 +288,9 @@ class Client:
         try:
             value = self._read(request, answer)
         except ApiError as error:
-            self._report(
-                request, error.code if isinstance(error, NoAnswer) else str(answer.status), seconds, str(error)
-            )
+            code = error.code if isinstance(error, NoAnswer) else str(answer.status)
+            missing = request.may_be_missing and isinstance(error, NotFound)
+            self._report(request, code, seconds, "" if missing else str(error))
             raise
         except Exception as error:
             raise self._unhandled(request, error, str(answer.status), seconds) from error

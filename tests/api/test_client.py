@@ -340,6 +340,29 @@ def test_the_catalog_and_live_events(api: Api) -> None:
     assert api.observed == [("auth-token", "200"), ("medias", "200"), ("live_events", "200")]
 
 
+def test_a_media_is_found_by_its_reference_id(api: Api) -> None:
+    """It is quoted, and the answer tells the media's id; an answer without one is unusable."""
+    api.answer = lambda _: reply(200, {"id": "7f", "ref_id": "a b/ナイター", "tags": ["news"]})
+    with api.client() as client:
+        found = client.media_by_ref("a b/ナイター")
+        assert (found.media_id, found.ref_id, found.tags) == ("7f", "a b/ナイター", ("news",))
+        assert api.calls[0].target.endswith("/medias/ref:a%20b%2F%E3%83%8A%E3%82%A4%E3%82%BF%E3%83%BC")
+        api.answer = lambda _: reply(200, {"id": None, "name": "x"})
+        with pytest.raises(MalformedAnswer, match="the media with ref_id r has no id"):
+            client.media_by_ref("r")
+
+
+def test_a_missing_reference_id_is_no_failure_to_show(api: Api) -> None:
+    """It is asked for each minute: the list of failed requests would have nothing else. A media's 404 is in it."""
+    api.answer = lambda _: reply(404, {"code": "MEDIA_NOT_FOUND"})
+    with api.client() as client:
+        for look_up in (client.media_by_ref, client.media):
+            with pytest.raises(NotFound, match="404 MEDIA_NOT_FOUND"):
+                look_up("r")
+    assert api.observed[1:] == [("medias", "404"), ("medias", "404")]
+    assert [bool(each.error) for each in api.exchanges[1:]] == [False, True]
+
+
 def test_netrc_is_ignored(api: Api, tmp_path: Path) -> None:
     """A password for the host in ~/.netrc, which `requests` would send, is not used."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login l password n3trc\n")

@@ -98,6 +98,11 @@ class FakeClient:
         self._fail(f"media {media_id}")
         return Media(ref_id="", name=f"name of {media_id}", live_event_id="ev", encode_type="live")
 
+    def media_by_ref(self, ref_id: str, _media_id: str = "") -> Media:
+        self._send(f"media ref:{ref_id}")
+        self._fail(f"media ref:{ref_id}")
+        return Media(ref_id, f"name of {ref_id}", "", "live", f"id-of-{ref_id}")
+
     def live_event(self, live_event_id: str) -> LiveEvent:
         self._send(f"event {live_event_id}")
         self._fail("event")
@@ -127,6 +132,7 @@ class World:
         *,
         history_known: bool,
         detector: bool,
+        refs: Sequence[str] = (),
     ) -> None:
         if history_known:
             mark_history_known(state, "m", ["", *media])
@@ -140,7 +146,7 @@ class World:
                         "password": "p",
                         "requests_per_minute": limit,
                         "collect": [{"target": target} for target in collect],
-                        "media": [{"id": media_id} for media_id in media],
+                        "media": [*({"id": media_id} for media_id in media), *({"ref_id": ref_id} for ref_id in refs)],
                     }
                 ],
                 "poll": {"concurrency": concurrency},
@@ -185,9 +191,18 @@ def build(tmp_path: Path) -> Iterator[Callable[..., World]]:
             *,
             history_known: bool = True,
             detector: bool = False,
+            refs: Sequence[str] = (),
         ) -> World:
             return World(
-                state, clock, limit, concurrency, collect, media, history_known=history_known, detector=detector
+                state,
+                clock,
+                limit,
+                concurrency,
+                collect,
+                media,
+                history_known=history_known,
+                detector=detector,
+                refs=refs,
             )
 
         yield make
@@ -649,6 +664,55 @@ def test_a_catalog_that_never_answers_takes_nothing_from_the_counting(
         requested = world.round()
         assert sum(what.endswith("/play_count") for what in requested) == 31
         assert sum(what.startswith("media ") for what in requested) <= 3
+
+
+def test_a_media_is_asked_for_by_its_reference_id_until_it_exists(build: Callable[..., World]) -> None:
+    """Each minute, with one line in the log when it begins and one when it is found. It is no failure of anything."""
+    world = build(refs=["cup"])
+    world.client.errors = {"media ref:cup": NotFound("medias: 404", status=404)}
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(10):
+            assert "media ref:cup" in world.round()
+    link = world.poller.link
+    assert (link.up, link.last_error, link.failing_lookups, link.gone) == (True, "", 0, frozenset())
+    assert list(world.catalog.pending) == ["cup"]
+    assert world.catalog.unknown == 0
+    [line] = [each for each in logs if each.get("ref_id") == "cup"]
+    assert line["event"] == "no media with this ref_id in the catalog yet; asking again until there is one"
+    world.client.errors = {}
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(10):
+            world.round()
+    [line] = [each for each in logs if each.get("ref_id") == "cup"]
+    assert line["event"] == "found the media of a ref_id"
+    assert (line["media"], line["name"]) == ("id-of-cup", "name of cup")
+    assert world.catalog.refs == {"cup": "id-of-cup"}
+    assert world.client.all_requested.count("media ref:cup") == 11
+
+
+@pytest.mark.unmeasured
+def test_missing_media_take_little_from_the_counting(build: Callable[..., World]) -> None:
+    """However many there are, and however short the budget is: after the first lookups at most a fifteenth of it."""
+    refs = [f"event-{number}" for number in range(30)]
+    world = build(media=[f"media-{number}" for number in range(30)], refs=refs, limit=20)
+    world.client.errors = {f"media ref:{ref_id}": NotFound("medias: 404", status=404) for ref_id in refs}
+    while world.catalog.unknown:
+        world.round()
+    before = len(world.client.all_requested)
+    for _ in range(120):
+        world.round()
+    requested = world.client.all_requested[before:]
+    missing = sum(what.startswith("media ref:") for what in requested)
+    assert 0 < missing <= len(requested) / 15 + 2
+    assert world.poller.link.failing_lookups == 0
+
+
+def test_an_outage_is_no_missing_media(build: Callable[..., World]) -> None:
+    """A lookup by reference id that fails in another way is an incident, as those by id are."""
+    world = build(refs=["cup"])
+    world.client.errors = {"media ref:cup": ServerError("medias: 500", status=500)}
+    world.round()
+    assert (world.poller.link.failing_lookups, world.catalog.pending) == (1, {})
 
 
 def lookups_in(requested: Sequence[str]) -> int:

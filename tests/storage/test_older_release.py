@@ -97,6 +97,20 @@ def test_an_old_file_is_not_treated_as_damaged(
     assert captured.out + captured.err == ""
 
 
+def test_each_older_layout_is_brought_to_todays(tmp_path: Path, clock: FakeClock) -> None:
+    """A file of the layout before, without the tags, is extended and keeps what it has."""
+    path = tmp_path / "layout-2.db"
+    open_state(path, clock.now).close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("INSERT INTO media VALUES ('m', 'a', 'News', 'r', 'file', '', 0)")
+        db.executescript("DROP TABLE media_tags; PRAGMA user_version = 2;")
+    with contextlib.closing(open_state(path, clock.now)) as state, state.read() as db:
+        assert not state.salvaged
+        assert db.execute("SELECT name, tags FROM media LEFT JOIN media_tags USING (media_id)").fetchall() == [
+            ("News", None)
+        ]
+
+
 def test_the_ledger_has_the_same_totals(built: Polling) -> None:
     """No counter resets; gauges, the held value and the names of the media are there, too."""
     merchant = built.snapshot().merchants["m"]
