@@ -131,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
         ("check-config", _check_config, _check_config_flags, "validate a configuration and list every error"),
         ("plan", _plan, add_file_flags, plan),
         ("backfill", _backfill, _backfill_flags, "export the history of the counters to a file for promtool"),
+        ("backup", _backup, _backup_flags, "copy the state file, also while the exporter runs"),
+        ("move-merchant", _move_merchant, _move_flags, "move the counters of a merchant to another state file"),
         ("replay", _replay, _replay_flags, "backtest the drop alerts on recorded plays"),
         ("demo", _run_demo, _demo_flags, "run the exporter with a simulated API in the same process"),
         ("simulate", _run_simulator, _simulator_flags, "run only the simulated API"),
@@ -156,6 +158,45 @@ def _backfill_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label", dest="labels", type=label, action="append", default=[], metavar="NAME=VALUE",
         help="label to add to every series, such as job and instance of the scraped series; can be repeated",
+    )  # fmt: skip
+
+
+def _describe(parser: argparse.ArgumentParser, description: str, examples: str) -> None:
+    """Set the text above and below the flags of a command's help."""
+    parser.description = description
+    parser.epilog = f"examples:\n{examples}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+
+
+def _backup_flags(parser: argparse.ArgumentParser) -> None:
+    _describe(
+        parser,
+        """Write a consistent copy of the state file. The exporter can run meanwhile, and is not disturbed.
+With --storage.path, no configuration is read.""",
+        """  smartstream-exporter backup --output=state-backup.db
+  smartstream-exporter backup --storage.path=/data/state.db --output=/backup/state-$(date +%F).db""",
+    )
+    add_file_flags(parser)
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="copy to write; a file that exists is not replaced"
+    )
+
+
+def _move_flags(parser: argparse.ArgumentParser) -> None:
+    _describe(
+        parser,
+        """Move everything that a state file has of a merchant (counters, baselines, incidents, names, request
+budget) to another state file. Stop the exporters of both files first. If this is interrupted, nothing is
+lost: run it again. Move the merchant's entry in the configuration, too, before you start the exporters.""",
+        "  smartstream-exporter move-merchant nttsmc --from=state-0.db --to=state-1.db",
+    )
+    parser.add_argument("merchant_id", metavar="ID", help="ID of the merchant")
+    parser.add_argument(
+        "--from", dest="source", type=Path, required=True, metavar="FILE", help="state file that has the merchant"
+    )
+    parser.add_argument(
+        "--to", dest="target", type=Path, required=True, metavar="FILE",
+        help="state file that gets the merchant; created if missing",
     )  # fmt: skip
 
 
@@ -254,6 +295,30 @@ def _backfill(options: argparse.Namespace) -> int:
     # SIGTERM, too, ends with a line that says how to continue.
     signals.interrupt_on_stop()
     command.run(settings, order, SystemClock())
+    return 0
+
+
+def _backup(options: argparse.Namespace) -> int:
+    from exporter.storage.backup import back_up
+
+    path = options.storage_path if options.storage_path is not None else _load(options).storage.path
+    # A partial copy is removed.
+    signals.interrupt_on_stop()
+    size = back_up(path, options.output)
+    print(f"ok: {options.output} is a copy of {path}, {size} bytes")
+    return 0
+
+
+def _move_merchant(options: argparse.Namespace) -> int:
+    from exporter.storage.move import move_merchant
+
+    logs.setup(options.log_level, options.log_format)
+    signals.interrupt_on_stop()
+    streams = move_merchant(options.merchant_id, options.source, options.target)
+    print(
+        f"ok: {options.merchant_id} is moved from {options.source} to {options.target}, {streams} streams; "
+        "move its entry in the configuration, too, before you start the exporters"
+    )
     return 0
 
 

@@ -13,6 +13,7 @@ from exporter.counting.accounts import Account, Entry, StreamLedger, StreamRow
 from exporter.counting.held import Cell, Held
 from exporter.errors import StateError
 from exporter.model import Group, Minute, Stream, Target
+from exporter.storage.backup import connect_read_only
 from exporter.storage.schema import READ_ERRORS, reason_of
 from exporter.storage.state_file import recognise
 from exporter.units import from_units
@@ -209,10 +210,7 @@ def read_rates(path: Path) -> dict[str, dict[str, float]]:
     try:
         if not recognise(path):
             return {}
-        real = path.resolve()
-        # Without a WAL no process has the file open. SQLite then need not write beside it, which may not be allowed.
-        unused = "" if real.with_name(real.name + "-wal").exists() else "&immutable=1"
-        with contextlib.closing(sqlite3.connect(f"{real.as_uri()}?mode=ro{unused}", uri=True)) as db:
+        with contextlib.closing(connect_read_only(path)) as db:
             for merchant_id, media_id, rate in db.execute(
                 "SELECT merchant_id, media_id, rate FROM streams "
                 "WHERE rate IS NOT NULL AND target = ? AND grouping = ?",
