@@ -97,11 +97,12 @@ def move_merchant(merchant_id: str, source: Path, target: Path) -> int:
         InputError: The files are the same, the merchant is not in the old one, or other state of it is in the new one.
         StateError: A file is in use, or cannot be used.
     """
-    if source.resolve() == target.resolve():
-        raise InputError("--to: is the same file as --from; name another one")
     try:
         if not recognise(source):
             raise StateError(f"--from: {source}: no such state file; check its name")
+        # Also by another link or name.
+        if target.exists() and source.samefile(target):
+            raise InputError("--to: is the same file as --from; name another one")
     except OSError as error:
         raise StateError(f"--from: {source}: cannot be read: {error.strerror}; check its permissions") from error
     with _opened(source, "--from") as old:

@@ -113,6 +113,14 @@ def test_the_name_in_the_certificate(private: Authority, behind: Peer) -> None:
         assert problem.endswith("; check api.tls_config.server_name (other.example.com)")
 
 
+def test_an_expired_certificate(private: Authority, behind: Peer) -> None:
+    """The message says that it has expired, and suggests no other CA."""
+    with TlsFront(private.server("127.0.0.1", expired=True), port_of(behind)) as front:
+        problem = error_of(api(f"https://127.0.0.1:{front.port}", tls(ca_file=private.ca_file)))
+    start = f"the TLS certificate of 127.0.0.1:{front.port} is not valid: certificate has expired"
+    assert problem == f"{start}; it must be renewed"
+
+
 def test_no_verification(private: Authority, behind: Peer) -> None:
     """`insecure_skip_verify` accepts an unknown CA and another name, whatever `ca_file` is."""
     with TlsFront(private.server(NAME), port_of(behind)) as front:

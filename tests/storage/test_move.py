@@ -189,10 +189,12 @@ def test_a_damaged_file(old: Path, new: Path) -> None:
 def test_wrong_names(old: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each is one line with the flag, exit code 1, and no new file."""
     (tmp_path / "text").write_text("hello")
+    (tmp_path / "link").hardlink_to(new)
     for arguments, message in (
         (("x", old, tmp_path / "a"), f"--from: {old} has nothing of merchant x; its merchants: m, n"),
         (("m", tmp_path / "none", tmp_path / "a"), f"--from: {tmp_path / 'none'}: no such state file; check its name"),
         (("m", old, old), "--to: is the same file as --from; name another one"),
+        (("o", new, tmp_path / "link"), "--to: is the same file as --from; name another one"),
         (("m", tmp_path / "text", new), f"{tmp_path / 'text'}: is not a state file of smartstream-exporter"),
         (("m", old, tmp_path / "text"), f"{tmp_path / 'text'}: is not a state file of smartstream-exporter"),
     ):

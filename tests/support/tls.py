@@ -17,6 +17,10 @@ import trustme
 from tests.support.processes import PATIENCE
 
 
+def _yesterday() -> dt.datetime:
+    return dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+
+
 class Authority:
     """A private CA whose certificates are written to files.
 
@@ -34,17 +38,16 @@ class Authority:
 
     def client(self, name: str = "client", *, expired: bool = False) -> tuple[Path, Path]:
         """The files of a new client certificate and its key."""
-        yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
-        made = self.ca.issue_cert(f"{name}@example.com", not_after=yesterday if expired else None)
+        made = self.ca.issue_cert(f"{name}@example.com", not_after=_yesterday() if expired else None)
         certificate, key = (self._folder / f"{self._name}-{name}.{kind}" for kind in ("pem", "key"))
         made.cert_chain_pems[0].write_to_path(certificate)
         made.private_key_pem.write_to_path(key)
         return certificate, key
 
-    def server(self, *names: str, clients: "Authority | None" = None) -> ssl.SSLContext:
+    def server(self, *names: str, clients: "Authority | None" = None, expired: bool = False) -> ssl.SSLContext:
         """TLS of a server with these names, which requires a client certificate of a CA if given."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.ca.issue_cert(*names).configure_cert(context)
+        self.ca.issue_cert(*names, not_after=_yesterday() if expired else None).configure_cert(context)
         if clients:
             clients.ca.configure_trust(context)
             context.verify_mode = ssl.CERT_REQUIRED
