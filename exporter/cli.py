@@ -18,6 +18,7 @@ from exporter.flags import (
     LISTEN,
     add_file_flags,
     add_log_flags,
+    add_storage_flag,
     add_web_flags,
     duration,
     instant,
@@ -142,9 +143,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_config_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help=f"configuration file (default: {CONFIG})")
     parser.add_argument(
-        "file", type=Path, nargs="?", default=CONFIG, metavar="FILE", help="configuration file (default: %(default)s)"
-    )
+        "--online", action="store_true",
+        help="also sign in, look up every media, read its plays and check the time zone, within the request budget",
+    )  # fmt: skip
+    add_storage_flag(parser)
 
 
 def _backfill_flags(parser: argparse.ArgumentParser) -> None:
@@ -339,11 +343,23 @@ def _replay(options: argparse.Namespace) -> int:
 
 def _check_config(options: argparse.Namespace) -> int:
     from exporter.config.load import summary
-    from exporter.config.media_files import load_all
 
-    settings = load_all(options.file, os.environ)
+    options.config_file = options.file or options.config_file
+    settings = _load_all(options)
+    if options.online and (problems := _check_online(settings, options)):
+        console.say(f"smartstream-exporter: {problems} problem{'s' * (problems != 1)}; the tables say which")
+        return 1
     print(f"ok: {summary(settings)}")
     return 0
+
+
+def _check_online(settings: "Settings", options: argparse.Namespace) -> int:
+    from exporter.checking import command
+
+    _setup_logs(settings, options)
+    # SIGTERM, too, prints what is known.
+    signals.interrupt_on_stop()
+    return command.run(settings, SystemClock())
 
 
 def _run_demo(options: argparse.Namespace) -> int:

@@ -28,6 +28,11 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
         "--config.file", dest="config_file", type=Path, metavar="FILE", default=argparse.SUPPRESS,
         help="configuration file (default: config.yaml)",
     )  # fmt: skip
+    add_storage_flag(parser)
+
+
+def add_storage_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --storage.path."""
     parser.add_argument(
         "--storage.path", dest="storage_path", type=Path, metavar="FILE", default=argparse.SUPPRESS,
         help="state file (default: storage.path in the configuration, else state.db)",

@@ -9,12 +9,16 @@ import math
 from dataclasses import dataclass, replace
 from datetime import tzinfo
 
+from exporter.api.ranges import half
 from exporter.localtime import local
 from exporter.model import MINUTE, Minute, MinuteRange, Rows, Stream, end_of, minute_of, total_of
 from exporter.times import format_duration
 
 # The zones of the world are at most so many minutes apart.
 REACH = 26 * 60
+
+# The minutes below which the range of a check is not shortened.
+SHORTEST_CHECK = 60
 
 # Seconds. Rows are not in the future by more than this, however the clocks differ.
 SLACK = 5 * MINUTE
@@ -64,6 +68,42 @@ class ZoneCheck:
     def __str__(self) -> str:
         """The request in a log line."""
         return f"{self.stream} around now, for the time zone"
+
+
+class ZoneWindows:
+    """What a check asks for, as minutes before and after now: one request, until the API refuses it. For one thread."""
+
+    def __init__(self) -> None:
+        self._windows = [(REACH, REACH)]
+        # What the current check has still to ask for.
+        self._open = list(self._windows)
+
+    def next(self, stream: Stream, now: float) -> ZoneCheck | None:
+        """The next request of the check (Unix seconds); None if every range is refused."""
+        return ZoneCheck(stream, *self._open[0], minute_of(now)) if self._open else None
+
+    def answered(self) -> bool:
+        """Note that the last request was answered; returns whether the check is complete, so that another may begin."""
+        self._open.pop(0)
+        if self._open:
+            return False
+        self._open = list(self._windows)
+        return True
+
+    def refused(self, check: ZoneCheck) -> None:
+        """Ask for less than was refused. The minutes to come are asked for alone: they may be what is refused."""
+        window = (check.before, check.after)
+        at = self._windows.index(window)
+        self._windows[at : at + 1] = _narrower(*window)
+        self._open[:1] = _narrower(*window)
+
+
+def _narrower(before: int, after: int) -> list[tuple[int, int]]:
+    """What to ask for instead of minutes before and after now that were refused."""
+    if before and after:
+        return [(before, 0), (0, after)]
+    length = half(before + after, SHORTEST_CHECK)
+    return [] if length is None else [(length, 0) if before else (0, length)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ import structlog
 
 from exporter.api.catalog import Lookup
 from exporter.api.ranges import SHORTEST_RANGE, RangeFinder, half
-from exporter.api.zone_check import REACH, ZoneCheck, ZoneFinding, judge_zone, look_at, zone_error
+from exporter.api.zone_check import ZoneCheck, ZoneFinding, ZoneWindows, judge_zone, look_at, zone_error
 from exporter.drops.warmup import Pace, WarmupRequest
 from exporter.errors import BadRequest, NotFound, Removed, TooLarge
-from exporter.model import Stream, minute_of
+from exporter.model import Stream
 from exporter.planning.capacity import learning_rate
 from exporter.polling.backoff import Task
 from exporter.polling.parts import MerchantParts
@@ -28,9 +28,6 @@ UNUSABLE = "values that cannot be used"
 # Seconds until the time zone is checked again: after it was found to fit, and otherwise; and after there was nothing to
 # see, or no answer.
 ZONE_FITS_EVERY, ZONE_EVERY, ZONE_AGAIN = 3600.0, 300.0, 600.0
-
-# The minutes below which the range of a check is not shortened.
-SHORTEST_CHECK = 60
 
 T = TypeVar("T", Stream, Lookup, WarmupRequest, ZoneCheck)
 
@@ -291,10 +288,7 @@ class ZoneSource(TaskSource[ZoneCheck]):
         self._stream = stream
         # The zone that the finding is about.
         self._zone = parts.zone
-        # What is asked for in each check, as minutes before and after now. One request, until the API refuses it.
-        self._windows = [(REACH, REACH)]
-        # What this check has still to ask for.
-        self._open = list(self._windows)
+        self._windows = ZoneWindows()
         self._due = float("-inf")
 
     def forget_removed(self) -> None:
@@ -306,9 +300,9 @@ class ZoneSource(TaskSource[ZoneCheck]):
     def next(self, unanswered: Collection[Task]) -> ZoneCheck | None:
         """The check if it is due, else None; argument as for `LookupSource.next`."""
         now = self._parts.clock.monotonic()
-        if now < self._due or not self._open or any(isinstance(task, ZoneCheck) for task in unanswered):
+        if now < self._due or any(isinstance(task, ZoneCheck) for task in unanswered):
             return None
-        return ZoneCheck(self._stream, *self._open[0], minute_of(self._parts.clock.now()))
+        return self._windows.next(self._stream, self._parts.clock.now())
 
     def ask(self, task: ZoneCheck) -> bool:
         """See `TaskSource`."""
@@ -320,9 +314,7 @@ class ZoneSource(TaskSource[ZoneCheck]):
             raise Removed("a check of another time zone")
         now, before = self._parts.clock.now(), self.finding
         self.finding = judge_zone(before, look_at(reading.rows, now), self._zone)
-        self._open.pop(0)
-        if not self._open:
-            self._open = list(self._windows)
+        if self._windows.answered():
             self._due = self._parts.clock.monotonic() + self._pause()
         if self.finding.wrong and self.finding.offset != before.offset:
             log.warning(
@@ -336,11 +328,8 @@ class ZoneSource(TaskSource[ZoneCheck]):
         return True
 
     def shorten(self, task: ZoneCheck) -> bool:
-        """See `TaskSource`. The minutes to come are asked for alone: they may be what is refused."""
-        window = (task.before, task.after)
-        at = self._windows.index(window)
-        self._windows[at : at + 1] = _narrower(*window)
-        self._open[:1] = _narrower(*window)
+        """See `TaskSource`."""
+        self._windows.refused(task)
         return True
 
     def failed(self, _task: ZoneCheck) -> None:
@@ -351,14 +340,6 @@ class ZoneSource(TaskSource[ZoneCheck]):
         if self.finding.offset == 0.0:
             return ZONE_FITS_EVERY
         return ZONE_EVERY if self.finding.wrong or self.finding.suspect else ZONE_AGAIN
-
-
-def _narrower(before: int, after: int) -> list[tuple[int, int]]:
-    """What to ask for instead of minutes before and after now that were refused."""
-    if before and after:
-        return [(before, 0), (0, after)]
-    length = half(before + after, SHORTEST_CHECK)
-    return [] if length is None else [(length, 0) if before else (0, length)]
 
 
 class Sources:

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "serving": {"foundation", "api"},
     "backfill": {"foundation", "config", "counting", "api", "serving"},
     "backtest": {"foundation", "config", "counting", "api", "drops"},
+    "checking": {"foundation", "config", "api"},
     "assembly": {"foundation", "config", "counting", "api", "drops", "polling", "serving", "merchant_views"},
     "merchant_views": {"foundation", "api", "drops", "polling"},
     "process_health": {"foundation", "assembly", "polling", "serving"},
@@ -45,7 +46,7 @@ MAY_IMPORT = {
     "demo": {"config", "simulator"},
     "flags": {"foundation"},
     "cli": {
-        *("foundation", "config", "planning", "counting", "backfill", "backtest", "simulator"),
+        *("foundation", "config", "planning", "counting", "backfill", "backtest", "checking", "simulator"),
         *("daemon", "demo", "flags"),
     },
     "__main__": {"cli"},
