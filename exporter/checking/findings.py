@@ -19,7 +19,7 @@ class MediaFinding:
 
     Attributes:
         media: Its entry in the configuration.
-        id: Its id.
+        id: Its id; of one with a reference id `ref:` and that, until it is looked up.
         name: Its name in the catalog, else in the configuration.
         kind: What the catalog says it is, such as `file` or `live`; "" if that is not known.
         plays: Its plays in the last hour, None if they are not known.
@@ -71,14 +71,15 @@ class MerchantFinding:
 
 def nothing_known(merchant: MerchantSettings, ended_by: str = "") -> MerchantFinding:
     """The finding before the first request."""
-    media = [MediaFinding(media, media.id, media.name or "") for media in merchant.media]
+    every = (*merchant.media, *merchant.pending)
+    media = [MediaFinding(media, media.id or f"ref:{media.ref_id}", media.name or "") for media in every]
     return MerchantFinding(merchant.id, media, ended_by=ended_by)
 
 
 def reason_of(error: ApiError) -> str:
     """Why a request was refused, and how to fix it, for a table."""
     if isinstance(error, NotFound):
-        return "not found (404); check the id"
+        return "not found (404); check the id, or the ref_id"
     if error.code in ("401", "403"):
         return f"refused ({error.code}); {_PERMISSION}"
     # The column before it says which request it was.

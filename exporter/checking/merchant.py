@@ -51,7 +51,7 @@ class _Step:
 
 def requests_of(merchant: MerchantSettings) -> int:
     """How many requests the check of a merchant takes: one for a token, one for the time zone, two for each media."""
-    return 2 + 2 * len(merchant.media)
+    return 2 + 2 * len((*merchant.media, *merchant.pending))
 
 
 class MerchantCheck:
@@ -196,11 +196,17 @@ class MerchantCheck:
         self._check_zone()
 
     def _look_up(self, found: MediaFinding) -> None:
-        media = self._client.media(found.id)
+        ref_id = found.media.ref_id
+        media = self._client.media(found.id) if ref_id is None else self._client.media_by_ref(ref_id)
+        found.id = media.media_id if ref_id is not None else found.id
         found.name = media.name or found.name
         found.kind = media.encode_type or ("live" if media.live_event_id else "")
 
     def _read_plays(self, found: MediaFinding) -> None:
+        if found.media.ref_id is not None and found.id.startswith("ref:"):
+            # The catalog does not have it.
+            found.checked = True
+            return
         now = minute_of(self._clock.now())
         reading = self._client.aggregations(self._stream(found.id), MinuteRange(now - HOUR, now - 1))
         found.plays = _last_hour(reading.rows, now)

@@ -26,7 +26,7 @@ The [example](../config.example.yaml) below them explains when to change a setti
 `/config` shows the current configuration, without secrets.
 
 `smartstream-exporter check-config [FILE]` validates a file and lists every error, with its place, how to fix it, and
-the line of the file:
+the line of the file. With `--online` it also [asks the API](check-config.md): account, media, permissions, time zone.
 
 ```
 merchants[0].media[7].priority: `0` is too small; write a number greater than 0 (config.yaml:52)
