@@ -48,7 +48,7 @@ class _Top:
         kind: Its type in Python.
         expected: In words.
         begin: How to begin.
-        when_empty: What to do about a file without anything.
+        when_empty: What to do about a file without anything; "" if that is valid.
     """
 
     kind: type
@@ -57,7 +57,6 @@ class _Top:
     when_empty: str
 
 
-_CONFIG = _Top(dict, "keys with values", "begin with `merchants:`", "list at least one merchant under `merchants`")
 _LIST = _Top(list, "a list", "start each entry with a dash", "write [] for no entries")
 
 
@@ -82,13 +81,19 @@ class ConfigFile:
         return in_file(self.shown, line)
 
 
-def read(path: Path) -> ConfigFile:
+def read(path: Path, *, first: str = "merchants", may_be_empty: bool = False) -> ConfigFile:
     """Read a YAML file.
+
+    Args:
+        path: The file.
+        first: A key that such a file begins with, for messages.
+        may_be_empty: Whether a file without keys is valid.
 
     Raises:
         ConfigError: The file cannot be read, is not YAML, or is not a mapping. One error.
     """
-    return _parsed(path, read_config(path), _CONFIG)
+    when_empty = "" if may_be_empty else "list at least one merchant under `merchants`"
+    return _parsed(path, read_config(path), _Top(dict, "keys with values", f"begin with `{first}:`", when_empty))
 
 
 def parse_list(path: Path, text: str) -> ConfigFile:
@@ -139,6 +144,8 @@ def _parse(shown: str, text: str, top: _Top) -> ConfigFile | str:
         loader = Loader(text)
         node = loader.get_single_node()
         if node is None:
+            if not top.when_empty:
+                return ConfigFile(shown, top.kind(), (), lambda _: Source(1, 1))
             return f"{shown}: is empty; {top.when_empty}"
         errors = tuple(_slips(shown, node))
         data = loader.construct_document(node)

@@ -11,6 +11,8 @@ from enum import IntEnum
 from typing import cast
 
 from exporter.httpd.descriptors import MAX_CONNECTIONS
+from exporter.httpd.tls import has_allowed_san, limit_buffers
+from exporter.httpd.web_config import WebConfig
 
 # What is read at once. One buffer serves all connections: the library takes what is in it before the next read.
 _CHUNK = 16 * 1024
@@ -22,7 +24,7 @@ class Phase(IntEnum):
     IDLE = 0
     """Nothing: the server waits for the next request."""
     RECEIVING = 1
-    """The client sends a request."""
+    """The client sends a request, or what it has to send before: its part of a TLS handshake."""
     SENDING = 2
     """The client reads a response."""
     HANDLING = 3
@@ -39,7 +41,7 @@ class Limits:
         unsent_bytes: Responses that are not read yet, all connections together; one that several read counts once.
             Beyond that the slowest are closed.
         idle_timeout: Seconds that a connection may be idle.
-        request_timeout: Seconds from a request's first byte to its last.
+        request_timeout: Seconds from a request's first byte to its last, and for a TLS handshake.
         response_timeout: Seconds from a response's first byte until all of it is read.
     """
 
@@ -70,14 +72,27 @@ class Connection(asyncio.BufferedProtocol):
         body: The body of the response that is being sent.
         half_closed: Whether the client has shut down its side.
         closed: Done when the connection has ended.
+        encrypted: Whether it is a TLS connection.
+        needs_tls: Whether it is not, and should be.
+        opening: The task that opens it, until it is open.
     """
 
-    def __init__(self, connections: "Connections", protocol: asyncio.Protocol, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        connections: "Connections",
+        protocol: asyncio.Protocol,
+        loop: asyncio.AbstractEventLoop,
+        web: WebConfig,
+    ) -> None:
         self.phase = Phase.IDLE
         self.since = loop.time()
         self.body = b""
         self.half_closed = False
         self.closed: asyncio.Future[None] = loop.create_future()
+        self.encrypted = False
+        self.needs_tls = False
+        self.opening: asyncio.Task[None] | None = None
+        self._web = web
         self._connections = connections
         self._protocol = protocol
         self._loop = loop
@@ -112,6 +127,8 @@ class Connection(asyncio.BufferedProtocol):
         self._connections.remove(self)
         if self._transport is not None:
             self._transport.abort()
+        elif self.opening is not None:
+            self.opening.cancel()
 
     def close(self) -> None:
         """End the connection once all that was written has left."""
@@ -127,10 +144,18 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = transport = cast("asyncio.Transport", transport)
-        # A write is reported as finished only when nothing of it is left.
-        transport.set_write_buffer_limits(high=0)
-        self._connections.add(self)
+        self.encrypted = transport.get_extra_info("sslcontext") is not None
+        if self.encrypted:
+            limit_buffers(transport)
+        else:
+            # A write is reported as finished only when nothing of it is left.
+            transport.set_write_buffer_limits(high=0)
+        self.enter(Phase.IDLE)
         self._protocol.connection_made(transport)
+        allowed = self._web.allowed_sans
+        if self.encrypted and allowed and not has_allowed_san(transport.get_extra_info("peercert"), allowed):
+            # Nothing that was read with the handshake is handed on after this.
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -153,10 +178,10 @@ class Connection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """Whether the connection stays: a complete request is answered, and its response sent to the end.
 
-        A client that has gone looks the same until something is sent to it.
+        A client that has gone looks the same until something is sent to it. asyncio ends a TLS connection anyway.
         """
         self.half_closed = True
-        return self.phase in (Phase.HANDLING, Phase.SENDING)
+        return not self.encrypted and self.phase in (Phase.HANDLING, Phase.SENDING)
 
     def pause_writing(self) -> None:
         """Something written has not left yet."""

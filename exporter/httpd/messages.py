@@ -12,14 +12,14 @@ class Request:
         method: As it was sent.
         path: Without the query, percent-decoded.
         query: What follows the question mark, as it was sent.
-        headers: By name in lower case.
+        headers: By name in lower case. They may contain a password, so no text shows them.
         body: The body.
     """
 
     method: str
     path: str
     query: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = b""
 
 

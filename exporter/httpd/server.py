@@ -9,9 +9,11 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
 
+import h11
 import structlog
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -19,9 +21,11 @@ from uvicorn.server import ServerState
 
 from exporter.httpd.acceptor import Acceptor
 from exporter.httpd.address import Address
-from exporter.httpd.asgi import AsgiApp
+from exporter.httpd.asgi import AsgiApp, response_headers
 from exporter.httpd.connections import Connection, Connections, Limits
-from exporter.httpd.messages import Handler
+from exporter.httpd.messages import Handler, error_response
+from exporter.httpd.passwords import PasswordChecker
+from exporter.httpd.web_config import WebConfig
 from exporter.httpd.workers import CoalesceKey, WorkerPool
 
 log = structlog.get_logger("server")
@@ -42,6 +46,7 @@ class Server:
         pools: Mapping[str, str] | None = None,
         coalesce_key: CoalesceKey = lambda _: None,
         threads: int = 2,
+        web: WebConfig = WebConfig(),  # noqa: B008 - immutable
     ) -> None:
         """Prepare; `start` begins.
 
@@ -54,6 +59,7 @@ class Server:
             coalesce_key: Requests of one pool with the same key, unless it is None, share one response where they wait
                 together. The handler is called after all of them came, so that no response is older than its request.
             threads: How many requests of one pool are answered at once.
+            web: TLS, users and headers.
         """
         self._handler = handler
         self._sockets = sockets
@@ -61,6 +67,7 @@ class Server:
         self._pools = pools or {}
         self._coalesce_key = coalesce_key
         self._threads = threads
+        self._web = web
         host, port = sockets[0].getsockname()[:2]
         self._address = Address("localhost" if ip_address(host).is_unspecified else host, port)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -71,6 +78,18 @@ class Server:
     def address(self) -> Address:
         """Where a client on this machine reaches it; the port is the real one."""
         return self._address
+
+    @property
+    def url(self) -> str:
+        """Its root, with a final slash, for a client on this machine."""
+        return f"http{'s' if self._web.tls else ''}://{self._address}/"
+
+    def configure(self, web: WebConfig) -> None:
+        """Use another web configuration from now on. Open connections stay as they are; their requests use the new one.
+
+        For any thread.
+        """
+        self._web = web
 
     def start(self) -> None:
         """Serve."""
@@ -98,17 +117,20 @@ class Server:
         connections = Connections(self._limits, loop.time)
         names = {*self._pools.values(), ""}
         pools = {name: WorkerPool(self._handler, self._coalesce_key, self._threads, name) for name in names}
-        state, config = ServerState(), _configure(AsgiApp(connections, pools, self._pools), self._limits)
+        passwords = PasswordChecker()
+        app = AsgiApp(connections, pools, self._pools, passwords, lambda: self._web)
+        state, config = ServerState(), _configure(app, self._limits)
 
-        def connect() -> Connection:
+        def connect(web: WebConfig) -> Connection:
             shared: dict[str, Any] = {}
-            protocol = H11Protocol(config=config, server_state=state, app_state=shared, _loop=loop)
+            protocol = _Protocol(config=config, server_state=state, app_state=shared, _loop=loop)
+            protocol.web = lambda: self._web
             # The library hands this on to the application with each request of the connection.
-            shared["connection"] = connection = Connection(connections, protocol, loop)
+            shared["connection"] = connection = Connection(connections, protocol, loop, web)
             return connection
 
         try:
-            await self._accept(Acceptor(connections, connect, loop))
+            await self._accept(Acceptor(connections, connect, lambda: self._web, loop))
         finally:
             for each in self._sockets:
                 each.close()
@@ -116,6 +138,7 @@ class Server:
                 connection.abort()
             for pool in pools.values():
                 pool.stop()
+            passwords.stop()
             if state.tasks:
                 await asyncio.wait(set(state.tasks), timeout=1.0)
 
@@ -127,6 +150,20 @@ class Server:
             await self._stop.wait()
             for task in tasks:
                 task.cancel()
+
+
+class _Protocol(H11Protocol):
+    """The protocol of the library, with the configured headers on the response to a request that cannot be parsed."""
+
+    web: Callable[[], WebConfig]
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request that cannot be parsed."""
+        response = error_response(HTTPStatus.BAD_REQUEST, msg, ("Connection", "close"))
+        headers = response_headers(response, self.web())
+        events = (h11.Response(status_code=400, headers=headers), h11.Data(data=response.body), h11.EndOfMessage())
+        self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
+        self.transport.close()
 
 
 def _configure(app: Callable[..., Any], limits: Limits) -> Config:

@@ -8,7 +8,10 @@ import pytest
 
 from exporter.httpd.acceptor import Acceptor
 from exporter.httpd.connections import Connection, Connections, Limits
+from exporter.httpd.web_config import WebConfig
 from tests.support.processes import closed_by_server
+
+WEB = WebConfig()
 
 
 @pytest.mark.parametrize("turns", range(8))
@@ -18,7 +21,9 @@ def test_a_connection_that_comes_at_the_stop_is_closed(turns: int) -> None:
     async def scenario(listener: socket.socket, peer: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         connections = Connections(Limits(), loop.time)
-        acceptor = Acceptor(connections, lambda: Connection(connections, asyncio.Protocol(), loop), loop)
+        acceptor = Acceptor(
+            connections, lambda web: Connection(connections, asyncio.Protocol(), loop, web), lambda: WEB, loop
+        )
         accepting = loop.create_task(acceptor.accept(listener))
         await asyncio.sleep(0)
         peer.connect(listener.getsockname())
