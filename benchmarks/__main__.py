@@ -8,13 +8,26 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import answers, delay, drops, fleet, freshness, memory, replaying, scrape, simulation, startup
+from benchmarks import (
+    answers,
+    connections,
+    delay,
+    drops,
+    fleet,
+    freshness,
+    memory,
+    replaying,
+    scrape,
+    simulation,
+    startup,
+)
 from benchmarks.report import Table
 from exporter import __version__, logs
 
 # Each gets a folder for its files, which it shares with the others.
 BENCHMARKS: Mapping[str, Callable[..., Table]] = {
     "scrape": scrape.run,
+    "connections": connections.run,
     "answers": answers.run,
     "memory": memory.run,
     "startup": startup.run,

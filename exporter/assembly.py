@@ -13,6 +13,7 @@ import requests
 
 from exporter.api.budget import RequestBudget
 from exporter.api.catalog import Catalog
+from exporter.api.catalog_rows import read_refs
 from exporter.api.client import Client
 from exporter.api.request_log import Exchange, RequestLog
 from exporter.clock import ApiClock, Clock
@@ -33,12 +34,14 @@ class _Fleet:
     """The merchants of one configuration. Replaced as a whole, never changed.
 
     Attributes:
-        settings: The configuration.
+        settings: The configuration, with the media that its reference ids name.
+        refs: The media id of each reference id, by merchant, as `settings` has them.
         parts: What the polling of each merchant uses, by merchant.
         pollers: The pollers, by merchant.
     """
 
     settings: Settings
+    refs: Mapping[str, Mapping[str, str]]
     parts: Mapping[str, MerchantParts]
     pollers: Mapping[str, MerchantPoller]
 
@@ -79,7 +82,8 @@ class Polling:
         # Of removed merchants, too: one that comes back has its budget, and does not begin before its last round ended.
         self._budgets: dict[str, RequestBudget] = {}
         self._removed: dict[str, MerchantPoller] = {}
-        self._fleet = _Fleet(settings.model_copy(update={"merchants": ()}), {}, {})
+        nothing = settings.model_copy(update={"merchants": ()})
+        self._fleet = _Fleet(nothing, {}, {}, {})
         self.configure(settings)
 
     @property
@@ -97,7 +101,12 @@ class Polling:
         """The pollers, by merchant."""
         return self._fleet.pollers
 
-    def configure(self, settings: Settings) -> None:
+    def outdated(self) -> bool:
+        """Whether the catalog names other media for reference ids than when the configuration took effect."""
+        fleet = self._fleet
+        return any(parts.catalog.refs != fleet.refs[merchant_id] for merchant_id, parts in fleet.parts.items())
+
+    def configure(self, wanted: Settings) -> None:
         """Let a configuration take effect, all of it at once for whoever reads a snapshot.
 
         What the configuration before has as well goes on undisturbed: requests under way, tokens, budgets, drops. For
@@ -107,6 +116,9 @@ class Polling:
             StateError: The state file could not be read or written; nothing has changed.
         """
         before, now = self._fleet, self.clock.now()
+        refs = {each.id: self._refs(each) for each in wanted.merchants}
+        identified = tuple(each.identified(refs[each.id]) for each in wanted.merchants)
+        settings = wanted.model_copy(update={"merchants": identified})
         added = [each for each in settings.merchants if each.id not in before.parts]
         kept = [each for each in settings.merchants if each.id in before.parts]
         removed = before.parts.keys() - {each.id for each in settings.merchants}
@@ -139,7 +151,7 @@ class Polling:
             self._telemetry.expect(parts)
             zone, max_staleness = settings.api.timezone, settings.poll.max_staleness
             self._telemetry.configured(max_staleness, zone, self.clock.now)
-            self._fleet = _Fleet(settings, parts, pollers)
+            self._fleet = _Fleet(settings, refs, parts, pollers)
         finally:
             with self._mutex:
                 self._frozen = None
@@ -186,6 +198,12 @@ class Polling:
             for merchant_id, parts in fleet.parts.items()
         }
         return Snapshot(MappingProxyType(views), clock_offset=self.clock.offset, started=self.started)
+
+    def _refs(self, merchant: MerchantSettings) -> Mapping[str, str]:
+        """The media id of each reference id of a merchant, as far as they are known."""
+        parts = self.parts.get(merchant.id)
+        known = {**read_refs(self._state, merchant), **(parts.catalog.refs if parts else {})}
+        return {ref_id: media_id for ref_id, media_id in known.items() if ref_id in merchant.ref_ids}
 
     def _new_parts(self, settings: Settings, merchant: MerchantSettings) -> MerchantParts:
         budget, limit = self._budgets.get(merchant.id), merchant.requests_per_minute

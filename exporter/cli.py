@@ -20,15 +20,17 @@ from exporter.flags import (
     add_log_flags,
     add_storage_flag,
     add_web_flags,
+    address,
     duration,
     instant,
     label,
     whole_number,
 )
+from exporter.serving.paths import METRICS
 
 if TYPE_CHECKING:
     from exporter.config.settings import Settings
-    from exporter.config.source import ConfigSource
+    from exporter.config.source import ConfigSource, NoSource
 
 # Limit of --days.
 LONGEST_REPLAY = 400
@@ -79,6 +81,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     options = parser.parse_args(arguments)
     if options.shard_index >= options.shard_count:
         parser.error("--shard.index must be less than --shard.count")
+    if len(set(options.listen)) < len(options.listen):
+        parser.error("--web.listen-address: give each address only once")
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -107,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         storage_path=None,
         log_level="info",
         log_format="logfmt",
-        listen=LISTEN,
+        listen=[],
+        web_config_file=None,
+        telemetry_path=METRICS,
         external_url="",
         reload_interval=0.0,
     )
@@ -249,11 +255,10 @@ def _days(text: str) -> int:
 
 def _run_daemon(options: argparse.Namespace) -> int:
     from exporter import daemon
-    from exporter.config.source import ConfigSource
+    from exporter.config.source import ConfigSource, Selection
 
-    source = ConfigSource(
-        options.config_file, os.environ, options.storage_path, options.shard_index, options.shard_count
-    )
+    selection = Selection(options.storage_path, options.shard_index, options.shard_count)
+    source = ConfigSource(options.config_file, os.environ, selection)
     settings = source.read()
     with daemon.caught_signals() as received:
         return _serve(settings, source, options, received)
@@ -364,9 +369,10 @@ def _check_online(settings: "Settings", options: argparse.Namespace) -> int:
 
 def _run_demo(options: argparse.Namespace) -> int:
     from exporter import daemon, demo
+    from exporter.config.source import NoSource
 
     with daemon.caught_signals() as received, demo.simulated() as (settings, started):
-        return _serve(settings, None, options, received, started)
+        return _serve(settings, NoSource(), options, received, started)
 
 
 def _run_simulator(options: argparse.Namespace) -> int:
@@ -378,16 +384,18 @@ def _run_simulator(options: argparse.Namespace) -> int:
 
 def _serve(
     settings: "Settings",
-    source: "ConfigSource | None",
+    source: "ConfigSource | NoSource",
     options: argparse.Namespace,
     received: signals.Signals,
     started: Callable[[str], None] = lambda _url: None,
 ) -> int:
     from exporter import daemon
+    from exporter.web import WebFlags
 
     _setup_logs(settings, options)
-    flags = daemon.Options(options.listen, options.external_url, options.reload_interval)
-    return daemon.run(settings, source, flags, received, started)
+    listen = tuple(options.listen or [address(LISTEN)])
+    web = WebFlags(listen, options.web_config_file, options.telemetry_path, options.external_url)
+    return daemon.run(settings, daemon.Origin(source, options.reload_interval), web, received, started)
 
 
 def _setup_logs(settings: "Settings", options: argparse.Namespace) -> None:

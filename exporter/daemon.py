@@ -10,10 +10,10 @@ from typing import Self
 import structlog
 
 from exporter import __version__, logs
+from exporter.app import build_app
 from exporter.assembly import Polling, build_polling
 from exporter.clock import SystemClock
 from exporter.config.settings import Settings
-from exporter.httpd.address import Address
 from exporter.httpd.descriptors import max_connections, raise_limit
 from exporter.httpd.server import Server
 from exporter.in_force import InForce
@@ -24,7 +24,7 @@ from exporter.serving.instruments import Instruments
 from exporter.serving.routes import make_server
 from exporter.signals import STOP_SIGNALS, Signals
 from exporter.storage.state import State, open_state
-from exporter.web import build_app
+from exporter.web import WebConfigWatch, WebFlags
 
 log = structlog.get_logger("daemon")
 
@@ -38,39 +38,37 @@ LONGEST_END = 8.5
 DAMAGED_AGAIN = 3600.0
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the configuration comes from, to read it again.
+
+    Attributes:
+        source: The configuration file.
+        interval: Seconds between two looks whether a file of it has changed; 0 for none.
+    """
+
+    source: Source
+    interval: float = 0.0
+
+
 def caught_signals() -> Signals:
     """The signals that `run` waits for, as a context that must begin before the first thread."""
     return Signals((*STOP_SIGNALS, signal.SIGHUP))
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the flags say.
-
-    Attributes:
-        listen: The address to serve on.
-        external_url: The address at which people reach the pages, without a final slash; "" if unknown.
-        reload_interval: Seconds between two looks whether a file of the configuration has changed; 0 for none.
-    """
-
-    listen: Address
-    external_url: str = ""
-    reload_interval: float = 0.0
-
-
 def run(
     settings: Settings,
-    source: Source | None,
-    options: Options,
+    origin: Origin,
+    web: WebFlags,
     signals: Signals,
     started: Callable[[str], None] = lambda _url: None,
 ) -> int:
     """Poll, count and serve until SIGTERM or SIGINT.
 
     Args:
-        settings: The configuration.
-        source: Where it comes from, to read it again; None where there is no such place.
-        options: What the flags say.
+        settings: The configuration, without the media of its media files.
+        origin: Where it comes from.
+        web: How it is reached.
         signals: From `caught_signals`.
         started: Called with the exporter's URL each time it has started: once more after damage of the state file.
 
@@ -79,11 +77,13 @@ def run(
 
     Raises:
         StateError: The state file cannot be used.
-        InputError: Cannot listen on the address.
+        InputError: Cannot listen on an address.
+        ConfigError: The web configuration is not valid.
     """
+    web_config = WebConfigWatch(web)
     open_files = raise_limit()
     ended_at = float("-inf")
-    while isinstance(outcome := _run(settings, source, options, signals, open_files, started), Settings):
+    while isinstance(outcome := _run(settings, origin, web_config, signals, open_files, started), Settings):
         # As it was reloaded meanwhile.
         settings = outcome
         before, ended_at = ended_at, time.monotonic()
@@ -95,8 +95,8 @@ def run(
 
 def _run(
     settings: Settings,
-    source: Source | None,
-    options: Options,
+    origin: Origin,
+    web_config: WebConfigWatch,
     signals: Signals,
     open_files: int,
     started: Callable[[str], None],
@@ -107,9 +107,9 @@ def _run(
         The exit code; or the configuration in force, to open the state file again, which recovers what is readable.
     """
     with signals.ending_at_once(lambda: log.info("stopped during startup; nothing is lost")):
-        process = _Process.build(settings, source, options, open_files)
+        process = _Process.build(settings, origin, web_config, open_files)
     process.start()
-    started(process.url)
+    started(process.server.url)
     stopped_by = _wait(signals, process)
     if stopped_by is None:
         problem = process.state.problem
@@ -120,7 +120,7 @@ def _run(
         signals.end_within(LONGEST_END, lambda: log.warning(too_late))
     if process.stop():
         if stopped_by is None:
-            return process.polling.settings
+            return process.reloader.settings
         log.info("stopped")
         return 0
     # Python would wait for its threads, and they wait for a peer that does not answer. All counts are committed.
@@ -153,9 +153,10 @@ class _Process:
         schedule: The scheduler of the rounds.
         health: The problems of the process.
         telemetry: The metrics of the exporter itself.
-        reloader: Reloads the configuration.
-        server: The web server.
         in_force: The configuration in force.
+        reloader: Reloads it.
+        server: The web server.
+        web_config: Keeps the web configuration up to date.
     """
 
     clock: SystemClock
@@ -164,46 +165,45 @@ class _Process:
     schedule: Scheduler
     health: ProcessHealth
     telemetry: Instruments
+    in_force: InForce
     reloader: Reloader
     server: Server
-    in_force: InForce
+    web_config: WebConfigWatch
 
     @classmethod
-    def build(cls, settings: Settings, source: Source | None, options: Options, open_files: int) -> Self:
-        """Open the state file and the port, and build the object graph."""
+    def build(cls, settings: Settings, origin: Origin, web_config: WebConfigWatch, open_files: int) -> Self:
+        """Open the state file and the ports, and build the object graph."""
         clock = SystemClock()
         state = open_state(settings.storage.path, clock.now)
         try:
-            telemetry = Instruments(external_url=options.external_url)
-            polling = build_polling(settings, state, telemetry, clock)
+            web = web_config.flags
+            telemetry = Instruments(external_url=web.external_url)
+            reading = origin.source.media(settings)
+            polling = build_polling(reading.settings, state, telemetry, clock)
             schedule = Scheduler(clock)
-            in_force = InForce(polling, schedule, open_files)
-            reloader = Reloader(source, in_force, telemetry.reloaded, clock, options.reload_interval)
-            health = ProcessHealth(polling, state, schedule, lambda: reloader.problem)
+            in_force = InForce(polling, schedule, web_config, open_files)
+            reloader = Reloader(origin.source, in_force, telemetry, clock, settings, reading, origin.interval)
+            health = ProcessHealth(polling, state, schedule, reloader.problems)
             telemetry.watch_process(state_writable=lambda: state.problem is None, dropped_log_lines=logs.dropped)
-            app = build_app(polling, health, schedule, telemetry, reloader)
+            app = build_app(polling, health, schedule, telemetry, reloader, web.telemetry_path)
             connections = max_connections(open_files, len(settings.merchants), settings.poll.concurrency)
-            server = make_server(app, options.listen, connections)
+            server = make_server(app, web.listen, connections, web=web_config.web, telemetry_path=web.telemetry_path)
         except BaseException:
             state.close()
             raise
-        return cls(clock, state, polling, schedule, health, telemetry, reloader, server, in_force)
-
-    @property
-    def url(self) -> str:
-        """The URL of the status page."""
-        return f"http://{self.server.address}/"
+        return cls(clock, state, polling, schedule, health, telemetry, in_force, reloader, server, web_config)
 
     def start(self) -> None:
         """Serve, and start the rounds."""
         self.telemetry.reloaded(ok=True, at=self.clock.now())
         self.server.start()
+        self.web_config.start(self.server.configure)
         self.schedule.start(self.health.beat, self.polling.show_counted)
         self.in_force.begin()
         settings = self.polling.settings
         log.info(
             "started",
-            open=self.url,
+            open=self.server.url,
             version=__version__,
             merchants=len(settings.merchants),
             streams=sum(len(merchant.streams()) for merchant in settings.merchants),
@@ -214,12 +214,13 @@ class _Process:
     def stop(self) -> bool:
         """Stop serving and polling, and close the state file; False if a round did not end in time."""
         deadline = self.clock.monotonic() + GRACE
-        reloads_ended = self.reloader.stop(GRACE)
         self.clock.stop()
         for poller in self.polling.pollers.values():
             poller.stop()
         self.schedule.stop()
+        self.web_config.stop()
         self.server.stop(timeout=2.0)
+        reloads_ended = self.reloader.stop(deadline - self.clock.monotonic())
         if not self.polling.ended(deadline) or not reloads_ended:
             return False
         self.polling.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 from exporter import logs
 from exporter.errors import InputError
 from exporter.httpd.address import Address, parse_address
+from exporter.serving.paths import METRICS, is_taken
 from exporter.times import parse_duration, parse_instant
 
 # Default address of /metrics and the status page.
@@ -52,10 +53,19 @@ def add_log_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_web_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --web.listen-address and --web.external-url."""
+    """Add --web.config.file, --web.listen-address, --web.telemetry-path and --web.external-url."""
     parser.add_argument(
-        "--web.listen-address", dest="listen", type=address, metavar="[HOST]:PORT", default=argparse.SUPPRESS,
-        help=f"address for /metrics and the status page (default: {LISTEN})",
+        "--web.config.file", dest="web_config_file", type=Path, metavar="FILE", default=argparse.SUPPRESS,
+        help="file with TLS, users and headers, as in other exporters (default: plain HTTP without a password)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--web.listen-address", dest="listen", type=address, action="append", metavar="[HOST]:PORT",
+        default=argparse.SUPPRESS,
+        help=f"address for metrics and the status page; can be repeated (default: {LISTEN})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--web.telemetry-path", dest="telemetry_path", type=telemetry_path, metavar="PATH", default=argparse.SUPPRESS,
+        help=f"path of the metrics (default: {METRICS})",
     )  # fmt: skip
     parser.add_argument(
         "--web.external-url", dest="external_url", type=web_url, metavar="URL", default=argparse.SUPPRESS,
@@ -104,6 +114,16 @@ def web_url(text: str) -> str:
             "write a URL without user, password and query, such as https://smartstream.example.com/exporter"
         )
     return text.rstrip("/")
+
+
+def telemetry_path(text: str) -> str:
+    """A path for the metrics."""
+    # The segments . and .. are for clients: no request has them.
+    if not re.fullmatch(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)+|/", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path; write one such as {METRICS}")
+    if is_taken(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is the path of something else; write one such as {METRICS}")
+    return text
 
 
 def address(text: str) -> Address:

@@ -1,7 +1,7 @@
 """The configuration in force, and how another one takes its place."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -11,9 +11,11 @@ from exporter.assembly import Polling
 from exporter.config.settings import MerchantSettings, Settings
 from exporter.errors import ConfigError
 from exporter.httpd.descriptors import needed
+from exporter.httpd.web_config import WebConfig
 from exporter.model import MINUTE
 from exporter.planning.index import can_hold
 from exporter.polling.scheduler import Scheduler
+from exporter.web import WebConfigWatch
 
 log = structlog.get_logger("daemon")
 
@@ -25,11 +27,13 @@ class InForce:
     Attributes:
         polling: The parts that poll and count.
         schedule: The scheduler of the rounds.
+        web: The web configuration in force.
         open_files: The limit of open files.
     """
 
     polling: Polling
     schedule: Scheduler
+    web: WebConfigWatch
     open_files: int
 
     @property
@@ -41,8 +45,20 @@ class InForce:
         """The merchants whose credentials the API refuses."""
         return frozenset(merchant_id for merchant_id, each in self.polling.pollers.items() if each.link.refused)
 
-    def apply(self, settings: Settings) -> None:
-        """Let a configuration take effect.
+    def outdated(self) -> bool:
+        """Whether the catalog names other media for the reference ids of the configuration than it did."""
+        return self.polling.outdated()
+
+    def conflicts(self) -> Mapping[str, Sequence[str]]:
+        """By merchant, one line for each media that two entries name."""
+        return {each.id: each.conflicts for each in self.settings.merchants if each.conflicts}
+
+    def load_web(self) -> WebConfig:
+        """Read the web configuration. Raises ConfigError."""
+        return self.web.flags.load()
+
+    def apply(self, settings: Settings, web: WebConfig | None = None) -> None:
+        """Let a configuration take effect, and a web configuration where one is given.
 
         Raises:
             ConfigError: It differs in what needs a restart.
@@ -56,9 +72,11 @@ class InForce:
             )
         logs.hide(settings.secrets())
         self.polling.configure(settings)
+        if web is not None:
+            self.web.apply(web)
         self.begin()
         known = before.merchants
-        self.warn(each for each in settings.merchants if each not in known or before.poll != settings.poll)
+        self.warn(each for each in self.settings.merchants if each not in known or before.poll != self.settings.poll)
 
     def begin(self) -> None:
         """Let rounds of the merchants of the configuration begin, and of no others."""

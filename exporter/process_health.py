@@ -1,6 +1,6 @@
 """The problems of the process itself: the state file, the configuration, the scheduler, the clock, the log."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -17,11 +17,19 @@ from exporter.views import ProblemView, Snapshot, Subject
 log = structlog.get_logger("daemon")
 
 
+# What logs these logs each error.
+_LOGGED = (Subject.CONFIGURATION, Subject.MEDIA_FILES)
+
+
 class ProcessHealth:
     """Reports problems of the process, and logs when they begin and when they are resolved."""
 
     def __init__(
-        self, polling: Polling, state: State, schedule: Scheduler, configuration: Callable[[], ProblemView | None]
+        self,
+        polling: Polling,
+        state: State,
+        schedule: Scheduler,
+        configuration: Callable[[], Iterable[ProblemView]],
     ) -> None:
         self._configuration = configuration
         self._polling = polling
@@ -45,8 +53,7 @@ class ProcessHealth:
         """Check the state file and log changes; called every few seconds."""
         self._state.probe()
         now = self._polling.clock.monotonic()
-        # Each reload logs its own errors.
-        problems = [each for each in self._problems() if each.subject is not Subject.CONFIGURATION]
+        problems = [each for each in self._problems() if each.subject not in _LOGGED]
         events = [self._incidents.report(problem.subject, problem.message, now) for problem in problems]
         events += self._incidents.settle(now, {(problem.subject, "") for problem in problems})
         for event in filter(None, events):
@@ -60,9 +67,7 @@ class ProcessHealth:
         stopped = self._schedule.problem()
         if stopped is not None:
             yield ProblemView(Subject.POLLING, stopped, bad=True)
-        not_accepted = self._configuration()
-        if not_accepted is not None:
-            yield not_accepted
+        yield from self._configuration()
         offset = self._polling.clock.offset
         if offset:
             yield ProblemView(Subject.CLOCK, clock_problem(offset))

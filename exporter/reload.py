@@ -2,23 +2,29 @@
 
 All or nothing: with any error the configuration in force stays, and the errors are in the log, on the status page and
 in a metric. One thread does it, so that a hanging disk stops neither the signals nor the web server.
+
+Media files are read again by themselves. A mistake in one keeps its last valid content, and touches nothing else.
 """
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Protocol
 
 import structlog
 
 from exporter.clock import Clock
+from exporter.config.media_files import MediaReading
 from exporter.config.settings import Settings
 from exporter.errors import ConfigError, ExporterError
+from exporter.httpd.web_config import WebConfig
+from exporter.media_errors import MediaErrors
 from exporter.views import ProblemView, Subject
 
 log = structlog.get_logger("reload")
 
-# Seconds between two looks at the secret files of merchants whose credentials are refused.
+# Seconds between two looks at the media files, and at the secret files of merchants whose credentials are refused.
+MEDIA_EVERY = 30.0
 SECRETS_EVERY = 5.0
 
 # Seconds until a request for a reload gets an answer at the latest.
@@ -31,28 +37,55 @@ class Source(Protocol):
     """Where the configuration comes from."""
 
     def read(self) -> Settings:
-        """Read all of it. Raises ConfigError."""
+        """Read the configuration file, and what it names but for the media files. Raises ConfigError."""
         ...
 
     def changed(self) -> bool:
-        """Whether the content of a file differs from what was last read."""
+        """Whether the content of a file differs from what `read` has last read."""
+        ...
+
+    def media(self, settings: Settings) -> MediaReading:
+        """The settings with the media of the media files; what was valid before stays where a file is not."""
+        ...
+
+    def fresh_media(self, settings: Settings) -> MediaReading:
+        """The settings with the media of the media files as they are now; with errors, `media` goes on as before."""
         ...
 
 
-class Applied(Protocol):
-    """What a configuration is for."""
+class InForce(Protocol):
+    """The configuration in force."""
 
-    @property
-    def settings(self) -> Settings:
-        """The configuration in force."""
+    def load_web(self) -> WebConfig:
+        """Read the web configuration. Raises ConfigError."""
         ...
 
-    def apply(self, settings: Settings) -> None:
-        """Let a configuration take effect, or raise and change nothing."""
+    def apply(self, settings: Settings, web: WebConfig | None = None) -> None:
+        """Let a configuration take effect, and a web configuration where one is given, or raise and change nothing."""
+        ...
+
+    def outdated(self) -> bool:
+        """Whether the catalog names other media for the reference ids of the configuration than it did."""
         ...
 
     def refused(self) -> Collection[str]:
         """The merchants whose credentials the API refuses."""
+        ...
+
+    def conflicts(self) -> Mapping[str, Sequence[str]]:
+        """By merchant, one line for each media that two entries name."""
+        ...
+
+
+class Telemetry(Protocol):
+    """Where it is reported."""
+
+    def reloaded(self, *, ok: bool, at: float) -> None:
+        """A reload has ended (Unix seconds)."""
+        ...
+
+    def media_files_read(self, errors: Mapping[str, Collection[str]]) -> None:
+        """The media files were read: the errors of each merchant with media files."""
         ...
 
 
@@ -61,26 +94,34 @@ class Reloader:
 
     def __init__(
         self,
-        source: Source | None,
-        applied: Applied,
-        report: Callable[[bool, float], None],
+        source: Source,
+        in_force: InForce,
+        telemetry: Telemetry,
         clock: Clock,
+        settings: Settings,
+        reading: MediaReading,
         interval: float = 0.0,
     ) -> None:
         """Watch nothing yet.
 
         Args:
-            source: Where the configuration comes from; None if it cannot be read again, as in the demo.
-            applied: Where it takes effect.
-            report: Called after each reload: whether it was successful, and when (Unix seconds).
+            source: Where the configuration comes from.
+            in_force: Where it takes effect.
+            telemetry: Where it is reported.
             clock: The clock.
+            settings: What `source.read` has returned.
+            reading: What `source.media` has made of it, which is in force.
             interval: Seconds between two looks whether a file has changed, 0 for none.
         """
         self._source = source
-        self._applied = applied
-        self._report = report
+        self._in_force = in_force
+        self._telemetry = telemetry
         self._clock = clock
+        self._settings = settings
+        self._reading = reading
         self._interval = interval
+        self._media_errors = MediaErrors(telemetry.media_files_read)
+        self._note_media_errors()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="reload")
         self._mutex = threading.Lock()
         # A reload that was requested and has not begun: it serves whoever asks until then.
@@ -89,14 +130,18 @@ class Reloader:
         # Held while a reload runs.
         self._running = threading.Lock()
         self._stopped = False
-        self._looked_at = clock.monotonic()
-        self._secrets_looked_at = clock.monotonic()
+        # When each kind of look was last taken (monotonic seconds).
+        self._looked: dict[str, float] = dict.fromkeys(("files", "media", "secrets"), clock.monotonic())
         self._problem: ProblemView | None = None
 
     @property
-    def problem(self) -> ProblemView | None:
-        """The configuration that was not accepted; None if the newest one was."""
-        return self._problem
+    def settings(self) -> Settings:
+        """The configuration in force, without the media of its media files."""
+        return self._settings
+
+    def problems(self) -> Iterator[ProblemView]:
+        """The configuration that was not accepted, and the errors of the media files."""
+        yield from filter(None, (self._problem, self._media_errors.problem))
 
     def request(self) -> Future[Sequence[str]]:
         """Reload soon. The result has one line for each error, none if the configuration is in force."""
@@ -117,14 +162,14 @@ class Reloader:
 
     def watch(self) -> None:
         """Look whether something has to be read again; called about once a second. It waits for nothing."""
-        if self._source is not None and (self._watching is None or self._watching.done()):
+        if self._watching is None or self._watching.done():
             self._watching = self._pool.submit(self._watch)
 
     def stop(self, timeout: float) -> bool:
         """Begin no other reload; whether none runs within so many seconds."""
         self._stopped = True
         self._pool.shutdown(wait=False, cancel_futures=True)
-        ended = self._running.acquire(timeout=timeout)
+        ended = self._running.acquire(timeout=max(0.0, timeout))
         if ended:
             self._running.release()
         return ended
@@ -134,30 +179,43 @@ class Reloader:
             self._requested = None
         return self._reload()
 
+    # ---- in the thread of the reloads ----
+
     def _watch(self) -> None:
+        if self._due("files", self._interval) and self._source.changed():
+            self._reload()
+        if self._due("secrets", SECRETS_EVERY if not self._interval else 0.0):
+            self._exclusively(self._read_refused_secrets)
+        if self._due("media", MEDIA_EVERY):
+            self._exclusively(lambda: self._take(self._settings))
+        if self._in_force.outdated():
+            self._exclusively(self._identify)
+
+    def _due(self, kind: str, every: float) -> bool:
         now = self._clock.monotonic()
-        if self._source is None:
-            return
-        if self._interval and now - self._looked_at >= self._interval:
-            self._looked_at = now
-            if self._source.changed():
-                self._reload()
-        elif not self._interval and now - self._secrets_looked_at >= SECRETS_EVERY:
-            self._secrets_looked_at = now
-            self._read_refused_secrets(self._source)
+        if not every or now - self._looked[kind] < every:
+            return False
+        self._looked[kind] = now
+        return True
+
+    def _exclusively(self, act: Callable[[], object]) -> None:
+        """Do what nobody has asked for: its errors are only logged, and it is tried again later."""
+        with self._running:
+            if not self._stopped and (errors := _errors(act)):
+                log.warning("the configuration could not be brought up to date", error=errors[0])
 
     def _reload(self) -> Sequence[str]:
         with self._running:
             if self._stopped:
                 return [STOPPING]
-            errors = self._errors(self._read_and_apply)
+            errors = _errors(self._read_and_apply)
             now = self._clock.now()
-            self._report(not errors, now)
+            self._telemetry.reloaded(ok=not errors, at=now)
             if not errors:
                 self._problem = None
-                settings = self._applied.settings
-                streams = sum(len(merchant.streams()) for merchant in settings.merchants)
-                log.info("configuration reloaded", merchants=len(settings.merchants), streams=streams)
+                merchants = self._reading.settings.merchants
+                streams = sum(len(merchant.streams()) for merchant in merchants)
+                log.info("configuration reloaded", merchants=len(merchants), streams=streams)
                 return errors
             for error in errors:
                 log.error("configuration error", error=error)
@@ -168,42 +226,80 @@ class Reloader:
             self._problem = ProblemView(Subject.CONFIGURATION, message, since)
             return errors
 
-    def _read_and_apply(self, source: Source) -> None:
-        settings = source.read()
+    def _read_and_apply(self) -> None:
+        errors: list[str] = []
+        found: list[tuple[Settings, MediaReading]] = []
+        web: list[WebConfig] = []
+
+        def read() -> None:
+            settings = self._source.read()
+            reading = self._source.fresh_media(settings)
+            found.append((settings, reading))
+            # A file of several merchants is reported once.
+            errors.extend(dict.fromkeys(line for lines in reading.errors.values() for line in lines))
+
+        for step in (read, lambda: web.append(self._in_force.load_web())):
+            try:
+                step()
+            except ConfigError as error:
+                errors += error.errors
         if self._stopped:
             # The state file is being closed.
-            raise ConfigError([STOPPING])
-        self._applied.apply(settings)
+            errors = [STOPPING]
+        if errors:
+            raise ConfigError(errors)
+        settings, reading = found[0]
+        self._in_force.apply(reading.settings, web[0])
+        self._settings, self._reading = settings, reading
+        self._note_media_errors()
 
-    def _errors(self, attempt: Callable[[Source], None]) -> Sequence[str]:
-        if self._source is None:
-            return ["there is no configuration file to reload: the demo has its own configuration"]
-        try:
-            attempt(self._source)
-        except ConfigError as error:
-            return error.errors
-        except ExporterError as error:
-            return [str(error)]
-        except Exception as error:
-            # A defect must not end the reloads.
-            log.exception("a reload failed")
-            return [f"unexpected error, please report it: {type(error).__name__}"]
-        return ()
+    def _identify(self) -> None:
+        self._in_force.apply(self._reading.settings)
+        self._note_media_errors()
 
-    def _read_refused_secrets(self, source: Source) -> None:
+    def _note_media_errors(self) -> None:
+        errors = {merchant_id: tuple(lines) for merchant_id, lines in self._reading.errors.items()}
+        for merchant_id, lines in self._in_force.conflicts().items():
+            errors[merchant_id] = (*errors.get(merchant_id, ()), *lines)
+        self._media_errors.take(errors, self._clock.now())
+
+    def _take(self, settings: Settings) -> bool:
+        """Let settings take effect, with the media of the media files as they are now; whether anything differs."""
+        reading = self._source.media(settings)
+        differs = reading.settings != self._reading.settings
+        if differs:
+            self._in_force.apply(reading.settings)
+        self._settings, self._reading = settings, reading
+        self._note_media_errors()
+        return differs
+
+    def _read_refused_secrets(self) -> None:
         """Read the secrets of merchants whose credentials are refused again, and nothing else of the configuration."""
-        with self._running:
-            refused = self._applied.refused()
-            if self._stopped or not refused or not source.changed():
-                return
-            fresh: list[Settings] = []
-            # What is wrong with the rest of the configuration is for a reload to say.
-            if self._errors(lambda source: fresh.append(source.read())):
-                return
-            settings = with_secrets(self._applied.settings, fresh[0], refused)
-            if settings != self._applied.settings and not self._errors(lambda _: self._applied.apply(settings)):
-                names = ",".join(sorted(refused))
-                log.info("secrets read again, as the API refuses the credentials", merchants=names)
+        refused = self._in_force.refused()
+        if not refused or not self._source.changed():
+            return
+        try:
+            fresh = self._source.read()
+        except ConfigError:
+            # What is wrong with the configuration is for a reload to say.
+            return
+        if self._take(with_secrets(self._settings, fresh, refused)):
+            log.info("secrets read again, as the API refuses the credentials", merchants=",".join(sorted(refused)))
+
+
+def _errors(act: Callable[[], object]) -> Sequence[str]:
+    """Do something that may fail; returns one line for each error."""
+    try:
+        act()
+    except ConfigError as error:
+        return error.errors
+    except ExporterError as error:
+        return [str(error)]
+    except Exception as error:
+        # A defect must not end the reloads.
+        log.exception("a reload failed")
+        return [f"unexpected error, please report it: {type(error).__name__}"]
+    return ()
 
 
 def with_secrets(settings: Settings, fresh: Settings, merchant_ids: Collection[str]) -> Settings:

@@ -1,64 +1,141 @@
-"""What the web server shows of the running process: connects its parts with the routes."""
+"""How the exporter is reached: its flags, and its web configuration, which is read again when a file of it changes."""
 
+import threading
 from collections.abc import Callable
-from importlib.metadata import metadata
+from dataclasses import dataclass
+from pathlib import Path
 
-from exporter import __version__
-from exporter.assembly import Polling
-from exporter.config.load import dump
-from exporter.httpd.messages import Handler
-from exporter.polling.scheduler import Scheduler
-from exporter.process_health import ProcessHealth
-from exporter.reload import Reloader
-from exporter.serving import page, status
-from exporter.serving.collector import SnapshotCollector, build_registry
-from exporter.serving.instruments import Instruments
-from exporter.serving.routes import create_app
-from exporter.serving.schema import Status
-from exporter.serving.status import Limits
+import structlog
+
+from exporter.config.web_file import load_web_config
+from exporter.errors import ConfigError
+from exporter.httpd.address import Address
+from exporter.httpd.web_config import WebConfig
+from exporter.serving.paths import METRICS
+
+log = structlog.get_logger("web")
+
+# Seconds between looks at the files.
+CHECK_EVERY = 1.0
 
 
-def build_app(
-    polling: Polling, health: ProcessHealth, schedule: Scheduler, telemetry: Instruments, reloader: Reloader
-) -> Handler:
-    """What the web server shows of the parts of the process."""
-    collector = SnapshotCollector(health.snapshot, lambda: polling.settings.poll.max_staleness, polling.clock.now)
+@dataclass(frozen=True, slots=True)
+class WebFlags:
+    """The flags `--web.…`.
 
-    def limits() -> Limits:
-        settings = polling.settings
-        return Limits(str(settings.api.timezone), settings.poll.max_staleness, settings.poll.max_lag)
+    Attributes:
+        listen: The addresses to serve on; at least one.
+        config_file: The web configuration, or None for plain HTTP without a password.
+        telemetry_path: The path of the metrics.
+        external_url: The address at which people reach the pages, without a final slash; "" if unknown.
+    """
 
-    def built(merchant_id: str) -> Status | None:
-        part = status.only(health.snapshot(), merchant_id)
-        if part is None:
-            return None
-        hours, days = polling.hours(part.merchants), polling.days(part.merchants)
-        return status.build(part, hours, days, polling.requests.view(), polling.clock.now(), __version__, limits())
+    listen: tuple[Address, ...]
+    config_file: Path | None = None
+    telemetry_path: str = METRICS
+    external_url: str = ""
 
-    def rendered(render: Callable[[Status], str]) -> Callable[[str], str | None]:
-        def of_merchant(merchant_id: str) -> str | None:
-            found = built(merchant_id)
-            return None if found is None else render(found)
+    def load(self) -> WebConfig:
+        """The web configuration.
 
-        return of_merchant
+        Raises:
+            ConfigError: It is not valid. One line for each error.
+        """
+        return WebConfig() if self.config_file is None else load_web_config(self.config_file)
 
-    def media_page(merchant_id: str, media_id: str) -> str | None:
-        found = built(merchant_id) if merchant_id else None
-        return None if found is None else page.media_page(found, media_id)
 
-    def ready() -> str | None:
-        waiting = [merchant_id for merchant_id, poller in polling.pollers.items() if poller.link.up is None]
-        return f"waiting for the first API response for {', '.join(waiting)}" if waiting else None
+# What a file is recognized by: its inode, its time and its size; None for one that cannot be looked at.
+_Mark = tuple[int, int, int] | None
 
-    return create_app(
-        build_registry(telemetry, collector),
-        healthy=schedule.problem,
-        ready=ready,
-        page=rendered(page.page),
-        media_page=media_page,
-        status_json=rendered(status.as_json),
-        config_text=lambda: dump(polling.settings),
-        # The README of the installed release.
-        docs=lambda: metadata("smartstream-exporter")["Description"],
-        reload=reloader.reload,
-    )
+
+class WebConfigWatch:
+    """Reads the web configuration again when one of its files has changed: users, certificates, CAs.
+
+    What cannot be used is one log line; the last configuration stays in force until it is resolved. Thread-safe.
+    """
+
+    def __init__(self, flags: WebFlags) -> None:
+        """Load the configuration that the flags name.
+
+        Raises:
+            ConfigError: It is not valid. One line for each error.
+        """
+        self.flags = flags
+        self._mutex = threading.Lock()
+        self._web = flags.load()
+        self._marks = self._seen = _marks(self._web.files)
+        self._errors: tuple[str, ...] = ()
+        self._configure: Callable[[WebConfig], None] = lambda _: None
+        self._stopped = threading.Event()
+
+    @property
+    def web(self) -> WebConfig:
+        """What is in force."""
+        return self._web
+
+    def start(self, configure: Callable[[WebConfig], None]) -> None:
+        """Look at the files each second from now on.
+
+        Args:
+            configure: Puts a configuration into force.
+        """
+        self._configure = configure
+        self._stopped = stopped = threading.Event()
+
+        def watch() -> None:
+            while not stopped.wait(CHECK_EVERY):
+                self.check()
+
+        if self._web.files:
+            # A thread of its own, as a file system may hang.
+            threading.Thread(target=watch, name="certificates", daemon=True).start()
+
+    def stop(self) -> None:
+        """Look at the files no more, until the next start."""
+        self._stopped.set()
+
+    def apply(self, web: WebConfig) -> None:
+        """Put a configuration into force, and watch its files."""
+        with self._mutex:
+            self._apply(web, _marks(web.files))
+
+    def check(self) -> None:
+        """Read the configuration again if a file has changed, and has stayed as it is since the check before."""
+        with self._mutex:
+            before, self._seen = self._seen, _marks(self._web.files)
+            # A file that is written at this moment may be half of it. After an error the file to repair may be another.
+            changed = self._seen != self._marks or self._errors
+            if not changed or self._seen != before:
+                return
+            try:
+                web = self.flags.load()
+            except ConfigError as error:
+                self._failed(error.errors)
+                return
+            self._apply(web, self._seen if web.files == self._web.files else _marks(web.files))
+
+    def _failed(self, errors: tuple[str, ...]) -> None:
+        if errors != self._errors:
+            log.error(
+                "cannot use the changed web configuration; the last one stays in force", errors=" | ".join(errors)
+            )
+        self._errors = errors
+        self._marks = self._seen
+
+    def _apply(self, web: WebConfig, marks: tuple[_Mark, ...]) -> None:
+        self._configure(web)
+        line = "resolved: the web configuration is in force" if self._errors else "the web configuration has changed"
+        log.info(line, tls=web.tls is not None, users=len(web.users))
+        self._web, self._marks, self._seen, self._errors = web, marks, marks, ()
+
+
+def _marks(files: tuple[Path, ...]) -> tuple[_Mark, ...]:
+    return tuple(map(_mark, files))
+
+
+def _mark(path: Path) -> _Mark:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -275,7 +275,7 @@ def test_a_jump_of_the_monotonic_clock_changes_nothing(machine: Machine, leap: f
 def test_a_wrong_clock_is_logged_when_it_is_noticed_and_when_it_is_right(machine: Machine) -> None:
     """There is one warning, no matter how often the clock is checked, and one line when it is resolved."""
     schedule = Scheduler(machine.wall)
-    health = ProcessHealth(machine.polling, machine.state, schedule, lambda: None)
+    health = ProcessHealth(machine.polling, machine.state, schedule, lambda: ())
     machine.run_minutes(1)
     with capture_logs() as logs:
         for wrong in (0.0, 3 * HOUR, 0.0):

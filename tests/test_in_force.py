@@ -8,10 +8,12 @@ from exporter.assembly import build_polling
 from exporter.clock import SystemClock
 from exporter.config.settings import Settings
 from exporter.errors import ConfigError
+from exporter.httpd.address import Address
 from exporter.in_force import InForce
 from exporter.polling.scheduler import Scheduler
 from exporter.serving.instruments import Instruments
 from exporter.storage.state import open_state
+from exporter.web import WebConfigWatch, WebFlags
 from tests.support.processes import merchant
 
 
@@ -25,9 +27,10 @@ def test_another_state_file_needs_a_restart(tmp_path: Path) -> None:
             for name in ("one.db", "two.db")
         )
         polling = build_polling(before, state, Instruments(), clock)
-        in_force = InForce(polling, Scheduler(clock), open_files=1024)
+        web = WebConfigWatch(WebFlags((Address("", 0),)))
+        in_force = InForce(polling, Scheduler(clock), web, open_files=1024)
         with pytest.raises(ConfigError, match=r"^storage\.path: changed from .*one\.db to .*two\.db, .* restart"):
             in_force.apply(after)
-        assert in_force.settings is before
+        assert in_force.settings == before
     finally:
         state.close()

@@ -1,7 +1,7 @@
 """Reloading: what is read when, and what an error leaves in force."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,10 +10,11 @@ import structlog
 import yaml
 
 from exporter.config.settings import Settings
-from exporter.config.source import ConfigSource
+from exporter.config.source import ConfigSource, NoSource, Selection
 from exporter.errors import ConfigError, StateWriteFailed
-from exporter.reload import SECRETS_EVERY, STOPPING, Reloader, with_secrets
-from exporter.views import Subject
+from exporter.httpd.web_config import WebConfig
+from exporter.reload import MEDIA_EVERY, SECRETS_EVERY, STOPPING, Reloader, Source, with_secrets
+from exporter.views import ProblemView, Subject
 from tests.support.fakes import FakeClock
 from tests.support.processes import wait_until
 
@@ -28,15 +29,30 @@ class InForce:
     applied: list[Settings] = field(default_factory=list)
     refusing: frozenset[str] = frozenset()
     error: Exception | None = None
+    web_errors: tuple[str, ...] = ()
+    web: WebConfig | None = None
+    found: bool = False
+    conflicting: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def apply(self, settings: Settings) -> None:
+    def load_web(self) -> WebConfig:
+        if self.web_errors:
+            raise ConfigError(self.web_errors)
+        return WebConfig()
+
+    def apply(self, settings: Settings, web: WebConfig | None = None) -> None:
         if self.error is not None:
             raise self.error
-        self.settings = settings
+        self.settings, self.web, self.found = settings, web or self.web, False
         self.applied.append(settings)
+
+    def outdated(self) -> bool:
+        return self.found
 
     def refused(self) -> frozenset[str]:
         return self.refusing
+
+    def conflicts(self) -> dict[str, tuple[str, ...]]:
+        return self.conflicting
 
 
 class Folder:
@@ -47,17 +63,29 @@ class Folder:
         self.secret.write_text("old")
         self.write()
         self.clock = FakeClock(1_780_000_000.0)
-        self.source = ConfigSource(self.config, {}, storage_path=path / "state.db")
+        self.state_path = path / "state.db"
+        self.source: Source = ConfigSource(self.config, {}, Selection(self.state_path))
         self.in_force = InForce(self.source.read())
         self.reports: list[tuple[bool, float]] = []
+        self.media_errors: Mapping[str, Collection[str]] = {}
         self.reloader = self.begin()
 
     def begin(self, interval: float = 0.0) -> Reloader:
-        self.reloader = Reloader(self.source, self.in_force, self._report, self.clock, interval)
+        settings = self.in_force.settings
+        reading = self.source.media(settings)
+        self.in_force.settings = reading.settings
+        self.reloader = Reloader(self.source, self.in_force, self, self.clock, settings, reading, interval)
         return self.reloader
 
-    def _report(self, ok: bool, at: float) -> None:
+    def reloaded(self, *, ok: bool, at: float) -> None:
         self.reports.append((ok, at))
+
+    def media_files_read(self, errors: Mapping[str, Collection[str]]) -> None:
+        self.media_errors = errors
+
+    @property
+    def problem(self) -> ProblemView | None:
+        return next(iter(self.reloader.problems()), None)
 
     def write(self, *, media: str = "m", **others: object) -> None:
         merchant = {
@@ -98,7 +126,7 @@ def test_a_reload_reads_the_file_and_its_secrets_again(folder: Folder) -> None:
     folder.secret.write_text("new")
     assert folder.reloader.reload() == ()
     assert (folder.media, folder.password) == ("mn", "new")
-    assert folder.in_force.settings.storage.path == folder.source.storage_path
+    assert folder.in_force.settings.storage.path == folder.state_path
     assert folder.reloader.reload() == ()
     assert folder.reports == [(True, folder.clock.now())] * 2
 
@@ -116,14 +144,14 @@ def test_an_error_leaves_the_configuration_in_force(folder: Folder) -> None:
     folder.reloader.reload()
     assert folder.in_force.settings is before
     assert folder.reports == [(False, since), (False, since + 60)]
-    problem = folder.reloader.problem
+    problem = folder.problem
     assert problem is not None
     assert (problem.subject, problem.since, problem.bad) == (Subject.CONFIGURATION, since, False)
     assert errors[0] in problem.message
     assert "(and 1 more)" in problem.message
     folder.write()
     assert folder.reloader.reload() == ()
-    assert folder.reloader.problem is None
+    assert folder.problem is None
 
 
 @pytest.mark.parametrize(
@@ -257,16 +285,13 @@ class Slow(Folder):
         self.reading, self.gate, self.reads = threading.Event(), threading.Event(), 0
         read: Callable[[], Settings] = self.source.read
 
-        class Source:
-            changed = self.source.changed
+        def slow() -> Settings:
+            self.reads += 1
+            self.reading.set()
+            assert self.gate.wait(60)
+            return read()
 
-            def read(_) -> Settings:  # noqa: N805 - the outer one is `self`
-                self.reads += 1
-                self.reading.set()
-                assert self.gate.wait(60)
-                return read()
-
-        self.reloader = Reloader(Source(), self.in_force, self._report, self.clock)
+        self.source.read = slow  # type: ignore[method-assign]
 
 
 def test_two_reloads_at_once(tmp_path: Path) -> None:
@@ -304,10 +329,115 @@ def test_a_reload_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
 
 def test_the_demo_has_nothing_to_reload(folder: Folder) -> None:
     """Without a file the answer says why, and nothing changes."""
-    reloader = Reloader(None, folder.in_force, folder._report, folder.clock, INTERVAL)
-    folder.clock.advance(INTERVAL)
-    reloader.watch()
-    (error,) = reloader.reload()
+    folder.source = NoSource()
+    folder.begin(INTERVAL)
+    folder.look(MEDIA_EVERY)
+    (error,) = folder.reloader.reload()
     assert "no configuration file" in error
     assert folder.in_force.applied == []
-    assert reloader.stop(60)
+
+
+def test_a_web_configuration_belongs_to_it(folder: Folder) -> None:
+    """An error in the web configuration refuses the whole reload; its errors come with the others."""
+    folder.write(media="mn")
+    folder.in_force.web_errors = ("web.yml: wrong",)
+    assert folder.reloader.reload() == ("web.yml: wrong",)
+    assert (folder.media, folder.in_force.web) == ("m", None)
+    folder.write(media="mm")
+    assert len(folder.reloader.reload()) == 2
+    folder.write(media="mn")
+    folder.in_force.web_errors = ()
+    assert folder.reloader.reload() == ()
+    assert (folder.media, folder.in_force.web) == ("mn", WebConfig())
+
+
+class TestMediaFiles:
+    """Media files are read again by themselves."""
+
+    @pytest.fixture
+    def file(self, folder: Folder) -> Path:
+        file = folder.config.with_name("live.csv")
+        file.write_text("id\nx\n")
+        folder.write(media_files=["*.csv"])
+        assert folder.reloader.reload() == ()
+        assert folder.media == "mx"
+        return file
+
+    def test_a_change_takes_effect_without_a_reload(self, folder: Folder, file: Path) -> None:
+        """A file is looked at every 30 seconds. No reload is reported: that of the configuration is another thing."""
+        file.write_text("id\nx\ny\n")
+        folder.look(MEDIA_EVERY - 1)
+        assert folder.media == "mx"
+        folder.look(1)
+        assert folder.media == "mxy"
+        applied = len(folder.in_force.applied)
+        folder.look(MEDIA_EVERY)
+        assert (len(folder.in_force.applied), len(folder.reports)) == (applied, 1)
+
+    def test_a_broken_file_keeps_its_last_valid_content(self, folder: Folder, file: Path) -> None:
+        """Its error is logged once, and is a problem since then, until it is resolved; a reload refuses it."""
+        file.write_text("id,priority\nx,high\n")
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(3):
+                folder.look(MEDIA_EVERY)
+        assert folder.media == "mx"
+        assert [line["event"] for line in logs] == ["media file error"]
+        problem = folder.problem
+        assert problem is not None
+        assert (problem.subject, problem.since) == (Subject.MEDIA_FILES, folder.clock.now() - 2 * MEDIA_EVERY)
+        assert [len(lines) for lines in folder.media_errors.values()] == [1]
+        (error,) = folder.reloader.reload()
+        assert "live.csv:2: priority: " in error
+        assert folder.media == "mx"
+        file.write_text("id\nz\n")
+        with structlog.testing.capture_logs() as logs:
+            folder.look(MEDIA_EVERY)
+        assert folder.media == "mz"
+        assert [line["event"] for line in logs] == ["resolved: media file errors"]
+        assert Subject.MEDIA_FILES not in [each.subject for each in folder.reloader.problems()]
+
+    def test_the_media_of_a_deleted_file_leave_with_a_reload(self, folder: Folder, file: Path) -> None:
+        """A file that vanishes may be on its way: only a reload says that this is meant."""
+        file.unlink()
+        folder.look(MEDIA_EVERY)
+        assert folder.media == "mx"
+        assert folder.reloader.reload() == ()
+        assert folder.media == "m"
+
+    def test_it_starts_with_a_broken_file(self, folder: Folder, file: Path) -> None:
+        """The other media are there, and the error is a problem from the start."""
+        file.write_text("id\n/\n")
+        folder.source = ConfigSource(folder.config, {})
+        folder.in_force.settings = folder.source.read()
+        folder.begin()
+        assert folder.media == "m"
+        assert folder.problem is not None
+
+    def test_refused_credentials_do_not_take_other_media_away(self, folder: Folder, file: Path) -> None:
+        """The secrets alone are read again: the media of the files stay."""
+        folder.in_force.refusing = frozenset("a")
+        folder.secret.write_text("new")
+        folder.look(SECRETS_EVERY)
+        assert (folder.media, folder.password) == ("mx", "new")
+
+
+def test_a_reference_id_that_is_found_takes_effect(folder: Folder) -> None:
+    """When the catalog has found media, the configuration takes effect once more; media named twice are an error."""
+    folder.in_force.found = True
+    folder.in_force.conflicting = {"a": ("a is b",)}
+    folder.look(1)
+    folder.look(1)
+    assert len(folder.in_force.applied) == 1
+    assert folder.media_errors == {"a": ("a is b",)}
+
+
+def test_what_nobody_asked_for_is_tried_again_after_an_error(folder: Folder) -> None:
+    """While the state file cannot be written, for example, found media wait; that is a warning, and no end."""
+    folder.in_force.found = True
+    folder.in_force.error = StateWriteFailed("the disk is full")
+    with structlog.testing.capture_logs() as logs:
+        folder.look(1)
+    assert [line["error"] for line in logs] == ["the disk is full"]
+    folder.in_force.error = None
+    folder.look(1)
+    assert len(folder.in_force.applied) == 1

@@ -130,7 +130,7 @@ def load_all(path: Path, environ: Mapping[str, str]) -> Settings:
 def _kept(error: ConfigError, known: _Known) -> tuple[str, ...]:
     if not known.entries:
         return tuple(error.errors)
-    return tuple(f"{line} (its last valid content stays in use until a reload or restart)" for line in error.errors)
+    return tuple(f"{line} (its last valid content stays in use)" for line in error.errors)
 
 
 class _Together:

@@ -123,7 +123,7 @@ class HttpSettings(_Section):
     """
 
     http2: Annotated[StrictBool, _absent(default=True)] = True
-    headers: Annotated[HeaderSettings, _absent({})] = HeaderSettings()
+    headers: Annotated[HeaderSettings, _absent({})] = HeaderSettings.model_validate({})
 
 
 class WebSettings(_Section):

@@ -28,7 +28,7 @@ from exporter.invisible import find_invisible
 # Size limit of a file with certificates, in bytes: a wrong path can name a large file.
 _LONGEST = 1024 * 1024
 
-# The suites for TLS 1.2 that the toolkit knows, by the names of OpenSSL. Those of TLS 1.3 cannot be chosen, as there.
+# The suites for TLS 1.2 that the toolkit knows, by OpenSSL's names. Those of TLS 1.3 cannot be chosen, there as here.
 _SUITES = {
     f"TLS_ECDHE_{key}_WITH_{name}": f"ECDHE-{key}-{openssl}"
     for key in ("ECDSA", "RSA")

@@ -145,13 +145,14 @@ class Connection(asyncio.BufferedProtocol):
         """Begin."""
         self._transport = transport = cast("asyncio.Transport", transport)
         self.encrypted = transport.get_extra_info("sslcontext") is not None
+        self.enter(Phase.IDLE)
+        self._protocol.connection_made(transport)
         if self.encrypted:
+            # What is left of the handshake may be waiting now.
             limit_buffers(transport)
         else:
             # A write is reported as finished only when nothing of it is left.
             transport.set_write_buffer_limits(high=0)
-        self.enter(Phase.IDLE)
-        self._protocol.connection_made(transport)
         allowed = self._web.allowed_sans
         if self.encrypted and allowed and not has_allowed_san(transport.get_extra_info("peercert"), allowed):
             # Nothing that was read with the handshake is handed on after this.

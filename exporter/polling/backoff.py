@@ -354,7 +354,7 @@ def _concerned(what: _Key) -> Stream | str:
         case (stream, _):
             return stream
         case Lookup():
-            return what.media_id
+            return f"ref:{what.ref_id}" if what.ref_id else what.media_id
         case _:
             return what
 

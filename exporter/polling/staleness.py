@@ -65,14 +65,18 @@ class Staleness:
         self._settle = poll.settle
         self._factors = stream_factors(merchant, poll)
         self.streams = len(self._factors)
-        self._media = frozenset(("", *(media.id for media in merchant.media)))
+        refs = (f"ref:{ref_id}" for ref_id in merchant.ref_ids)
+        self._media = frozenset(("", *(media.id for media in merchant.media), *refs))
         # What is requested before any row has shown that the minute is settled.
         self._not_waiting = {self.pace_maker, *(stream for stream in self._factors if stream.target.by_day)}
         for stream in self._asked.keys() - self._factors.keys():
             del self._asked[stream]
 
     def __contains__(self, what: Stream | str) -> bool:
-        """Whether a stream, or a media by its id, is in the configuration; the whole merchant is "" and always is."""
+        """Whether a stream, or a media by its id or `ref:` and its reference id, is in the configuration.
+
+        The whole merchant is "" and always is.
+        """
         return what in (self._factors if isinstance(what, Stream) else self._media)
 
     def moment(self, now: float, monotonic: float) -> Moment:

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from exporter.model import MINUTE
+from exporter.serving.paths import METRICS
 from exporter.serving.schema import DropState, IncidentStatus, MediaState, MediaStatus, MerchantStatus, Status
 from exporter.views import DAY_STEP, Day, DayState, Hour, Severity
 
@@ -137,8 +138,13 @@ class Times:
         return Markup('<time datetime="{}Z" title="{}">{}</time>').format(utc.replace(" ", "T"), title, text)
 
 
-def page(status: Status) -> str:
-    """The whole page. Very many media of several merchants are only on the pages of single merchants."""
+def page(status: Status, metrics: str = METRICS) -> str:
+    """The whole page. Very many media of several merchants are only on the pages of single merchants.
+
+    Args:
+        status: What it shows.
+        metrics: The path of the metrics.
+    """
     media = [(merchant, each) for merchant in status.merchants for each in merchant.media]
     several = len(status.merchants) > 1
     learning = [each.learning_until for each in status.merchants if each.learning_until is not None]
@@ -147,6 +153,7 @@ def page(status: Status) -> str:
         .get_template("page.html")
         .render(
             status=status,
+            metrics=metrics.removeprefix("/"),
             times=Times(status.timezone, status.now),
             tiles=[_tile(key, [each for _, each in media]) for key in _TILES],
             media=sorted(media, key=lambda each: _rank(each[1])),
@@ -159,7 +166,7 @@ def page(status: Status) -> str:
     )
 
 
-def media_page(status: Status, media_id: str) -> str | None:
+def media_page(status: Status, media_id: str, metrics: str = METRICS) -> str | None:
     """The page of one media of the only merchant in a status; None where there is no such media."""
     [merchant] = status.merchants
     found = next((each for each in merchant.media if each.media_id == media_id), None)
@@ -170,6 +177,7 @@ def media_page(status: Status, media_id: str) -> str | None:
         .get_template("media.html")
         .render(
             status=status,
+            metrics=metrics.removeprefix("/"),
             times=Times(status.timezone, status.now),
             merchant=merchant,
             media=found,

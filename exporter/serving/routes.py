@@ -1,5 +1,6 @@
 """The HTTP side: what is served where. Pure: a function from a request to a response."""
 
+import contextlib
 import gzip
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from exporter.httpd.connections import Limits
 from exporter.httpd.descriptors import MAX_CONNECTIONS
 from exporter.httpd.messages import Handler, Request, Response, error_response
 from exporter.httpd.server import Server
+from exporter.httpd.web_config import WebConfig
+from exporter.serving import paths
 from exporter.serving.negotiation import accepts_gzip, metrics_format
 from exporter.serving.page import POLICY
 
@@ -38,10 +41,8 @@ _HEADERS = {
 _GZIP_LEVEL = 1
 _GZIP_FROM = 1024
 
-RELOAD = "/-/reload"
-
 # A probe does not wait for metrics, metrics do not wait for pages, and nothing waits for a reload.
-_POOLS = {"/-/healthy": "probes", "/-/ready": "probes", "/metrics": "metrics", RELOAD: "reload"}
+_PROBES, _METRICS, _RELOAD = "probes", "metrics", "reload"
 
 
 def create_app(
@@ -55,11 +56,12 @@ def create_app(
     config_text: Callable[[], str],
     docs: Callable[[], str],
     reload: Callable[[], Sequence[str]],
+    telemetry_path: str = paths.METRICS,
 ) -> Handler:
     """The whole HTTP interface.
 
     Args:
-        registry: What `/metrics` shows.
+        registry: The metrics.
         healthy: Why the process is not healthy, or None.
         ready: Why it is not ready, or None.
         page: The HTML at `/`, which may load and run what `page.POLICY` says: of a merchant by its id, of all for "";
@@ -70,18 +72,19 @@ def create_app(
         config_text: The configuration in force, without secrets.
         docs: The documentation at `/docs`.
         reload: Reloads the configuration on `POST /-/reload`; returns its errors, one line each.
+        telemetry_path: Where the metrics are; no other path of `exporter.serving.paths`.
     """
     policy = ("Content-Security-Policy", POLICY)
     routes: dict[str, Handler] = {
-        "/": _of_merchant(page, _HTML, policy),
-        "/media": _of_media(media_page, _HTML, policy),
-        "/api/v1/status": _of_merchant(status_json, _JSON),
-        "/config": lambda _: _content(config_text()),
-        "/docs": lambda _: _content(docs()),
-        "/metrics": _metrics(registry),
-        "/-/healthy": lambda _: _probe(healthy(), "healthy"),
-        "/-/ready": lambda _: _probe(ready(), "ready"),
-        RELOAD: lambda _: _reloaded(reload()),
+        paths.HOME: _of_merchant(page, _HTML, policy),
+        paths.MEDIA: _of_media(media_page, _HTML, policy),
+        paths.STATUS: _of_merchant(status_json, _JSON),
+        paths.CONFIG: lambda _: _content(config_text()),
+        paths.DOCS: lambda _: _content(docs()),
+        paths.HEALTHY: lambda _: _probe(healthy(), "healthy"),
+        paths.READY: lambda _: _probe(ready(), "ready"),
+        paths.RELOAD: lambda _: _reloaded(reload()),
+        telemetry_path: _metrics(registry),
     }
 
     def app(request: Request) -> Response:
@@ -93,19 +96,32 @@ def create_app(
     return app
 
 
-def make_server(app: Handler, address: Address, connections: int = MAX_CONNECTIONS) -> Server:
+def make_server(
+    app: Handler,
+    addresses: Sequence[Address],
+    connections: int = MAX_CONNECTIONS,
+    *,
+    web: WebConfig = WebConfig(),  # noqa: B008 - immutable
+    telemetry_path: str = paths.METRICS,
+) -> Server:
     """A server for the app. It listens, and serves once it is started.
 
     Args:
         app: From `create_app`.
-        address: Where to listen.
+        addresses: Where to listen; at least one. The first is the one that is shown.
         connections: How many at once; at the limit a new one closes the idlest.
+        web: TLS, users and headers.
+        telemetry_path: Where the metrics are.
 
     Raises:
-        InputError: The address cannot be listened on.
+        InputError: An address cannot be listened on.
     """
-    sockets = [listen(address, LISTEN_FLAG)]
-    return Server(app, sockets, limits=Limits(connections=connections), pools=_POOLS, coalesce_key=_coalesce_key)
+    pools = {paths.HEALTHY: _PROBES, paths.READY: _PROBES, paths.RELOAD: _RELOAD, telemetry_path: _METRICS}
+    with contextlib.ExitStack() as opened:
+        sockets = [opened.enter_context(listen(each, LISTEN_FLAG)) for each in addresses]
+        opened.pop_all()
+    limits = Limits(connections=connections)
+    return Server(app, sockets, limits=limits, pools=pools, coalesce_key=_coalesce_key, web=web)
 
 
 def _coalesce_key(request: Request) -> Hashable | None:
@@ -120,7 +136,7 @@ def _route(routes: Mapping[str, Handler], request: Request) -> Response:
     route = routes.get(request.path)
     if route is None:
         return error_response(HTTPStatus.NOT_FOUND, "page not found")
-    allowed = ("POST", "PUT") if request.path == RELOAD else ("GET", "HEAD")
+    allowed = ("POST", "PUT") if request.path == paths.RELOAD else ("GET", "HEAD")
     if request.method not in allowed:
         use, allow = " or ".join(allowed), ", ".join(allowed)
         return error_response(HTTPStatus.METHOD_NOT_ALLOWED, f"method not allowed, use {use}", ("Allow", allow))

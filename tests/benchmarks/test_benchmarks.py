@@ -9,7 +9,19 @@ from xml.etree import ElementTree as ET
 import pytest
 
 import benchmarks.__main__ as command
-from benchmarks import answers, delay, drops, fleet, freshness, memory, replaying, scrape, simulation, startup
+from benchmarks import (
+    answers,
+    connections,
+    delay,
+    drops,
+    fleet,
+    freshness,
+    memory,
+    replaying,
+    scrape,
+    simulation,
+    startup,
+)
 from benchmarks.canned import canned_api
 from benchmarks.prepared import Prepared, prepare
 from benchmarks.process import running
@@ -32,6 +44,14 @@ TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
             "OpenMetrics, gzip",
         ],
         2,
+    ),
+    "connections": (
+        lambda folder: connections.run(folder, size=0.02, scrapes=2),
+        [
+            *("no other clients", "idle", "slow headers", "slow readers"),
+            *("no other clients", "idle", "slow headers", "stalled handshakes", "slow readers"),
+        ],
+        1,
     ),
     "answers": (lambda folder: answers.run(folder, media=(1,), answers=10, repeats=2), [10], 3),
     "memory": (lambda folder: memory.run(folder, series=(100,), repeats=1), [100], 3),

@@ -249,7 +249,7 @@ def test_the_last_good_content_stays(files: MediaFiles, broken: str | None) -> N
         reading = files.read(settings)
         [line] = reading.errors["m0"]
         assert line.startswith("a.csv:")
-        assert line.endswith("(its last valid content stays in use until a reload or restart)")
+        assert line.endswith("(its last valid content stays in use)")
         assert reading.errors["m1"] == ()
         assert media(reading.settings) == ["a", "b2", "b2"]
     write("a.csv", "id\nc\n")

@@ -21,6 +21,7 @@ import yaml
 
 from exporter import daemon
 from exporter.config.settings import Settings
+from exporter.config.source import NoSource
 from exporter.httpd.address import Address
 from exporter.httpd.descriptors import CAP, needed
 from exporter.signals import Signals
@@ -30,6 +31,7 @@ from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.storage.schema import APPLICATION_ID, SCHEMA_VERSION
 from exporter.storage.state import open_state
+from exporter.web import WebFlags
 from tests.support.busiest import busiest
 from tests.support.processes import (
     PATIENCE,
@@ -522,7 +524,8 @@ def test_a_second_damage_within_an_hour_ends_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(daemon, "_run", start)
     monkeypatch.setattr("exporter.daemon.time.monotonic", lambda: now[0])
     with structlog.testing.capture_logs() as logs, Signals(()) as signals:
-        assert daemon.run(Settings.model_construct(), None, daemon.Options(Address("", 0)), signals) == 1
+        origin, web = daemon.Origin(NoSource()), WebFlags((Address("", 0),))
+        assert daemon.run(Settings.model_construct(), origin, web, signals) == 1
     assert len(starts) == 3
     assert [line["event"] for line in logs] == ["the state file is damaged again; check the disk"]
 

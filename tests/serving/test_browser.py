@@ -66,7 +66,7 @@ class StatusServer:
             docs=lambda: "",
             reload=lambda: (),
         )
-        self._server = make_server(app, Address("127.0.0.1", 0))
+        self._server = make_server(app, [Address("127.0.0.1", 0)])
         self.url = f"http://{self._server.address}/"
         self._server.start()
 

@@ -355,7 +355,7 @@ def test_large_responses_are_compressed_if_accepted(accept_encoding: str, compre
 @contextlib.contextmanager
 def serving(parts: Parts | None = None, address: str = "127.0.0.1:0") -> Iterator[Server]:
     app = (parts or Parts()).app()
-    server = make_server(app, parse_address(address))
+    server = make_server(app, [parse_address(address)])
     try:
         server.start()
         yield server
@@ -385,7 +385,7 @@ def test_an_ipv6_host_is_accepted() -> None:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         with pytest.raises(InputError, match=r"cannot listen on \[::1\]:0"):
-            make_server(Parts().app(), parse_address("[::1]:0"))
+            make_server(Parts().app(), [parse_address("[::1]:0")])
         return
     with serving(address="[::1]:0") as server:
         assert get(server, "/-/healthy").text == "healthy\n"
@@ -403,7 +403,7 @@ def test_a_port_in_use_is_one_line() -> None:
     """A port in use is an InputError that names the address, before anything is started."""
     with serving() as server:
         with pytest.raises(InputError) as caught:
-            make_server(Parts().app(), server.address)
+            make_server(Parts().app(), [server.address])
         message = str(caught.value)
         assert message == (
             f"--web.listen-address: cannot listen on {server.address}: Address already in use; "
@@ -415,7 +415,7 @@ def test_a_port_in_use_is_one_line() -> None:
 def test_a_host_that_is_not_this_machine_is_one_line(host: str) -> None:
     """An invalid name, and an address of another machine, are InputErrors, too."""
     with pytest.raises(InputError) as caught:
-        make_server(Parts().app(), Address(host, 0))
+        make_server(Parts().app(), [Address(host, 0)])
     message = str(caught.value)
     assert message.startswith(f"--web.listen-address: cannot listen on {host}:0: ")
     assert "\n" not in message
@@ -429,7 +429,7 @@ def test_an_unknown_host_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(InputError) as caught:
-        make_server(Parts().app(), Address("nowhere", 9000))
+        make_server(Parts().app(), [Address("nowhere", 9000)])
     assert str(caught.value) == (
         "--web.listen-address: cannot listen on nowhere:9000: Name or service not known; "
         "use an address of this machine, or :PORT for all of them"
@@ -540,12 +540,12 @@ def test_a_stopped_server_releases_its_port_and_its_threads() -> None:
         while peer.recv(1024):
             pass
     assert "server" not in {thread.name for thread in threading.enumerate()}
-    make_server(Parts().app(), server.address).stop()
+    make_server(Parts().app(), [server.address]).stop()
 
 
 def test_stop_can_be_called_twice_and_before_start() -> None:
     """Stopping a server that does not run has no effect."""
-    server = make_server(Parts().app(), Address("127.0.0.1", 0))
+    server = make_server(Parts().app(), [Address("127.0.0.1", 0)])
     server.stop()
     server.stop()
     with serving() as started:

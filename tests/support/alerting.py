@@ -21,14 +21,17 @@ import yaml
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from exporter import logs
+from exporter.app import build_app
 from exporter.assembly import build_polling
 from exporter.config.settings import Settings
+from exporter.config.source import NoSource
 from exporter.httpd.address import Address
 from exporter.in_force import InForce
 from exporter.polling.scheduler import Scheduler
 from exporter.process_health import ProcessHealth
 from exporter.reload import Reloader
 from exporter.serving.instruments import Instruments
+from exporter.serving.paths import METRICS
 from exporter.serving.routes import make_server
 from exporter.simulator.app import SimulatorApp
 from exporter.simulator.catalog import Media
@@ -36,7 +39,7 @@ from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
 from exporter.storage.state import State, open_state
-from exporter.web import build_app
+from exporter.web import WebConfigWatch, WebFlags
 from tests.support.fakes import FakeClock
 from tests.support.processes import Alertmanager, Prometheus, Webhook, merchant, reserved_port, wait_until
 
@@ -120,10 +123,13 @@ class Exporter:
         polling = build_polling(settings, state, telemetry, self._clock)
         stack.callback(polling.close)
         schedule = Scheduler(self._clock)
-        reloader = Reloader(None, InForce(polling, schedule, open_files=1024), telemetry.reloaded, self._clock)
-        health = ProcessHealth(polling, state, schedule, lambda: reloader.problem)
-        handler = build_app(polling, health, schedule, telemetry, reloader)
-        server = make_server(handler, Address("127.0.0.1", self.port))
+        web = WebConfigWatch(WebFlags((Address("127.0.0.1", self.port),)))
+        in_force = InForce(polling, schedule, web, open_files=1024)
+        source = NoSource()
+        reloader = Reloader(source, in_force, telemetry, self._clock, settings, source.media(settings))
+        health = ProcessHealth(polling, state, schedule, reloader.problems)
+        handler = build_app(polling, health, schedule, telemetry, reloader, METRICS)
+        server = make_server(handler, web.flags.listen)
         server.start()
         stack.callback(server.stop)
 

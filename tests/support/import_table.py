@@ -37,17 +37,20 @@ MAY_IMPORT = {
     "assembly": {"foundation", "config", "counting", "api", "drops", "polling", "serving", "merchant_views"},
     "merchant_views": {"foundation", "api", "drops", "polling"},
     "process_health": {"foundation", "assembly", "polling", "serving"},
-    "in_force": {"foundation", "config", "planning", "polling", "assembly"},
-    "reload": {"foundation", "config"},
-    "web": {"foundation", "config", "polling", "serving", "assembly", "process_health", "reload"},
+    "web": {"foundation", "config", "serving"},
+    "in_force": {"foundation", "config", "planning", "polling", "assembly", "web"},
+    "media_errors": {"foundation", "serving"},
+    "reload": {"foundation", "config", "media_errors"},
+    "app": {"foundation", "config", "polling", "serving", "assembly", "process_health", "reload"},
     "daemon": {
-        *("foundation", "config", "polling", "serving", "assembly", "process_health", "in_force", "reload", "web"),
+        *("foundation", "config", "polling", "serving", "app", "assembly", "process_health", "in_force", "reload"),
+        "web",
     },
     "demo": {"config", "simulator"},
-    "flags": {"foundation"},
+    "flags": {"foundation", "serving"},
     "cli": {
-        *("foundation", "config", "planning", "counting", "backfill", "backtest", "checking", "simulator"),
-        *("daemon", "demo", "flags"),
+        *("foundation", "config", "planning", "counting", "serving", "backfill", "backtest", "checking", "simulator"),
+        *("web", "daemon", "demo", "flags"),
     },
     "__main__": {"cli"},
 }
@@ -55,4 +58,8 @@ MAY_IMPORT = {
 ONLY = {
     ("serving", "api"): {"exporter.api.request_log"},
     ("backfill", "serving"): {"exporter.serving.families"},
+    ("web", "serving"): {"exporter.serving.paths"},
+    ("flags", "serving"): {"exporter.serving.paths"},
+    ("cli", "serving"): {"exporter.serving.paths"},
+    ("media_errors", "serving"): {"exporter.serving.health"},
 }
