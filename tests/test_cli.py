@@ -78,7 +78,8 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"backfill", "check-config", "demo", "plan", "replay", "simulate"} <= set(commands)
     flags = re.findall(r"^  (--[a-z.-]+)", text, re.MULTILINE)
     expected = {"--config.file", "--storage.path", "--log.level", "--log.format", "--version"}
-    assert expected | {"--web.listen-address", "--web.external-url"} <= set(flags)
+    expected |= {"--web.config.file", "--web.listen-address", "--web.telemetry-path", "--web.external-url"}
+    assert expected <= set(flags)
     assert "%(" not in text
 
 
@@ -102,6 +103,18 @@ def test_each_command_has_a_help(capsys: pytest.CaptureFixture[str], command: st
         (["--log.format=xml"], "argument --log.format: invalid choice: 'xml' ("),
         (["--web.listen-address=10077"], "argument --web.listen-address: '10077' is not an address; write HOST:PORT"),
         (["demo", "--web.listen-address=:70000"], "argument --web.listen-address: ':70000' is not an address; "),
+        (
+            ["--web.listen-address=:9", "--web.listen-address=:9"],
+            "--web.listen-address: give each address only once",
+        ),
+        *(
+            ([f"--web.telemetry-path={path}"], f"argument --web.telemetry-path: '{path}' is not a path; write one such")
+            for path in ("metrics", "", "/metrics/", "//", "/a//b", "/a b", "/a?b", "/a/../b", "/.", "/ä", "/%41")
+        ),
+        *(
+            ([f"--web.telemetry-path={path}"], f"argument --web.telemetry-path: '{path}' is the path of something else")
+            for path in ("/", "/config", "/docs", "/media", "/api/v1/status", "/api/x", "/-/healthy", "/-/reload")
+        ),
         (["--web.external-url=example.com"], "argument --web.external-url: write a URL without user, password and "),
         (["--web.external-url=https://u:pa55@example.com"], "argument --web.external-url: write a URL without user, "),
         (["--web.external-url=https://example.com/?a=b"], "argument --web.external-url: write a URL without user, "),
@@ -116,7 +129,9 @@ def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: 
 @pytest.mark.parametrize(
     ("command", "flag", "name", "value"),
     [
-        ("demo", "--web.listen-address=127.0.0.1:9", "listen", Address("127.0.0.1", 9)),
+        ("demo", "--web.listen-address=127.0.0.1:9", "listen", [Address("127.0.0.1", 9)]),
+        ("demo", "--web.config.file=web.yml", "web_config_file", Path("web.yml")),
+        ("demo", "--web.telemetry-path=/a/b", "telemetry_path", "/a/b"),
         ("demo", "--web.external-url=http://[::1]:9/a/", "external_url", "http://[::1]:9/a"),
         ("demo", "--web.external-url=", "external_url", ""),
         ("demo", "--log.level=debug", "log_level", "debug"),

@@ -25,7 +25,7 @@ from pydantic import (
 from exporter.config import yaml_file
 from exporter.config.messages import error_line, setting_error
 from exporter.config.secrets import FileContext
-from exporter.config.web_tls import TlsSettings
+from exporter.config.web_tls import TlsSettings, unsupported
 from exporter.config.yaml_dialect import kind_of
 from exporter.errors import ConfigError
 from exporter.httpd.web_config import WebConfig
@@ -87,7 +87,12 @@ def _absent(default: object) -> BeforeValidator:
     return BeforeValidator(lambda value: default if value is None else value)
 
 
-_HeaderValue = Annotated[StrictStr, _absent(""), AfterValidator(_header)]
+def _number_as_text(value: object) -> object:
+    """`X-XSS-Protection: 0` is a number in YAML."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_HeaderValue = Annotated[StrictStr, _absent(""), BeforeValidator(_number_as_text), AfterValidator(_header)]
 
 
 class _Section(BaseModel):
@@ -143,6 +148,7 @@ class WebSettings(_Section):
     basic_auth_users: Annotated[
         dict[Annotated[StrictStr, AfterValidator(_user)], Annotated[SecretStr, BeforeValidator(_hash)]], _absent({})
     ] = Field(default_factory=dict)
+    rate_limit: Annotated[None, unsupported("remove it: the exporter has limits of its own")] = None
 
 
 def _keys(model: type[BaseModel]) -> list[str]:

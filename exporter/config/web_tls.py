@@ -100,12 +100,18 @@ def _path(value: object, info: ValidationInfo) -> object:
 
 
 def _certificates(path: Path) -> Path:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except ssl.SSLError:
-        problem = "holds no certificate; name a file with certificates in PEM form"
-        raise setting_error(f"the file {shown_path(path)} {problem}") from None
+    if problem := _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), path):
+        raise setting_error(problem)
     return path
+
+
+def _trust(context: ssl.SSLContext, path: Path) -> str | None:
+    """Load CAs into a context; return why that is not possible."""
+    try:
+        context.load_verify_locations(path)
+    except OSError:
+        return f"the file {shown_path(path)} holds no certificate; name a file with certificates in PEM form"
+    return None
 
 
 def _client_auth(value: object) -> object:
@@ -134,7 +140,9 @@ def _san(name: str) -> str:
         return name
 
 
-def _unsupported(instead: str) -> Any:
+def unsupported(instead: str) -> Any:
+    """Refuse a key that the toolkit has."""
+
     def refuse(_: object) -> None:
         raise setting_error(f"is not supported; {instead}")
 
@@ -172,10 +180,10 @@ class TlsSettings(BaseModel):
     prefer_server_cipher_suites: StrictBool = True
 
     # The toolkit has these, too.
-    cert: Annotated[None, _unsupported("put the certificate into a file, and name it in cert_file")] = None
-    key: Annotated[None, _unsupported("put the key into a file, and name it in key_file")] = None
-    client_ca: Annotated[None, _unsupported("put the certificates into a file, and name it in client_ca_file")] = None
-    curve_preferences: Annotated[None, _unsupported("remove it: OpenSSL chooses the curve")] = None
+    cert: Annotated[None, unsupported("put the certificate into a file, and name it in cert_file")] = None
+    key: Annotated[None, unsupported("put the key into a file, and name it in key_file")] = None
+    client_ca: Annotated[None, unsupported("put the certificates into a file, and name it in client_ca_file")] = None
+    curve_preferences: Annotated[None, unsupported("remove it: OpenSSL chooses the curve")] = None
 
     _context: ssl.SSLContext = PrivateAttr()
 
@@ -204,8 +212,8 @@ class TlsSettings(BaseModel):
         if self.min_version > self.max_version:
             yield "max_version", f"is older than min_version ({self.min_version}); write {self.min_version}"
         if self.client_auth_type is ClientAuth.NONE and self.client_ca_file:
-            problem = f"client_ca_file needs it to be {ClientAuth.REQUIRED} or {ClientAuth.IF_GIVEN}"
-            yield "client_auth_type", f"{problem}; write one of them, or remove client_ca_file"
+            fix = f"write {ClientAuth.REQUIRED} or {ClientAuth.IF_GIVEN}, or remove client_ca_file"
+            yield "client_auth_type", f"client_ca_file is set, but clients are not asked for a certificate; {fix}"
         if self.client_auth_type is not ClientAuth.NONE and not self.client_ca_file:
             yield "client_ca_file", "is missing; name the file with the CAs of the clients' certificates"
         if self.client_allowed_sans and self.client_auth_type is not ClientAuth.REQUIRED:
@@ -224,8 +232,8 @@ class TlsSettings(BaseModel):
             # None of them is for TLS 1.2.
             context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = _VERIFY[self.client_auth_type]
-        if self.client_ca_file:
-            context.load_verify_locations(self.client_ca_file)
+        if self.client_ca_file and (unusable := _trust(context, self.client_ca_file)):
+            yield "client_ca_file", unusable
         if problem := _load_pair(context, self.cert_file, self.key_file):
             yield problem
 

@@ -1,14 +1,20 @@
 """The documents: generated ones are up to date, examples are correct, links have targets."""
 
+import contextlib
 import re
+import ssl
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 from reference.__main__ import DOCS, WRITTEN, main
 
 from exporter.config.settings import Settings
+from exporter.config.web_file import HeaderSettings, HttpSettings, WebSettings, load_web_config
+from exporter.config.web_tls import ClientAuth, TlsSettings, TlsVersion
 from exporter.counting.ledger import Ledger
 from exporter.model import Group, Stream, Target, minute_of
 from exporter.storage.state import open_state
@@ -68,6 +74,36 @@ def test_links_have_targets(document: Path) -> None:
         if not there:
             dead.append(f"{path}#{anchor}")
     assert dead == []
+
+
+def test_every_key_of_the_web_configuration_is_documented() -> None:
+    """docs/web.md has each key that is accepted, each header, and each key that is refused."""
+    text = (DOCS / "web.md").read_text(encoding="utf-8")
+    models: tuple[type[BaseModel], ...] = (WebSettings, TlsSettings, HttpSettings, HeaderSettings)
+    keys = {field.alias or name for model in models for name, field in model.model_fields.items()}
+    assert {"cert_file", "key", "rate_limit", "X-Frame-Options"} <= keys
+    assert {key for key in keys if f"`{key}`" not in text} == set()
+    assert {value for kind in (ClientAuth, TlsVersion) for value in kind if f"`{value}`" not in text} == set()
+
+
+def test_the_certificate_in_the_document_works(tmp_path: Path) -> None:
+    """The commands of docs/web.md make files with which its example of a web configuration can be used."""
+    text = (DOCS / "web.md").read_text(encoding="utf-8")
+    [commands] = re.findall(r"^```sh\n(openssl .*?)^```$", text, re.MULTILINE | re.DOTALL)
+    subprocess.run(["sh", "-ec", commands], cwd=tmp_path, check=True, capture_output=True)
+    [example, *_] = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "web.yml").write_text(example)
+    web = load_web_config(tmp_path / "web.yml")
+    assert web.tls is not None
+    assert list(web.users) == ["prometheus"]
+    trusting = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+    client, server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    connecting = trusting.wrap_bio(server, client, server_hostname="exporter.example.com")
+    accepting = web.tls.wrap_bio(client, server, server_side=True)
+    for side in (connecting, accepting, connecting, accepting):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    assert connecting.version() == "TLSv1.3"
 
 
 def example() -> Iterator[tuple[float, dict[int, float], float, float]]:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 
 from exporter import flags
 from exporter.serving.families import FAMILIES
 from exporter.serving.instruments import Instruments
+from tests.support.examples import example_config
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "prometheus" / "rules").glob("*.yml"))
@@ -174,6 +176,16 @@ def test_the_prometheus_example_is_valid(promtool_bin: Path) -> None:
     (job,) = config["scrape_configs"]
     assert job["static_configs"] == [{"targets": [f"localhost{flags.LISTEN}"]}]
     assert config["global"]["scrape_interval"] == "15s"
+
+
+def test_the_job_with_tls_in_the_prometheus_example_is_valid(promtool_bin: Path, tmp_path: Path) -> None:
+    """Uncommented, with its files beside it, `promtool check config` accepts it."""
+    config = example_config()
+    assert [job.get("scheme") for job in config["scrape_configs"]] == [None, "https"]
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config | {"rule_files": []}))
+    (tmp_path / "smartstream-password").write_text("x")
+    trustme.CA().cert_pem.write_to_path(tmp_path / "smartstream-ca.pem")
+    assert "SUCCESS" in run(promtool_bin, "check", "config", tmp_path / "prometheus.yml")
 
 
 def test_the_alertmanager_example_is_valid(amtool_bin: Path) -> None:
