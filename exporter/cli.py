@@ -24,6 +24,7 @@ from exporter.flags import (
     duration,
     instant,
     label,
+    optional_file,
     whole_number,
 )
 from exporter.serving.paths import METRICS
@@ -155,6 +156,10 @@ def _check_config_flags(parser: argparse.ArgumentParser) -> None:
         help="also sign in, look up every media, read its plays and check the time zone, within the request budget",
     )  # fmt: skip
     add_storage_flag(parser)
+    parser.add_argument(
+        "--web.config.file", dest="web_config_file", type=optional_file, metavar="FILE", default=argparse.SUPPRESS,
+        help="web configuration to validate, too",
+    )  # fmt: skip
 
 
 def _backfill_flags(parser: argparse.ArgumentParser) -> None:
@@ -350,7 +355,20 @@ def _check_config(options: argparse.Namespace) -> int:
     from exporter.config.load import summary
 
     options.config_file = options.file or options.config_file
-    settings = _load_all(options)
+    errors: list[str] = []
+    if options.web_config_file is not None:
+        from exporter.config.web_file import load_web_config
+
+        try:
+            load_web_config(options.web_config_file)
+        except ConfigError as error:
+            errors += error.errors
+    try:
+        settings = _load_all(options)
+    except ConfigError as error:
+        raise ConfigError([*error.errors, *errors]) from None
+    if errors:
+        raise ConfigError(errors)
     if options.online and (problems := _check_online(settings, options)):
         console.say(f"smartstream-exporter: {problems} problem{'s' * (problems != 1)}; the tables say which")
         return 1

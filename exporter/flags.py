@@ -55,7 +55,7 @@ def add_log_flags(parser: argparse.ArgumentParser) -> None:
 def add_web_flags(parser: argparse.ArgumentParser) -> None:
     """Add --web.config.file, --web.listen-address, --web.telemetry-path and --web.external-url."""
     parser.add_argument(
-        "--web.config.file", dest="web_config_file", type=Path, metavar="FILE", default=argparse.SUPPRESS,
+        "--web.config.file", dest="web_config_file", type=optional_file, metavar="FILE", default=argparse.SUPPRESS,
         help="file with TLS, users and headers, as in other exporters (default: plain HTTP without a password)",
     )  # fmt: skip
     parser.add_argument(
@@ -114,6 +114,11 @@ def web_url(text: str) -> str:
             "write a URL without user, password and query, such as https://smartstream.example.com/exporter"
         )
     return text.rstrip("/")
+
+
+def optional_file(text: str) -> Path | None:
+    """A file, or none for "", as units and templates write it."""
+    return Path(text) if text else None
 
 
 def telemetry_path(text: str) -> str:

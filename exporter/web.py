@@ -95,37 +95,49 @@ class WebConfigWatch:
         self._stopped.set()
 
     def apply(self, web: WebConfig) -> None:
-        """Put a configuration into force, and watch its files."""
+        """Put a configuration into force that somebody else has loaded, and watch its files from now on."""
+        marks = _marks(web.files)
         with self._mutex:
-            self._apply(web, _marks(web.files))
+            self._apply(web, marks)
 
     def check(self) -> None:
         """Read the configuration again if a file has changed, and has stayed as it is since the check before."""
         with self._mutex:
-            before, self._seen = self._seen, _marks(self._web.files)
-            # A file that is written at this moment may be half of it. After an error the file to repair may be another.
-            changed = self._seen != self._marks or self._errors
-            if not changed or self._seen != before:
+            web, before, known, errors = self._web, self._seen, self._marks, self._errors
+        # Without the lock: a file system may hang.
+        seen = _marks(web.files)
+        # A file that is written at this moment may be half of it. After an error the file to repair may be another.
+        outcome = self._load() if seen == before and (seen != known or errors) else None
+        marks = _marks(outcome.files) if isinstance(outcome, WebConfig) and outcome.files != web.files else seen
+        with self._mutex:
+            if self._web is not web:
+                # Somebody else has put another one into force.
                 return
-            try:
-                web = self.flags.load()
-            except ConfigError as error:
-                self._failed(error.errors)
-                return
-            self._apply(web, self._seen if web.files == self._web.files else _marks(web.files))
+            self._seen = seen
+            if isinstance(outcome, ConfigError):
+                self._failed(outcome.errors)
+            elif outcome is not None:
+                if not errors:
+                    log.info("the web configuration has changed", tls=outcome.tls is not None, users=len(outcome.users))
+                self._apply(outcome, marks)
+
+    def _load(self) -> WebConfig | ConfigError:
+        try:
+            return self.flags.load()
+        except ConfigError as error:
+            return error
 
     def _failed(self, errors: tuple[str, ...]) -> None:
         if errors != self._errors:
             log.error(
                 "cannot use the changed web configuration; the last one stays in force", errors=" | ".join(errors)
             )
-        self._errors = errors
-        self._marks = self._seen
+        self._errors, self._marks = errors, self._seen
 
     def _apply(self, web: WebConfig, marks: tuple[_Mark, ...]) -> None:
         self._configure(web)
-        line = "resolved: the web configuration is in force" if self._errors else "the web configuration has changed"
-        log.info(line, tls=web.tls is not None, users=len(web.users))
+        if self._errors:
+            log.info("resolved: the web configuration is in force", tls=web.tls is not None, users=len(web.users))
         self._web, self._marks, self._seen, self._errors = web, marks, marks, ()
 
 

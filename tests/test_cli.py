@@ -131,6 +131,7 @@ def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: 
     [
         ("demo", "--web.listen-address=127.0.0.1:9", "listen", [Address("127.0.0.1", 9)]),
         ("demo", "--web.config.file=web.yml", "web_config_file", Path("web.yml")),
+        ("demo", "--web.config.file=", "web_config_file", None),
         ("demo", "--web.telemetry-path=/a/b", "telemetry_path", "/a/b"),
         ("demo", "--web.external-url=http://[::1]:9/a/", "external_url", "http://[::1]:9/a"),
         ("demo", "--web.external-url=", "external_url", ""),
@@ -178,6 +179,22 @@ def test_check_config_lists_every_error(capsys: pytest.CaptureFixture[str], bad_
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.partition(": ")[0] for line in err.splitlines()] == BAD_PLACES
+
+
+def test_check_config_checks_the_web_configuration_too(
+    capsys: pytest.CaptureFixture[str], bad_config: Path, tmp_path: Path
+) -> None:
+    """With --web.config.file its errors are listed after the others; a valid one leaves one line."""
+    web, good = tmp_path / "web.yml", tmp_path / "good.yaml"
+    good.write_text(yaml.safe_dump(GOOD))
+    web.write_text("basic_auth_users: {a: b}\nrate_limit: {}\n")
+    for file, places in ((bad_config, BAD_PLACES), (good, [])):
+        assert main(["check-config", str(file), f"--web.config.file={web}"]) == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.partition(": ")[0] for line in lines] == [*places, "basic_auth_users.a", "rate_limit"]
+    web.write_text("")
+    assert main(["check-config", str(good), f"--web.config.file={web}"]) == 0
+    assert capsys.readouterr().out.startswith("ok: ")
 
 
 def test_the_daemon_refuses_a_bad_configuration(capsys: pytest.CaptureFixture[str], bad_config: Path) -> None:
