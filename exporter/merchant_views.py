@@ -34,6 +34,7 @@ def complete(merchant: MerchantView, parts: MerchantParts, poller: MerchantPolle
     return replace(
         merchant,
         media=MappingProxyType(media),
+        pending=parts.catalog.pending,
         **drops[""]._asdict(),
         incidents=incidents,
         learning_seconds=learning,

@@ -88,6 +88,7 @@ def test_a_media_that_is_created_later_is_counted_from_then_on(exporter: Exporte
     view = exporter.polling.snapshot().merchants["m"]
     assert {stream.media_id for stream in view.streams} == {""}
     assert (view.link is not None and view.link.up, view.media) == (True, {})
+    assert list(view.pending) == ["drama-012"]
     exporter.switch.set(gone=[])
     exporter.rounds(2)
     assert catalog.refs == {ref_id: exporter.ids[ref_id] for ref_id in ("channel-1", "drama-012")}
@@ -101,4 +102,4 @@ def test_a_media_that_is_created_later_is_counted_from_then_on(exporter: Exporte
         "",
         *catalog.refs.values(),
     }
-    assert exporter.asked == asked
+    assert (exporter.asked, view.pending) == (asked, {})
