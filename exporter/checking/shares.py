@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from exporter.api import client
 from exporter.api.budget import LONGEST_WAIT, WINDOW, RequestBudget, Slot
 from exporter.clock import Clock
 from exporter.config.settings import MerchantSettings, Settings
@@ -24,19 +25,11 @@ PLAN = 50
 BESIDE = 5
 
 
-class Budget(Protocol):
+class Budget(client.Budget, Protocol):
     """A request budget that can be waited for."""
 
     def wait(self) -> float:
         """Seconds until the next request may be sent; 0 if it may be now."""
-        ...
-
-    def take(self) -> Slot:
-        """Take a slot for a request that is sent now. Raises BudgetSpent if none is free."""
-        ...
-
-    def refused(self, retry_after: float | None) -> None:
-        """Report a 429 of the API, and the seconds that it asks to wait."""
         ...
 
 

@@ -9,7 +9,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -20,7 +20,7 @@ from exporter.api.client import Client
 from exporter.checking import command
 from exporter.config.load import load
 from exporter.config.settings import Settings
-from exporter.errors import BudgetSpent
+from exporter.errors import BudgetSpent, StateWriteFailed
 from exporter.model import Group, MinuteRange, Target
 from exporter.simulator.app import SimulatorApp
 from exporter.simulator.endpoints import Endpoints
@@ -28,7 +28,7 @@ from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.reply import Refusal, Reply, bad_request, unauthorized
 from exporter.simulator.series import World
 from exporter.simulator.server import SimulatorServer
-from exporter.storage.state import open_state
+from exporter.storage.state import State, open_state
 from tests.support.busiest import busiest
 from tests.support.fakes import FakeClock
 from tests.support.peer import Peer, reply
@@ -367,6 +367,31 @@ def test_a_state_file_that_cannot_be_used(api: Api, capsys: pytest.CaptureFixtur
     assert "; an exporter may be running, which does not know of these requests" in capsys.readouterr().err
     assert api.state.read_text() == "something else, " * 100
     assert busiest(api.app.journal, MERCHANT) <= 5
+
+
+def test_a_state_file_that_fails_meanwhile(
+    api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request whose time cannot be written is not sent; the tables with what is known come before the error."""
+    open_state(api.state, api.clock.now).close()
+    usual = State.transaction
+    first, second, *_ = api.media(3)
+
+    def fail(_: State) -> NoReturn:
+        raise StateWriteFailed("the disk is full")
+
+    def fill_disk(media_id: str) -> None:
+        if media_id == second:
+            monkeypatch.setattr(State, "transaction", fail)
+
+    api.before_answers(fill_disk)
+    with pytest.raises(StateWriteFailed, match="the disk is full"):
+        command.run(api.settings(), api.clock)
+    monkeypatch.setattr(State, "transaction", usual)
+    out = capsys.readouterr().out
+    assert set(rows(out)) == {first, second}
+    assert "1 media not checked" in out
+    assert len(api.requests()) == 6
 
 
 def test_an_exporter_must_not_start_at_once(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
