@@ -41,6 +41,16 @@ def test_a_long_name_is_cut() -> None:
     assert "b" * LONGEST_NAME in whole
 
 
+def test_a_text_of_the_api_does_not_control_the_terminal() -> None:
+    """Line breaks and escape codes in what the API sends are spaces."""
+    found = MerchantFinding("m", [media("a", "x\n\x1b[2Jy", kind="fi\rle")], problem="no\x07", ended_by="a\x9bb")
+    found.media[0].add_problem("plays", "bad\x1b]0;title\x07")
+    text = describe(found, TOKYO, NOW)
+    assert all(line.isprintable() for line in text.splitlines())
+    assert len(text.splitlines()) == 6
+    assert "x [2Jy  fi le" in text
+
+
 def test_what_was_not_checked_is_counted() -> None:
     """After an early end the table has what is known, and says how many media are missing and why."""
     rest = [MediaFinding(MediaSettings(id="x"), "x", "") for _ in range(3)]
