@@ -172,7 +172,8 @@ def _slips(shown: str, root: yaml.Node) -> Iterator[str]:
         seen.add(id(node))
         if isinstance(node, yaml.MappingNode):
             yield from _slips_in(shown, node, loc)
-        waiting += reversed([(child, (*loc, step)) for step, child in _children(node)])
+        inside = [(child, (*loc, step)) for step, child in _children(node) if isinstance(child, yaml.CollectionNode)]
+        waiting += reversed(inside)
 
 
 def _slips_in(shown: str, node: yaml.MappingNode, loc: Loc) -> Iterator[str]:
