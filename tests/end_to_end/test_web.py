@@ -239,6 +239,7 @@ def _app() -> Handler:
         status_json=lambda _: "",
         config_text=lambda: "",
         docs=lambda: "",
+        reload=lambda: (),
     )
 
 
