@@ -22,8 +22,9 @@ LABEL org.opencontainers.image.title="smartstream-exporter" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/venv /opt/venv
-# A new named volume takes the owner from here. The user is a number, so that Kubernetes can see it is not root.
-RUN install --directory --owner=10077 --group=10077 /data
+# A new named volume takes the owner and the mode from here. The user is a number, so that Kubernetes can see it is not
+# root. OpenShift runs it as any user of group 0.
+RUN install --directory --owner=10077 --group=0 --mode=0770 /data
 USER 10077:10077
 WORKDIR /data
 VOLUME /data

@@ -13,12 +13,15 @@ COMPILE := $(UV) pip compile --no-config --quiet --universal --python-version=3.
 # The slowest tests start first (tests/conftest.py).
 PYTEST := pytest -q -n auto --no-loadscope-reorder
 
+# Helm and kubectl, for the tests of deploy/.
+KUBERNETES := build/kubernetes-tools
+
 # Some containers forbid Python to keep compiled modules. Then each start of the program compiles all of them again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test coverage lint format chaos bench docs pictures dashboards panels image lock clean
+.PHONY: help run test coverage lint format chaos bench docs pictures dashboards panels manifests image lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -27,7 +30,7 @@ run: $(VENV)/.project ## run the exporter with config.yaml, or the demo if there
 	@if [ -e config.yaml ]; then set -- --config.file=config.yaml; else echo "config.yaml not found: running the demo with a simulated API"; set -- demo; fi; \
 	exec $(BIN)/smartstream-exporter "$$@" $(ARGS)
 
-test: $(VENV)/.project $(VENV)/.dev ## everything a change must pass; ARGS=tests/counting: some of it
+test: $(VENV)/.project $(VENV)/.dev $(KUBERNETES)/.made ## everything a change must pass; ARGS=tests/counting: some of it
 	@scripts/test-tools.sh
 # In a new clone, checking the types and compiling the tests for all workers take a processor each for a while.
 	@[ -e $(VENV)/.collected ] || $(BIN)/python -m pytest -q --collect-only >$(VENV)/.collected & \
@@ -69,6 +72,9 @@ panels: $(VENV)/.project $(VENV)/.dev ## render the dashboards for the README (s
 	@npm --prefix grafana/render ci --silent --no-audit --no-fund
 	@$(BIN)/python -m grafana.render
 
+manifests: $(VENV)/.dev ## generate the files in deploy/ that repeat others
+	@PYTHONPATH=scripts $(BIN)/python -m manifests
+
 image: ## build and smoke-test the container image
 	@$(PYTHON) scripts/image_smoke.py
 
@@ -98,6 +104,10 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 $(VENV)/.project: pyproject.toml exporter/__init__.py $(VENV)/.runtime
 	@$(PIP) install --no-deps --no-build-isolation --editable=.
 	@touch $@
+
+$(KUBERNETES)/.made: scripts/kubernetes-tools.lock scripts/kubernetes_tools.py $(VENV)/.made
+	@$(BIN)/python scripts/kubernetes_tools.py
+	@mkdir -p $(@D) && touch $@
 
 $(UV): Makefile
 	@$(PYTHON) -m venv build/uv

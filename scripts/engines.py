@@ -37,8 +37,8 @@ class Engine(Protocol):
         """The image's configuration, as Docker writes it."""
         ...
 
-    def start(self) -> None:
-        """Run the demo of the image on a read-only root; it listens on 127.0.0.1:PORT."""
+    def start(self, user: str) -> None:
+        """Run the demo of the image as a user (UID:GID) on a read-only root; it listens on 127.0.0.1:PORT."""
         ...
 
     def execute(self, command: Sequence[str]) -> None:
@@ -71,11 +71,12 @@ class Docker:
         config: dict[str, Any] = json.loads(run("docker", "image", "inspect", IMAGE))[0]["Config"]
         return config
 
-    def start(self) -> None:
+    def start(self, user: str) -> None:
         """Run the demo."""
         publish = f"--publish=127.0.0.1:{PORT}:{PORT}"
         listen = f"--web.listen-address=:{PORT}"
-        self._container = run("docker", "run", "--detach", "--read-only", publish, IMAGE, "demo", listen)
+        flags = ("--detach", "--read-only", f"--user={user}", publish)
+        self._container = run("docker", "run", *flags, IMAGE, "demo", listen)
 
     def execute(self, command: Sequence[str]) -> None:
         """Run a command in the container."""
@@ -115,6 +116,7 @@ class Buildah:
     def __init__(self, *, standin: bool) -> None:
         self.standin = standin
         self._container: str | None = None
+        self._user = ""
         self._process: subprocess.Popen[bytes] | None = None
 
     def build(self, flags: Sequence[str]) -> None:
@@ -132,19 +134,20 @@ class Buildah:
         """The image's configuration."""
         return self._config
 
-    def start(self) -> None:
+    def start(self, user: str) -> None:
         """Run the demo."""
+        self._user = user
         self._container = run("buildah", "from", IMAGE)
         root = run("buildah", "mount", self._container)
         config = self._config
         demo = [*config["Env"], *config["Entrypoint"], "demo", f"--web.listen-address=127.0.0.1:{PORT}"]
-        enter = ["unshare", "--mount", "bash", "-c", self._ENTER, root, config["User"], config["WorkingDir"]]
+        enter = ["unshare", "--mount", "bash", "-c", self._ENTER, root, user, config["WorkingDir"]]
         with LOG.open("wb") as log:
             self._process = subprocess.Popen([*enter, *demo], stdout=log, stderr=log)
 
     def execute(self, command: Sequence[str]) -> None:
         """Run a command in the container's namespace, as its user."""
-        uid, gid = self._config["User"].split(":")
+        uid, gid = self._user.split(":")
         enter = [f"--target={self._demo.pid}", "--mount", "--root", f"--setuid={uid}", f"--setgid={gid}"]
         run("nsenter", *enter, "env", "--ignore-environment", *self._config["Env"], *command)
 

@@ -1,5 +1,7 @@
 """Smoke test of the container image: build it, run its demo on a read-only root, scrape it, stop it.
 
+Once as the user of the image, and once as a random user of group 0.
+
 The log of the demo is in build/image-demo.log. Uses Docker if its engine responds, else buildah, which needs no engine
 (Linux, root).
 
@@ -21,10 +23,15 @@ from collections.abc import Callable
 import engines
 from engines import IMAGE, LOG, PORT, Engine, Failed, say
 
-# Fails unless it runs as the image's user on a root that cannot be written.
+# The image's own user, and one as OpenShift chooses it: any user of group 0.
+IMAGE_USER = "10077:10077"
+RANDOM_USER = "12345:0"
+
+# Fails unless it runs as the user in its argument on a root that cannot be written.
 CONFINED = """
 import os, sys
-sys.exit(os.getuid() != 10077 or not os.statvfs('/').f_flag & os.ST_RDONLY)
+user = f'{os.getuid()}:{os.getgid()}'
+sys.exit(user != sys.argv[1] or not os.statvfs('/').f_flag & os.ST_RDONLY)
 """
 
 
@@ -35,25 +42,26 @@ def main() -> int:
         LOG.parent.mkdir(exist_ok=True)
         say(f"building {IMAGE} with {engine.name}")
         engine.build(shlex.split(os.environ.get("IMAGE_BUILD_FLAGS", "")))
-        smoke(engine)
+        for user in (IMAGE_USER, RANDOM_USER):
+            smoke(engine, user)
     except Failed as failed:
         say(str(failed))
         return 1
     return 0
 
 
-def smoke(engine: Engine) -> None:
-    """Start the demo, check it from outside and inside, stop it."""
+def smoke(engine: Engine, user: str) -> None:
+    """Start the demo as a user, check it from outside and inside, stop it."""
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", PORT)) == 0:
             raise Failed(f"port {PORT} is in use: stop the program that listens on it")
     began = time.monotonic()
     try:
-        engine.start()
+        engine.start(user)
         wait_for("/-/healthy", bool, seconds=30)
         say(f"/-/healthy responds {time.monotonic() - began:.1f} s after the start")
-        engine.execute(["python", "-c", CONFINED])
-        say("it runs as user 10077 on a read-only root")
+        engine.execute(["python", "-c", CONFINED, user])
+        say(f"it runs as {user} on a read-only root")
         engine.execute(engine.config()["Healthcheck"]["Test"][1:])
         say("the HEALTHCHECK command succeeds")
         page = wait_for("/metrics", lambda body: plays_in(body) > 0, seconds=90)

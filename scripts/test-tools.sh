@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the Prometheus, Alertmanager, Chromium, curl and openssl that some tests start, where they are missing and where it may.
+# Installs the Prometheus, Alertmanager, Chromium, curl, openssl and systemd-analyze that some tests start, where they
+# are missing and where it may.
 set -eu
 packages=
 command -v prometheus >/dev/null && command -v promtool >/dev/null || packages="prometheus"
@@ -8,6 +9,7 @@ command -v prometheus >/dev/null && command -v promtool >/dev/null || packages="
 command -v chromium >/dev/null || packages="$packages chromium"
 command -v curl >/dev/null || packages="$packages curl"
 command -v openssl >/dev/null || packages="$packages openssl"
+command -v systemd-analyze >/dev/null || packages="$packages systemd"
 # Without a font that has them, the names of media are boxes in the pictures.
 [ -n "$(fc-list :lang=ja 2>/dev/null)" ] || packages="$packages fontconfig fonts-ipafont-gothic"
 [ -n "$packages" ] || exit 0

@@ -21,6 +21,9 @@ from tests.support.fakes import FakeClock
 
 TESTS = Path(__file__).parent
 
+# `make test` installs Helm and kubectl here.
+KUBERNETES_TOOLS = TESTS.parent / "build" / "kubernetes-tools"
+
 # `make coverage` leaves these out. They run whole programs, and hardly a line that the packages' own tests do not run;
 # with coverage a program's start takes two and a half times as long, and a simulation three times.
 UNMEASURED = {"benchmarks", "end_to_end", "project"}
@@ -155,6 +158,21 @@ def amtool_bin() -> Path:
     return _program("amtool", package="prometheus-alertmanager")
 
 
+@pytest.fixture(scope="session")
+def systemd_analyze_bin() -> Path:
+    return _program("systemd-analyze", package="systemd")
+
+
+@pytest.fixture(scope="session")
+def helm_bin() -> Path:
+    return _kubernetes_tool("helm")
+
+
+@pytest.fixture(scope="session")
+def kubectl_bin() -> Path:
+    return _kubernetes_tool("kubectl")
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     """A clock that stands still until a test advances it."""
@@ -183,3 +201,10 @@ def _program(*names: str, package: str) -> Path:
         if found := shutil.which(name):
             return Path(found)
     pytest.skip(f"{names[0]} is missing: apt-get install --no-install-recommends {package}")
+
+
+def _kubernetes_tool(name: str) -> Path:
+    found = shutil.which(name, path=f"{KUBERNETES_TOOLS}{os.pathsep}{os.environ.get('PATH', '')}")
+    if found is None:
+        pytest.skip(f"{name} is missing: make build/kubernetes-tools/.made, or install it")
+    return Path(found)
