@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the Prometheus, Alertmanager, Chromium, curl, openssl and systemd-analyze that some tests start, where they
-# are missing and where it may.
+# Installs the Prometheus, Alertmanager, Chromium, curl, openssl, systemd-analyze and strace that some tests start, where
+# they are missing and where it may.
 set -eu
 packages=
 command -v prometheus >/dev/null && command -v promtool >/dev/null || packages="prometheus"
@@ -10,6 +10,7 @@ command -v chromium >/dev/null || packages="$packages chromium"
 command -v curl >/dev/null || packages="$packages curl"
 command -v openssl >/dev/null || packages="$packages openssl"
 command -v systemd-analyze >/dev/null || packages="$packages systemd"
+command -v strace >/dev/null || packages="$packages strace"
 # Without a font that has them, the names of media are boxes in the pictures.
 [ -n "$(fc-list :lang=ja 2>/dev/null)" ] || packages="$packages fontconfig fonts-ipafont-gothic"
 [ -n "$packages" ] || exit 0
