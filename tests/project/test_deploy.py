@@ -45,6 +45,11 @@ def program(name: str) -> Path:
     return Path(sys.executable).with_name(name)
 
 
+def ran(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """A command that has ended, with its output."""
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 @pytest.fixture
 def text(request: pytest.FixtureRequest, variant: str) -> str:
     """The objects of a variant, as YAML."""
@@ -74,8 +79,7 @@ def test_make_manifests_writes_each_file(tmp_path: Path) -> None:
 
 def validated(path: Path) -> str:
     """What kubernetes-validate says about a valid file."""
-    command = [program("kubernetes-validate"), "--strict", path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = ran(program("kubernetes-validate"), "--strict", path)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -250,7 +254,7 @@ def test_the_prometheus_rule_has_the_alert_rules(found: list[Object], promtool_b
     assert rule["spec"] == yaml.safe_load(RULES.read_text("utf-8"))
     path = tmp_path / "rules.yml"
     path.write_text(yaml.safe_dump(rule["spec"]))
-    checked = subprocess.run([promtool_bin, "check", "rules", path], capture_output=True, text=True, check=False)
+    checked = ran(promtool_bin, "check", "rules", path)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
@@ -286,9 +290,7 @@ def test_helm_and_kustomize_make_the_same(kubectl_bin: Path, helm_bin: Path) -> 
 @pytest.mark.parametrize("values", VALUES)
 def test_helm_lint_finds_nothing(helm_bin: Path, values: str) -> None:
     """The chart passes `helm lint --strict` with these values."""
-    done = subprocess.run(
-        [helm_bin, "lint", "--strict", CHART, *VALUES[values]], capture_output=True, text=True, check=False
-    )
+    done = ran(helm_bin, "lint", "--strict", CHART, *VALUES[values])
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -307,7 +309,7 @@ def test_helm_lint_finds_nothing(helm_bin: Path, values: str) -> None:
 )
 def test_helm_refuses_a_wrong_value(helm_bin: Path, flag: str, named: str) -> None:
     """An unknown or impossible value is an error that names it."""
-    done = subprocess.run([helm_bin, "template", CHART, flag], capture_output=True, text=True, check=False)
+    done = ran(helm_bin, "template", CHART, flag)
     assert done.returncode != 0
     assert named in done.stderr
 
@@ -324,8 +326,7 @@ def test_probes_with_a_password(helm_bin: Path, values: str, probe: str) -> None
 
 def test_the_notes_name_the_pod(helm_bin: Path) -> None:
     """After the installation, Helm shows how to create the Secret and to reach the page."""
-    install = ["install", "plays", CHART, "--dry-run=client", "--namespace=video"]
-    done = subprocess.run([helm_bin, *install], capture_output=True, text=True, check=False)
+    done = ran(helm_bin, "install", "plays", CHART, "--dry-run=client", "--namespace=video")
     assert done.returncode == 0, done.stderr
     notes = done.stdout.partition("NOTES:")[2]
     assert "kubectl --namespace video create secret generic smartstream-exporter" in notes
@@ -368,14 +369,13 @@ def test_the_version_is_that_of_the_exporter() -> None:
 
 def test_compose_accepts_its_file() -> None:
     """The compose file is valid by the schema of the Compose Specification."""
-    command = [program("check-jsonschema"), "--builtin-schema=vendor.compose-spec", COMPOSE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = ran(program("check-jsonschema"), "--builtin-schema=vendor.compose-spec", COMPOSE)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_compose_file_is_hardened() -> None:
-    """The container has no more rights than the pods, publishes its port on the machine alone, and starts the exporter
-    with valid flags and with the health check of the image.
+    """The container has no more rights than the pods, publishes its port on the machine alone, and has the health check
+    of the image.
     """
     [service] = yaml.safe_load(COMPOSE.read_text())["services"].values()
     assert service["read_only"] is True
@@ -386,8 +386,6 @@ def test_the_compose_file_is_hardened() -> None:
     assert not {"user", "privileged", "cap_add", "network_mode", "pid"} & set(service)
     mounts = [volume.split(":") for volume in service["volumes"]]
     assert [mount for mount in mounts if mount[-1] != "ro"] == [["state", "/data"]]
-    options = cli._parser().parse_args(service["command"])
-    assert [str(options.config_file.parent), str(options.storage_path.parent)] == ["/etc/smartstream", "/data"]
     image = re.search(
         r"HEALTHCHECK .* CMD (\[.*?\])\n", (ROOT / "Dockerfile").read_text().replace("\\\n", ""), re.DOTALL
     )
@@ -397,6 +395,13 @@ def test_the_compose_file_is_hardened() -> None:
         "CMD",
         *(part.replace("; ", ";") for part in json.loads(image[1])),
     ]
+
+
+def test_the_command_line_accepts_the_arguments_of_the_compose_file() -> None:
+    """The compose file starts the exporter with valid flags, whose files are in its volumes."""
+    [service] = yaml.safe_load(COMPOSE.read_text())["services"].values()
+    options = cli._parser().parse_args(service["command"])
+    assert [str(options.config_file.parent), str(options.storage_path.parent)] == ["/etc/smartstream", "/data"]
 
 
 @pytest.fixture
@@ -409,15 +414,14 @@ def unit(tmp_path: Path) -> Path:
 
 def test_systemd_accepts_the_unit(systemd_analyze_bin: Path, unit: Path) -> None:
     """`systemd-analyze verify` finds nothing in the unit."""
-    done = subprocess.run([systemd_analyze_bin, "verify", unit], capture_output=True, text=True, check=False)
+    done = ran(systemd_analyze_bin, "verify", unit)
     ours = [line for line in (done.stdout + done.stderr).splitlines() if unit.name in line]
     assert (done.returncode, ours) == (0, [])
 
 
 def test_the_unit_is_confined(systemd_analyze_bin: Path, unit: Path) -> None:
     """`systemd-analyze security` rates the unit 1.3 of 10 or better, as docs/deploying.md says."""
-    command = [systemd_analyze_bin, "security", "--offline=true", "--no-pager", "--threshold=13", unit]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = ran(systemd_analyze_bin, "security", "--offline=true", "--no-pager", "--threshold=13", unit)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

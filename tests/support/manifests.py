@@ -1,5 +1,6 @@
 """The objects of Kubernetes that deploy/ makes, as the real kubectl and Helm make them."""
 
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -59,7 +60,7 @@ VALUES: Mapping[str, Sequence[str]] = {
         "--set=podAnnotations.team=video",
         "--set=nodeSelector.disk=ssd",
         "--set=tolerations[0].key=video",
-        "--set=affinity.podAntiAffinity.x=null",
+        "--set=affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=zone",
         "--set=topologySpreadConstraints[0].maxSkew=1",
         "--set=topologySpreadConstraints[0].topologyKey=zone",
         "--set=topologySpreadConstraints[0].whenUnsatisfiable=ScheduleAnyway",
@@ -103,12 +104,7 @@ def pods(found: Sequence[Object]) -> Iterator[Object]:
 def arguments(container: Object, ordinal: int = 0) -> list[str]:
     """The arguments of a container as the kubelet gives them to a pod, with its variables."""
     environ = {variable["name"]: variable.get("value", str(ordinal)) for variable in container["env"]}
-    result = []
-    for argument in container["args"]:
-        for name, value in environ.items():
-            argument = argument.replace(f"$({name})", value)
-        result.append(argument)
-    return result
+    return [re.sub(r"\$\((\w+)\)", lambda found: environ[found[1]], argument) for argument in container["args"]]
 
 
 def _output(program: Path, *arguments: str | Path) -> str:
