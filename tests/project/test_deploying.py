@@ -25,7 +25,7 @@ MERCHANT = "nttsmc"
 HELPFUL = {"kubectl", "helm"}
 
 # Programs of the system, whose commands are only parsed.
-OTHERS = {"python3", "pip", "install", "systemctl", "journalctl", "docker", "cd", "curl", "rm", "cp"}
+OTHERS = {"python3", "pip", "install", "systemctl", "journalctl", "docker", "cd", "curl", "rm", "cp", "sh"}
 
 
 def blocks(language: str) -> list[str]:
@@ -37,7 +37,7 @@ def blocks(language: str) -> list[str]:
 def commands() -> Iterator[list[str]]:
     """The words of each command; also of those that kubectl starts in a pod."""
     for line in "".join(blocks("sh")).splitlines():
-        words = shlex.split(line.partition(" > ")[0])
+        words = [word for word in shlex.split(line.partition(" > ")[0]) if not word.startswith("<")]
         yield words
         if "--" in words:
             yield words[words.index("--") + 1 :]
