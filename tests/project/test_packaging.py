@@ -79,7 +79,7 @@ def test_no_circle_between_modules() -> None:
     list(TopologicalSorter(graph).static_order())
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, "scripts/kubernetes-tools.lock"])
 def test_a_lock_is_pinned_and_hashed_and_names_no_host(lock: str) -> None:
     """Each requirement is one version with hashes, and there is no download address."""
     for line in _lines(lock):
