@@ -17,9 +17,11 @@ RUN pip install --no-cache-dir --no-deps --no-build-isolation . \
 
 
 FROM base
+# The version for the label, from exporter/__init__.py: `docker build --build-arg=VERSION="$(scripts/release.py version)" .`
+ARG VERSION=unknown
 LABEL org.opencontainers.image.title="smartstream-exporter" \
       org.opencontainers.image.description="Prometheus exporter for the Analytics API of the SmartSTREAM video platform" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/venv /opt/venv
 # A new named volume takes the owner and the mode from here. The user is a number, so that Kubernetes can see it is not

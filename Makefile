@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 UV_VERSION := 0.13.9
 UV := build/uv/bin/uv
+AUDIT_VERSION := 2.10.1
+AUDIT := build/pip-audit/bin/pip-audit
 COMPILE := $(UV) pip compile --no-config --quiet --universal --python-version=3.11 --generate-hashes --no-strip-extras \
 	--custom-compile-command='make lock' $(if $(UPGRADE),--upgrade) pyproject.toml --group=build
 
@@ -21,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test coverage lint format chaos bench docs pictures dashboards panels manifests image lock clean
+.PHONY: help run test coverage lint format chaos bench docs pictures dashboards panels manifests image dist lock audit clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -78,12 +80,19 @@ manifests: $(VENV)/.dev ## generate the files in deploy/ that repeat others
 image: ## build and smoke-test the container image
 	@$(PYTHON) scripts/image_smoke.py
 
+dist: $(VENV)/.project ## build the source distribution and the wheel in dist/
+	@rm -rf dist build/lib build/bdist*
+	@$(BIN)/python -c "from setuptools.build_meta import build_sdist as s, build_wheel as w; s('dist'); w('dist')" >/dev/null
+
 lock: $(UV) ## pin the dependencies of pyproject.toml; UPGRADE=1 upgrades them
 	@$(COMPILE) --output-file=requirements.lock
 	@$(COMPILE) --group=dev --constraints=requirements.lock --output-file=requirements-dev.lock
 
+audit: $(AUDIT) ## look up the locked packages in the database of known vulnerabilities
+	@$(AUDIT) --disable-pip --require-hashes --requirement=requirements.lock --requirement=requirements-dev.lock
+
 clean: ## remove generated files
-	rm -rf $(VENV) build grafana/render/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* *.egg-info
+	rm -rf $(VENV) build dist grafana/render/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* *.egg-info
 
 # Stamps: a target touches its stamp when it succeeds, so that make repeats only failed or outdated steps.
 
@@ -112,4 +121,9 @@ $(KUBERNETES)/.made: scripts/kubernetes-tools.lock scripts/kubernetes_tools.py $
 $(UV): Makefile
 	@$(PYTHON) -m venv build/uv
 	@build/uv/bin/python -m pip -qq --disable-pip-version-check install uv==$(UV_VERSION)
+	@touch $@
+
+$(AUDIT): Makefile
+	@$(PYTHON) -m venv build/pip-audit
+	@build/pip-audit/bin/python -m pip -qq --disable-pip-version-check install pip-audit==$(AUDIT_VERSION)
 	@touch $@

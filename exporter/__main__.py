@@ -6,7 +6,7 @@ import sys
 from types import FrameType
 
 # Commands that end when they are done, not on a signal.
-_COMMANDS = frozenset({"check-config", "plan", "backfill", "backup", "move-merchant", "replay"})
+_COMMANDS = frozenset({"check-config", "plan", "backfill", "backup", "move-merchant", "replay", "completion"})
 
 
 def main() -> int:

@@ -7,10 +7,12 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exporter import __version__, console, logs, signals
 from exporter.clock import SystemClock
+from exporter.commandline.parser import CommandParser
+from exporter.commandline.usage import COMMANDS, NAME, PROGRAM
 from exporter.errors import ConfigError, ExporterError
 from exporter.flags import (
     CONFIG,
@@ -33,28 +35,14 @@ if TYPE_CHECKING:
     from exporter.config.settings import Settings
     from exporter.config.source import ConfigSource, NoSource
 
+# Shells for which there is a completion.
+SHELLS = ("bash", "zsh", "fish", "tcsh")
+
 # Limit of --days.
 LONGEST_REPLAY = 400
 
 # The exit code of a command that SIGINT or SIGTERM interrupted, as in shells.
 INTERRUPTED = 130
-
-DESCRIPTION = """Prometheus exporter for the Analytics API of the SmartSTREAM video platform.
-Without a command, it polls the API and serves /metrics."""
-
-
-class _CommandParser(argparse.ArgumentParser):
-    """The parser of a command, which gets the command's own flags only when the command is chosen.
-
-    So the module that knows them is not imported for other commands. They are added by its default `add_flags`.
-    """
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        add_flags = self.get_default("add_flags")
-        if add_flags is not None:
-            add_flags(self)
-            self.set_defaults(add_flags=None)
-        return super().parse_known_args(args, namespace)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,8 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    parser = build_parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        options.parser.unrecognized(unknown)
     if options.shard_index >= options.shard_count:
         parser.error("--shard.index must be less than --shard.count")
     if len(set(options.listen)) < len(options.listen):
@@ -97,17 +87,15 @@ def _main(arguments: Sequence[str] | None) -> int:
     return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="smartstream-exporter",
-        description=DESCRIPTION,
-        allow_abbrev=False,
-    )
+def build_parser() -> CommandParser:
+    """The parser of the whole command line."""
+    parser = CommandParser(NAME, PROGRAM)
     add_file_flags(parser)
     add_log_flags(parser)
     add_web_flags(parser)
     parser.set_defaults(
         run=_run_daemon,
+        parser=parser,
         config_file=CONFIG,
         storage_path=None,
         log_level="info",
@@ -124,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how often to look whether the configuration file or a file that it names has changed, "
         "and to reload it then, such as 30s; 0 never looks (default: 0)",
     )  # fmt: skip
-    parser.add_argument("--version", action="version", version=f"smartstream-exporter {__version__}")
+    parser.add_argument("--version", action="version", version=f"{NAME} {__version__}")
     parser.add_argument(
         "--shard.index", dest="shard_index", type=whole_number, default=0, metavar="N",
         help="index of this shard, from 0 (default: %(default)s)",
@@ -133,19 +121,18 @@ def _parser() -> argparse.ArgumentParser:
         "--shard.count", dest="shard_count", type=whole_number, default=1, metavar="N",
         help="number of shards; each process polls the merchants of one (default: %(default)s)",
     )  # fmt: skip
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_CommandParser)
-    plan = "estimate requests and staleness for a configuration, without sending requests"
-    for name, run, add_flags, help_text in (
-        ("check-config", _check_config, _check_config_flags, "validate a configuration and list every error"),
-        ("plan", _plan, add_file_flags, plan),
-        ("backfill", _backfill, _backfill_flags, "export the history of the counters to a file for promtool"),
-        ("backup", _backup, _backup_flags, "copy the state file, also while the exporter runs"),
-        ("move-merchant", _move_merchant, _move_flags, "move the counters of a merchant to another state file"),
-        ("replay", _replay, _replay_flags, "backtest the drop alerts on recorded plays"),
-        ("demo", _run_demo, _demo_flags, "run the exporter with a simulated API in the same process"),
-        ("simulate", _run_simulator, _simulator_flags, "run only the simulated API"),
+    for name, run, add_flags in (
+        ("check-config", _check_config, _check_config_flags),
+        ("plan", _plan, add_file_flags),
+        ("backfill", _backfill, _backfill_flags),
+        ("backup", _backup, _backup_flags),
+        ("move-merchant", _move_merchant, _move_flags),
+        ("replay", _replay, _replay_flags),
+        ("demo", _run_demo, _demo_flags),
+        ("simulate", _run_simulator, _simulator_flags),
+        ("completion", _completion, _completion_flags),
     ):
-        commands.add_parser(name, help=help_text, allow_abbrev=False).set_defaults(run=run, add_flags=add_flags)
+        parser.add_command(name, COMMANDS[name], add_flags).set_defaults(run=run)
     return parser
 
 
@@ -176,21 +163,7 @@ def _backfill_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _describe(parser: argparse.ArgumentParser, description: str, examples: str) -> None:
-    """Set the text above and below the flags of a command's help."""
-    parser.description = description
-    parser.epilog = f"examples:\n{examples}"
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-
-
 def _backup_flags(parser: argparse.ArgumentParser) -> None:
-    _describe(
-        parser,
-        """Write a consistent copy of the state file. The exporter can run meanwhile, and is not disturbed.
-With --storage.path, no configuration is read.""",
-        """  smartstream-exporter backup --output=state-backup.db
-  smartstream-exporter backup --storage.path=/data/state.db --output=/backup/state-$(date +%F).db""",
-    )
     add_file_flags(parser)
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help="copy to write; a file that exists is not replaced"
@@ -198,13 +171,6 @@ With --storage.path, no configuration is read.""",
 
 
 def _move_flags(parser: argparse.ArgumentParser) -> None:
-    _describe(
-        parser,
-        """Move everything that a state file has of a merchant (counters, baselines, incidents, names, request
-budget) to another state file. Stop the exporters of both files first. If this is interrupted, nothing is
-lost: run it again. Move the merchant's entry in the configuration, too, before you start the exporters.""",
-        "  smartstream-exporter move-merchant nttsmc --from=state-0.db --to=state-1.db",
-    )
     parser.add_argument("merchant_id", metavar="ID", help="ID of the merchant")
     parser.add_argument(
         "--from", dest="source", type=Path, required=True, metavar="FILE", help="state file that has the merchant"
@@ -243,6 +209,10 @@ def _simulator_flags(parser: argparse.ArgumentParser) -> None:
     from exporter.simulator import command
 
     command.add_arguments(parser)
+
+
+def _completion_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=f"one of {', '.join(SHELLS)}")
 
 
 def _svg(text: str) -> Path:
@@ -383,6 +353,13 @@ def _check_online(settings: "Settings", options: argparse.Namespace) -> int:
     # SIGTERM, too, prints what is known.
     signals.interrupt_on_stop()
     return command.run(settings, SystemClock())
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from exporter.commandline import completion
+
+    print(completion.script(options.shell, build_parser()), end="")
+    return 0
 
 
 def _run_demo(options: argparse.Namespace) -> int:

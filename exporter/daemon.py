@@ -18,6 +18,7 @@ from exporter.httpd.descriptors import max_connections, raise_limit
 from exporter.httpd.server import Server
 from exporter.in_force import InForce
 from exporter.polling.scheduler import Scheduler
+from exporter.polling.start_log import StartLog
 from exporter.process_health import ProcessHealth
 from exporter.reload import Reloader, Source
 from exporter.serving.instruments import Instruments
@@ -139,6 +140,7 @@ def _wait(signals: Signals, process: "_Process") -> signal.Signals | None:
             process.reloader.request()
         process.reloader.watch()
         process.schedule.watch_clock()
+        process.start_log.look()
     return None
 
 
@@ -157,6 +159,7 @@ class _Process:
         reloader: Reloads it.
         server: The web server.
         web_config: Keeps the web configuration up to date.
+        start_log: Logs the steps of the start.
     """
 
     clock: SystemClock
@@ -169,6 +172,7 @@ class _Process:
     reloader: Reloader
     server: Server
     web_config: WebConfigWatch
+    start_log: StartLog
 
     @classmethod
     def build(cls, settings: Settings, origin: Origin, web_config: WebConfigWatch, open_files: int) -> Self:
@@ -191,7 +195,10 @@ class _Process:
         except BaseException:
             state.close()
             raise
-        return cls(clock, state, polling, schedule, health, telemetry, in_force, reloader, server, web_config)
+        start_log = StartLog(health.snapshot, polling.clock, server.url, settings.poll.settle + settings.poll.max_lag)
+        return cls(
+            clock, state, polling, schedule, health, telemetry, in_force, reloader, server, web_config, start_log
+        )
 
     def start(self) -> None:
         """Serve, and start the rounds."""

@@ -59,4 +59,5 @@ def _welcome(drop: Drop, exporter: str, control: str) -> None:
     )
     # A closed standard output is no reason to stop.
     with contextlib.suppress(OSError):
-        print("\n".join(lines), flush=True)
+        # One write: the log may be in the same terminal.
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)

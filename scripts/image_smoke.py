@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Callable
 
 import engines
+import release
 from engines import IMAGE, LOG, PORT, Engine, Failed, say
 
 # The image's own user, and one as OpenShift chooses it: any user of group 0.
@@ -41,7 +42,9 @@ def main() -> int:
         engine = engines.choose(standin=os.environ.get("STANDIN_BASE") == "1")
         LOG.parent.mkdir(exist_ok=True)
         say(f"building {IMAGE} with {engine.name}")
-        engine.build(shlex.split(os.environ.get("IMAGE_BUILD_FLAGS", "")))
+        engine.build(
+            [f"--build-arg=VERSION={release.version()}", *shlex.split(os.environ.get("IMAGE_BUILD_FLAGS", ""))]
+        )
         for user in (IMAGE_USER, RANDOM_USER):
             smoke(engine, user)
     except Failed as failed:
@@ -56,6 +59,8 @@ def smoke(engine: Engine, user: str) -> None:
         if probe.connect_ex(("127.0.0.1", PORT)) == 0:
             raise Failed(f"port {PORT} is in use: stop the program that listens on it")
     began = time.monotonic()
+    if (label := engine.config()["Labels"]["org.opencontainers.image.version"]) != release.version():
+        raise Failed(f"the image's label has version {label}; it must be {release.version()}")
     try:
         engine.start(user)
         wait_for("/-/healthy", bool, seconds=30)

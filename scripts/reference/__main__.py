@@ -4,11 +4,12 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from reference import configuration, metrics, status
+from reference import commands, configuration, metrics, status
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 WRITTEN: Mapping[str, Callable[[], str]] = {
+    "commands.md": commands.document,
     "metrics.md": metrics.document,
     "configuration.md": configuration.document,
     "status.md": status.document,

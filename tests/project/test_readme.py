@@ -78,7 +78,7 @@ def test_the_labels_in_the_tables_are_those_of_the_code() -> None:
 def test_the_flags_are_those_of_the_program() -> None:
     """The overview of the command line has every command and every flag of the daemon, and no other."""
     overview = next(block for block in blocks(document=COMMAND_LINE) if block.startswith("smartstream-exporter "))
-    parser = cli._parser()
+    parser = cli.build_parser()
     names = {flag for action in parser._actions for flag in action.option_strings} - {"-h", "--help", "--version"}
     assert set(re.findall(r"--[a-z]+\.[a-z.-]+", overview)) == names
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))

@@ -48,9 +48,10 @@ MAY_IMPORT = {
     },
     "demo": {"config", "simulator"},
     "flags": {"foundation", "serving"},
+    "commandline": set(),
     "cli": {
         *("foundation", "config", "planning", "counting", "serving", "backfill", "backtest", "checking", "simulator"),
-        *("web", "daemon", "demo", "flags"),
+        *("web", "daemon", "demo", "flags", "commandline"),
     },
     "__main__": {"cli"},
 }
