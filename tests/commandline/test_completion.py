@@ -66,7 +66,7 @@ def completed(folder: Path, *words: str) -> set[str]:
         (["completion", ""], {"bash", "zsh", "fish", "tcsh"}),
         (["plan", "--x"], set()),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_bash_completes(installed: Path, words: list[str], suggestions: set[str]) -> None:
     """Commands, flags of the program and of a command, values and files, after a space and after `=`."""

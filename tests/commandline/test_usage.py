@@ -7,6 +7,7 @@ import pytest
 from exporter.cli import build_parser, main
 from exporter.commandline.usage import COMMANDS, NAME, PROGRAM
 
+LEVELS = "debug, info, warn, error"
 HELPS = {"": PROGRAM, **COMMANDS}
 
 

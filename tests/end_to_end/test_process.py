@@ -127,7 +127,7 @@ def test_starts_while_the_api_is_down_and_recovers(kind: Any, tmp_path: Path) ->
         outage.end()
         wait_until("the exporter recovers", lambda: daemon.values("smartstream_up") == {("broadcaster",): 1})
         wait_until("plays are shown", lambda: bool(daemon.values("smartstream_merchant_last_minute_plays")))
-        started, warning = daemon.lines
+        started, warning = daemon.events
         assert "msg=started" in started
         assert "level=warn" in warning
         assert outage.words in warning
@@ -186,7 +186,7 @@ def test_sighup_does_not_stop_the_process(tmp_path: Path) -> None:
         daemon.line('level=warn msg="SIGHUP does not reload the configuration: restart the exporter to apply changes"')
         assert daemon.get("/metrics").status_code == 200
         assert terminated(daemon) == 0
-        assert len(daemon.lines) == 4
+        assert len(daemon.events) == 4
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ def test_after_a_kill_the_next_start_works_at_once(tmp_path: Path) -> None:
             daemon.kill()
         with Daemon(tmp_path, configuration(api.url), listen=address) as daemon:
             daemon.wait_ready()
-            assert len(daemon.lines) == 1
+            assert len(daemon.events) == 1
             assert terminated(daemon) == 0
 
 
@@ -550,7 +550,7 @@ def test_a_damaged_state_file_is_renamed(tmp_path: Path) -> None:
         aside = daemon.line(r"the state file is damaged .* the damaged file is (\S+); lost:")[1]
         assert (tmp_path / aside).read_bytes() == damaged
         daemon.line("msg=started")
-        assert [line for line in daemon.lines if "damaged" not in line and "msg=started" not in line] == []
+        assert [line for line in daemon.events if "damaged" not in line and "msg=started" not in line] == []
         assert terminated(daemon) == 0
 
 
@@ -609,7 +609,7 @@ def test_a_disk_that_fills_up_is_one_line_and_no_end(tmp_path: Path) -> None:
             assert daemon.values("smartstream_state_writable") == {(): 1}
             assert daemon.values("smartstream_up") == {("broadcaster",): 1}
             assert daemon.get("/api/v1/status").json()["problems"] == []
-            assert len(daemon.lines) == 2
+            assert len(daemon.events) == 2
             assert terminated(daemon) == 0
 
 

@@ -71,6 +71,11 @@ class Program:
         self.kill()
 
     @property
+    def events(self) -> list[str]:
+        """The lines without those that report the steps of a start."""
+        return [line for line in self.lines if " component=start " not in line]
+
+    @property
     def output(self) -> str:
         """All output so far."""
         return "\n".join(self.lines)
