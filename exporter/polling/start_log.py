@@ -38,7 +38,7 @@ class Progress:
         media: The number of its media.
         not_found: How many of them the API does not know.
         judged: How many can be judged for drops.
-        learned: Whether no history is missing to judge all of them.
+        learned: Whether no history is missing to judge those that the API knows.
         plays: The plays of the newest minute, or None.
     """
 
@@ -70,6 +70,7 @@ def progress(merchant: MerchantView, oldest: float) -> Progress:
     """How far a merchant is; a stream is answered if it has counted a minute that began at `oldest` or later."""
     link = merchant.link or LinkView(merchant.merchant_id)
     gone = {media_id for media_id, media in merchant.media.items() if media.gone}
+    learning = {media_id for media_id, media in merchant.media.items() if media.judgement is Judgement.LEARNING}
     failing = {media_id for media_id, number in link.failing.items() if number}
     answered = {stream for stream, view in merchant.streams.items() if _counted(stream, view.through, oldest)}
     missing = merchant.streams.keys() - answered
@@ -85,7 +86,8 @@ def progress(merchant: MerchantView, oldest: float) -> Progress:
         media=len(merchant.media),
         not_found=len(gone),
         judged=sum(media.judgement is Judgement.JUDGED for media in merchant.media.values()),
-        learned=merchant.learning_seconds == 0,
+        # The history of a media that the API does not know never comes.
+        learned=merchant.learning_seconds == 0 or learning <= gone,
         plays=next((series.last for series in whole.series), None) if whole else None,
     )
 

@@ -1,13 +1,26 @@
 """The log of a start: which lines, when, and how many."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from exporter.assembly import build_polling
+from exporter.config.settings import Settings
 from exporter.model import MINUTE, Group, Stream, Target, minute_of
 from exporter.polling.start_log import StartLog
+from exporter.serving.instruments import Instruments
+from exporter.simulator.app import SimulatorApp
+from exporter.simulator.command import config_for
+from exporter.simulator.control import DEFAULT_MERCHANT
+from exporter.simulator.faults import Faults, FaultSwitch
+from exporter.simulator.gate import Credentials
+from exporter.simulator.series import World as SimulatedWorld
+from exporter.storage.state import open_state
 from exporter.views import Judgement, LinkView, MediaView, MerchantView, SeriesView, Snapshot, StreamView
+from tests.support.audience import folder_in_memory
+from tests.support.direct import URL, DirectAdapter
 from tests.support.fakes import FakeClock
 
 PAGE = "http://localhost:10077/"
@@ -196,3 +209,33 @@ def test_looks_become_rarer(looks: list[float]) -> None:
     """In the first half minute it looks each second; what has not come costs little."""
     assert looks[:30] == [float(second) for second in range(30)]
     assert len(looks) < 400
+
+
+def test_a_real_start_takes_every_step(tmp_path: Path) -> None:
+    """Against the simulated API, with targets by minute and by day and a media that it does not know, all lines come
+    within `max_staleness`.
+    """
+    clock = FakeClock(1_749_870_005.0)
+    world = SimulatedWorld(seed=1)
+    gone = next(iter(world.catalog(DEFAULT_MERCHANT)))
+    app = SimulatorApp(world, FaultSwitch(world, clock.now, Faults(gone=(gone,))), clock.now)
+    config = config_for(world, URL, Credentials())
+    # In real seconds, which pass while the API makes up its history.
+    config["api"]["timeout"] = "1m"
+    settings = Settings.model_validate(config | {"poll": {"concurrency": 1}})
+    with folder_in_memory(tmp_path) as folder, capture_logs() as lines:
+        state = open_state(Path(folder) / "state.db", clock.now)
+        polling = build_polling(settings, state, Instruments(), clock, lambda: DirectAdapter(app))
+        poll = settings.poll
+        start_log = StartLog(polling.snapshot, polling.clock, PAGE, poll.settle + poll.max_lag)
+        while clock.now() < 1_749_870_005.0 + poll.max_staleness:
+            polling.pollers[DEFAULT_MERCHANT].round()
+            start_log.look()
+            clock.to_next_minute()
+        polling.close()
+        state.close()
+    steps = {line["event"]: line for line in lines if line.get("open") == PAGE or line["event"] == SIGNED_IN}
+    assert list(steps)[:2] == [SIGNED_IN, COUNTING]
+    assert set(steps) == {SIGNED_IN, COUNTING, REQUESTED, HISTORY}
+    requested = steps[REQUESTED]
+    assert (requested["streams"], requested["failing"], requested["media_not_found"]) == (65, 5, 1)
