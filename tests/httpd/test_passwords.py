@@ -4,6 +4,7 @@ import base64
 import contextlib
 import http.client
 import itertools
+import select
 import socket
 import struct
 import threading
@@ -14,6 +15,7 @@ import bcrypt
 import pytest
 
 from exporter.httpd import passwords
+from exporter.httpd.connections import Phase
 from exporter.httpd.messages import Request
 from exporter.httpd.web_config import WebConfig
 from tests.support.certificates import PASSWORD, USER, hash_of
@@ -185,13 +187,18 @@ def test_waiting_passwords_are_limited(serve: Callable[..., Served], held: Held)
     with contextlib.ExitStack() as stack:
         stack.enter_context(served.connect(request(f"{USER}:first".encode())))
         wait_until("the first is being hashed", lambda: bool(held.begun))
-        for number in range(passwords.MOST_WAITING):
+        peers = [
             stack.enter_context(served.connect(request(f"{USER}:{number}".encode())))
+            for number in range(passwords.MOST_WAITING)
+        ]
+        waiting = passwords.MOST_WAITING + 1
+        wait_until("all wait", lambda: sum(each.phase is Phase.HANDLING for each in served.connections) == waiting)
         refused = served.talk(request(f"{USER}:more".encode()))
         assert refused.startswith(b"HTTP/1.1 429 ")
         assert b"\r\nretry-after: 1\r\n" in refused
         guest = stack.enter_context(served.connect(request(b"guest:guest")))
-        wait_until("one has made room for it", lambda: served.connected == passwords.MOST_WAITING + 1)
+        [evicted], _, _ = select.select(peers, [], [], PATIENCE)
+        assert evicted.recv(12) == b"HTTP/1.1 429"
         # The first, one that came before the guest, and the guest's.
         held.finish(3)
         with guest.makefile("rb") as stream:
@@ -222,14 +229,14 @@ def test_one_thread_calculates_hashes_and_only_if_needed(serve: Callable[..., Se
     def threads() -> int:
         return sum(thread.name == "passwords" for thread in threading.enumerate())
 
-    before = threads()
+    wait_until("those of other tests have ended", lambda: threads() == 0)
     served = serve()
     served.talk(request())
-    assert threads() == before
+    assert threads() == 0
     served.server.configure(USERS)
     for number in range(5):
         served.talk(request(f"{USER}:{number}".encode()))
-    assert threads() == before + 1
+    assert threads() == 1
 
 
 def test_no_text_shows_a_password() -> None:

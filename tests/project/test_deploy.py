@@ -162,7 +162,7 @@ def test_the_command_line_accepts_the_arguments(found: list[Object], variant: st
     [index] = (each for each in container["env"] if each["name"] == "SHARD_INDEX")
     assert index["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['apps.kubernetes.io/pod-index']"
     for ordinal in range(replicas):
-        options = cli._parser().parse_args(arguments(container, ordinal))
+        options = cli.build_parser().parse_args(arguments(container, ordinal))
         assert (options.shard_index, options.shard_count) == (ordinal, replicas)
 
 
@@ -400,7 +400,7 @@ def test_the_compose_file_is_hardened() -> None:
 def test_the_command_line_accepts_the_arguments_of_the_compose_file() -> None:
     """The compose file starts the exporter with valid flags, whose files are in its volumes."""
     [service] = yaml.safe_load(COMPOSE.read_text())["services"].values()
-    options = cli._parser().parse_args(service["command"])
+    options = cli.build_parser().parse_args(service["command"])
     assert [str(options.config_file.parent), str(options.storage_path.parent)] == ["/etc/smartstream", "/data"]
 
 
@@ -430,7 +430,7 @@ def test_the_command_line_accepts_the_arguments_of_the_unit() -> None:
     text = UNIT.read_text().replace("\\\n", "")
     command = re.search(r"^ExecStart=(.*)$", text, re.MULTILINE)
     assert command is not None
-    options = cli._parser().parse_args(shlex.split(command[1])[1:])
+    options = cli.build_parser().parse_args(shlex.split(command[1])[1:])
     assert str(options.storage_path) == "${STATE_DIRECTORY}/state.db"
     assert "\nStateDirectory=smartstream-exporter\n" in text
     assert "\nRestart=always\n" in text

@@ -62,7 +62,7 @@ def test_every_command_is_of_a_known_program() -> None:
 @pytest.mark.parametrize("words", of("smartstream-exporter"))
 def test_the_command_line_accepts_its_commands(words: Sequence[str]) -> None:
     """Each command of the exporter is one that it has, with flags that it has."""
-    cli._parser().parse_args(words[1:])
+    cli.build_parser().parse_args(words[1:])
 
 
 @pytest.mark.parametrize("words", of(*HELPFUL))
@@ -132,7 +132,7 @@ def state_file(path: Path, merchant_id: str) -> None:
     account = {"id": merchant_id, "api_key": "k", "mail_address": "a@example.com", "password": "p"}
     settings = Settings.model_validate({"merchants": [account]})
     state = open_state(path, clock.now)
-    Ledger(state, settings, on_revision=lambda age: None).sync(settings.merchants, clock.now())
+    Ledger(state, settings, on_revision=lambda age: None).configure(settings, clock.now())
     state.close()
 
 

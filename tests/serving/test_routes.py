@@ -17,10 +17,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter.errors import InputError
-from exporter.httpd.address import Address, parse_address
+from exporter.httpd.address import Address, listen, parse_address
 from exporter.httpd.messages import Handler, Request
 from exporter.httpd.server import Server
 from exporter.serving.instruments import Instruments
+from exporter.serving.paths import METRICS
 from exporter.serving.routes import create_app, make_server
 from tests.support import processes
 from tests.support.processes import PATIENCE
@@ -39,6 +40,7 @@ class Parts:
     config_text: Callable[[], str] = lambda: "merchants: []\n"
     docs: Callable[[], str] = lambda: "# How to\n"
     reload: Callable[[], Sequence[str]] = lambda: ()
+    telemetry_path: str = METRICS
 
     def app(self) -> Handler:
         return create_app(
@@ -51,6 +53,7 @@ class Parts:
             config_text=self.config_text,
             docs=self.docs,
             reload=self.reload,
+            telemetry_path=self.telemetry_path,
         )
 
 
@@ -409,6 +412,23 @@ def test_a_port_in_use_is_one_line() -> None:
             f"--web.listen-address: cannot listen on {server.address}: Address already in use; "
             "another process listens there: stop it, or choose another port"
         )
+
+
+def test_an_address_that_is_refused_frees_the_others() -> None:
+    """If the second of two addresses cannot be listened on, nothing listens on the first."""
+    with serving() as server:
+        with listen(Address("127.0.0.1", 0), "--flag") as free:
+            port = free.getsockname()[1]
+        with pytest.raises(InputError, match=f":{server.address.port}: Address already in use"):
+            make_server(Parts().app(), [Address("127.0.0.1", port), server.address])
+        listen(Address("127.0.0.1", port), "--flag").close()
+
+
+def test_the_metrics_are_at_their_path_only() -> None:
+    """With another path, /metrics is not found."""
+    app = Parts(telemetry_path="/stats/plays").app()
+    assert request(app, "/stats/plays").headers["Content-Type"] == TEXT_0
+    assert request(app, "/metrics").status == 404
 
 
 @pytest.mark.parametrize("host", ["a" * 70 + ".invalid", "203.0.113.1"])
