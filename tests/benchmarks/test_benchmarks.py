@@ -264,6 +264,6 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         command.main(["speed"])
     assert ended.value.code == 2
     assert (
-        "no benchmark speed; there are scrape, answers, memory, startup, freshness, simulation, planning, fleet, "
-        "replay, drops, drops-long, drops-cost, delay" in capsys.readouterr().err
+        "no benchmark speed; there are scrape, connections, answers, memory, startup, freshness, simulation, "
+        "planning, fleet, replay, drops, drops-long, drops-cost, delay" in capsys.readouterr().err
     )
