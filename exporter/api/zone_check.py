@@ -213,7 +213,7 @@ def zone_error(offset: float | None, now: float, zone: tzinfo) -> str:
         f"The time zone is wrong: by api.timezone ({zone}) the newest plays of the API are "
         f"{format_duration(abs(offset))} {where}, so the counters are wrong. "
         f"Set api.timezone to the zone of the API, which seems to be UTC{'-' if minutes < 0 else '+'}"
-        f"{hours:02}:{rest:02} now, and restart."
+        f"{hours:02}:{rest:02} now, and reload the configuration."
     )
 
 

@@ -110,6 +110,61 @@ def test_media_are_added_and_removed_without_a_restart(api: Api, tmp_path: Path,
         assert daemon.ended() == 0
 
 
+def test_media_files_and_reference_ids_take_effect_by_themselves(api: Api, tmp_path: Path) -> None:
+    """A media file that changes is read again without a reload; a media by its reference id is counted once the catalog
+    has named it, also after a restart; one that it does not have is pending. A broken file changes nothing.
+    """
+    api.config["merchants"][0].update(media=[], media_files=["live/*.csv"])
+    catalog = api.app.world.catalog("broadcaster")
+    folder = tmp_path / "live"
+    folder.mkdir()
+    (folder / "events.csv").write_text(f"id,ref_id,channel\n{api.media[0]},,news\n")
+    with Daemon(tmp_path, api.config) as daemon:
+        daemon.wait_ready()
+        wait_until_counted(daemon, 1)
+        ref_id = catalog[api.media[1]].ref_id
+        (folder / "events.csv").write_text(f"id,ref_id,channel\n{api.media[0]},,news\n,{ref_id},sports\n,none-yet,\n")
+        wait_until_counted(daemon, 2)
+        daemon.line(f"found the media of a ref_id.*{api.media[1]}")
+        assert daemon.values("smartstream_media_pending") == {("broadcaster",): 1}
+        assert daemon.values("smartstream_media_files_last_read_successful") == {("broadcaster",): 1}
+        (folder / "events.csv").write_text("id,channel\n/,news\n")
+        wait_until(
+            "the file is read again",
+            lambda: daemon.values("smartstream_media_files_last_read_successful") == {("broadcaster",): 0},
+        )
+        wait_until_counted(daemon, 2)
+        assert daemon.values(RELOADED) == {(): 1}
+        assert post(daemon).status_code == 500
+        daemon.kill()
+    with Daemon(tmp_path, api.config) as daemon:
+        daemon.wait_ready()
+        daemon.line("media file error")
+        assert daemon.values("smartstream_up") == {("broadcaster",): 1}
+        (folder / "events.csv").write_text(f"ref_id\n{ref_id}\n")
+        # The state file knows the id: no lookup comes first.
+        wait_until_counted(daemon, 1)
+
+
+def test_another_merchant_is_not_touched(api: Api, tmp_path: Path) -> None:
+    """Merchants come and go, while those that stay keep their token and their counters."""
+    with Daemon(tmp_path, api.config) as daemon:
+        daemon.wait_ready()
+        wait_until_counted(daemon, 1)
+        before = daemon.values("smartstream_api_requests_total")
+        other = {**api.config["merchants"][0], "id": "another", "media": []}
+        write(tmp_path, {**api.config, "merchants": [*api.config["merchants"], other]})
+        assert post(daemon).status_code == 200
+        wait_until("it has signed in", lambda: daemon.values("smartstream_up").get(("another",)) == 1)
+        write(tmp_path, api.config)
+        assert post(daemon).status_code == 200
+        assert daemon.values("smartstream_up") == {("broadcaster",): 1}
+        after = daemon.values("smartstream_api_requests_total")
+        assert {merchant_id for _, _, merchant_id in after} == {"broadcaster"}
+        tokens = ("200", "auth-token", "broadcaster")
+        assert after[tokens] == before[tokens] == 1
+
+
 def test_an_invalid_configuration_changes_nothing_and_is_reported(api: Api, tmp_path: Path) -> None:
     """The response and the log have every error; the metric, the page and its JSON say so until it is valid again."""
     with Daemon(tmp_path, api.config) as daemon:
