@@ -1,11 +1,13 @@
 """The scheduler: a round of each merchant after each minute's settling, and a heartbeat."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import structlog
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, JobEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
@@ -124,7 +126,9 @@ class Scheduler:
         if abs(offset - self._offset) > JUMP and self._scheduler is not None:
             log.warning("the clock was set", seconds=round(offset - self._offset, 1))
             for job in self._scheduler.get_jobs():
-                job.reschedule(job.trigger)
+                # A reload may have removed it meanwhile.
+                with contextlib.suppress(JobLookupError):
+                    job.reschedule(job.trigger)
         self._offset = offset
 
     def problem(self) -> str | None:

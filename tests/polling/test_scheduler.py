@@ -12,7 +12,7 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobEvent
 from apscheduler.job import Job
 
 from exporter.clock import SystemClock
-from exporter.polling.scheduler import BEAT, LONGEST_PAUSE, SPREAD, Scheduler, _log_event
+from exporter.polling.scheduler import BEAT, LONGEST_PAUSE, LONGEST_ROUND, SPREAD, Scheduler, _log_event
 from tests.support.fakes import FakeClock
 from tests.support.processes import PATIENCE
 
@@ -308,3 +308,37 @@ def wait_for_log(logs: list[Any], event: str) -> dict[str, Any]:
     """The first log entry about an event, once there is one."""
     wait_until(lambda: any(entry["event"] == event for entry in logs))
     return next(entry for entry in logs if entry["event"] == event)
+
+
+def test_merchants_come_and_go(start: Start) -> None:
+    """A new merchant's first round begins at once and a removed one has no more; the others' times do not move. One
+    whose last round still runs can be removed, and is no problem then.
+    """
+    one, ran, gate = threading.Event(), threading.Event(), threading.Event()
+    schedule = start({"one": one.set, "two": gate.wait}, second=17)
+    assert one.wait(PATIENCE)
+    wait_until(lambda: next_runs(schedule)["round one"].second == 17)
+    trigger = jobs(schedule)["round one"].trigger
+    schedule.plan(17, {"one": one.set, "three": ran.set})
+    assert ran.wait(PATIENCE)
+    runs = next_runs(schedule)
+    assert {name for name in runs if name.startswith("round")} == {"round one", "round three"}
+    assert jobs(schedule)["round one"].trigger is trigger
+    for _ in range(int(LONGEST_ROUND // BEAT) + 2):
+        schedule._run_round("one", nothing)
+        schedule._run_round("three", nothing)
+        schedule._run_beat(nothing)
+    assert schedule.problem() is None
+    schedule.plan(40, {"one": one.set})
+    assert next_runs(schedule)["round one"].second == 40
+    gate.set()
+
+
+def test_a_round_of_a_removed_merchant_that_ends_later_is_no_problem(start: Start, gate: threading.Event) -> None:
+    """Nobody counts heartbeats for it any more."""
+    schedule = start({"one": gate.wait})
+    schedule.plan(0, {})
+    gate.set()
+    wait_until(lambda: not schedule._beats)
+    schedule._run_round("one", nothing)
+    assert schedule._beats == {}
