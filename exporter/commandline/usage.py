@@ -60,10 +60,10 @@ variables that the file names, and the proxy variables; without a file, it reads
 config.yaml. It sends nothing and writes nothing. With --online it also signs
 in, looks up every media, reads its plays of the last hour and checks the time
 zone, within the request limit, and prints a table for each merchant.""",
-        exit_codes="0 valid, 1 errors or something is refused, 2 wrong usage, 130 interrupted.",
+        exit_codes="0 valid, 1 errors or refusals, 2 wrong usage, 130 interrupted.",
         examples=(
             "check-config",
-            "check-config /etc/smartstream/config.yaml --web.config.file=/etc/smartstream/web.yml",
+            "check-config config.yaml --web.config.file=web.yml",
             "check-config config.yaml --online",
         ),
     ),

@@ -140,7 +140,7 @@ def test_what_is_refused_is_shown(api: Api, capsys: pytest.CaptureFixture[str]) 
     assert command.run(api.settings(api.merchant(5)), api.clock) == 4
     shown = rows(capsys.readouterr().out)
     permission = 'give the account the permission "Analytics" on it'
-    assert shown[gone][-1] == "catalog and plays: not found (404); check the id"
+    assert shown[gone][-1] == "catalog and plays: not found (404); check the id, or the ref_id"
     assert shown[forbidden][-1] == f"plays: refused (403); {permission}"
     assert shown[secret][-1] == f"plays: refused (401); {permission}"
     assert shown[wrong][-1] == "plays: 400 BAD_REQUEST: never"

@@ -178,17 +178,6 @@ def test_a_suspended_process_continues(tmp_path: Path) -> None:
         daemon.line("msg=stopping component=daemon signal=SIGTERM")
 
 
-def test_sighup_does_not_stop_the_process(tmp_path: Path) -> None:
-    """SIGHUP logs one line with the alternative, and the process keeps running."""
-    with SimulatorServer(simulated_api()) as api, Daemon(tmp_path, configuration(api.url)) as daemon:
-        daemon.wait_ready()
-        daemon.send(signal.SIGHUP)
-        daemon.line('level=warn msg="SIGHUP does not reload the configuration: restart the exporter to apply changes"')
-        assert daemon.get("/metrics").status_code == 200
-        assert terminated(daemon) == 0
-        assert len(daemon.events) == 4
-
-
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     """With a request that hangs, a second signal ends the process at once."""
     with contextlib.ExitStack() as stack:
