@@ -299,8 +299,10 @@ def _move_merchant(options: argparse.Namespace) -> int:
     logs.setup(options.log_level, options.log_format)
     signals.interrupt_on_stop()
     streams = move_merchant(options.merchant_id, options.source, options.target)
+    done = "was moved before" if streams is None else "is moved"
     print(
-        f"ok: {options.merchant_id} is moved from {options.source} to {options.target}, {streams} streams; "
+        f"ok: {options.merchant_id} {done} from {options.source} to {options.target}"
+        f"{'' if streams is None else f', {streams} streams'}; "
         "move its entry in the configuration, too, before you start the exporters"
     )
     return 0

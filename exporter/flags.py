@@ -85,7 +85,7 @@ def duration(text: str) -> float:
     try:
         return 0.0 if text == "0" else parse_duration(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(f"{text!r} is {error}; write one such as 30s or 5m") from error
 
 
 def instant(text: str) -> float:

@@ -53,6 +53,10 @@ class InForce:
         """By merchant, one line for each media that two entries name."""
         return {each.id: each.conflicts for each in self.settings.merchants if each.conflicts}
 
+    def web_errors(self) -> Sequence[str]:
+        """Why the newest content of the web configuration's files is not in force, one line for each error."""
+        return self.web.errors
+
     def load_web(self) -> WebConfig:
         """Read the web configuration. Raises ConfigError."""
         return self.web.flags.load()

@@ -27,6 +27,9 @@ log = structlog.get_logger("reload")
 MEDIA_EVERY = 30.0
 SECRETS_EVERY = 5.0
 
+# Seconds until a reload that failed for another reason than the configuration is tried again.
+AGAIN_EVERY = 30.0
+
 # Seconds until a request for a reload gets an answer at the latest.
 LONGEST_RELOAD = 45.0
 
@@ -58,6 +61,10 @@ class InForce(Protocol):
 
     def load_web(self) -> WebConfig:
         """Read the web configuration. Raises ConfigError."""
+        ...
+
+    def web_errors(self) -> Sequence[str]:
+        """Why the newest content of the web configuration's files is not in force, one line for each error."""
         ...
 
     def apply(self, settings: Settings, web: WebConfig | None = None) -> None:
@@ -131,8 +138,15 @@ class Reloader:
         self._running = threading.Lock()
         self._stopped = False
         # When each kind of look was last taken (monotonic seconds).
-        self._looked: dict[str, float] = dict.fromkeys(("files", "media", "secrets"), clock.monotonic())
+        self._looked: dict[str, float] = dict.fromkeys(("files", "media", "secrets", "again"), clock.monotonic())
+        self._errors: Sequence[str] = ()
         self._problem: ProblemView | None = None
+        # Since when the web configuration has errors (Unix seconds), or None.
+        self._web_since: float | None = None
+        # Whether the last reload failed for a reason that can pass without a change of the configuration.
+        self._passing = False
+        # What was last reported.
+        self._ok = True
 
     @property
     def settings(self) -> Settings:
@@ -140,8 +154,15 @@ class Reloader:
         return self._settings
 
     def problems(self) -> Iterator[ProblemView]:
-        """The configuration that was not accepted, and the errors of the media files."""
-        yield from filter(None, (self._problem, self._media_errors.problem))
+        """The configuration that was not accepted, and the errors of the web configuration and the media files."""
+        errors = self._in_force.web_errors()
+        if self._problem is not None:
+            yield self._problem
+        elif errors:
+            message = f"the web configuration has an error, the last valid one stays in force: {_first(errors)}"
+            yield ProblemView(Subject.CONFIGURATION, message, self._web_since)
+        if self._media_errors.problem is not None:
+            yield self._media_errors.problem
 
     def request(self) -> Future[Sequence[str]]:
         """Reload soon. The result has one line for each error, none if the configuration is in force."""
@@ -182,6 +203,9 @@ class Reloader:
     # ---- in the thread of the reloads ----
 
     def _watch(self) -> None:
+        self._watch_web()
+        if self._problem is not None and self._passing and self._due("again", AGAIN_EVERY):
+            self._reload(again=True)
         if self._due("files", self._interval) and self._source.changed():
             self._reload()
         if self._due("secrets", SECRETS_EVERY if not self._interval else 0.0):
@@ -190,6 +214,17 @@ class Reloader:
             self._exclusively(lambda: self._take(self._settings))
         if self._in_force.outdated():
             self._exclusively(self._identify)
+
+    def _watch_web(self) -> None:
+        """Report the errors of a web configuration that has changed as those of a reload, until they are resolved."""
+        wrong, now = bool(self._in_force.web_errors()), self._clock.now()
+        self._web_since = (self._web_since or now) if wrong else None
+        self._report(ok=self._problem is None and not wrong, now=now)
+
+    def _report(self, *, ok: bool, now: float) -> None:
+        if ok is not self._ok:
+            self._ok = ok
+            self._telemetry.reloaded(ok=ok, at=now)
 
     def _due(self, kind: str, every: float) -> bool:
         now = self._clock.monotonic()
@@ -204,29 +239,32 @@ class Reloader:
             if not self._stopped and (errors := _errors(act)):
                 log.warning("the configuration could not be brought up to date", error=errors[0])
 
-    def _reload(self) -> Sequence[str]:
+    def _reload(self, *, again: bool = False) -> Sequence[str]:
         with self._running:
             if self._stopped:
                 return [STOPPING]
-            errors = _errors(self._read_and_apply)
-            now = self._clock.now()
-            self._telemetry.reloaded(ok=not errors, at=now)
+            before, self._errors = self._errors, _errors(self._read_and_apply)
+            errors, now = self._errors, self._clock.now()
+            self._ok = not errors
+            self._telemetry.reloaded(ok=self._ok, at=now)
             if not errors:
                 self._problem = None
                 merchants = self._reading.settings.merchants
                 streams = sum(len(merchant.streams()) for merchant in merchants)
                 log.info("configuration reloaded", merchants=len(merchants), streams=streams)
                 return errors
-            for error in errors:
-                log.error("configuration error", error=error)
-            log.error("configuration not reloaded; the previous one stays in force", errors=len(errors))
+            self._looked["again"] = self._clock.monotonic()
+            if not again or errors != before:
+                for error in errors:
+                    log.error("configuration error", error=error)
+                log.error("configuration not reloaded; the previous one stays in force", errors=len(errors))
             since = now if self._problem is None else self._problem.since
-            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-            message = f"the configuration was not reloaded, the previous one stays in force: {errors[0]}{more}"
+            message = f"the configuration was not reloaded, the previous one stays in force: {_first(errors)}"
             self._problem = ProblemView(Subject.CONFIGURATION, message, since)
             return errors
 
     def _read_and_apply(self) -> None:
+        self._passing = False
         errors: list[str] = []
         found: list[tuple[Settings, MediaReading]] = []
         web: list[WebConfig] = []
@@ -239,6 +277,8 @@ class Reloader:
             errors.extend(dict.fromkeys(line for lines in reading.errors.values() for line in lines))
 
         for step in (read, lambda: web.append(self._in_force.load_web())):
+            # The web configuration is also read again by itself.
+            self._passing = not errors
             try:
                 step()
             except ConfigError as error:
@@ -249,7 +289,11 @@ class Reloader:
         if errors:
             raise ConfigError(errors)
         settings, reading = found[0]
-        self._in_force.apply(reading.settings, web[0])
+        try:
+            self._in_force.apply(reading.settings, web[0])
+        except ConfigError:
+            self._passing = False
+            raise
         self._settings, self._reading = settings, reading
         self._note_media_errors()
 
@@ -285,6 +329,10 @@ class Reloader:
             return
         if self._take(with_secrets(self._settings, fresh, refused)):
             log.info("secrets read again, as the API refuses the credentials", merchants=",".join(sorted(refused)))
+
+
+def _first(errors: Sequence[str]) -> str:
+    return errors[0] + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")
 
 
 def _errors(act: Callable[[], object]) -> Sequence[str]:

@@ -302,8 +302,8 @@ class MerchantView:
         held_values: Values that are unusable or implausible, and are not counted yet.
         streams: Its streams, in the order of the configuration.
         media: Its media, in the order of the configuration.
-        pending: Reference ids of configured media that the catalog does not have, and since when that is known (Unix
-            seconds).
+        pending: Reference ids of configured media that are not found in the catalog, and since when that is known (Unix
+            seconds); None before that was asked.
         verdict: The newest verdict on all plays together, or None where there is none.
         judgement: Whether there is one, and why not.
         incident: The open drop of the whole merchant, or None.
@@ -327,7 +327,7 @@ class MerchantView:
     held_values: int = 0
     streams: Mapping[Stream, StreamView] = field(default_factory=lambda: MappingProxyType({}))
     media: Mapping[str, MediaView] = field(default_factory=lambda: MappingProxyType({}))
-    pending: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    pending: Mapping[str, float | None] = field(default_factory=lambda: MappingProxyType({}))
     verdict: Verdict | None = None
     judgement: Judgement = Judgement.LEARNING
     incident: Incident | None = None

@@ -73,6 +73,11 @@ class WebConfigWatch:
         """What is in force."""
         return self._web
 
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """Why the newest content of the files is not in force, one line for each error."""
+        return self._errors
+
     def start(self, configure: Callable[[WebConfig], None]) -> None:
         """Look at the files each second from now on.
 

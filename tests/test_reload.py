@@ -13,7 +13,7 @@ from exporter.config.settings import Settings
 from exporter.config.source import ConfigSource, NoSource, Selection
 from exporter.errors import ConfigError, StateWriteFailed
 from exporter.httpd.web_config import WebConfig
-from exporter.reload import MEDIA_EVERY, SECRETS_EVERY, STOPPING, Reloader, Source, with_secrets
+from exporter.reload import AGAIN_EVERY, MEDIA_EVERY, SECRETS_EVERY, STOPPING, Reloader, Source, with_secrets
 from exporter.views import ProblemView, Subject
 from tests.support.fakes import FakeClock
 from tests.support.processes import wait_until
@@ -29,14 +29,18 @@ class InForce:
     applied: list[Settings] = field(default_factory=list)
     refusing: frozenset[str] = frozenset()
     error: Exception | None = None
-    web_errors: tuple[str, ...] = ()
+    rejected_web: tuple[str, ...] = ()
     web: WebConfig | None = None
     found: bool = False
+    watched_web_errors: tuple[str, ...] = ()
     conflicting: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def web_errors(self) -> tuple[str, ...]:
+        return self.watched_web_errors
+
     def load_web(self) -> WebConfig:
-        if self.web_errors:
-            raise ConfigError(self.web_errors)
+        if self.rejected_web:
+            raise ConfigError(self.rejected_web)
         return WebConfig()
 
     def apply(self, settings: Settings, web: WebConfig | None = None) -> None:
@@ -340,15 +344,63 @@ def test_the_demo_has_nothing_to_reload(folder: Folder) -> None:
 def test_a_web_configuration_belongs_to_it(folder: Folder) -> None:
     """An error in the web configuration refuses the whole reload; its errors come with the others."""
     folder.write(media="mn")
-    folder.in_force.web_errors = ("web.yml: wrong",)
+    folder.in_force.rejected_web = ("web.yml: wrong",)
     assert folder.reloader.reload() == ("web.yml: wrong",)
     assert (folder.media, folder.in_force.web) == ("m", None)
     folder.write(media="mm")
     assert len(folder.reloader.reload()) == 2
     folder.write(media="mn")
-    folder.in_force.web_errors = ()
+    folder.in_force.rejected_web = ()
     assert folder.reloader.reload() == ()
     assert (folder.media, folder.in_force.web) == ("mn", WebConfig())
+
+
+def test_a_web_configuration_that_changes_by_itself_is_reported(folder: Folder) -> None:
+    """Its errors are a problem and a failed reload, until they are resolved; nobody has to reload."""
+    folder.in_force.watched_web_errors = ("web.yml: wrong", "web.yml: worse")
+    since = folder.clock.now() + 1
+    folder.look(1)
+    folder.look(1)
+    problem = folder.problem
+    assert problem is not None
+    assert (problem.subject, problem.since, "web.yml: wrong (and 1 more)" in problem.message) == (
+        Subject.CONFIGURATION,
+        since,
+        True,
+    )
+    folder.in_force.watched_web_errors = ()
+    folder.look(1)
+    assert folder.problem is None
+    assert folder.reports == [(False, since), (True, since + 2)]
+
+
+@pytest.mark.parametrize("kind", ["web", "state"])
+def test_a_reload_that_failed_for_another_reason_is_tried_again(folder: Folder, kind: str) -> None:
+    """When the web configuration is valid again by itself, or the state file writable, the reload takes effect."""
+    folder.write(media="mn")
+    if kind == "web":
+        folder.in_force.rejected_web = ("web.yml: wrong",)
+    else:
+        folder.in_force.error = StateWriteFailed("the disk is full")
+    with structlog.testing.capture_logs() as logs:
+        assert len(folder.reloader.reload()) == 1
+        folder.look(AGAIN_EVERY)
+    assert folder.problem is not None
+    assert len([line for line in logs if line["event"] == "configuration error"]) == 1
+    folder.in_force.error = None
+    folder.in_force.rejected_web = ()
+    folder.look(AGAIN_EVERY)
+    assert folder.media == "mn"
+    assert not [*folder.reloader.problems()]
+
+
+def test_a_reload_with_errors_of_the_configuration_is_not_tried_again(folder: Folder) -> None:
+    """Whoever asked for it has to correct the file, and asks again."""
+    folder.write(media="mm")
+    folder.reloader.reload()
+    folder.write(media="mn")
+    folder.look(AGAIN_EVERY)
+    assert (folder.media, len(folder.reports)) == ("m", 1)
 
 
 class TestMediaFiles:

@@ -230,6 +230,8 @@ def token(body: bytes) -> tuple[str, float | None]:
         answer = None
     found = answer.get("token") if isinstance(answer, dict) else None
     if not isinstance(found, str) or not _TOKEN.fullmatch(found):
+        if body.lstrip()[:1] == b"<":
+            raise MalformedAnswer("an HTML page instead of JSON; check api.url, and the proxy if there is one")
         raise MalformedAnswer("no token that is valid in an HTTP header")
     return found, _unix_seconds(answer.get("expiration") or answer.get("expired_at"))
 

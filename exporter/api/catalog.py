@@ -70,6 +70,8 @@ class Catalog:
         self._due: dict[Lookup, float] = {}
         # Media id by reference id.
         self._refs: dict[str, str] = {}
+        # The reference ids of the configuration.
+        self._ref_ids: frozenset[str] = frozenset()
         # The reference ids whose first lookup has not ended.
         self._unasked: set[str] = set()
         # The reference ids that the catalog does not have, and since when that is known (Unix seconds).
@@ -116,10 +118,14 @@ class Catalog:
             return MappingProxyType(dict(self._refs))
 
     @property
-    def pending(self) -> Mapping[str, float]:
-        """The reference ids that the catalog does not have, and since when that is known (Unix seconds)."""
+    def pending(self) -> Mapping[str, float | None]:
+        """The reference ids whose media is not known, and since when it is known that the catalog does not have it.
+
+        Unix seconds; None before the catalog was asked.
+        """
         with self._mutex:
-            return MappingProxyType(dict(self._pending))
+            unknown = sorted(self._ref_ids - self._refs.keys())
+            return MappingProxyType({ref_id: self._pending.get(ref_id) for ref_id in unknown})
 
     @property
     def unknown(self) -> int:
@@ -281,7 +287,7 @@ class Catalog:
 
     def _follow_refs(self, merchant: MerchantSettings, stored: list[Row]) -> frozenset[str]:
         """Follow the configured reference ids; those whose media is not known."""
-        ref_ids = merchant.ref_ids
+        ref_ids = self._ref_ids = merchant.ref_ids
         given = {media.ref_id: media.id for media in merchant.media if media.ref_id is not None}
         known = {**refs_in(stored, ref_ids), **given, **self._refs}
         self._refs = {ref_id: known[ref_id] for ref_id in ref_ids & known.keys()}

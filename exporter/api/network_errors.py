@@ -17,7 +17,7 @@ from exporter.config.proxy import Proxy
 _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
     (socket.gaierror, "cannot resolve {peer}"),
     (ssl.SSLCertVerificationError, "the TLS certificate of {peer} is not valid: {error.verify_message}; {fix}"),
-    (ssl.SSLError, "TLS with {peer} failed: {error.reason}"),
+    (ssl.SSLError, "TLS with {peer} failed: {reason}"),
     (TimeoutError, "timed out after {timeout:g} s"),
     (ConnectionRefusedError, "{peer} refused the connection"),
     (ConnectionError, "{peer} ended the connection"),
@@ -39,6 +39,9 @@ PROXY_AUTH_REQUIRED = 407
 # What a server says of a client certificate, in the words of OpenSSL.
 _ABOUT_CERTIFICATE = re.compile(r"ALERT_(\w*CERTIFICATE\w*|UNKNOWN_CA|ACCESS_DENIED|DECRYPT_ERROR)$")
 _REQUIRED = "CERTIFICATE_REQUIRED"
+
+# Some servers say no more than this, or nothing, to a client without a certificate.
+_NO_MORE_SAID = ("SSLV3_ALERT_HANDSHAKE_FAILURE", "UNEXPECTED_EOF_WHILE_READING")
 
 # OpenSSL's verify_code of a certificate for another host name, mail address or IP address.
 _OTHER_NAME = (62, 63, 64)
@@ -73,8 +76,19 @@ def _message(causes: Sequence[BaseException], peer: str, timeout: float, route: 
             # The errors of `requests` are OSErrors too, but without a text.
             if isinstance(cause, kinds) and (kinds is not OSError or getattr(cause, "strerror", None)):
                 fix = _certificate_fix(cause, peer, route) if isinstance(cause, ssl.SSLCertVerificationError) else ""
-                return message.format(peer=peer, error=cause, timeout=timeout, fix=fix)
+                reason = _tls_reason(cause, route) if isinstance(cause, ssl.SSLError) else ""
+                return message.format(peer=peer, error=cause, timeout=timeout, fix=fix, reason=reason)
     return f"the request to {peer} failed ({type(causes[0]).__name__})"
+
+
+def _tls_reason(error: ssl.SSLError, route: Route) -> str:
+    """Why TLS failed, and how to fix it."""
+    if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"):
+        return "it does not speak TLS on this port; check the scheme and the port in api.url"
+    reason = error.reason or "it ended the connection"
+    if route.tls.cert_file or (error.reason or _NO_MORE_SAID[0]) not in _NO_MORE_SAID:
+        return reason
+    return f"{reason}; if it requires a client certificate, set api.tls_config.cert_file and key_file"
 
 
 def _certificate_fix(error: ssl.SSLCertVerificationError, peer: str, route: Route) -> str:

@@ -21,7 +21,7 @@ from exporter.config.messages import error_line
 from exporter.config.secrets import FileContext
 from exporter.config.settings import MediaSettings
 from exporter.config.text_files import shown_path
-from exporter.config.types import unique
+from exporter.config.types import LabelName, unique
 from exporter.config.yaml_file import ConfigFile, Loc, Source, parse_list
 from exporter.errors import ConfigError
 from exporter.invisible import escape_invisible
@@ -35,6 +35,7 @@ _NO_COLUMNS = ("drop", "labels")
 _HEADER = "begin with a header such as id,name,priority"
 
 _ENTRIES = TypeAdapter(Annotated[tuple[MediaSettings, ...], unique("id"), unique("ref_id")])
+_LABEL = TypeAdapter(LabelName)
 _KEYS = {**KEYS, "": KEYS["media"]}
 
 
@@ -162,9 +163,23 @@ def _header(cells: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
         for name in columns
         if name not in _FIELDS and name.lower() in _FIELDS
     ]
+    problems += [
+        f"column {escape_invisible(name)}: {problem}"
+        for name in columns
+        if name and name not in (*_FIELDS, *_NO_COLUMNS) and (problem := _label_problem(name))
+    ]
     if not problems and not {"id", "ref_id"}.intersection(columns):
         problems.append(f"no column id or ref_id; {_HEADER}")
     return columns, problems
+
+
+def _label_problem(name: str) -> str:
+    """Why a column cannot be a label; "" if it can."""
+    try:
+        _LABEL.validate_python(name)
+    except ValidationError as error:
+        return error.errors(include_url=False)[0]["msg"]
+    return ""
 
 
 def _fields(header: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def _of_media(merchant: MerchantStatus, now: float) -> Iterator[Cause]:
         yield _cause(merchant, Health.WARNING, CauseKind.GONE, message, number=len(gone), since=since)
     if merchant.pending:
         found = _count(len(merchant.pending), "media")
-        message = f"{name}: {found} with ref_id not in the catalog yet: {some(list(merchant.pending), NAMED)}."
+        message = f"{name}: {found} with ref_id not found in the catalog yet: {some(list(merchant.pending), NAMED)}."
         since = _first(merchant.pending.values())
         yield _cause(merchant, Health.WARNING, CauseKind.PENDING, message, number=len(merchant.pending), since=since)
     if failing := [each for each in (merchant.whole, *merchant.media) if each.failing_streams and not each.gone]:
@@ -288,4 +288,6 @@ def _age(seconds: float) -> str:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:].rstrip('.')}." if text else ""
+    # A path or a setting is written as it is.
+    first = text[:1].upper() if text.partition(" ")[0].isalpha() else text[:1]
+    return f"{first}{text[1:].rstrip('.')}." if text else ""

@@ -240,7 +240,8 @@ class MerchantStatus(Connection):
         held_values: Values of the API that are unusable or implausible, and are not counted yet.
         whole: All media together.
         media: The media, in the order of the configuration.
-        pending: Reference ids of configured media that the catalog does not have yet, and since when that is known.
+        pending: Reference ids of configured media that are not found in the catalog yet, and since when that is known;
+            null before the catalog was asked.
         incidents: Drops of the media and of the whole merchant: the open ones, then the others, the newest onset first.
         timezone_error: How the rows show that `api.timezone` is wrong, or "".
         timezone_since: When that was found, or null.
@@ -252,7 +253,7 @@ class MerchantStatus(Connection):
     held_values: int
     whole: MediaStatus
     media: tuple[MediaStatus, ...]
-    pending: Mapping[str, float] = field(default_factory=dict)
+    pending: Mapping[str, float | None] = field(default_factory=dict)
     incidents: tuple[IncidentStatus, ...] = ()
     timezone_error: str = ""
     timezone_since: float | None = None

@@ -82,7 +82,7 @@ def _table(db: sqlite3.Connection, name: str) -> Table:
     return Table(name, kept, own or ", ".join(kept), of_stream)
 
 
-def move_merchant(merchant_id: str, source: Path, target: Path) -> int:
+def move_merchant(merchant_id: str, source: Path, target: Path) -> int | None:
     """Move everything of a merchant to another state file. No exporter may run with either.
 
     Args:
@@ -91,7 +91,7 @@ def move_merchant(merchant_id: str, source: Path, target: Path) -> int:
         target: The state file that gets it; created if missing.
 
     Returns:
-        The number of its streams.
+        The number of its streams; None if it was moved before: only the new file has it.
 
     Raises:
         InputError: The files are the same, the merchant is not in the old one, or other state of it is in the new one.
@@ -106,6 +106,10 @@ def move_merchant(merchant_id: str, source: Path, target: Path) -> int:
     except OSError as error:
         raise StateError(f"--from: {source}: cannot be read: {error.strerror}; check its permissions") from error
     with _opened(source, "--from") as old:
+        if not _is_in(old, merchant_id) and target.exists():
+            with _opened(target, "--to") as new:
+                if _is_in(new, merchant_id):
+                    return None
         _require_merchant(merchant_id, old)
         with _opened(target, "--to") as new:
             _copy(merchant_id, old, new)
@@ -126,6 +130,11 @@ def _opened(path: Path, flag: str) -> Iterator[State]:
                 "then run this again"
             )
         yield state
+
+
+def _is_in(state: State, merchant_id: str) -> bool:
+    with state.read() as db:
+        return _has(db, merchant_id)
 
 
 def _require_merchant(merchant_id: str, old: State) -> None:

@@ -150,7 +150,7 @@ def _kind(field: FieldInfo) -> str:
     if inner is not None:
         return "list of sections" if several else "section"
     if get_origin(annotation) is tuple:
-        return f"list of {_words(get_args(annotation)[0])}"
+        return f"list of {_words(_bare(get_args(annotation)[0]))}"
     return _words(annotation)
 
 

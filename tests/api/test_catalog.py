@@ -257,7 +257,7 @@ def found(media_id: str = "x", ref_id: str = "r", event: str = "") -> Media:
 def test_a_reference_id_is_looked_up_until_it_exists(build: Build) -> None:
     """Each minute; a failed lookup waits as others do. Only the first lookup counts as unknown."""
     catalog = build({"ref_id": "r"})
-    assert (catalog.unknown, catalog.refs, catalog.pending, catalog.views(NOW)) == (1, {}, {}, {})
+    assert (catalog.unknown, catalog.refs, catalog.pending, catalog.views(NOW)) == (1, {}, {"r": None}, {})
     assert catalog.next_lookup(NOW) == R
     assert catalog.enter_missing(R, NOW) is True
     assert (catalog.unknown, catalog.pending) == (0, {"r": NOW})
@@ -275,11 +275,11 @@ def test_a_reference_id_is_looked_up_until_it_exists(build: Build) -> None:
 
 
 def test_a_failed_first_lookup_has_ended(build: Build) -> None:
-    """It is not unknown any more, nor missing in the catalog; a change of the configuration leaves that so."""
+    """It is not unknown any more, nor known to be missing; a change of the configuration leaves that so."""
     catalog = build({"ref_id": "r"})
     catalog.failed(R, NOW)
     catalog.configure(settings([{"ref_id": "r"}]))
-    assert (catalog.unknown, catalog.pending) == (0, {})
+    assert (catalog.unknown, catalog.pending) == (0, {"r": None})
     assert catalog.next_lookup(NOW) is None
     assert catalog.next_lookup(NOW + RETRY_EVERY) == R
 

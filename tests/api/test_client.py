@@ -629,7 +629,7 @@ def test_a_refused_password(api: Api, status: int) -> None:
     [
         (reply(200, {"tokens": "t0ken-1-0123456789"}), "200", "no token that is valid in an HTTP header"),
         (reply(200, {"token": "t0ken-1\r\nX: y"}), "200", "no token that is valid in an HTTP header"),
-        (reply(200, b"<html>Please wait"), "200", "no token that is valid in an HTTP header"),
+        (reply(200, b"<html>Please wait"), "200", "an HTML page instead of JSON; check api.url"),
         (reply(503, "later"), "503", "503 later"),
         (reply(302, "", Location="http://other.invalid/"), "302", "302, a redirect to other.invalid"),
         (b"", "error", "127.0.0.1:"),

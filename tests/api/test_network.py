@@ -12,7 +12,9 @@ from pydantic import SecretStr
 
 from exporter.api.connections import Session
 from exporter.api.limits import Limit
+from exporter.api.network_errors import describe
 from exporter.api.transport import exchange
+from exporter.config.environment import find_route
 from exporter.config.settings import ApiSettings, TlsSettings
 from exporter.config.tls_files import PemFile
 from exporter.errors import NoAnswer
@@ -290,3 +292,22 @@ def test_proxies_of_the_environment_can_be_ignored(monkeypatch: pytest.MonkeyPat
         assert str(session.route.proxy) == "the proxy http://127.0.0.1:1 of HTTPS_PROXY"
     with Session(api(f"https://{NAME}", proxy_from_environment=False)) as session:
         assert session.route.proxy is None
+
+
+@pytest.mark.parametrize("reason", [None, "SSLV3_ALERT_HANDSHAKE_FAILURE", "UNEXPECTED_EOF_WHILE_READING"])
+def test_a_server_that_says_nothing_of_a_client_certificate(reason: str | None) -> None:
+    """Some servers end the connection without a word, or with a general one: the message names what may be missing."""
+    error = ssl.SSLError(1, "failed")
+    error.reason = reason  # type: ignore[assignment]  # as OpenSSL leaves it out
+    message = describe(error, "https://api.example.com/v1", 10.0, find_route(ApiSettings(), {}))
+    assert message.startswith("TLS with api.example.com failed: ")
+    assert "None" not in message
+    assert message.endswith("; if it requires a client certificate, set api.tls_config.cert_file and key_file")
+
+
+def test_a_port_without_tls() -> None:
+    """The message names the setting."""
+    error = ssl.SSLError(1, "failed")
+    error.reason = "WRONG_VERSION_NUMBER"
+    message = describe(error, "https://api.example.com/v1", 10.0, find_route(ApiSettings(), {}))
+    assert message.endswith("it does not speak TLS on this port; check the scheme and the port in api.url")

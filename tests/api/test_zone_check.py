@@ -114,7 +114,8 @@ def test_the_message_names_the_zone_and_the_fix() -> None:
     assert zone_error(None, NOW, TOKYO) == zone_error(0.0, NOW, TOKYO) == ""
     assert zone_error(9 * HOUR, NOW, ZoneInfo("UTC")) == (
         "The time zone is wrong: by api.timezone (UTC) the newest plays of the API are 9h in the future, so the "
-        "counters are wrong. Set api.timezone to the zone of the API, which seems to be UTC+09:00 now, and restart."
+        "counters are wrong. Set api.timezone to the zone of the API, which seems to be UTC+09:00 now, and reload the "
+        "configuration."
     )
     assert "14h old" in zone_error(-14 * HOUR, NOW, TOKYO)
     assert "UTC-05:00" in zone_error(-14 * HOUR, NOW, TOKYO)

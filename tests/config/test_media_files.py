@@ -135,9 +135,9 @@ def test_no_match_is_no_error() -> None:
         (
             "a.csv",
             "id,a-b\na,x\n",
-            "a.csv:2: a-b: is not a valid label name; use letters, digits and _, and start with a letter",
+            "a.csv:1: column a-b: is not a valid label name; use letters, digits and _, and start with a letter",
         ),
-        ("a.csv", "id,media_id\na,x\n", "a.csv:2: media_id: is reserved for the exporter; choose another name"),
+        ("a.csv", "id,media_id\na,x\n", "a.csv:1: column media_id: is reserved for the exporter; choose another name"),
         (
             "a.csv",
             'id\n"a\n',

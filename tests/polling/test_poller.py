@@ -712,7 +712,7 @@ def test_an_outage_is_no_missing_media(build: Callable[..., World]) -> None:
     world = build(refs=["cup"])
     world.client.errors = {"media ref:cup": ServerError("medias: 500", status=500)}
     world.round()
-    assert (world.poller.link.failing_lookups, world.catalog.pending) == (1, {})
+    assert (world.poller.link.failing_lookups, world.catalog.pending) == (1, {"cup": None})
 
 
 def lookups_in(requested: Sequence[str]) -> int:

@@ -112,7 +112,7 @@ STATES: dict[str, tuple[MerchantView, tuple[ProblemView, ...], tuple[Any, ...]]]
         (),
         (
             *(BAD, CauseKind.CREDENTIALS, "acme", None, NOW - 2),
-            "acme: the API refuses the credentials. Auth-token: 401; check the password.",
+            "acme: the API refuses the credentials. auth-token: 401; check the password.",
         ),
     ),
     "API down": (
@@ -144,7 +144,7 @@ STATES: dict[str, tuple[MerchantView, tuple[ProblemView, ...], tuple[Any, ...]]]
     "state file": (
         merchant(media(), link=link(4, up=False)),
         (UNWRITABLE,),
-        (BAD, CauseKind.STATE_FILE, "state file", None, NOW - 60, "State.db: the disk is full; free some space."),
+        (BAD, CauseKind.STATE_FILE, "state file", None, NOW - 60, "state.db: the disk is full; free some space."),
     ),
     "polling": (
         merchant(media()),
@@ -182,7 +182,7 @@ STATES: dict[str, tuple[MerchantView, tuple[ProblemView, ...], tuple[Any, ...]]]
         (),
         (
             *(WARNING, CauseKind.PENDING, "acme", 2, NOW - 900),
-            "acme: 2 media with ref_id not in the catalog yet: cup, news.",
+            "acme: 2 media with ref_id not found in the catalog yet: cup, news.",
         ),
     ),
     "media files": (
@@ -312,7 +312,7 @@ def test_all_causes_are_told_the_worst_first() -> None:
         CauseKind.HELD_VALUES,
     ]
     assert [each.subject for each in status.causes[3:5]] == ["News 3", "News 2"]
-    assert status.summary == "State.db: the disk is full; free some space. 8 more causes."
+    assert status.summary == "state.db: the disk is full; free some space. 8 more causes."
 
 
 def test_a_merchants_drop_is_one_cause() -> None:

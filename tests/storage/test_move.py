@@ -213,3 +213,15 @@ def test_the_command(old: Path, new: Path, capsys: pytest.CaptureFixture[str]) -
         f"ok: m is moved from {old} to {new}, 3 streams; "
         "move its entry in the configuration, too, before you start the exporters\n"
     )
+
+
+def test_a_move_that_is_complete_already(old: Path, new: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """To run the command again after a kill is no error, whether or not the first run was complete."""
+    command = ["move-merchant", "m", f"--from={old}", f"--to={new}"]
+    assert main(command) == 0
+    moved = rows_of(new, "m")
+    assert main(command) == 0
+    assert rows_of(new, "m") == moved
+    first, again = capsys.readouterr().out.splitlines()
+    assert "m is moved from" in first
+    assert "m was moved before from" in again
