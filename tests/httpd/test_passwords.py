@@ -212,9 +212,10 @@ def test_a_client_that_has_gone_is_not_checked(serve: Callable[..., Served], hel
         wait_until("the first is being hashed", lambda: bool(held.begun))
         for number in range(5):
             gone = served.connect(request(f"{USER}:{number}".encode()))
+            wait_until("it has been accepted", lambda: served.connected == 3)
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             gone.close()
-        wait_until("they have gone", lambda: served.connected == 2)
+            wait_until("it has gone", lambda: served.connected == 2)
         last.sendall(request(f"{USER}:last".encode()))
         held.finish(2)
         for peer in (first, last):
