@@ -10,7 +10,7 @@ import requests
 from benchmarks.report import Cell, Table, figures
 from benchmarks.simulated import ManualClock, simulated_api
 from exporter.api.connections import DeadlineAdapter
-from exporter.assembly import Polling, build_polling
+from exporter.assembly import Polling
 from exporter.config.settings import Settings, TlsSettings
 from exporter.serving.instruments import Instruments
 from exporter.simulator.series import World
@@ -42,7 +42,7 @@ def _row(folder: Path, media: int, answers: int, repeats: int) -> tuple[Cell, ..
         settings = _settings(url, media)
         state = open_state(folder / f"answers-{media}.db", clock.now)
         adapter = _Recorder()
-        polling = build_polling(settings, state, Instruments(), clock, lambda: adapter)
+        polling = Polling(settings, state, Instruments(), clock, lambda: adapter)
         try:
             pairs = list(_measure(polling, adapter, clock, answers, repeats))
         finally:

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from benchmarks.prepared import Prepared, prepare
 from benchmarks.report import Cell, Figures, Table, figures
-from exporter.assembly import build_polling
+from exporter.assembly import Polling
 from exporter.clock import SystemClock
 from exporter.httpd.messages import Handler, Request
 from exporter.serving.collector import SnapshotCollector, build_registry
@@ -40,7 +40,7 @@ def _rows(prepared: Prepared, repeats: int) -> Iterator[tuple[Cell, ...]]:
     clock = SystemClock()
     state = open_state(prepared.settings.storage.path, clock.now)
     telemetry = Instruments()
-    polling = build_polling(prepared.settings, state, telemetry, clock)
+    polling = Polling(prepared.settings, state, telemetry, clock)
     try:
         longest = prepared.settings.poll.max_staleness
         collector = SnapshotCollector(polling.snapshot, lambda: longest, clock.now)

@@ -64,7 +64,15 @@ class Polling:
         clock: Clock,
         adapter: Callable[[], requests.adapters.BaseAdapter] | None = None,
     ) -> None:
-        """Restore what the state file contains. The arguments are those of `build_polling`."""
+        """Build the parts, and restore what the state file contains.
+
+        Args:
+            settings: The configuration.
+            state: The state file.
+            telemetry: The metrics of the exporter itself.
+            clock: The clock of the machine.
+            adapter: Creates the transport of each client; the default transport if None.
+        """
         self._state = state
         self._telemetry = telemetry
         self._machine = clock
@@ -201,6 +209,8 @@ class Polling:
 
     def _refs(self, merchant: MerchantSettings) -> Mapping[str, str]:
         """The media id of each reference id of a merchant, as far as they are known."""
+        if not merchant.ref_ids:
+            return {}
         parts = self.parts.get(merchant.id)
         known = {**read_refs(self._state, merchant), **(parts.catalog.refs if parts else {})}
         return {ref_id: media_id for ref_id, media_id in known.items() if ref_id in merchant.ref_ids}
@@ -210,7 +220,8 @@ class Polling:
         if budget is None:
             budget = RequestBudget(self._state, merchant.id, limit, self._machine, settings.api.timeout)
             self._budgets[merchant.id] = budget
-        budget.limit(limit)
+        else:
+            budget.limit(limit)
         client = self._new_client(settings, merchant, budget)
         return build_parts(settings, merchant, self._state, self.ledger, budget, client, self.clock)
 
@@ -236,25 +247,6 @@ class Polling:
             # Requests under way end as they began.
             client.close()
         parts.settings, parts.poll, parts.zone = merchant, settings.poll, settings.api.timezone
-
-
-def build_polling(
-    settings: Settings,
-    state: State,
-    telemetry: Instruments,
-    clock: Clock,
-    adapter: Callable[[], requests.adapters.BaseAdapter] | None = None,
-) -> Polling:
-    """Build the parts that poll and count, and restore what the state file contains.
-
-    Args:
-        settings: The configuration.
-        state: The state file.
-        telemetry: The metrics of the exporter itself.
-        clock: The clock of the machine.
-        adapter: Creates the transport of each client; the default transport if None.
-    """
-    return Polling(settings, state, telemetry, clock, adapter)
 
 
 def build_parts(

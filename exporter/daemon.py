@@ -11,7 +11,7 @@ import structlog
 
 from exporter import __version__, logs
 from exporter.app import build_app
-from exporter.assembly import Polling, build_polling
+from exporter.assembly import Polling
 from exporter.clock import SystemClock
 from exporter.config.settings import Settings
 from exporter.httpd.descriptors import max_connections, raise_limit
@@ -183,7 +183,7 @@ class _Process:
             web = web_config.flags
             telemetry = Instruments(external_url=web.external_url)
             reading = origin.source.media(settings)
-            polling = build_polling(reading.settings, state, telemetry, clock)
+            polling = Polling(reading.settings, state, telemetry, clock)
             schedule = Scheduler(clock)
             in_force = InForce(polling, schedule, web_config, open_files)
             reloader = Reloader(origin.source, in_force, telemetry, clock, settings, reading, origin.interval)

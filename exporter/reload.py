@@ -264,33 +264,27 @@ class Reloader:
             return errors
 
     def _read_and_apply(self) -> None:
-        self._passing = False
         errors: list[str] = []
-        found: list[tuple[Settings, MediaReading]] = []
-        web: list[WebConfig] = []
-
-        def read() -> None:
+        try:
             settings = self._source.read()
             reading = self._source.fresh_media(settings)
-            found.append((settings, reading))
             # A file of several merchants is reported once.
-            errors.extend(dict.fromkeys(line for lines in reading.errors.values() for line in lines))
-
-        for step in (read, lambda: web.append(self._in_force.load_web())):
-            # The web configuration is also read again by itself.
-            self._passing = not errors
-            try:
-                step()
-            except ConfigError as error:
-                errors += error.errors
+            errors += dict.fromkeys(line for lines in reading.errors.values() for line in lines)
+        except ConfigError as error:
+            errors += error.errors
+        # The web configuration is also read again by itself.
+        self._passing = not errors
+        try:
+            web = self._in_force.load_web()
+        except ConfigError as error:
+            errors += error.errors
         if self._stopped:
             # The state file is being closed.
             errors = [STOPPING]
         if errors:
             raise ConfigError(errors)
-        settings, reading = found[0]
         try:
-            self._in_force.apply(reading.settings, web[0])
+            self._in_force.apply(reading.settings, web)
         except ConfigError:
             self._passing = False
             raise

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from exporter.api.zone_check import ZoneFinding
-from exporter.assembly import Polling, build_polling
+from exporter.assembly import Polling
 from exporter.config.settings import Settings
 from exporter.drops.monitor import NO_DROP, Drop, DropMonitor
 from exporter.errors import StateWriteFailed
@@ -45,7 +45,7 @@ class World:
         self.polling: Polling
 
     def begin(self, settings: Settings) -> Polling:
-        self.polling = build_polling(settings, self.state, self.telemetry, self.clock)
+        self.polling = Polling(settings, self.state, self.telemetry, self.clock)
         return self.polling
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from exporter.assembly import Polling, build_polling
+from exporter.assembly import Polling
 from exporter.clock import CLOCKS_AGREE, ApiClock
 from exporter.config.settings import Settings
 from exporter.counting.windows import ended_before
@@ -84,7 +84,7 @@ class Machine:
         self.state = open_state(self.path, self.wall.now)
         # The drop detector is not the subject, and its history of weeks takes longer than the tests.
         mark_history_known(self.state, MERCHANT, ["", self.media])
-        self.polling = build_polling(settings, self.state, Instruments(), self.wall, lambda: self.adapter)
+        self.polling = Polling(settings, self.state, Instruments(), self.wall, lambda: self.adapter)
 
     def close(self) -> None:
         """End the exporter."""

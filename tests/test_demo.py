@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.assembly import build_polling
+from exporter.assembly import Polling
 from exporter.config.settings import Settings
 from exporter.serving.instruments import Instruments
 from exporter.simulator.app import SimulatorApp
@@ -78,7 +78,7 @@ def test_the_staged_drop_is_found(tmp_path: Path, start: float) -> None:
     app = SimulatorApp(world, switch, clock.now)
     with folder_in_memory(tmp_path) as folder:
         state = open_state(Path(folder) / "state.db", clock.now)
-        polling = build_polling(settings, state, Instruments(), clock, lambda: DirectAdapter(app))
+        polling = Polling(settings, state, Instruments(), clock, lambda: DirectAdapter(app))
         poller = polling.pollers[DEFAULT_MERCHANT]
 
         def dropping() -> set[str]:

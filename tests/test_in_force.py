@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.assembly import build_polling
+from exporter.assembly import Polling
 from exporter.clock import SystemClock
 from exporter.config.settings import Settings
 from exporter.errors import ConfigError
@@ -26,7 +26,7 @@ def test_another_state_file_needs_a_restart(tmp_path: Path) -> None:
             Settings.model_validate({"merchants": [merchant()], "storage": {"path": tmp_path / name}})
             for name in ("one.db", "two.db")
         )
-        polling = build_polling(before, state, Instruments(), clock)
+        polling = Polling(before, state, Instruments(), clock)
         web = WebConfigWatch(WebFlags((Address("", 0),)))
         in_force = InForce(polling, Scheduler(clock), web, open_files=1024)
         with pytest.raises(ConfigError, match=r"^storage\.path: changed from .*one\.db to .*two\.db, .* restart"):

@@ -60,12 +60,9 @@ def read_text(path: Path, largest: int, too_large: str, save_as: str = "UTF-8") 
 
 
 def digest(path: Path) -> str:
-    """A text that differs when the content of a file does; "" for one that cannot be read."""
+    """A text that differs when the content of a file does; "" for one that no configuration can have."""
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return ""
-            return hashlib.sha256(file.read(LARGEST_FILE + 1)).hexdigest()
+        return hashlib.sha256(read_bytes(path, LARGEST_FILE, "is too large")).hexdigest()
     except (OSError, ValueError):
         return ""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import build_polling
+from exporter.assembly import Polling
 from exporter.config.settings import Settings
 from exporter.serving.collector import SnapshotCollector, build_registry
 from exporter.serving.instruments import Instruments
@@ -85,7 +85,7 @@ def _run(state_path: Path, start: float, until: float) -> tuple[Scraped, str]:
         settings = _settings(world, server.url, state_path)
         state = open_state(state_path, clock.now)
         telemetry = Instruments()
-        polling = build_polling(settings, state, telemetry, clock)
+        polling = Polling(settings, state, telemetry, clock)
         telemetry.reloaded(ok=True, at=clock.now())
         collector = SnapshotCollector(polling.snapshot, lambda: settings.poll.max_staleness, clock.now)
         registry = build_registry(telemetry, collector)

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 import exporter
 from exporter.api.budget import RequestBudget
 from exporter.api.connections import DeadlineAdapter
-from exporter.assembly import Polling, build_polling
+from exporter.assembly import Polling
 from exporter.config.settings import MediaSettings, Settings, TlsSettings
 from exporter.counting.windows import ended_before
 from exporter.model import OTHER, Group, Minute, Stream, Target
@@ -250,7 +250,7 @@ class Journey:
             )
         adapter = SlowAdapter(self.clock, self.rng, self.departures, self.app)
         adapter.under_way = self.maybe_reload
-        self.polling = build_polling(self.configured, self.state, Instruments(), self.clock, lambda: adapter)
+        self.polling = Polling(self.configured, self.state, Instruments(), self.clock, lambda: adapter)
         self.clock.limiter = self.polling.pollers[MERCHANT]._budget
 
     def _media(self) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from exporter.api.catalog_rows import read_refs
-from exporter.assembly import Polling, build_polling
+from exporter.assembly import Polling
 from exporter.config.settings import MerchantSettings, Settings
 from exporter.serving.instruments import Instruments
 from exporter.simulator.app import SimulatorApp
@@ -48,7 +48,7 @@ class Exporter:
         self.state = open_state(self.path, self.clock.now)
         merchant = self.merchant.identified(read_refs(self.state, self.merchant))
         settings = Settings.model_validate({"api": {"url": URL}, "merchants": [merchant]})
-        self.polling = build_polling(settings, self.state, Instruments(), self.clock, lambda: DirectAdapter(self.app))
+        self.polling = Polling(settings, self.state, Instruments(), self.clock, lambda: DirectAdapter(self.app))
 
     def close(self) -> None:
         """Stop."""

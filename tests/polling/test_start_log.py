@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from exporter.assembly import build_polling
+from exporter.assembly import Polling
 from exporter.config.settings import Settings
 from exporter.model import MINUTE, Group, Stream, Target, minute_of
 from exporter.polling.start_log import StartLog
@@ -225,7 +225,7 @@ def test_a_real_start_takes_every_step(tmp_path: Path) -> None:
     settings = Settings.model_validate(config | {"poll": {"concurrency": 1}})
     with folder_in_memory(tmp_path) as folder, capture_logs() as lines:
         state = open_state(Path(folder) / "state.db", clock.now)
-        polling = build_polling(settings, state, Instruments(), clock, lambda: DirectAdapter(app))
+        polling = Polling(settings, state, Instruments(), clock, lambda: DirectAdapter(app))
         poll = settings.poll
         start_log = StartLog(polling.snapshot, polling.clock, PAGE, poll.settle + poll.max_lag)
         while clock.now() < 1_749_870_005.0 + poll.max_staleness:

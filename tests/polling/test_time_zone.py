@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from exporter.assembly import Polling, build_polling
+from exporter.assembly import Polling
 from exporter.config.settings import Settings
 from exporter.serving.instruments import Instruments
 from exporter.simulator.app import SimulatorApp
@@ -56,7 +56,7 @@ class Exporter:
         )
         self.state = open_state(self.folder / "state.db", self.clock.now)
         mark_history_known(self.state, "m", ["", media_id])
-        self.polling = build_polling(settings, self.state, Instruments(), self.clock, lambda: DirectAdapter(self.app))
+        self.polling = Polling(settings, self.state, Instruments(), self.clock, lambda: DirectAdapter(self.app))
 
     def close(self) -> None:
         """Stop."""

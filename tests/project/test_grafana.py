@@ -19,7 +19,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from exporter.assembly import build_polling
+from exporter.assembly import Polling
 from exporter.config.settings import Settings
 from exporter.model import Group, Target
 from exporter.serving.families import FAMILIES
@@ -352,7 +352,7 @@ def filled(expression: str, chosen: Mapping[str, str]) -> str:
 def run_for(settings: Settings, path: Path, clock: FakeClock, seconds: float) -> None:
     """Poll now, and again after this number of seconds on a fake clock: the state file has the data between."""
     state = open_state(path, clock.now)
-    polling = build_polling(settings, state, Instruments(), clock)
+    polling = Polling(settings, state, Instruments(), clock)
     polling.pollers[MERCHANT].round()
     clock.advance(seconds)
     polling.pollers[MERCHANT].round()

@@ -4,7 +4,6 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,24 +13,7 @@ from exporter.errors import InputError, StateError
 from exporter.storage import backup
 from exporter.storage.backup import back_up
 from exporter.storage.schema import PAGE
-from exporter.storage.state import State, open_state
-from tests.support.rows import Rows, fill, rows_by_table
-
-
-def now() -> float:
-    return 1_750_000_000.0
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[State]:
-    with contextlib.closing(open_state(path, now)) as state:
-        assert not state.salvaged
-        yield state
-
-
-def rows_of(path: Path) -> Rows:
-    with opened(path) as state, state.read() as db:
-        return rows_by_table(db, "m")
+from tests.support.rows import fill, opened, rows_of
 
 
 @pytest.fixture
@@ -63,7 +45,7 @@ def test_a_copy_of_a_stopped_exporter(path: Path, output: Path) -> None:
     assert sorted(path.parent.iterdir()) == files
     assert list(output.parent.iterdir()) == [output]
     assert output.stat().st_mode & 0o777 == 0o600
-    assert rows_of(output) == rows_of(path)
+    assert rows_of(output, "m") == rows_of(path, "m")
 
 
 def test_a_copy_while_the_exporter_writes(path: Path, output: Path) -> None:
@@ -103,7 +85,7 @@ def test_a_copy_while_the_exporter_writes(path: Path, output: Path) -> None:
         found.append(up)
     assert found == sorted(found)
     assert found[-1] > found[0]
-    assert rows_of(path)["merchants"][0][1] == 7
+    assert rows_of(path, "m")["merchants"][0][1] == 7
 
 
 def test_a_copy_of_a_killed_exporter(path: Path, output: Path, tmp_path: Path) -> None:
@@ -116,7 +98,7 @@ def test_a_copy_of_a_killed_exporter(path: Path, output: Path, tmp_path: Path) -
         for each in path.parent.glob("state.db*"):
             (killed / each.name).write_bytes(each.read_bytes())
     back_up(killed / path.name, output)
-    assert rows_of(output)["merchants"][0][1] == 8
+    assert rows_of(output, "m")["merchants"][0][1] == 8
 
 
 def test_an_exporter_that_starts_meanwhile(path: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +116,7 @@ def test_an_exporter_that_starts_meanwhile(path: Path, output: Path, monkeypatch
     monkeypatch.setattr(backup, "connect_read_only", connect_and_write)
     back_up(path, output)
     assert times == [2]
-    assert rows_of(output)["merchants"][0][1] == 9
+    assert rows_of(output, "m")["merchants"][0][1] == 9
 
 
 @pytest.mark.parametrize("kind", ["file", "link to nothing"])
@@ -226,4 +208,4 @@ def test_the_command_reads_the_path_in_the_configuration(
     )
     assert main(["backup", f"--config.file={config}", f"--output={output}"]) == 0
     assert capsys.readouterr().out == f"ok: {output} is a copy of {path}, {output.stat().st_size} bytes\n"
-    assert rows_of(output) == rows_of(path)
+    assert rows_of(output, "m") == rows_of(path, "m")

@@ -11,7 +11,7 @@ import pytest
 
 from exporter.api.answers import Media
 from exporter.api.budget import RESTART_MARGIN, WINDOW, RequestBudget
-from exporter.assembly import Polling, build_polling
+from exporter.assembly import Polling
 from exporter.config.settings import Settings
 from exporter.errors import StateError
 from exporter.model import Group, Minute, MinuteRange, Stream, minute_of
@@ -54,7 +54,7 @@ def polling(path: Path, clock: FakeClock) -> Iterator[tuple[State, Polling]]:
         # These tests do not cover power cuts.
         db.execute("PRAGMA synchronous = OFF")
     try:
-        built = build_polling(SETTINGS, state, Instruments(), clock)
+        built = Polling(SETTINGS, state, Instruments(), clock)
         yield state, built
         built.close()
     finally:

@@ -2,7 +2,6 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,25 +11,7 @@ from exporter.errors import InputError, StateError, StateLocked
 from exporter.storage import move
 from exporter.storage.move import move_merchant
 from exporter.storage.schema import create
-from exporter.storage.state import State, open_state
-from tests.support.rows import Rows, fill, rows_by_table, tables_in
-
-
-def now() -> float:
-    return 1_750_000_000.0
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[State]:
-    with contextlib.closing(open_state(path, now)) as state:
-        assert not state.salvaged
-        yield state
-
-
-def rows_of(path: Path, merchant_id: str) -> Rows:
-    """What a state file, which is whole, has of a merchant."""
-    with opened(path) as state, state.read() as db:
-        return rows_by_table(db, merchant_id)
+from tests.support.rows import fill, opened, rows_of, tables_in
 
 
 @pytest.fixture

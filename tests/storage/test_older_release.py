@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from exporter.api.budget import RequestBudget
-from exporter.assembly import Polling, build_polling
+from exporter.assembly import Polling
 from exporter.config.settings import Settings
 from exporter.counting.ledger_rows import read_rates
 from exporter.errors import BudgetSpent
@@ -75,7 +75,7 @@ def state(path: Path, clock: FakeClock) -> Iterator[State]:
 
 @pytest.fixture
 def built(state: State, clock: FakeClock) -> Polling:
-    return build_polling(SETTINGS, state, Instruments(), clock)
+    return Polling(SETTINGS, state, Instruments(), clock)
 
 
 def expected_totals(stream: Stream) -> dict[str, float]:

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from exporter import logs
 from exporter.app import build_app
-from exporter.assembly import build_polling
+from exporter.assembly import Polling
 from exporter.config.settings import Settings
 from exporter.config.source import NoSource
 from exporter.httpd.address import Address
@@ -120,7 +120,7 @@ class Exporter:
         telemetry = Instruments()
         telemetry.reloaded(ok=True, at=self._clock.now())
         telemetry.watch_process(state_writable=lambda: state.problem is None, dropped_log_lines=logs.dropped)
-        polling = build_polling(settings, state, telemetry, self._clock)
+        polling = Polling(settings, state, telemetry, self._clock)
         stack.callback(polling.close)
         schedule = Scheduler(self._clock)
         web = WebConfigWatch(WebFlags((Address("127.0.0.1", self.port),)))

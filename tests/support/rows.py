@@ -1,8 +1,13 @@
 """Rows for every table of a state file, made from the tables themselves."""
 
+import contextlib
 import itertools
 import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+from exporter.storage.state import State, open_state
 
 # Rows of a media and a merchant in each table, as `rows_by_table` reads them.
 Rows = dict[str, list[tuple[Any, ...]]]
@@ -52,3 +57,22 @@ def rows_by_table(db: sqlite3.Connection, merchant_id: str) -> Rows:
         rows = [tuple(row) for row in db.execute(query, (merchant_id,))]
         found[table] = rows if table == "sends" else sorted(rows)
     return found
+
+
+def now() -> float:
+    """When the state files of tests are opened."""
+    return 1_750_000_000.0
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[State]:
+    """Open a state file, which is whole."""
+    with contextlib.closing(open_state(path, now)) as state:
+        assert not state.salvaged
+        yield state
+
+
+def rows_of(path: Path, merchant_id: str) -> Rows:
+    """What a state file, which is whole, has of a merchant."""
+    with opened(path) as state, state.read() as db:
+        return rows_by_table(db, merchant_id)
