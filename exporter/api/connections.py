@@ -19,7 +19,7 @@ from urllib3.util.connection import allowed_gai_family, create_connection
 
 from exporter.api.deadlines import TimedSocket, TimedTlsSocket, seconds_left
 from exporter.config.environment import find_route
-from exporter.config.settings import ApiSettings, TlsSettings, TlsVersion
+from exporter.config.settings import ApiSettings, TlsSettings
 
 
 class _Resolver:
@@ -126,18 +126,12 @@ class _TlsConnection(_Connection, HTTPSConnection):
 _WITH_DEADLINE: Mapping[type, type[_Connection]] = {HTTPConnection: _Connection, HTTPSConnection: _TlsConnection}
 
 
-_VERSIONS: Mapping[TlsVersion, ssl.TLSVersion] = {
-    TlsVersion.TLS12: ssl.TLSVersion.TLSv1_2,
-    TlsVersion.TLS13: ssl.TLSVersion.TLSv1_3,
-}
-
-
 class DeadlineAdapter(HTTPAdapter):
     """Connections that keep the deadline of an exchange. Nothing is retried."""
 
     def __init__(self, tls: TlsSettings) -> None:
         """Connect to nothing yet. Each new connection reads the files of certificates again."""
-        self._tls = {"server_hostname": tls.server_name, "ssl_minimum_version": _VERSIONS[tls.min_version]}
+        self._tls = {"server_hostname": tls.server_name, "ssl_minimum_version": tls.min_version.number}
         super().__init__()
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool: Any) -> None:  # noqa: FBT001, FBT002 - of the base class

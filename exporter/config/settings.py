@@ -6,7 +6,6 @@ Code that builds these models passes seconds, `SecretStr` and `ZoneInfo`. The fo
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 from zlib import crc32
@@ -33,6 +32,7 @@ from exporter.config.certificates import CaFile, CertificateFile, KeyFile
 from exporter.config.messages import ACCOUNT, PROXY, setting_error
 from exporter.config.proxy import SETTING, Proxy, with_scheme
 from exporter.config.secrets import ProxyUrl, Secret, gather
+from exporter.config.tls_files import TlsVersion
 from exporter.config.types import (
     CatalogField,
     Count,
@@ -81,13 +81,6 @@ def _with_proxy(hosts: str, info: ValidationInfo) -> str:
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class TlsVersion(StrEnum):
-    """A version of TLS, as Prometheus writes it."""
-
-    TLS12 = "TLS12"
-    TLS13 = "TLS13"
 
 
 class TlsSettings(_Section):

@@ -5,6 +5,7 @@ import re
 import ssl
 import stat
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +15,19 @@ from exporter.config.text_files import shown_path
 _HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")
 
 # What OpenSSL says of a key that is not that of the certificate.
-_OTHER_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH")
+OTHER_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH")
+
+
+class TlsVersion(StrEnum):
+    """A version of TLS, as Prometheus writes it."""
+
+    TLS12 = "TLS12"
+    TLS13 = "TLS13"
+
+    @property
+    def number(self) -> ssl.TLSVersion:
+        """The version for the library."""
+        return ssl.TLSVersion.TLSv1_2 if self is TlsVersion.TLS12 else ssl.TLSVersion.TLSv1_3
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +97,7 @@ def key_problem(certificate: Path, key: Path) -> str | None:
     except _Encrypted:
         return f"{place} is encrypted; write the key without a passphrase, as `openssl pkey -in OLD -out NEW` does"
     except ssl.SSLError as error:
-        if error.reason in _OTHER_KEY:
+        if error.reason in OTHER_KEY:
             fix = "name the key that the certificate was made for"
             return f"{place} does not match the certificate in {shown_path(certificate)}; {fix}"
         reason = f" ({error.reason})" if error.reason else ""

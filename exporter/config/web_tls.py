@@ -23,6 +23,7 @@ from pydantic_core import InitErrorDetails
 
 from exporter.config.messages import NOT_TEXT, setting_error
 from exporter.config.text_files import read_text, shown_path
+from exporter.config.tls_files import OTHER_KEY, TlsVersion
 from exporter.invisible import find_invisible
 
 # Size limit of a file with certificates, in bytes: a wrong path can name a large file.
@@ -43,9 +44,6 @@ _SUITES = {
 }
 _ALWAYS_ON = frozenset({"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"})
 
-# What OpenSSL calls it when key and certificate do not fit.
-_MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH")
-
 
 class ClientAuth(StrEnum):
     """Whether clients need a certificate."""
@@ -54,15 +52,6 @@ class ClientAuth(StrEnum):
     IF_GIVEN = "VerifyClientCertIfGiven"
     REQUIRED = "RequireAndVerifyClientCert"
 
-
-class TlsVersion(StrEnum):
-    """A version of TLS."""
-
-    TLS12 = "TLS12"
-    TLS13 = "TLS13"
-
-
-_VERSIONS = {TlsVersion.TLS12: ssl.TLSVersion.TLSv1_2, TlsVersion.TLS13: ssl.TLSVersion.TLSv1_3}
 
 _VERIFY = {
     ClientAuth.NONE: ssl.CERT_NONE,
@@ -221,7 +210,7 @@ class TlsSettings(BaseModel):
 
     def _load_into(self, context: ssl.SSLContext) -> Iterator[tuple[str, str]]:
         """Configure a context, and yield what is wrong with the files."""
-        context.minimum_version, context.maximum_version = _VERSIONS[self.min_version], _VERSIONS[self.max_version]
+        context.minimum_version, context.maximum_version = self.min_version.number, self.max_version.number
         context.set_alpn_protocols(["http/1.1"])
         context.options |= ssl.OP_NO_RENEGOTIATION
         if not self.prefer_server_cipher_suites:
@@ -255,7 +244,7 @@ def _load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> tupl
         reason = error.reason or ""
         if encrypted:
             return "key_file", f"{shown} is encrypted; write the key without a passphrase"
-        if reason in _MISMATCHES:
+        if reason in OTHER_KEY:
             return "key_file", f"{shown} is not the key of the certificate in cert_file; name the key it was made with"
         if reason.startswith(("EE_", "CA_")):
             weak = reason.lower().replace("_", " ")

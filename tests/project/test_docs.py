@@ -13,8 +13,9 @@ from pydantic import BaseModel
 from reference.__main__ import DOCS, WRITTEN, main
 
 from exporter.config.settings import Settings
+from exporter.config.tls_files import TlsVersion
 from exporter.config.web_file import HeaderSettings, HttpSettings, WebSettings, load_web_config
-from exporter.config.web_tls import ClientAuth, TlsSettings, TlsVersion
+from exporter.config.web_tls import ClientAuth, TlsSettings
 from exporter.counting.ledger import Ledger
 from exporter.model import Group, Stream, Target, minute_of
 from exporter.storage.state import open_state
