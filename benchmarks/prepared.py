@@ -95,6 +95,20 @@ def _fill(settings: Settings, now: float) -> None:
         state.close()
 
 
+def revise(ledger: Ledger, stream: Stream, number: int, now: float) -> None:
+    """Count another value in the newest minute of each series of a stream.
+
+    Args:
+        ledger: The ledger.
+        stream: The stream.
+        number: Another one than at the last call.
+        now: The time of the answer (Unix seconds).
+    """
+    newest = ledger.through(stream)
+    values = {label: float(100 + number % 50) for label in _LABELS[stream.group]}
+    ledger.enter(stream, MinuteRange(newest, newest), {newest: values}, now)
+
+
 def _rows(stream: Stream, asked: MinuteRange) -> Rows:
     labels = _LABELS[stream.group]
     return {minute: _values(labels, minute) for minute in range(asked.first, asked.last + 1)}

@@ -16,6 +16,12 @@ from benchmarks.prepared import Prepared
 
 STOP_SECONDS = 60.0
 
+# What Prometheus 2 and 3 send as their Accept header, but for the names that are not ASCII.
+PROMETHEUS_ACCEPTS = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -33,11 +39,14 @@ class Running:
 
     def scrape(self) -> bytes:
         """The page `/metrics`, requested with the headers of Prometheus."""
+        return gzip.decompress(self.get())
+
+    def get(self, accept: str = PROMETHEUS_ACCEPTS) -> bytes:
+        """The page `/metrics` as it is sent, compressed."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
-            headers = {"Accept": "application/openmetrics-text;version=1.0.0", "Accept-Encoding": "gzip"}
-            connection.request("GET", "/metrics", headers=headers)
-            return gzip.decompress(connection.getresponse().read())
+            connection.request("GET", "/metrics", headers={"Accept": accept, "Accept-Encoding": "gzip"})
+            return connection.getresponse().read()
 
     def memory(self, field: str) -> float:
         """`VmRSS`, the resident memory, or `VmHWM`, its maximum so far, in MiB."""

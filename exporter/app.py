@@ -11,7 +11,7 @@ from exporter.polling.scheduler import Scheduler
 from exporter.process_health import ProcessHealth
 from exporter.reload import Reloader
 from exporter.serving import page, status
-from exporter.serving.collector import SnapshotCollector, build_registry
+from exporter.serving.exposition import Exposition
 from exporter.serving.instruments import Instruments
 from exporter.serving.routes import create_app
 from exporter.serving.schema import Status
@@ -27,7 +27,9 @@ def build_app(
     telemetry_path: str,
 ) -> Handler:
     """What the web server shows of the parts of the process."""
-    collector = SnapshotCollector(health.snapshot, lambda: polling.settings.poll.max_staleness, polling.clock.now)
+    metrics = Exposition(
+        telemetry.registry, health.snapshot, lambda: polling.settings.poll.max_staleness, polling.clock.now
+    )
 
     def limits() -> Limits:
         settings = polling.settings
@@ -56,7 +58,7 @@ def build_app(
         return f"waiting for the first API response for {', '.join(waiting)}" if waiting else None
 
     return create_app(
-        build_registry(telemetry, collector),
+        metrics.render,
         healthy=schedule.problem,
         ready=ready,
         page=rendered(lambda found: page.page(found, telemetry_path)),

@@ -21,7 +21,7 @@ from exporter.config.settings import MerchantSettings, Settings
 from exporter.counting.ledger import Ledger
 from exporter.drops.monitor import DropMonitor
 from exporter.errors import StateWriteFailed
-from exporter.merchant_views import complete
+from exporter.merchant_views import MerchantViews
 from exporter.polling.parts import MerchantParts
 from exporter.polling.poller import MerchantPoller
 from exporter.serving.instruments import Instruments
@@ -51,7 +51,7 @@ class Polling:
 
     Attributes:
         ledger: The counters and their state.
-        requests: The newest requests to the API.
+        requests: The requests to the API.
         clock: The time of the API.
         started: When this was built (Unix seconds).
     """
@@ -90,6 +90,7 @@ class Polling:
         # Of removed merchants, too: one that comes back has its budget, and does not begin before its last round ended.
         self._budgets: dict[str, RequestBudget] = {}
         self._removed: dict[str, MerchantPoller] = {}
+        self._views = MerchantViews(self.requests)
         nothing = settings.model_copy(update={"merchants": ()})
         self._fleet = _Fleet(nothing, {}, {}, {})
         self.configure(settings)
@@ -156,7 +157,7 @@ class Polling:
             self._removed |= {merchant_id: before.pollers[merchant_id] for merchant_id in removed}
             for merchant_id in removed:
                 before.parts[merchant_id].client.close()
-            self._telemetry.expect(parts)
+            self.requests.expect(parts)
             zone, max_staleness = settings.api.timezone, settings.poll.max_staleness
             self._telemetry.configured(max_staleness, zone, self.clock.now)
             self._fleet = _Fleet(settings, refs, parts, pollers)
@@ -201,8 +202,9 @@ class Polling:
 
     def _snapshot(self, fleet: _Fleet) -> Snapshot:
         now, merchants = self.clock.now(), self.ledger.snapshot.merchants
+        self._views.forget_others(fleet.parts)
         views = {
-            merchant_id: complete(merchants[merchant_id], parts, fleet.pollers[merchant_id], now)
+            merchant_id: self._views.complete(merchants[merchant_id], parts, fleet.pollers[merchant_id], now)
             for merchant_id, parts in fleet.parts.items()
         }
         return Snapshot(MappingProxyType(views), clock_offset=self.clock.offset, started=self.started)
@@ -279,7 +281,7 @@ def _account(merchant: MerchantSettings) -> tuple[object, ...]:
 
 def _observer(telemetry: Instruments, request_log: RequestLog) -> Callable[[Exchange], None]:
     def observe(exchange: Exchange) -> None:
-        telemetry.observe_request(exchange.merchant_id, exchange.endpoint, exchange.code, exchange.seconds)
+        telemetry.observe_request(exchange.endpoint, exchange.seconds)
         request_log.note(exchange)
 
     return observe

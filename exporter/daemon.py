@@ -9,7 +9,7 @@ from typing import Self
 
 import structlog
 
-from exporter import __version__, logs
+from exporter import __version__, garbage, logs
 from exporter.app import build_app
 from exporter.assembly import Polling
 from exporter.clock import SystemClock
@@ -81,6 +81,7 @@ def run(
         InputError: Cannot listen on an address.
         ConfigError: The web configuration is not valid.
     """
+    garbage.search_on_request()
     web_config = WebConfigWatch(web)
     open_files = raise_limit()
     ended_at = float("-inf")
@@ -205,7 +206,7 @@ class _Process:
         self.telemetry.reloaded(ok=True, at=self.clock.now())
         self.server.start()
         self.web_config.start(self.server.configure)
-        self.schedule.start(self.health.beat, self.polling.show_counted)
+        self.schedule.start(self.health.beat, self.polling.show_counted, hourly=garbage.search)
         self.in_force.begin()
         settings = self.polling.settings
         log.info(

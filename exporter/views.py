@@ -4,11 +4,14 @@ The ledger replaces the snapshot after each commit; readers on other threads tak
 consistent state.
 """
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import chain, islice
+from math import isnan, nan
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Self, overload
 
 from exporter.model import Minute, Stream
 
@@ -28,6 +31,61 @@ class SeriesView:
     last: float | None
 
 
+class Series(Sequence[SeriesView]):
+    """The label values of a stream, in the order in which they were first seen. Never changed.
+
+    There can be a hundred thousand, so they are packed: two objects for each would take five times the memory.
+    """
+
+    __slots__ = ("_labels", "_values")
+
+    def __init__(self, labels: Iterable[str], totals: Iterable[float | None], lasts: Iterable[float | None]) -> None:
+        """Pack the columns of the label values, each in the same order."""
+        self._labels = tuple(labels)
+        # First all totals, then all last values. None is not a number.
+        self._values = array("d", (nan if value is None else value for value in chain(totals, lasts)))
+
+    @classmethod
+    def of(cls, views: Iterable[SeriesView]) -> Self:
+        """Pack these."""
+        views = tuple(views)
+        return cls((each.label for each in views), (each.total for each in views), (each.last for each in views))
+
+    @property
+    def totals(self) -> list[tuple[str, float]]:
+        """The label values that have a total, with it."""
+        return [(label, value) for label, value in zip(self._labels, self._values, strict=False) if not isnan(value)]
+
+    @property
+    def lasts(self) -> list[tuple[str, float]]:
+        """The label values that have a value in the newest settled minute, with it."""
+        lasts = islice(self._values, len(self._labels), None)
+        return [(label, value) for label, value in zip(self._labels, lasts, strict=True) if not isnan(value)]
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @overload
+    def __getitem__(self, place: int) -> SeriesView: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[SeriesView]: ...
+
+    def __getitem__(self, place: int | slice) -> SeriesView | Sequence[SeriesView]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        total, last = self._values[range(len(self))[place]], self._values[len(self) + range(len(self))[place]]
+        return SeriesView(self._labels[place], None if isnan(total) else total, None if isnan(last) else last)
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
 @dataclass(frozen=True, slots=True)
 class StreamView:
     """One stream.
@@ -35,12 +93,12 @@ class StreamView:
     Attributes:
         stream: The stream.
         through: The newest settled minute that it has counted, or None before its first response.
-        series: Its label values in the order in which they were first seen.
+        series: Its label values.
     """
 
     stream: Stream
     through: Minute | None
-    series: tuple[SeriesView, ...]
+    series: Series
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,15 +332,30 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
-class LinkView(Connection):
-    """The connection of one merchant to the API, and what fails while other requests succeed.
+class EndpointView:
+    """The requests to one endpoint of the API.
 
     Attributes:
+        endpoint: The endpoint.
+        requests: The number of requests that have ended, by the HTTP status, or `error` without a response.
+    """
+
+    endpoint: str
+    requests: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkView(Connection):
+    """The connection of one merchant to the API, its requests, and what fails while other requests succeed.
+
+    Attributes:
+        requests: The requests by endpoint, since the start.
         failing: The number of failing streams by media id, "" for the whole merchant.
         gone: The media for which the API answers 404.
         failing_since: When the requests began to fail, by media id, "" for the whole merchant (Unix seconds).
     """
 
+    requests: tuple[EndpointView, ...] = ()
     failing: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     gone: frozenset[str] = frozenset()
     failing_since: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))

@@ -1,6 +1,7 @@
 """The object graph, where no other test reaches it: what is read of it, and another configuration in its place."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -9,15 +10,16 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from exporter.api.request_log import RequestLog
 from exporter.api.zone_check import ZoneFinding
 from exporter.assembly import Polling
 from exporter.config.settings import Settings
 from exporter.drops.monitor import NO_DROP, Drop, DropMonitor
 from exporter.errors import StateWriteFailed
-from exporter.merchant_views import complete
+from exporter.merchant_views import MerchantViews
 from exporter.serving.instruments import Instruments
 from exporter.storage.state import State, open_state
-from exporter.views import Day, Hour, Judgement, LinkView, MediaView, MerchantView, Verdict
+from exporter.views import Day, Hour, Judgement, LinkView, MediaView, MerchantView, Thresholds, Verdict
 from tests.support.fakes import FakeClock
 from tests.support.statuses import NOW, THROUGH, incident
 
@@ -87,12 +89,49 @@ def test_a_media_that_is_gone_is_not_judged() -> None:
     since = MappingProxyType({"gone": NOW - 900, "open": NOW - 60})
     link = LinkView("m", up=True, gone=frozenset(("gone", "open")), failing_since=since)
     poller = Mock(link=link, zone=ZoneFinding(0.0), learning=0.0)
-    media = complete(MerchantView("m"), parts, poller, NOW).media
+    media = MerchantViews(RequestLog()).complete(MerchantView("m"), parts, poller, NOW).media
     assert {key: (each.judgement, each.verdict, each.incident, each.failing_since) for key, each in media.items()} == {
         "here": (Judgement.JUDGED, verdict, None, None),
         "gone": (Judgement.NO_DATA, None, None, NOW - 900),
         "open": (Judgement.NO_DATA, verdict, drop, NOW - 60),
     }
+
+
+def test_the_view_of_a_media_is_the_same_object_until_something_changes() -> None:
+    """Whatever it is made of: the catalog, the drop, the thresholds, the failures. Of the others nothing is new."""
+    verdict = Verdict(THROUGH, 0.0, 0.0, 9.0)
+    parts, views = Mock(zone=ZoneInfo("UTC")), MerchantViews(RequestLog())
+    parts.monitor.drops.return_value = {"": NO_DROP, "a": Drop(verdict, Judgement.JUDGED, None)}
+    parts.monitor.thresholds = {"a": Thresholds(0.4, 0.6), "b": None}
+    parts.catalog.views.return_value = {"a": MediaView("a"), "b": MediaView("b")}
+    poller = Mock(link=LinkView("m"), zone=ZoneFinding(0.0), learning=0.0)
+    before: list[Mapping[str, MediaView]] = []
+
+    def changed() -> str:
+        before.append(views.complete(MerchantView("m"), parts, poller, NOW).media)
+        old, new = before[-2:] if len(before) > 1 else ({}, before[-1])
+        return "".join(media_id for media_id, view in new.items() if old.get(media_id) is not view)
+
+    assert (changed(), changed()) == ("ab", "")
+    # An equal one is no change.
+    parts.monitor.drops.return_value = {"": NO_DROP, "a": Drop(verdict._replace(), Judgement.JUDGED, None)}
+    assert changed() == ""
+    parts.monitor.drops.return_value = {"": NO_DROP, "a": Drop(verdict._replace(ratio=0.5), Judgement.JUDGED, None)}
+    assert changed() == "a"
+    parts.catalog.views.return_value = {"a": MediaView("a"), "b": MediaView("b", name="B")}
+    assert changed() == "b"
+    parts.monitor.thresholds = {"a": Thresholds(0.3, 0.6), "b": None}
+    assert changed() == "a"
+    changes: tuple[dict[str, Any], ...] = (
+        {"failing": {"b": 1}},
+        {"failing_since": {"b": NOW}},
+        {"gone": frozenset("b")},
+    )
+    for change in changes:
+        poller.link = replace(poller.link, **change)
+        assert changed() == "b"
+    views.forget_others(())
+    assert changed() == "ab"
 
 
 def shown(polling: Polling) -> dict[str, set[str]]:
@@ -115,13 +154,8 @@ def test_merchants_and_media_come_and_go(world: World) -> None:
         polling.configure(settings_of(merchants))
         assert shown(polling) == {merchant_id: set(media) for merchant_id, media in merchants.items()}
         assert list(polling.snapshot().merchants) == list(merchants)
-        counted = {
-            sample.labels["merchant_id"]
-            for family in world.telemetry.registry.collect()
-            for sample in family.samples
-            if sample.name == "smartstream_api_requests_total"
-        }
-        assert counted == set(merchants)
+        links = [each.link for each in polling.snapshot().merchants.values()]
+        assert [len(link.requests) for link in links if link] == [4] * len(merchants)
 
 
 def test_what_does_not_change_is_not_touched(world: World) -> None:

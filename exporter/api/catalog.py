@@ -64,6 +64,8 @@ class Catalog:
         self._mutex = threading.Lock()
         self._settings: Mapping[str, MediaSettings] = {}
         self._media: dict[str, Media] = {}
+        # What is exposed of them but for the live events. Scrapes read it far more often than it changes.
+        self._views: dict[str, MediaView] = {}
         self._events: dict[str, LiveState] = {}
         # Those whose first lookup has not ended.
         self._unknown: set[str] = set()
@@ -110,6 +112,7 @@ class Catalog:
             for row in stored:
                 if row.media_id in added:
                     self._remember(row)
+            self._views = {media_id: self._view(media_id) for media_id in self._settings}
 
     @property
     def refs(self) -> Mapping[str, str]:
@@ -257,23 +260,23 @@ class Catalog:
     def views(self, now: float) -> Mapping[str, MediaView]:
         """All configured media as they are exposed at a time (Unix seconds)."""
         with self._mutex:
-            return MappingProxyType({media_id: self._view(media_id, now) for media_id in self._settings})
+            views = dict(self._views)
+            for media_id, event in self._events.items():
+                if 0 <= now - event.at <= LIVE_STALE_AFTER:
+                    views[media_id] = replace(views[media_id], live_event_running=event.running)
+        return MappingProxyType(views)
 
     def _name(self, media_id: str) -> str:
         media = self._media.get(media_id)
         return self._settings[media_id].name or (media.name if media else "")
 
-    def _view(self, media_id: str, now: float) -> MediaView:
+    def _view(self, media_id: str) -> MediaView:
         view = MediaView(media_id, name=self._name(media_id), labels=self._settings[media_id].labels)
         media = self._media.get(media_id)
         if self._with_tags:
             tags = _tags_label(media.tags if media else ())
             view = replace(view, labels=MappingProxyType({**view.labels, CatalogField.TAGS.value: tags}))
-        if media is not None:
-            view = replace(view, ref_id=media.ref_id, encode_type=media.encode_type)
-        event = self._events.get(media_id)
-        fresh = event is not None and 0 <= now - event.at <= LIVE_STALE_AFTER
-        return replace(view, live_event_running=event.running if event and fresh else None)
+        return view if media is None else replace(view, ref_id=media.ref_id, encode_type=media.encode_type)
 
     def _running(self, lookup: Lookup, now: float) -> bool:
         """Whether a lookup is of a live event that was running recently."""
@@ -312,6 +315,7 @@ class Catalog:
             self._due.pop(Lookup(media_id, before.live_event_id), None)
             self._events.pop(media_id, None)
         self._media[media_id] = row.media
+        self._views[media_id] = self._view(media_id)
         self._unknown.discard(media_id)
         self._due[_lookup_of(self._settings[media_id])] = row.at + MEDIA_EVERY
         if event:

@@ -30,7 +30,7 @@ from exporter.planning.priorities import Plays
 from exporter.storage.state import State
 from exporter.times import format_instant
 from exporter.units import from_units
-from exporter.views import MerchantView, SeriesView, Snapshot, StreamView
+from exporter.views import MerchantView, Series, Snapshot, StreamView
 
 log = structlog.get_logger("ledger")
 
@@ -100,7 +100,7 @@ class Ledger:
         streams = {merchant.id: merchant.streams() for merchant in settings.merchants}
         with self._mutex:
             rows: dict[Stream, StreamRow] = {}
-            begun: dict[Stream, tuple[tuple[SeriesView, ...], tuple[str, ...]]] = {}
+            begun: dict[Stream, tuple[Series, tuple[str, ...]]] = {}
             merchants = {}
             with self._state.transaction() as db:
                 for merchant_id, wanted in streams.items():
@@ -343,7 +343,7 @@ class Ledger:
                 owed=from_units(sum(entry.resets.values())),
             )
 
-    def _show(self, stream: Stream, row: StreamRow, series: tuple[SeriesView, ...]) -> None:
+    def _show(self, stream: Stream, row: StreamRow, series: Series) -> None:
         """Let the next snapshot, and `plays`, have what a stream has counted."""
         through = row.through if row.answered else None
         self._views[stream.merchant_id][stream] = StreamView(stream, through, series)

@@ -5,6 +5,7 @@ In the file, the table of buckets is named `slots`.
 
 import contextlib
 import sqlite3
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from exporter.storage.backup import connect_read_only
 from exporter.storage.schema import READ_ERRORS, reason_of
 from exporter.storage.state_file import recognise
 from exporter.units import from_units
-from exporter.views import SeriesView
+from exporter.views import Series
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,17 +226,15 @@ def read_rates(path: Path) -> dict[str, dict[str, float]]:
     return rates
 
 
-def read_series(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> tuple[SeriesView, ...]:
+def read_series(db: sqlite3.Connection, stream: Stream, row: StreamRow) -> Series:
     """Read a stream's series as they are exposed."""
-    gauge = row.answered and not stream.target.by_day
-    series = db.execute(
+    gauge, summable = row.answered and not stream.target.by_day, stream.target.summable
+    rows = db.execute(
         "SELECT label, total, last, shown FROM series WHERE stream_id = ? ORDER BY place", (row.stream_id,)
-    )
-    return tuple(
-        SeriesView(
-            label=label,
-            total=(from_units(total) if shown else 0.0) if stream.target.summable else None,
-            last=from_units(last) if gauge and last is not None else None,
-        )
-        for label, total, last, shown in series
+    ).fetchall()
+    return Series(
+        # Of thousands of streams, many have the same.
+        (sys.intern(label) for label, *_ in rows),
+        ((from_units(total) if shown else 0.0) if summable else None for _, total, _, shown in rows),
+        (from_units(last) if gauge and last is not None else None for _, _, last, _ in rows),
     )

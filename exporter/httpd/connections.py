@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import cast
 
 from exporter.httpd.descriptors import MAX_CONNECTIONS
+from exporter.httpd.messages import Body
 from exporter.httpd.tls import has_allowed_san, limit_buffers
 from exporter.httpd.web_config import WebConfig
 
@@ -86,7 +87,7 @@ class Connection(asyncio.BufferedProtocol):
     ) -> None:
         self.phase = Phase.IDLE
         self.since = loop.time()
-        self.body = b""
+        self.body: Body = b""
         self.half_closed = False
         self.closed: asyncio.Future[None] = loop.create_future()
         self.encrypted = False
@@ -100,7 +101,7 @@ class Connection(asyncio.BufferedProtocol):
         self._writable = asyncio.Event()
         self._writable.set()
 
-    def enter(self, phase: Phase, body: bytes = b"") -> None:
+    def enter(self, phase: Phase, body: Body = b"") -> None:
         """Begin a phase."""
         self.phase, self.since, self.body = phase, self._loop.time(), body
 
@@ -239,7 +240,7 @@ class Connections:
             if now - connection.since > self.limits.timeout(connection.phase):
                 connection.abort()
 
-    def make_room(self, body: bytes) -> None:
+    def make_room(self, body: Body) -> None:
         """Close those that have been reading their responses for longest, until this body fits the limit, too."""
         while sending := [each for each in self._all if each.phase is Phase.SENDING]:
             # Several may read the same one.

@@ -1,7 +1,10 @@
 """What a handler takes and gives: requests and responses."""
 
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,33 @@ class Request:
     body: bytes = b""
 
 
+class Pieces:
+    """A large body in pieces, which others may hold, too: it needs no memory for the whole. It reads as bytes do."""
+
+    __slots__ = ("_pieces", "_starts")
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        """Make one of pieces that are not changed any more."""
+        self._pieces = pieces
+        # Where each begins, and the end.
+        self._starts = array("Q", accumulate(map(len, pieces), initial=0))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, end, _ = part.indices(len(self))
+        first, last = bisect_right(self._starts, start) - 1, bisect_left(self._starts, end)
+        before = self._starts[first]
+        return b"".join(self._pieces[first:last])[start - before : end - before]
+
+    def __bytes__(self) -> bytes:
+        return self[:]
+
+
+Body = bytes | Pieces
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """A response. Where the request is HEAD, its body is not sent.
@@ -36,7 +66,7 @@ class Response:
 
     status: int
     headers: Sequence[tuple[str, str]] = ()
-    body: bytes = b""
+    body: Body = b""
     truncated: bool = False
 
 

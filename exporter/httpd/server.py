@@ -161,7 +161,11 @@ class _Protocol(H11Protocol):
         """Refuse a request that cannot be parsed."""
         response = error_response(HTTPStatus.BAD_REQUEST, msg, ("Connection", "close"))
         headers = response_headers(response, self.web())
-        events = (h11.Response(status_code=400, headers=headers), h11.Data(data=response.body), h11.EndOfMessage())
+        events = (
+            h11.Response(status_code=400, headers=headers),
+            h11.Data(data=bytes(response.body)),
+            h11.EndOfMessage(),
+        )
         self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         self.transport.close()
 

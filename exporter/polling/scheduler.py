@@ -10,6 +10,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
 
 from exporter.clock import Clock
 from exporter.wording import some
@@ -59,12 +60,13 @@ class Scheduler:
         self._scheduler: BackgroundScheduler | None = None
         self.last_beat = clock.monotonic()
 
-    def start(self, beat: Callable[[], None], *others: Callable[[], None]) -> None:
+    def start(self, beat: Callable[[], None], *others: Callable[[], None], hourly: Callable[[], None]) -> None:
         """Begin to call what is due.
 
         Args:
             beat: Called every few seconds. It must not wait for what can hang.
             others: Called as often, each by itself.
+            hourly: Called every hour.
         """
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
@@ -80,6 +82,7 @@ class Scheduler:
             self._scheduler.add_job(
                 other, CronTrigger(second=f"*/{BEAT}", timezone=UTC), id=f"every few seconds {place}"
             )
+        self._scheduler.add_job(hourly, IntervalTrigger(hours=1, timezone=UTC), id="hourly")
         self._scheduler.start()
 
     def plan(self, second: int, rounds: Mapping[str, Callable[[], None]]) -> None:

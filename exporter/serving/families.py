@@ -14,6 +14,7 @@ from prometheus_client.samples import Sample
 from exporter.model import MINUTE, Group, Minute, Stream, Target, end_of, start_of
 from exporter.views import (
     MERCHANT_THRESHOLD,
+    EndpointView,
     Incident,
     Judgement,
     LinkView,
@@ -134,15 +135,15 @@ MEDIA_INFO = Family(
     ("merchant_id", "media_id", "name", "ref_id", "encode_type"),
 )
 
-View = TypeVar("View", MerchantView, LinkView, MediaView)
+View = TypeVar("View", MerchantView, LinkView, EndpointView, MediaView)
 
 # The value of the one sample, None where there is none; or those of several by the family's last label.
-Value = float | dict[str, float] | None
+Value = float | Mapping[str, float] | None
 
 
 @dataclass(frozen=True, slots=True)
 class ViewFamily(Family, Generic[View]):
-    """A family with a few samples for each merchant, connection or media.
+    """A family with a few samples for each merchant, connection, endpoint of the API or media.
 
     Attributes:
         read: Reads the values from a view.
@@ -321,6 +322,13 @@ CONNECTION: Sequence[ViewFamily[LinkView]] = (
     ),
 )
 
+REQUESTS: ViewFamily[EndpointView] = ViewFamily(
+    "smartstream_api_requests_total",
+    "Requests to the API by HTTP status code. Code is error if no response was received.",
+    ("merchant_id", "endpoint", "code"),
+    lambda endpoint: endpoint.requests,
+)
+
 MEDIA: Sequence[ViewFamily[MediaView]] = (
     _of_media(
         "smartstream_live_event_running",
@@ -387,6 +395,7 @@ FAMILIES: tuple[Family, ...] = (
     MERCHANT_DATA_TIMESTAMP,
     *MERCHANT,
     *CONNECTION,
+    REQUESTS,
     MEDIA_INFO,
     *MEDIA,
 )

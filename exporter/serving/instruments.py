@@ -1,12 +1,11 @@
-"""The metrics of the exporter itself: requests, revisions, reloads, the process."""
+"""The metrics of the exporter itself: durations of requests, revisions, reloads, the process."""
 
 import platform
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta, tzinfo
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
     GCCollector,
     Histogram,
@@ -20,13 +19,9 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from exporter import __version__
+from exporter.api.request_log import ENDPOINTS
 
 REQUEST_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-
-# The API's endpoints, and the status codes of its manual and of proxies. They are exported as 0 before the first such
-# response, so that `increase()` sees it.
-ENDPOINTS = ("aggregations", "auth-token", "live_events", "medias")
-CODES = ("200", "400", "401", "403", "404", "429", "500", "502", "503", "504", "error")
 
 # From 1 minute to 8 hours: finer where `settle` is likely to be, coarser around the revision window.
 REVISION_AGES = (60, 120, 180, 240, 300, 450, 600, 900, 1200, 1800, 3600, 7200, 14400, 28800)
@@ -67,12 +62,6 @@ class Instruments:
         # Prometheus does not need creation times; their samples would double the size of histograms.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's gap
         self.registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "smartstream_api_requests",
-            "Requests to the API by HTTP status code. Code is error if no response was received.",
-            ["merchant_id", "endpoint", "code"],
-            registry=registry,
-        )
         self._seconds = Histogram(
             "smartstream_api_request_duration_seconds",
             "Duration of API requests in seconds.",
@@ -80,6 +69,9 @@ class Instruments:
             buckets=REQUEST_SECONDS,
             registry=registry,
         )
+        for endpoint in ENDPOINTS:
+            # Exported before the first request.
+            self._seconds.labels(endpoint)
         self._ages = Histogram(
             "smartstream_revision_age_seconds",
             "Age of a counted minute when the API changed its value, in seconds.",
@@ -132,7 +124,6 @@ class Instruments:
             ["timezone"],
             registry=registry,
         )
-        self._merchants: frozenset[str] = frozenset()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
@@ -149,29 +140,8 @@ class Instruments:
         self._utc_offset.clear()
         self._utc_offset.labels(str(zone)).set_function(lambda: _utc_offset(zone, now()))
 
-    def expect(self, merchant_ids: Iterable[str]) -> None:
-        """Export the request counters of these merchants, as 0 before the first request, and of no others."""
-        before, self._merchants = self._merchants, frozenset(merchant_ids)
-        for merchant_id in before - self._merchants:
-            self._requests.remove_by_labels({"merchant_id": merchant_id})
-        for merchant_id in self._merchants - before:
-            for endpoint in ENDPOINTS:
-                for code in CODES:
-                    self._requests.labels(merchant_id, endpoint, code)
-        for endpoint in ENDPOINTS:
-            self._seconds.labels(endpoint)
-
-    def observe_request(self, merchant_id: str, endpoint: str, code: str, seconds: float) -> None:
-        """Count a request that has ended.
-
-        Args:
-            merchant_id: The merchant.
-            endpoint: The endpoint of the API.
-            code: The HTTP status, or `error` without a response.
-            seconds: The duration.
-        """
-        if merchant_id in self._merchants:
-            self._requests.labels(merchant_id, endpoint, code).inc()
+    def observe_request(self, endpoint: str, seconds: float) -> None:
+        """Record that a request to an endpoint of the API has ended after so many seconds."""
         self._seconds.labels(endpoint).observe(seconds)
 
     def observe_revision(self, age_seconds: float) -> None:

@@ -389,7 +389,6 @@ def _connect(file: StateFile, *, new: bool = False) -> sqlite3.Connection:
     try:
         # Prometheus would take a counter that falls after a power cut for a reset, and count all of it again.
         db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA cache_size = -16384")
         if new:
             schema.create(db)
         db.execute("PRAGMA journal_mode = WAL")

@@ -121,6 +121,16 @@ def test_before_its_lookup_a_media_has_its_configured_name(build: Build) -> None
     ]
 
 
+def test_a_view_stays_the_same_object_until_it_changes(build: Build) -> None:
+    """Whoever has shown it knows by that, without a comparison, that it is the same."""
+    catalog = build({"id": "a"}, {"id": "b"})
+    first = catalog.views(NOW)
+    assert [catalog.views(NOW + 60)[each] is first[each] for each in "ab"] == [True, True]
+    catalog.enter_media(A, known("a", name="New"), NOW)
+    assert [catalog.views(NOW)[each] is first[each] for each in "ab"] == [False, True]
+    assert first["a"] == MediaView("a")
+
+
 def test_a_configured_name_wins(build: Build) -> None:
     """The catalog gives the name if the configuration has none; the other data is always the catalog's."""
     catalog = build({"id": "a", "name": "Mine"}, {"id": "b"})

@@ -51,3 +51,40 @@ def test_a_view_does_not_change() -> None:
     before = log.view()
     log.note(bad(2))
     assert (before.newest, before.of_media["acme", "m1"]) == ((bad(1),), bad(1))
+
+
+def counted(log: RequestLog, merchant_id: str = "acme") -> dict[str, dict[str, int]]:
+    return {each.endpoint: dict(each.requests) for each in log.counted(merchant_id)}
+
+
+def test_requests_are_counted_from_0() -> None:
+    """Each known code of each endpoint is 0 before the first such response, so that `increase()` sees it; others begin
+    with their first.
+    """
+    log = RequestLog()
+    log.expect(["acme", "other"])
+    codes = ("200", "400", "401", "403", "404", "429", "500", "502", "503", "504", "error")
+    none = {endpoint: dict.fromkeys(codes, 0) for endpoint in ("aggregations", "auth-token", "live_events", "medias")}
+    assert (counted(log), counted(log, "other")) == (none, none)
+    before = log.counted("acme")
+    for exchange in (good(1), bad(2), good(3), Exchange(4.0, "acme", "aggregations", "418", 0.1)):
+        log.note(exchange)
+    assert counted(log) == {**none, "aggregations": {**none["aggregations"], "200": 2, "500": 1, "418": 1}}
+    assert counted(log, "other") == none
+    # What a reader has stays as it is, and what has not changed is the same object.
+    assert {each.endpoint: dict(each.requests) for each in before} == none
+    assert [old is new for old, new in zip(before, log.counted("acme"), strict=True)] == [False, True, True, True]
+
+
+def test_requests_of_a_removed_merchant_are_not_counted() -> None:
+    """Its counters go with it, and a late response brings none back. Those of the others go on."""
+    log = RequestLog()
+    log.expect(["acme", "other"])
+    log.note(good(1))
+    log.expect(["acme"])
+    log.note(Exchange(2.0, "other", "aggregations", "200", 0.1))
+    assert counted(log)["aggregations"]["200"] == 1
+    assert log.counted("other") == ()
+    log.expect(["other"])
+    assert log.counted("acme") == ()
+    assert counted(log, "other")["aggregations"]["200"] == 0

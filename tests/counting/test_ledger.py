@@ -10,7 +10,7 @@ from exporter.counting.ledger import KEEP_REMOVED, Ledger
 from exporter.errors import StateWriteFailed
 from exporter.model import Group, Minute, MinuteRange, Stream, Target, minute_of
 from exporter.storage.state import State
-from exporter.views import MerchantView, SeriesView, StreamView
+from exporter.views import MerchantView, Series, SeriesView, StreamView
 from tests.support.fakes import FakeClock
 
 PLAYS = Stream("m", "a", Target.PLAY_COUNT, Group.ALL)
@@ -78,7 +78,7 @@ def pass_minute(ledger: Ledger, clock: FakeClock) -> Minute:
 def test_a_stream_begins_at_zero(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
     """Before the first answer a counter is 0, and there are neither gauges nor a timestamp."""
     ledger = open_ledger()
-    assert view(ledger, PLAYS) == StreamView(PLAYS, None, (SeriesView("", 0.0, None),))
+    assert view(ledger, PLAYS) == StreamView(PLAYS, None, Series.of([SeriesView("", 0.0, None)]))
     assert view(ledger, COUNTRIES).series == ()
 
 
@@ -166,7 +166,7 @@ def test_gauges_of_values_that_do_not_add_up(open_ledger: Callable[..., Ledger],
     minute = pass_minute(ledger, clock)
     answer(ledger, clock, PLAYS, {minute: {"": 1}})
     answer(ledger, clock, DEVICES, {})
-    assert view(ledger, DEVICES) == StreamView(DEVICES, minute, (SeriesView("", None, 0.0),))
+    assert view(ledger, DEVICES) == StreamView(DEVICES, minute, Series.of([SeriesView("", None, 0.0)]))
 
 
 def test_key_deliveries_are_counted_by_day(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:

@@ -19,7 +19,9 @@ from prometheus_client.registry import Collector
 from exporter.httpd.address import Address
 from exporter.httpd.messages import Handler
 from exporter.httpd.web_config import WebConfig
+from exporter.serving.exposition import Exposition
 from exporter.serving.routes import create_app, make_server
+from exporter.views import Snapshot
 from tests.support.browser import chromium, visit
 from tests.support.certificates import PASSWORD, USER, Site, hash_of
 from tests.support.examples import example_jobs
@@ -231,7 +233,7 @@ def _app() -> Handler:
     registry = CollectorRegistry()
     registry.register(Many())
     return create_app(
-        registry,
+        Exposition(registry, Snapshot, lambda: 0.0, lambda: 0.0).render,
         healthy=lambda: None,
         ready=lambda: None,
         page=lambda _: "",

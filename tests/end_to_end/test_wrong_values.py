@@ -14,7 +14,7 @@ from exporter.counting.ledger import Ledger
 from exporter.model import DAY_MINUTES, OTHER, Group, Minute, MinuteRange, Stream, Target, minute_of
 from exporter.storage.state import State, open_state
 from exporter.units import UNIT, to_units
-from exporter.views import MerchantView, SeriesView
+from exporter.views import MerchantView, Series, SeriesView
 from tests.support.audience import folder_in_memory
 from tests.support.fakes import FakeClock
 
@@ -84,7 +84,7 @@ class Api:
         return self.ledger.snapshot.merchants["m"]
 
     @property
-    def series(self) -> tuple[SeriesView, ...]:
+    def series(self) -> Series:
         return self.merchant.streams[self.stream].series
 
     def play(self, label: str, value: float = PLAYS) -> None:

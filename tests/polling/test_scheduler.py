@@ -29,11 +29,15 @@ def start() -> Iterator[Start]:
     started = []
 
     def begin(
-        rounds: dict[str, Callable[[], None]], beat: Callable[[], None] = nothing, clock: Any = None, second: int = 30
+        rounds: dict[str, Callable[[], None]],
+        beat: Callable[[], None] = nothing,
+        clock: Any = None,
+        second: int = 30,
+        hourly: Callable[[], None] = nothing,
     ) -> Scheduler:
         schedule = Scheduler(clock or SystemClock())
         started.append(schedule)
-        schedule.start(beat)
+        schedule.start(beat, hourly=hourly)
         schedule.plan(second, rounds)
         return schedule
 
@@ -70,6 +74,22 @@ def test_a_round_begins_at_once_and_then_at_its_second(start: Start) -> None:
         following = runs[f"round {name}"]
         assert (following.second, following.microsecond) == (17, 0)
         assert following - datetime.now(UTC) <= timedelta(minutes=1)
+
+
+def test_what_is_hourly_runs_each_hour(start: Start) -> None:
+    """For the first time after an hour."""
+
+    def search() -> None:
+        """Do nothing."""
+
+    schedule = start({}, hourly=search)
+    job = jobs(schedule)["hourly"]
+    now = datetime.now(UTC)
+    assert job.func is search
+    assert timedelta(minutes=59) < job.next_run_time - now <= timedelta(hours=1)
+    assert job.trigger.get_next_fire_time(job.next_run_time, job.next_run_time) - job.next_run_time == timedelta(
+        hours=1
+    )
 
 
 def test_a_round_is_due_every_minute(start: Start) -> None:
@@ -243,7 +263,9 @@ def test_a_changed_clock_is_noticed(start: Start, step: float) -> None:
     with structlog.testing.capture_logs() as logs:
         schedule.watch_clock()
         schedule.watch_clock()
-    assert all(run < far - timedelta(minutes=50) for run in next_runs(schedule).values())
+    runs = next_runs(schedule)
+    assert runs.pop("hourly") <= far + timedelta(minutes=1)
+    assert all(run < far - timedelta(minutes=50) for run in runs.values())
     assert [(each["event"], each["seconds"]) for each in logs] == [("the clock was set", step)]
 
 

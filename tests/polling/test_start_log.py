@@ -18,7 +18,7 @@ from exporter.simulator.faults import Faults, FaultSwitch
 from exporter.simulator.gate import Credentials
 from exporter.simulator.series import World as SimulatedWorld
 from exporter.storage.state import open_state
-from exporter.views import Judgement, LinkView, MediaView, MerchantView, SeriesView, Snapshot, StreamView
+from exporter.views import Judgement, LinkView, MediaView, MerchantView, Series, SeriesView, Snapshot, StreamView
 from tests.support.audience import folder_in_memory
 from tests.support.direct import URL, DirectAdapter
 from tests.support.fakes import FakeClock
@@ -47,7 +47,7 @@ class World:
         streams = [Stream(name, media_id, Target.PLAY_COUNT, Group.ALL) for media_id in ("", "a", "b")]
         return MerchantView(
             name,
-            streams={stream: StreamView(stream, None, ()) for stream in streams},
+            streams={stream: StreamView(stream, None, Series.of(())) for stream in streams},
             media={media_id: MediaView(media_id) for media_id in ("a", "b")},
             link=LinkView(name),
         )
@@ -65,7 +65,7 @@ class World:
         streams = dict(merchant.streams)
         for stream in streams:
             if stream.media_id in media_ids:
-                streams[stream] = StreamView(stream, through, (SeriesView("", 1.0, plays),))
+                streams[stream] = StreamView(stream, through, Series.of([SeriesView("", 1.0, plays)]))
         self.merchants[name] = replace(merchant, streams=streams)
         self.link(name, up=True)
 

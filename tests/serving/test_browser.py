@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
-from prometheus_client import CollectorRegistry
 
 from exporter.httpd.address import Address
 from exporter.serving.page import media_page
@@ -56,7 +55,7 @@ class StatusServer:
         self.status = status
         self.failing = False
         app = create_app(
-            CollectorRegistry(),
+            lambda *_: (),
             healthy=lambda: None,
             ready=lambda: None,
             page=self._page,

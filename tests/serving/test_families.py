@@ -1,6 +1,6 @@
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -13,16 +13,18 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Sample
 
 from exporter.model import Group, Stream, Target, end_of, minute_of, start_of
-from exporter.serving.collector import SnapshotCollector, build_registry, families
+from exporter.serving.collector import SnapshotCollector
 from exporter.serving.families import FAMILIES, Family
 from exporter.serving.instruments import Instruments
 from exporter.views import (
+    EndpointView,
     Incident,
     IncidentState,
     Judgement,
     LinkView,
     MediaView,
     MerchantView,
+    Series,
     SeriesView,
     Severity,
     Snapshot,
@@ -47,7 +49,7 @@ def stream_view(
     merchant_id: str = "acme",
     through: int | None = THROUGH,
 ) -> StreamView:
-    return StreamView(Stream(merchant_id, media_id, target, group), through, series)
+    return StreamView(Stream(merchant_id, media_id, target, group), through, Series.of(series))
 
 
 def merchant_view(*views: StreamView, merchant_id: str = "acme", media: tuple[MediaView, ...] = ()) -> MerchantView:
@@ -60,6 +62,11 @@ def merchant_view(*views: StreamView, merchant_id: str = "acme", media: tuple[Me
 
 def snapshot_of(*merchants: MerchantView) -> Snapshot:
     return Snapshot(MappingProxyType({merchant.merchant_id: merchant for merchant in merchants}))
+
+
+def families(snapshot: Snapshot, oldest: float) -> Iterator[Metric]:
+    """What prometheus_client collects of a snapshot."""
+    return SnapshotCollector(lambda: snapshot, lambda: oldest).collect()
 
 
 def sample_map(metrics: list[Metric]) -> Samples:
@@ -153,7 +160,17 @@ def everything() -> Snapshot:
                 incident=incident("", 0.5, 400.0, 8000.0),
                 timezone_offset=0.0,
                 learning_seconds=90.0,
-                link=LinkView(merchant_id, True, 45, 6, 1.5, 1.25, NOW, round_timestamp=NOW),
+                link=LinkView(
+                    merchant_id,
+                    True,
+                    45,
+                    6,
+                    1.5,
+                    1.25,
+                    NOW,
+                    round_timestamp=NOW,
+                    requests=(EndpointView("medias", {"200": 7, "error": 0}),),
+                ),
             )
         )
     return snapshot_of(*merchants)
@@ -170,12 +187,12 @@ def duplicates(metrics: Iterable[Metric]) -> list[str]:
 
 def whole_registry() -> CollectorRegistry:
     telemetry = Instruments()
-    telemetry.observe_request("acme", "aggregations", "200", 0.2)
-    telemetry.observe_request("acme", "aggregations", "error", 12)
+    telemetry.observe_request("aggregations", 0.2)
     telemetry.observe_revision(200)
     telemetry.reloaded(ok=True, at=NOW)
     snapshot = everything()
-    return build_registry(telemetry, SnapshotCollector(lambda: snapshot, lambda: MAX_STALENESS, lambda: NOW))
+    telemetry.registry.register(SnapshotCollector(lambda: snapshot, lambda: OLDEST))
+    return telemetry.registry
 
 
 @pytest.mark.parametrize(
@@ -326,7 +343,7 @@ def test_a_name_that_is_invalid_in_utf8_does_not_fail_the_scrape() -> None:
     """Half a surrogate pair, which JSON can contain, is exported as a question mark."""
     snapshot = snapshot_of(merchant_view(media=(MediaView("m1", "News \ud83d"),)))
     registry = CollectorRegistry()
-    registry.register(SnapshotCollector(lambda: snapshot, lambda: MAX_STALENESS, lambda: NOW))
+    registry.register(SnapshotCollector(lambda: snapshot, lambda: OLDEST))
     assert b'name="News ?"' in generate_latest(registry)
 
 
@@ -363,6 +380,17 @@ def test_metrics_about_the_connection() -> None:
         'smartstream_api_token_expiry_timestamp_seconds{merchant_id="büro"}': NOW + 60,
     }
     assert of_links(replace(known, up=True))['smartstream_up{merchant_id="büro"}'] == 1
+
+
+def test_requests_are_exported_by_endpoint_and_code() -> None:
+    """A counter for each code of each endpoint, those without a request included."""
+    requests = (EndpointView("medias", {"200": 7, "error": 0}), EndpointView("auth-token", {"200": 1}))
+    exported = of_links(LinkView("acme", requests=requests))
+    assert {key: value for key, value in exported.items() if "requests_total" in key} == {
+        'smartstream_api_requests_total{code="200",endpoint="medias",merchant_id="acme"}': 7,
+        'smartstream_api_requests_total{code="error",endpoint="medias",merchant_id="acme"}': 0,
+        'smartstream_api_requests_total{code="200",endpoint="auth-token",merchant_id="acme"}': 1,
+    }
 
 
 def test_failing_and_missing_media_are_exported() -> None:
@@ -458,12 +486,8 @@ def test_a_wrong_time_zone_is_exported(offset: float) -> None:
 
 
 def test_only_families_with_samples_are_exported() -> None:
-    """An empty snapshot gives an empty page; `describe` still names all families, without samples."""
-    collector = SnapshotCollector(Snapshot, lambda: MAX_STALENESS, lambda: NOW)
-    assert list(collector.collect()) == []
-    described = list(collector.describe())
-    assert len(described) == len(FAMILIES)
-    assert all(metric.samples == [] for metric in described)
+    """An empty snapshot gives an empty page."""
+    assert list(families(Snapshot(), OLDEST)) == []
 
 
 def test_everything_together_exports_each_family_once() -> None:
@@ -514,7 +538,7 @@ def test_a_scrape_reads_the_snapshot_once() -> None:
         total = SeriesView("", float(len(reads)), 1)
         return snapshot_of(merchant_view(*(stream_view(target, Group.ALL, total) for target in Target)))
 
-    collector = SnapshotCollector(newest, lambda: MAX_STALENESS, lambda: NOW)
+    collector = SnapshotCollector(newest, lambda: OLDEST)
     totals = [s.value for metric in collector.collect() for s in metric.samples if s.name.endswith("s_total")]
     assert reads == [0]
     assert set(totals) == {0.0, 1.0}  # revisions, lost minutes and resets are 0
@@ -540,10 +564,3 @@ def test_both_formats_have_the_same_samples() -> None:
     assert sample_map(list(parsed)) == collected
     assert len(collected) > 500
     assert not [name for name, _ in collected if name.endswith("_created")]
-
-
-def test_a_page_can_be_restricted_to_some_names() -> None:
-    """A scrape with `name[]` gets only these families."""
-    restricted = whole_registry().restricted_registry(["smartstream_up", "smartstream_plays_total"])
-    names = {sample.name for metric in restricted.collect() for sample in metric.samples}
-    assert names == {"smartstream_up", "smartstream_plays_total"}

@@ -6,16 +6,12 @@ from prometheus_client import REGISTRY, generate_latest
 from exporter.serving.instruments import Instruments
 
 
-def test_requests_are_shown_before_the_first() -> None:
-    """Each known code of each endpoint is 0 at the start, so that `increase()` counts the first
-    response of its kind.
-    """
+def test_durations_are_shown_before_the_first_request() -> None:
+    """The histogram of each endpoint is there from the start."""
     telemetry = Instruments()
-    telemetry.expect(["acme"])
     for endpoint in ("aggregations", "auth-token", "live_events", "medias"):
-        for code in ("200", "400", "401", "403", "404", "429", "500", "502", "503", "504", "error"):
-            names = {"merchant_id": "acme", "endpoint": endpoint, "code": code}
-            assert telemetry.registry.get_sample_value("smartstream_api_requests_total", names) == 0
+        name, names = "smartstream_api_request_duration_seconds_count", {"endpoint": endpoint}
+        assert telemetry.registry.get_sample_value(name, names) == 0
 
 
 def test_the_state_file_and_the_log_are_read_at_each_scrape() -> None:
@@ -32,35 +28,15 @@ def test_the_state_file_and_the_log_are_read_at_each_scrape() -> None:
     assert value("smartstream_log_lines_dropped_total") == 9
 
 
-def test_requests_are_counted() -> None:
-    """A request is counted by merchant, endpoint and code; its duration by endpoint."""
+def test_the_duration_of_requests_is_observed() -> None:
+    """A request is in the bucket of its duration, by endpoint."""
     telemetry = Instruments()
-    telemetry.expect(["acme"])
-    telemetry.observe_request("acme", "aggregations", "200", 0.2)
-    telemetry.observe_request("acme", "aggregations", "error", 12)
+    telemetry.observe_request("aggregations", 0.2)
+    telemetry.observe_request("aggregations", 12)
     value = telemetry.registry.get_sample_value
-    for code in ("200", "error"):
-        names = {"merchant_id": "acme", "endpoint": "aggregations", "code": code}
-        assert value("smartstream_api_requests_total", names) == 1
     assert value("smartstream_api_request_duration_seconds_sum", {"endpoint": "aggregations"}) == 12.2
     bucket = {"endpoint": "aggregations", "le": "0.25"}
     assert value("smartstream_api_request_duration_seconds_bucket", bucket) == 1
-
-
-def test_the_requests_of_a_removed_merchant_go() -> None:
-    """When the configuration does not have a merchant any more its counters go, and a late answer brings none back."""
-    telemetry = Instruments()
-    telemetry.expect(["acme", "other"])
-    telemetry.expect(["other"])
-    telemetry.observe_request("acme", "aggregations", "200", 0.2)
-    value = telemetry.registry.get_sample_value
-    found = [
-        value("smartstream_api_requests_total", {"merchant_id": each, "endpoint": "medias", "code": "200"})
-        for each in ("acme", "other")
-    ]
-    assert found == [None, 0]
-    names = {"merchant_id": "acme", "endpoint": "aggregations", "code": "200"}
-    assert value("smartstream_api_requests_total", names) is None
 
 
 def test_the_age_of_revisions_is_observed() -> None:
@@ -99,7 +75,7 @@ def test_only_merchants_with_media_files_have_their_metric() -> None:
 def test_the_build_and_the_process_are_exported() -> None:
     """The release, the Python and the process are on the page; creation times are not."""
     telemetry = Instruments("1.2.3")
-    telemetry.observe_request("acme", "aggregations", "200", 0.2)
+    telemetry.observe_request("aggregations", 0.2)
     page = generate_latest(telemetry.registry).decode()
     assert 'smartstream_build_info{python="3.' in page
     assert 'version="1.2.3"} 1.0' in page

@@ -20,9 +20,11 @@ from exporter.errors import InputError
 from exporter.httpd.address import Address, listen, parse_address
 from exporter.httpd.messages import Handler, Request
 from exporter.httpd.server import Server
+from exporter.serving.exposition import Exposition
 from exporter.serving.instruments import Instruments
 from exporter.serving.paths import METRICS
 from exporter.serving.routes import create_app, make_server
+from exporter.views import Snapshot
 from tests.support import processes
 from tests.support.processes import PATIENCE
 
@@ -44,7 +46,7 @@ class Parts:
 
     def app(self) -> Handler:
         return create_app(
-            self.registry,
+            Exposition(self.registry, Snapshot, lambda: 0.0, lambda: 0.0).render,
             healthy=self.healthy,
             ready=self.ready,
             page=self.page,
@@ -74,7 +76,7 @@ def request(app: Handler, path: str, method: str = "GET", **headers: str) -> Rep
     path, _, query = path.partition("?")
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     response = app(Request(method, path, query, named))
-    return Reply(response.status, dict(response.headers), response.body)
+    return Reply(response.status, dict(response.headers), bytes(response.body))
 
 
 @pytest.mark.parametrize(
@@ -321,7 +323,7 @@ def test_metrics_can_be_restricted_by_name() -> None:
 def test_every_name_on_the_page_can_be_selected(accept: str) -> None:
     """The name of each sample and of each family selects only what it names, from any collector."""
     telemetry = Instruments()
-    telemetry.observe_request("m", "medias", "200", 0.1)
+    telemetry.observe_request("medias", 0.1)
     app = Parts(registry=telemetry.registry).app()
     page = request(app, "/metrics", accept=accept).body.decode()
     parse: Any = parse_openmetrics if accept.startswith("application") else parse_text

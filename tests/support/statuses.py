@@ -21,6 +21,7 @@ from exporter.views import (
     LinkView,
     MediaView,
     MerchantView,
+    Series,
     SeriesView,
     Severity,
     Snapshot,
@@ -37,7 +38,7 @@ PARTS = 96
 
 def stream_view(media_id: str, target: Target, through: int | None, *last: float | None) -> StreamView:
     """A stream of merchant acme whose series have these last values."""
-    series = tuple(SeriesView("", None, value) for value in last)
+    series = Series.of(SeriesView("", None, value) for value in last)
     return StreamView(Stream("acme", media_id, target, Group.ALL), through, series)
 
 

@@ -1,0 +1,177 @@
+"""The samples of each view of a snapshot, and the families in the order of the page. Pure.
+
+Two renderers share this: `collector` hands the samples to prometheus_client, `lines` writes them itself and keeps what
+it has written.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from exporter.model import Group, end_of
+from exporter.serving.families import (
+    CONNECTION,
+    DATA_TIMESTAMP,
+    MEDIA,
+    MEDIA_INFO,
+    MERCHANT,
+    MERCHANT_DATA_TIMESTAMP,
+    REQUESTS,
+    STREAMS,
+    Family,
+    View,
+    ViewFamily,
+)
+from exporter.views import EndpointView, LinkView, MediaView, MerchantView, Snapshot, StreamView
+
+Part = TypeVar("Part")
+
+
+class Samples(NamedTuple):
+    """Samples of one family that have the same labels but for one.
+
+    Attributes:
+        labels: The labels that all have.
+        by: The name of the label that differs; "" where there is no such label, and one sample at most.
+        values: The values with the value of that label.
+    """
+
+    labels: Mapping[str, str]
+    by: str
+    values: Sequence[tuple[str, float]]
+
+
+class StreamPart(NamedTuple, Generic[Part]):
+    """What is shown of a stream.
+
+    Attributes:
+        kind: Its place in `STREAMS`.
+        end: The end of its newest settled minute (Unix seconds); minus infinity without one.
+        counter: Its part of the counter.
+        gauge: Its part of the gauge, however old that is.
+        timestamp: Its part of the timestamps.
+    """
+
+    kind: int
+    end: float
+    counter: Part
+    gauge: Part
+    timestamp: Part
+
+
+class Renderer(Protocol[Part]):
+    """Makes the parts that views have in families."""
+
+    def streams(self, merchant: MerchantView) -> Iterable[StreamPart[Part]]:
+        """Those of the streams of a merchant."""
+
+    def merchant(self, merchant: MerchantView) -> Sequence[Part]:
+        """Those of a merchant, one for each of `MERCHANT`."""
+
+    def link(self, link: LinkView) -> Sequence[Part]:
+        """Those of a connection, one for each of `CONNECTION`."""
+
+    def endpoints(self, link: LinkView) -> Iterable[Part]:
+        """Those of the endpoints of a connection, in the family `REQUESTS`."""
+
+    def media(self, merchant: MerchantView, configured: Sequence[str]) -> Iterable[Sequence[Part]]:
+        """Those of the media of a merchant, for `MEDIA_INFO` with these configured labels, and for each of `MEDIA`."""
+
+
+def by_family(snapshot: Snapshot, oldest: float, renderer: Renderer[Part]) -> Iterator[tuple[Family, Sequence[Part]]]:
+    """The families of the page, each with the parts of all views. Parts, and families, can be empty.
+
+    Args:
+        snapshot: What has been counted.
+        oldest: Gauges of minutes that ended before it (Unix seconds) are left out.
+        renderer: Makes the parts.
+    """
+    merchants = snapshot.merchants.values()
+    links = [each.link for each in merchants if each.link is not None]
+    streams: list[list[StreamPart[Part]]] = [[] for _ in STREAMS]
+    for merchant in merchants:
+        for part in renderer.streams(merchant):
+            streams[part.kind].append(part)
+    for shown, parts in zip(STREAMS.values(), streams, strict=True):
+        if shown.counter:
+            yield shown.counter, [part.counter for part in parts]
+        if shown.gauge:
+            yield shown.gauge, [part.gauge for part in parts if part.end >= oldest]
+    for family, of_whole in ((DATA_TIMESTAMP, False), (MERCHANT_DATA_TIMESTAMP, True)):
+        kinds = zip(STREAMS, streams, strict=True)
+        yield family, [part.timestamp for (whole, *_), parts in kinds if whole == of_whole for part in parts]
+    # Without merchants or connections, there is nothing of these.
+    yield from zip(MERCHANT, zip(*map(renderer.merchant, merchants), strict=True), strict=False)
+    yield from zip(CONNECTION, zip(*map(renderer.link, links), strict=True), strict=False)
+    yield REQUESTS, [part for link in links for part in renderer.endpoints(link)]
+    configured = _configured(merchants)
+    media = [parts for merchant in merchants for parts in renderer.media(merchant, configured)]
+    yield from zip((MEDIA_INFO, *MEDIA), zip(*media, strict=True), strict=False)
+
+
+def _configured(merchants: Iterable[MerchantView]) -> Sequence[str]:
+    """The names of the labels that are configured for any media. All have them, as a family must."""
+    names = {name for merchant in merchants for media in merchant.media.values() for name in media.labels}
+    return sorted(names - {*MEDIA_INFO.labels})
+
+
+# ---- one view ----
+
+_KINDS = {kind: place for place, kind in enumerate(STREAMS)}
+
+
+def of_stream(view: StreamView) -> StreamPart[Samples]:
+    """The samples of a stream."""
+    stream, series = view.stream, view.series
+    kind = not stream.media_id, stream.target, stream.group
+    labels = _labels(stream.merchant_id, stream.media_id)
+    by = "" if stream.group is Group.ALL else stream.group.value
+    counter = series.totals if STREAMS[kind].counter else ()
+    gauge = series.lasts if STREAMS[kind].gauge and view.through is not None else ()
+    end = float("-inf") if view.through is None else end_of(view.through)
+    timestamp = [] if view.through is None else [("", end)]
+    which = {**labels, "target": stream.target.value, "group": stream.group.value}
+    return StreamPart(
+        _KINDS[kind], end, Samples(labels, by, counter), Samples(labels, by, gauge), Samples(which, "", timestamp)
+    )
+
+
+def of_merchant(view: MerchantView) -> Sequence[Samples]:
+    """The samples of a merchant, for each of `MERCHANT`."""
+    labels = _labels(view.merchant_id)
+    return [_of_view(family, labels, view) for family in MERCHANT]
+
+
+def of_link(view: LinkView) -> Sequence[Samples]:
+    """The samples of a connection, for each of `CONNECTION`."""
+    labels = _labels(view.merchant_id)
+    return [_of_view(family, labels, view) for family in CONNECTION]
+
+
+def of_endpoint(merchant_id: str, view: EndpointView) -> Samples:
+    """The samples of an endpoint of the API, in the family `REQUESTS`."""
+    return _of_view(REQUESTS, {**_labels(merchant_id), "endpoint": view.endpoint}, view)
+
+
+def of_media(merchant_id: str, view: MediaView, configured: Iterable[str]) -> Sequence[Samples]:
+    """The samples of a media, for `MEDIA_INFO` and for each of `MEDIA`."""
+    labels = _labels(merchant_id, view.media_id)
+    # "" where a label has not been given a value.
+    labels_of_info = {
+        **labels,
+        "name": view.name,
+        "ref_id": view.ref_id,
+        "encode_type": view.encode_type,
+        **{name: view.labels.get(name, "") for name in configured},
+    }
+    return [Samples(labels_of_info, "", [("", 1)]), *(_of_view(family, labels, view) for family in MEDIA)]
+
+
+def _of_view(family: ViewFamily[View], labels: Mapping[str, str], view: View) -> Samples:
+    value = family.read(view)
+    if isinstance(value, Mapping):
+        return Samples(labels, family.labels[-1], list(value.items()))
+    return Samples(labels, "", () if value is None else [("", value)])
+
+
+def _labels(merchant_id: str, media_id: str = "") -> dict[str, str]:
+    return {"merchant_id": merchant_id, "media_id": media_id} if media_id else {"merchant_id": merchant_id}
