@@ -1,6 +1,8 @@
 """The object graph, where no other test reaches it: what is read of it, and another configuration in its place."""
 
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +23,7 @@ from exporter.serving.instruments import Instruments
 from exporter.storage.state import State, open_state
 from exporter.views import Day, Hour, Judgement, LinkView, MediaView, MerchantView, Thresholds, Verdict
 from tests.support.fakes import FakeClock
+from tests.support.processes import PATIENCE, wait_until
 from tests.support.statuses import NOW, THROUGH, incident
 
 
@@ -223,3 +226,28 @@ def test_a_reader_sees_one_configuration_or_the_other(world: World, monkeypatch:
     polling.configure(settings_of({"a": "n", "b": "m"}))
     assert seen == [{"a": {"m"}}] * 2
     assert shown(polling) == {"a": {"n"}, "b": {"m"}}
+
+
+def test_a_snapshot_does_not_wait_for_the_disk(world: World) -> None:
+    """While a write hangs, with requests that wait to be noted behind it, a scrape shows what is counted."""
+    polling = world.begin(settings_of({"a": "m", "b": "m"}))
+    writing, end = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        with world.state.transaction():
+            writing.set()
+            end.wait(PATIENCE)
+
+    threads = [threading.Thread(target=hang)]
+    threads += [threading.Thread(target=parts.budget.take) for parts in polling.parts.values()]
+    with ThreadPoolExecutor(1) as pool:
+        for thread in threads:
+            thread.start()
+            assert writing.wait(PATIENCE)
+        wait_until("the requests wait", lambda: all(each.budget._mutex.locked() for each in polling.parts.values()))
+        try:
+            assert set(pool.submit(polling.snapshot).result(PATIENCE).merchants) == {"a", "b"}
+        finally:
+            end.set()
+    for thread in threads:
+        thread.join(PATIENCE)

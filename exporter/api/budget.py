@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from exporter.clock import Clock
 from exporter.errors import BudgetSpent
@@ -45,6 +46,24 @@ class Slot:
             self.at = self._clock.monotonic()
 
 
+class _Rate(NamedTuple):
+    """The allowed requests per minute, which grow by one a minute.
+
+    Attributes:
+        limit: The most.
+        allowed: Those at `since`.
+        since: When they begin to grow (monotonic seconds).
+    """
+
+    limit: int
+    allowed: float
+    since: float
+
+    def at(self, now: float) -> float:
+        """Those at a monotonic time."""
+        return min(float(self.limit), self.allowed + max(0.0, now - self.since) / 60)
+
+
 class RequestBudget:
     """The budget of one merchant. Thread-safe.
 
@@ -72,22 +91,20 @@ class RequestBudget:
         """
         self._state = state
         self._merchant_id = merchant_id
-        self._limit = limit
         self._clock = clock
         self._margin = max(RESTART_MARGIN, timeout)
         self._boot = _boot_id() if boot is None else boot
         self._mutex = threading.Lock()
         self._sends: deque[Slot] = deque()
-        self._allowed = float(limit)
-        self._since = clock.monotonic()
-        self._blocked_until = self._since
+        # Scrapes read it without the mutex, whose holder may wait for the disk: another one takes its place.
+        self._rate = _Rate(limit, float(limit), clock.monotonic())
+        self._blocked_until = self._rate.since
         self._load()
 
     @property
     def allowed(self) -> float:
         """Requests per minute that are allowed now."""
-        with self._mutex:
-            return self._grown(self._clock.monotonic())
+        return self._rate.at(self._clock.monotonic())
 
     @property
     def held(self) -> bool:
@@ -98,11 +115,10 @@ class RequestBudget:
         """Allow so many requests in any 60 seconds from now on."""
         with self._mutex:
             now = self._clock.monotonic()
-            allowed = self._grown(now)
+            allowed, before = self._rate.at(now), self._rate
             # A rate that was not reduced is that of the limit.
-            self._allowed = float(requests_per_minute) if allowed >= self._limit else min(allowed, requests_per_minute)
-            self._since = max(self._since, now)
-            self._limit = requests_per_minute
+            reduced = min(allowed, requests_per_minute) if allowed < before.limit else float(requests_per_minute)
+            self._rate = _Rate(requests_per_minute, reduced, max(before.since, now))
 
     def wait(self) -> float:
         """Seconds until the next request may be sent; 0 if it may be now."""
@@ -130,7 +146,7 @@ class RequestBudget:
                 db.execute(
                     "DELETE FROM sends WHERE merchant_id = ? AND send_id <= "
                     "(SELECT send_id FROM sends WHERE merchant_id = ? ORDER BY send_id DESC LIMIT 1 OFFSET ?)",
-                    (self._merchant_id, self._merchant_id, self._limit),
+                    (self._merchant_id, self._merchant_id, self._rate.limit),
                 )
                 # A hold has ended. After a reboot with the clock set back, that could not be known.
                 db.execute(
@@ -152,9 +168,8 @@ class RequestBudget:
             window = self._window(now)
             wait = window[0] + WINDOW - now if retry_after is None and window else retry_after or 0.0
             self._block(now, wait)
-            if first_of_burst:
-                self._allowed = max(1.0, self._grown(now) / 2)
-            self._since = self._blocked_until
+            allowed = max(1.0, self._rate.at(now) / 2) if first_of_burst else self._rate.allowed
+            self._rate = self._rate._replace(allowed=allowed, since=self._blocked_until)
             self._save(now)
 
     def hold(self, seconds: float) -> None:
@@ -163,9 +178,6 @@ class RequestBudget:
             now = self._clock.monotonic()
             self._block(now, seconds)
             self._save(now)
-
-    def _grown(self, now: float) -> float:
-        return min(float(self._limit), self._allowed + max(0.0, now - self._since) / 60)
 
     def _block(self, now: float, seconds: float) -> None:
         self._blocked_until = max(self._blocked_until, now + min(max(seconds, 1.0), LONGEST_WAIT))
@@ -177,8 +189,8 @@ class RequestBudget:
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     self._merchant_id,
-                    self._allowed,
-                    self._since - now,
+                    self._rate.allowed,
+                    self._rate.since - now,
                     self._blocked_until - now,
                     self._clock.now(),
                     self._boot,
@@ -188,7 +200,7 @@ class RequestBudget:
 
     def _wait(self, now: float) -> float:
         window = self._window(now)
-        allowed = max(1, int(self._grown(now)))
+        allowed = max(1, int(self._rate.at(now)))
         blocked = self._blocked_until - now
         if len(window) < allowed:
             return blocked
@@ -216,8 +228,8 @@ class RequestBudget:
         if budget is not None:
             allowed, grows_in, held_for, *written = budget
             age = self._age(*written)
-            self._allowed = min(allowed, float(self._limit))
-            self._since = now + min(grows_in, LONGEST_WAIT) - age
+            since = now + min(grows_in, LONGEST_WAIT) - age
+            self._rate = self._rate._replace(allowed=min(allowed, float(self._rate.limit)), since=since)
             self._blocked_until = now + min(held_for, LONGEST_WAIT) - age
         if self._state.salvaged:
             # Unknown requests count as a budget that was spent just now.
