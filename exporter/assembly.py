@@ -25,6 +25,7 @@ from exporter.merchant_views import MerchantViews
 from exporter.polling.parts import MerchantParts
 from exporter.polling.poller import MerchantPoller
 from exporter.serving.instruments import Instruments
+from exporter.serving.lines import render_stream
 from exporter.storage.state import State
 from exporter.views import Day, Hour, Snapshot
 
@@ -77,7 +78,7 @@ class Polling:
         self._telemetry = telemetry
         self._machine = clock
         self._adapter = adapter
-        self.ledger = Ledger(state, settings, telemetry.observe_revision)
+        self.ledger = Ledger(state, settings, telemetry.observe_revision, render_stream)
         self.clock = ApiClock(clock, self.ledger.correct_start)
         self.started = clock.now()
         self.requests = RequestLog()

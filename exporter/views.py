@@ -31,6 +31,24 @@ class SeriesView:
     last: float | None
 
 
+class StreamLines(NamedTuple):
+    """The lines of a stream on `/metrics`.
+
+    Attributes:
+        kind: Which families they are in: the place of its kind in `serving.families.STREAMS`.
+        end: The end of its newest settled minute (Unix seconds); minus infinity without one.
+        counter: Those of its counter.
+        gauge: Those of its gauge, however old that is.
+        timestamp: The one with `end`.
+    """
+
+    kind: int
+    end: float
+    counter: bytes
+    gauge: bytes
+    timestamp: bytes
+
+
 class Series(Sequence[SeriesView]):
     """The label values of a stream, in the order in which they were first seen. Never changed.
 
@@ -88,17 +106,24 @@ class Series(Sequence[SeriesView]):
 
 @dataclass(frozen=True, slots=True)
 class StreamView:
-    """One stream.
+    """One stream. Another one takes its place when anything changes.
 
     Attributes:
         stream: The stream.
         through: The newest settled minute that it has counted, or None before its first response.
         series: Its label values.
+        lines: Its lines on `/metrics`, None until `serving` has rendered them.
     """
 
     stream: Stream
     through: Minute | None
     series: Series
+    lines: StreamLines | None = field(default=None, init=False, compare=False, repr=False)
+
+    def keep(self, lines: StreamLines) -> StreamLines:
+        """Keep the lines, which depend on nothing else."""
+        object.__setattr__(self, "lines", lines)
+        return lines
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,18 +57,26 @@ class _Zeros:
 class Ledger:
     """All streams of the configuration and what they have counted. Thread-safe."""
 
-    def __init__(self, state: State, settings: Settings, on_revision: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        state: State,
+        settings: Settings,
+        on_revision: Callable[[float], None],
+        on_view: Callable[[StreamView], object] = lambda _: None,
+    ) -> None:
         """Create a ledger that publishes nothing before `configure`.
 
         Args:
             state: The state file.
             settings: The configuration.
             on_revision: Called for each revision with the age of its minute (seconds).
+            on_view: Called with each view of a stream before a snapshot has it.
         """
         self._state = state
         self._zone = settings.api.timezone
         self._poll = settings.poll
         self._on_revision = on_revision
+        self._on_view = on_view
         self._mutex = threading.Lock()
         self._rows: dict[Stream, StreamRow] = {}
         self._merchants: dict[str, MerchantRow] = {}
@@ -285,8 +293,7 @@ class Ledger:
                     views[stream] = ledger_rows.read_series(db, stream, self._rows[stream])
             self._zeros = waiting
             for stream, series in views.items():
-                streams = self._views[stream.merchant_id]
-                streams[stream] = replace(streams[stream], series=series)
+                self._put(replace(self._views[stream.merchant_id][stream], series=series))
             for merchant_id in {stream.merchant_id for stream in views}:
                 self._publish(merchant_id)
 
@@ -346,12 +353,16 @@ class Ledger:
     def _show(self, stream: Stream, row: StreamRow, series: Series) -> None:
         """Let the next snapshot, and `plays`, have what a stream has counted."""
         through = row.through if row.answered else None
-        self._views[stream.merchant_id][stream] = StreamView(stream, through, series)
+        self._put(StreamView(stream, through, series))
         if stream.target is Target.PLAY_COUNT and stream.group is Group.ALL and row.rate is not None:
             last = series[0].last
             # Without a value for the newest minute, assume no change.
             plays = Plays(row.rate, row.rate if last is None else last, row.through)
             self._plays[stream.merchant_id][stream.media_id] = plays
+
+    def _put(self, view: StreamView) -> None:
+        self._on_view(view)
+        self._views[view.stream.merchant_id][view.stream] = view
 
     def _expose_zeros(self, stream: Stream, labels: tuple[str, ...], now: float) -> None:
         if labels and stream.target.summable:

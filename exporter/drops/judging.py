@@ -55,11 +55,12 @@ class Standing:
 
     def at(self, now: float) -> Verdict:
         """What is shown at a moment (Unix seconds)."""
-        return self.verdict if self._stands(now) else self.verdict._replace(ratio=0.0)
+        # Most say that nothing is missing, and are the same in any case.
+        return self.verdict if not self.verdict.ratio or self._stands(now) else self.verdict._replace(ratio=0.0)
 
     def incident_at(self, now: float) -> Incident | None:
         """The incident that is shown at a moment (Unix seconds)."""
-        return self.incident if self._stands(now) else None
+        return self.incident if self.incident is not None and self._stands(now) else None
 
     @property
     def is_open(self) -> bool:

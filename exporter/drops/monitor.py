@@ -78,8 +78,9 @@ class Drop(NamedTuple):
 # Of media whose plays are not collected.
 NO_DROP = Drop(None, Judgement.OFF, None)
 
-# Of media of which nothing can be said.
+# Of media of which nothing can be said, and of those of which nothing can be said yet.
 BLIND = Drop(None, Judgement.NO_DATA, None)
+LEARNING = Drop(None, Judgement.LEARNING, None)
 
 
 class DropMonitor:
@@ -255,22 +256,23 @@ class DropMonitor:
 
     def drops(self, now: float) -> Mapping[str, Drop]:
         """What is to be shown at a moment (Unix seconds), by media id, "" for the whole merchant."""
-        longest = self._poll.max_lag + self._poll.max_staleness
-        return {media_id: self._drop(media_id, now, longest) for media_id in self._baselines}
+        # Minutes that ended before that are too old.
+        oldest = now - self._poll.max_lag - self._poll.max_staleness
+        return {media_id: self._drop(media_id, now, oldest) for media_id in self._baselines}
 
-    def _drop(self, media_id: str, now: float, longest: float) -> Drop:
+    def _drop(self, media_id: str, now: float, oldest: float) -> Drop:
         if self.thresholds[media_id] is None:
-            return Drop(None, Judgement.OFF, None)
-        standing, recent = self._said[media_id].standing, self._recent.get(media_id)
+            return NO_DROP
+        standing = self._said[media_id].standing
         if standing is not None:
-            judged = now - end_of(standing.verdict.minute) <= longest
+            judged = end_of(standing.verdict.minute) >= oldest
             # Without data nobody may say that a drop is over.
             shown = standing.at(now) if judged or standing.is_open else None
             judgement = Judgement.JUDGED if judged else Judgement.NO_DATA
             return Drop(shown, judgement, standing.incident_at(now))
-        fresh = recent is not None and now - end_of(recent.newest) <= longest
-        learning = fresh or not self.warmup.complete(self._stream(media_id))
-        return Drop(None, Judgement.LEARNING if learning else Judgement.NO_DATA, None)
+        recent = self._recent.get(media_id)
+        fresh = recent is not None and end_of(recent.newest) >= oldest
+        return LEARNING if fresh or not self.warmup.complete(self._stream(media_id)) else BLIND
 
     def incidents(self, now: float) -> tuple[Incident, ...]:
         """The incidents that last or begin, and those that ended in the last days, the newest onset first."""

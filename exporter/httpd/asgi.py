@@ -14,8 +14,9 @@ from exporter.httpd.tls import PIECE as TLS_PIECE
 from exporter.httpd.web_config import WebConfig
 from exporter.httpd.workers import WorkerPool
 
-# A body is handed to the connection in pieces, each after the one before has left: it is in memory once.
-_PIECE = 256 * 1024
+# A body is handed to the connection in pieces, each after the one before has left: it is in memory once. Between two of
+# them other threads run, so a usual page is one piece.
+_PIECE = 1024 * 1024
 
 # A body that is too large is read up to here before it is refused: a client that still sends would miss the response.
 _DISCARDED = 1024 * 1024

@@ -22,6 +22,9 @@ SEPARATE = 3
 # Seconds between two looks at the start. They become rarer: what has not come after hours is not awaited each second.
 LOOK_EVERY, LOOK_RARER = 1.0, 30.0
 
+# Looks take at most this part of the time: with hundreds of merchants, one takes a tenth of a second.
+LOOK_SHARE = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -198,13 +201,14 @@ class StartLog:
         now = self._clock.monotonic()
         if now < self._next_look:
             return
-        self._next_look = now + max(LOOK_EVERY, (now - self._began) / LOOK_RARER)
         merchants = self._snapshot().merchants
         self._note(merchants.keys())
         for batch in self._batches:
             oldest = batch.since - self._late
             self._log(batch, [progress(merchants[id_], oldest) for id_ in batch.merchants if id_ in merchants])
         self._batches = [batch for batch in self._batches if batch.left]
+        took = self._clock.monotonic() - now
+        self._next_look = now + max(LOOK_EVERY, (now - self._began) / LOOK_RARER, took / LOOK_SHARE)
 
     def _note(self, merchants: Collection[str]) -> None:
         """Begin to watch new merchants."""

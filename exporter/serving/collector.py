@@ -7,7 +7,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from exporter.serving import samples
-from exporter.serving.samples import Samples, StreamPart, by_family
+from exporter.serving.samples import Samples, StreamSamples, by_family
 from exporter.views import LinkView, MerchantView, Snapshot
 
 
@@ -34,7 +34,7 @@ class SnapshotCollector(Collector):
 
 
 class _AsSamples:
-    def streams(self, merchant: MerchantView) -> Iterable[StreamPart[Samples]]:
+    def streams(self, merchant: MerchantView) -> Iterable[StreamSamples]:
         return map(samples.of_stream, merchant.streams.values())
 
     def merchant(self, merchant: MerchantView) -> Sequence[Samples]:

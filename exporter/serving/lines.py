@@ -22,7 +22,7 @@ from exporter.serving.families import (
     Family,
 )
 from exporter.serving.samples import Samples, StreamPart
-from exporter.views import EndpointView, LinkView, MediaView, MerchantView, Snapshot, StreamView
+from exporter.views import EndpointView, LinkView, MediaView, MerchantView, Snapshot, StreamLines, StreamView
 
 View = TypeVar("View")
 Part = TypeVar("Part")
@@ -33,25 +33,24 @@ _TIMESTAMPS = [MERCHANT_DATA_TIMESTAMP if whole else DATA_TIMESTAMP for whole, *
 
 
 class LineRenderer:
-    """Renders views, and keeps the lines of streams, endpoints and media as long as they are shown.
+    """Renders views, and keeps the lines of endpoints and media as long as they are shown; a stream keeps its own.
 
     For one thread at a time.
     """
 
     def __init__(self) -> None:
-        self._streams = _Kept[StreamView, StreamPart[bytes]](_of_stream)
         self._endpoints = _Kept[EndpointView, bytes](_of_endpoint)
         self._media = _Kept[MediaView, Sequence[bytes]](self._of_media)
         self._configured: Sequence[str] = ()
 
     def forget_others(self, snapshot: Snapshot) -> None:
         """Forget the lines of merchants that are not in a snapshot."""
-        for kept in (self._streams, self._endpoints, self._media):
+        for kept in (self._endpoints, self._media):
             kept.forget_others(snapshot.merchants)
 
     def streams(self, merchant: MerchantView) -> Iterable[StreamPart[bytes]]:
         """The lines of the streams of a merchant."""
-        return self._streams.parts(merchant.merchant_id, merchant.streams.values())
+        return [view.lines or render_stream(view) for view in merchant.streams.values()]
 
     def merchant(self, merchant: MerchantView) -> Sequence[bytes]:
         """The lines of a merchant, for each of `MERCHANT`."""
@@ -102,15 +101,17 @@ class _Kept(Generic[View, Part]):
             del self._known[merchant_id]
 
 
-def _of_stream(_merchant_id: str, view: StreamView) -> StreamPart[bytes]:
+def render_stream(view: StreamView) -> StreamLines:
+    """Render the lines of a stream, which its view keeps. For any thread."""
     part = samples.of_stream(view)
-    return StreamPart(
+    lines = StreamLines(
         part.kind,
         part.end,
         counter=_of_family(_COUNTERS[part.kind], part.counter),
         gauge=_of_family(_GAUGES[part.kind], part.gauge),
         timestamp=_of_family(_TIMESTAMPS[part.kind], part.timestamp),
     )
+    return view.keep(lines)
 
 
 def _of_endpoint(merchant_id: str, view: EndpointView) -> bytes:

@@ -5,7 +5,7 @@ it has written.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from exporter.model import Group, end_of
 from exporter.serving.families import (
@@ -23,7 +23,7 @@ from exporter.serving.families import (
 )
 from exporter.views import EndpointView, LinkView, MediaView, MerchantView, Snapshot, StreamView
 
-Part = TypeVar("Part")
+Part_co = TypeVar("Part_co", covariant=True)
 
 
 class Samples(NamedTuple):
@@ -40,44 +40,62 @@ class Samples(NamedTuple):
     values: Sequence[tuple[str, float]]
 
 
-class StreamPart(NamedTuple, Generic[Part]):
-    """What is shown of a stream.
+class StreamPart(Protocol[Part_co]):
+    """What is shown of a stream: see `StreamLines`."""
 
-    Attributes:
-        kind: Its place in `STREAMS`.
-        end: The end of its newest settled minute (Unix seconds); minus infinity without one.
-        counter: Its part of the counter.
-        gauge: Its part of the gauge, however old that is.
-        timestamp: Its part of the timestamps.
-    """
+    @property
+    def kind(self) -> int:
+        """Its place in `STREAMS`."""
+
+    @property
+    def end(self) -> float:
+        """The end of its newest settled minute (Unix seconds)."""
+
+    @property
+    def counter(self) -> Part_co:
+        """Its part of the counter."""
+
+    @property
+    def gauge(self) -> Part_co:
+        """Its part of the gauge, however old that is."""
+
+    @property
+    def timestamp(self) -> Part_co:
+        """Its part of the timestamps."""
+
+
+class StreamSamples(NamedTuple):
+    """The samples of a stream, as `StreamLines` has its lines."""
 
     kind: int
     end: float
-    counter: Part
-    gauge: Part
-    timestamp: Part
+    counter: Samples
+    gauge: Samples
+    timestamp: Samples
 
 
-class Renderer(Protocol[Part]):
+class Renderer(Protocol[Part_co]):
     """Makes the parts that views have in families."""
 
-    def streams(self, merchant: MerchantView) -> Iterable[StreamPart[Part]]:
+    def streams(self, merchant: MerchantView) -> Iterable[StreamPart[Part_co]]:
         """Those of the streams of a merchant."""
 
-    def merchant(self, merchant: MerchantView) -> Sequence[Part]:
+    def merchant(self, merchant: MerchantView) -> Sequence[Part_co]:
         """Those of a merchant, one for each of `MERCHANT`."""
 
-    def link(self, link: LinkView) -> Sequence[Part]:
+    def link(self, link: LinkView) -> Sequence[Part_co]:
         """Those of a connection, one for each of `CONNECTION`."""
 
-    def endpoints(self, link: LinkView) -> Iterable[Part]:
+    def endpoints(self, link: LinkView) -> Iterable[Part_co]:
         """Those of the endpoints of a connection, in the family `REQUESTS`."""
 
-    def media(self, merchant: MerchantView, configured: Sequence[str]) -> Iterable[Sequence[Part]]:
+    def media(self, merchant: MerchantView, configured: Sequence[str]) -> Iterable[Sequence[Part_co]]:
         """Those of the media of a merchant, for `MEDIA_INFO` with these configured labels, and for each of `MEDIA`."""
 
 
-def by_family(snapshot: Snapshot, oldest: float, renderer: Renderer[Part]) -> Iterator[tuple[Family, Sequence[Part]]]:
+def by_family(
+    snapshot: Snapshot, oldest: float, renderer: Renderer[Part_co]
+) -> Iterator[tuple[Family, Sequence[Part_co]]]:
     """The families of the page, each with the parts of all views. Parts, and families, can be empty.
 
     Args:
@@ -87,7 +105,7 @@ def by_family(snapshot: Snapshot, oldest: float, renderer: Renderer[Part]) -> It
     """
     merchants = snapshot.merchants.values()
     links = [each.link for each in merchants if each.link is not None]
-    streams: list[list[StreamPart[Part]]] = [[] for _ in STREAMS]
+    streams: list[list[StreamPart[Part_co]]] = [[] for _ in STREAMS]
     for merchant in merchants:
         for part in renderer.streams(merchant):
             streams[part.kind].append(part)
@@ -119,7 +137,7 @@ def _configured(merchants: Iterable[MerchantView]) -> Sequence[str]:
 _KINDS = {kind: place for place, kind in enumerate(STREAMS)}
 
 
-def of_stream(view: StreamView) -> StreamPart[Samples]:
+def of_stream(view: StreamView) -> StreamSamples:
     """The samples of a stream."""
     stream, series = view.stream, view.series
     kind = not stream.media_id, stream.target, stream.group
@@ -130,7 +148,7 @@ def of_stream(view: StreamView) -> StreamPart[Samples]:
     end = float("-inf") if view.through is None else end_of(view.through)
     timestamp = [] if view.through is None else [("", end)]
     which = {**labels, "target": stream.target.value, "group": stream.group.value}
-    return StreamPart(
+    return StreamSamples(
         _KINDS[kind], end, Samples(labels, by, counter), Samples(labels, by, gauge), Samples(which, "", timestamp)
     )
 

@@ -75,6 +75,27 @@ def pass_minute(ledger: Ledger, clock: FakeClock) -> Minute:
     return newest(clock)
 
 
+def test_each_view_is_given_out_before_it_is_published(state: State, clock: FakeClock) -> None:
+    """At the start, after an answer and once a 0 has been exposed for a minute: what is published was seen before."""
+    settings, seen = configured("a"), list[StreamView]()
+    ledger = Ledger(state, settings, lambda _: None, seen.append)
+
+    def unseen() -> list[StreamView]:
+        published = ledger.snapshot.merchants["m"].streams.values()
+        assert len(published) == 8
+        return [each for each in published if not any(each is other for other in seen)]
+
+    ledger.configure(settings, clock.now())
+    assert unseen() == []
+    clock.advance(600)
+    answer(ledger, clock, COUNTRIES, {newest(clock): {"jp": 5.0}})
+    assert (view(ledger, COUNTRIES).series[0].total, unseen()) == (0, [])
+    pass_minute(ledger, clock)
+    assert (view(ledger, COUNTRIES).series[0].total, unseen()) == (5, [])
+    ledger.configure(settings, clock.now())
+    assert unseen() == []
+
+
 def test_a_stream_begins_at_zero(open_ledger: Callable[..., Ledger], clock: FakeClock) -> None:
     """Before the first answer a counter is 0, and there are neither gauges nor a timestamp."""
     ledger = open_ledger()

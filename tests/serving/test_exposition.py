@@ -276,17 +276,28 @@ def test_a_gauge_that_is_too_old_goes_although_nothing_changes(page: Page) -> No
 
 
 def test_lines_of_what_has_gone_are_forgotten(page: Page) -> None:
-    """A stream, a media or a merchant that is not shown any more takes no memory."""
-    page.snapshot = snapshot_of(stream_view("a", 1), media=[MediaView("a")])
-    page.look()
+    """A media or a merchant that is not shown any more takes no memory. The lines of a stream go with its view."""
     kept = page.exposition._lines
-    assert [len(each._known["acme"]) for each in (kept._streams, kept._media)] == [1, 1]
+    page.snapshot = snapshot_of(media=[MediaView("a")])
+    page.look()
+    assert len(kept._media._known["acme"]) == 1
     page.snapshot = snapshot_of()
     page.look()
-    assert [len(each._known["acme"]) for each in (kept._streams, kept._media)] == [0, 0]
+    assert len(kept._media._known["acme"]) == 0
     page.snapshot = Snapshot()
     page.look()
-    assert [each._known for each in (kept._streams, kept._media, kept._endpoints)] == [{}, {}, {}]
+    assert (kept._media._known, kept._endpoints._known) == ({}, {})
+
+
+def test_another_view_does_not_take_over_the_lines() -> None:
+    """A view that is made from another one has lines of its own."""
+    view = stream_view("a", 5)
+    first = lines.render_stream(view)
+    assert view.lines is first
+    other = replace(view, series=Series.of([SeriesView("", 6.0, None)]))
+    assert other.lines is None
+    assert lines.render_stream(other).counter == first.counter.replace(b" 5.0", b" 6.0")
+    assert view == replace(view)
 
 
 @pytest.mark.parametrize("renderer", FORMATS.values(), ids=FORMATS.keys())
