@@ -41,11 +41,11 @@ class Running:
         """The page `/metrics`, requested with the headers of Prometheus."""
         return gzip.decompress(self.get())
 
-    def get(self, accept: str = PROMETHEUS_ACCEPTS) -> bytes:
-        """The page `/metrics` as it is sent, compressed."""
+    def get(self, accept: str = PROMETHEUS_ACCEPTS, encoding: str = "gzip") -> bytes:
+        """The page `/metrics` as it is sent in this format and encoding."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
-            connection.request("GET", "/metrics", headers={"Accept": accept, "Accept-Encoding": "gzip"})
+            connection.request("GET", "/metrics", headers={"Accept": accept, "Accept-Encoding": encoding})
             return connection.getresponse().read()
 
     def memory(self, field: str) -> float:

@@ -23,7 +23,7 @@ BEAT = 5
 # Many merchants begin their rounds one after the other. Were it all at once, each answer would take as long as all take
 # together, and the budgets count from an answer. Where this would take longer than so many seconds, more begin in each.
 ROUNDS_A_SECOND = 6
-SPREAD = 45
+SPREAD = 55
 
 # The job threads, far more than merchants. They begin as they are needed.
 MOST_THREADS = 10_000

@@ -21,7 +21,7 @@ from exporter.serving.families import (
     STREAMS,
     Family,
 )
-from exporter.serving.samples import Samples, StreamPart
+from exporter.serving.samples import Labels, Samples, StreamPart, escaped
 from exporter.views import EndpointView, LinkView, MediaView, MerchantView, Snapshot, StreamLines, StreamView
 
 View = TypeVar("View")
@@ -130,21 +130,15 @@ def render(name: str, part: Samples) -> bytes:
     """The lines of samples of a family, as prometheus_client writes them. What has no UTF-8 becomes a question mark."""
     if not part.values:
         return b""
-    by = part.by
-    pairs = sorted(part.labels.items())
+    labels, by = part.labels, part.by
     if not by:
-        labels = ",".join([f'{label}="{_escaped(text)}"' for label, text in pairs])
-        head = f"{name}{{{labels}}} " if labels else f"{name} "
+        head = f"{name}{{{labels.text}}} " if labels else f"{name} "
         return "".join([f"{head}{_number(value)}\n" for _, value in part.values]).encode("utf-8", "replace")
-    head = "".join([f'{label}="{_escaped(text)}",' for label, text in pairs if label < by])
-    tail = "".join([f',{label}="{_escaped(text)}"' for label, text in pairs if label > by])
-    head, tail = f'{name}{{{head}{by}="', f'"{tail}}} '
-    lines = [f"{head}{_escaped(text)}{tail}{_number(value)}\n" for text, value in part.values]
+    before = Labels((label, text) for label, text in labels.items() if label < by).text
+    after = Labels((label, text) for label, text in labels.items() if label > by).text
+    head, tail = f'{name}{{{before and before + ","}{by}="', f'"{after and "," + after}}} '
+    lines = [f"{head}{escaped(text)}{tail}{_number(value)}\n" for text, value in part.values]
     return "".join(lines).encode("utf-8", "replace")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 def _number(value: float) -> str:

@@ -39,8 +39,8 @@ _GZIP_LEVEL = 1
 # The window of 32 KiB, with the header of gzip.
 _GZIP_WINDOW = 16 + 15
 _GZIP_FROM = 1024
-# Pieces that are compressed at once: those of streams with many label values are 1 MB. Meanwhile other threads run.
-_GZIP_TOGETHER = 256
+# A body is compressed in so many parts. Meanwhile other threads run, and after each it waits for its turn.
+_GZIP_PARTS = 64
 _ENCODING = "Content-Encoding"
 
 # A probe does not wait for metrics, metrics do not wait for pages, and nothing waits for a reload.
@@ -215,6 +215,7 @@ def _wants_gzip(request: Request) -> bool:
 
 def _compressed(pieces: Sequence[bytes]) -> bytes:
     compressor = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW)
-    starts = range(0, len(pieces), _GZIP_TOGETHER)
-    compressed = [compressor.compress(b"".join(pieces[start : start + _GZIP_TOGETHER])) for start in starts]
+    size = -(-len(pieces) // _GZIP_PARTS)
+    parts = (pieces[start : start + size] for start in range(0, len(pieces), size or 1))
+    compressed = [compressor.compress(b"".join(part)) for part in parts]
     return b"".join((*compressed, compressor.flush()))

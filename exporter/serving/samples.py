@@ -5,6 +5,7 @@ it has written.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple, Protocol, TypeVar
 
 from exporter.model import Group, end_of
@@ -26,6 +27,20 @@ from exporter.views import EndpointView, LinkView, MediaView, MerchantView, Snap
 Part_co = TypeVar("Part_co", covariant=True)
 
 
+class Labels(dict[str, str]):
+    """Labels that many samples have, in many families."""
+
+    @cached_property
+    def text(self) -> str:
+        """The labels as on `/metrics`, without the brackets."""
+        return ",".join([f'{name}="{escaped(value)}"' for name, value in sorted(self.items())])
+
+
+def escaped(value: str) -> str:
+    """The value of a label as on `/metrics`."""
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
 class Samples(NamedTuple):
     """Samples of one family that have the same labels but for one.
 
@@ -35,7 +50,7 @@ class Samples(NamedTuple):
         values: The values with the value of that label.
     """
 
-    labels: Mapping[str, str]
+    labels: Labels
     by: str
     values: Sequence[tuple[str, float]]
 
@@ -147,7 +162,7 @@ def of_stream(view: StreamView) -> StreamSamples:
     gauge = series.lasts if STREAMS[kind].gauge and view.through is not None else ()
     end = float("-inf") if view.through is None else end_of(view.through)
     timestamp = [] if view.through is None else [("", end)]
-    which = {**labels, "target": stream.target.value, "group": stream.group.value}
+    which = Labels(labels, target=stream.target.value, group=stream.group.value)
     return StreamSamples(
         _KINDS[kind], end, Samples(labels, by, counter), Samples(labels, by, gauge), Samples(which, "", timestamp)
     )
@@ -167,29 +182,24 @@ def of_link(view: LinkView) -> Sequence[Samples]:
 
 def of_endpoint(merchant_id: str, view: EndpointView) -> Samples:
     """The samples of an endpoint of the API, in the family `REQUESTS`."""
-    return _of_view(REQUESTS, {**_labels(merchant_id), "endpoint": view.endpoint}, view)
+    return _of_view(REQUESTS, Labels(merchant_id=merchant_id, endpoint=view.endpoint), view)
 
 
 def of_media(merchant_id: str, view: MediaView, configured: Iterable[str]) -> Sequence[Samples]:
     """The samples of a media, for `MEDIA_INFO` and for each of `MEDIA`."""
     labels = _labels(merchant_id, view.media_id)
     # "" where a label has not been given a value.
-    labels_of_info = {
-        **labels,
-        "name": view.name,
-        "ref_id": view.ref_id,
-        "encode_type": view.encode_type,
-        **{name: view.labels.get(name, "") for name in configured},
-    }
-    return [Samples(labels_of_info, "", [("", 1)]), *(_of_view(family, labels, view) for family in MEDIA)]
+    info = Labels(labels, name=view.name, ref_id=view.ref_id, encode_type=view.encode_type)
+    info.update((name, view.labels.get(name, "")) for name in configured)
+    return [Samples(info, "", [("", 1)]), *(_of_view(family, labels, view) for family in MEDIA)]
 
 
-def _of_view(family: ViewFamily[View], labels: Mapping[str, str], view: View) -> Samples:
+def _of_view(family: ViewFamily[View], labels: Labels, view: View) -> Samples:
     value = family.read(view)
     if isinstance(value, Mapping):
         return Samples(labels, family.labels[-1], list(value.items()))
     return Samples(labels, "", () if value is None else [("", value)])
 
 
-def _labels(merchant_id: str, media_id: str = "") -> dict[str, str]:
-    return {"merchant_id": merchant_id, "media_id": media_id} if media_id else {"merchant_id": merchant_id}
+def _labels(merchant_id: str, media_id: str = "") -> Labels:
+    return Labels(merchant_id=merchant_id, media_id=media_id) if media_id else Labels(merchant_id=merchant_id)

@@ -16,6 +16,7 @@ from benchmarks import (
     drops,
     fleet,
     freshness,
+    go_client,
     memory,
     replaying,
     scrape,
@@ -34,16 +35,21 @@ from tests.support.processes import wait_until
 # Each benchmark in a tiny size, the subjects of its rows, and the number of columns with figures.
 TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
     "scrape": (
-        lambda folder: scrape.run(folder, series=(100,), repeats=2),
+        lambda folder: scrape.run(folder, series=(100,), changed=3, repeats=2, go=False),
         [
-            "plain generate_latest",
-            "plain generate_latest, OpenMetrics",
-            "text",
-            "text, gzip",
-            "OpenMetrics",
-            "OpenMetrics, gzip",
+            "prometheus_client, families ready-made, text",
+            "prometheus_client, families ready-made, OpenMetrics",
+            "exporter, text",
+            "exporter, OpenMetrics",
+            "exporter, text, gzip",
+            "exporter, OpenMetrics, gzip",
         ],
         2,
+    ),
+    "scrape while polling": (
+        lambda folder: scrape.run_polling(folder, merchants=(2,), media=3, scrapes=3, interval=0.01, warm_up=0.02),
+        [2],
+        0,
     ),
     "connections": (
         lambda folder: connections.run(folder, size=0.02, scrapes=2),
@@ -54,7 +60,7 @@ TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
         1,
     ),
     "answers": (lambda folder: answers.run(folder, media=(1,), answers=10, repeats=2), [10], 3),
-    "memory": (lambda folder: memory.run(folder, series=(100,), repeats=1), [100], 3),
+    "memory": (lambda folder: memory.run(folder, series=(100,), repeats=1), [0, 100], 4),
     "startup": (
         lambda folder: startup.run(folder, series=(0, 100), repeats=1),
         ["Python, same imports", "daemon", "daemon"],
@@ -108,7 +114,8 @@ TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
 
 def test_every_benchmark_is_tested() -> None:
     """Every benchmark has a test in a tiny size."""
-    assert list(TINY) == list(command.BENCHMARKS)
+    tested = [name if name in command.BENCHMARKS else name.partition(" ")[0] for name in TINY]
+    assert tested == [name for name, runs in command.BENCHMARKS.items() for _ in runs]
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -228,13 +235,32 @@ def test_a_table_is_aligned() -> None:
     ]
 
 
+@pytest.mark.skipif(not go_client.compiler(), reason=f"needs {go_client.HOW_TO_INSTALL}")
+def test_the_client_of_go_is_measured_where_it_is_installed(tmp_path: Path) -> None:
+    """It has the same series, and each of the exporter's rows is compared with its own."""
+    table = scrape.run(tmp_path, series=(100,), changed=3, repeats=1)
+    names = [str(row[0]) for row in table.rows]
+    assert [name.replace("Go's client", "exporter") for name in names[2:6]] == names[6:]
+    assert all(isinstance(row[4], Figures) for row in table.rows[6:])
+    with go_client.serving(go_client.compiler(), b"# TYPE a counter\na 5\n", tmp_path) as get:
+        assert get("text/plain", "identity") > 0
+
+
+def test_without_go_the_table_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest is measured all the same."""
+    monkeypatch.setattr(go_client, "compiler", lambda: "")
+    table = scrape.run(tmp_path, series=(100,), changed=3, repeats=1)
+    assert go_client.HOW_TO_INSTALL in table.compared
+    assert len(table.rows) == 6
+
+
 def test_the_command_runs_the_named_benchmarks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A name runs only that benchmark; no name runs all."""
     monkeypatch.setattr(logs, "setup", lambda *_: None)
     tables = {name: Table(name, "nothing", ("what",), (("a",),)) for name in ("one", "two")}
-    monkeypatch.setattr(command, "BENCHMARKS", {name: lambda _, name=name: tables[name] for name in tables})
+    monkeypatch.setattr(command, "BENCHMARKS", {name: (lambda _, name=name: tables[name],) for name in tables})
     assert command.main(["two"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["", "two: nothing", "what", "a"]
     assert command.main([]) == 0
@@ -248,7 +274,7 @@ def test_the_duration_of_a_measurement(monkeypatch: pytest.MonkeyPatch, capsys: 
     """`--minutes` is passed to benchmarks that have a duration, and refused for the others."""
     monkeypatch.setattr(logs, "setup", lambda *_: None)
     row = Table("freshness", "nothing", ("minutes",), ())
-    monkeypatch.setattr(command, "BENCHMARKS", {"freshness": lambda _, minutes: replace(row, rows=((minutes,),))})
+    monkeypatch.setattr(command, "BENCHMARKS", {"freshness": (lambda _, minutes: replace(row, rows=((minutes,),)),)})
     assert command.main(["freshness", "--minutes=45"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "     45"
     monkeypatch.undo()

@@ -19,7 +19,7 @@ from exporter.serving.collector import SnapshotCollector
 from exporter.serving.exposition import Exposition
 from exporter.serving.families import Family
 from exporter.serving.negotiation import Renderer, metrics_format
-from exporter.serving.samples import Samples
+from exporter.serving.samples import Labels, Samples
 from exporter.views import (
     EndpointView,
     Judgement,
@@ -91,7 +91,7 @@ def test_lines_are_those_of_the_library(
     family = Family(f"some_{kind}", "Some.", (*labels, *([by] if by else [])))
     fixed = {name: valid(text) for name, text in labels.items()}
     expected = [Sample(family.name, fixed | ({by: valid(text)} if by else {}), value) for text, value in values]
-    page = lines.render(family.name, Samples(labels, by, values))
+    page = lines.render(family.name, Samples(Labels(labels), by, values))
     for render in (generate_latest, generate_openmetrics):
         header: bytes = render(Given([family.metric()])).removesuffix(b"# EOF\n")
         whole: bytes = render(Given([family.metric(expected)])).removesuffix(b"# EOF\n")

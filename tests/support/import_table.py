@@ -14,6 +14,7 @@ FOUNDATION = (
     "redact",
     "log_writer",
     "logs",
+    "garbage",
     "console",
     "signals",
     "views",
