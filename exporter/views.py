@@ -31,7 +31,8 @@ class SeriesView:
     last: float | None
 
 
-class StreamLines(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StreamLines:
     """The lines of a stream on `/metrics`.
 
     Attributes:

@@ -7,6 +7,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from exporter.serving import samples
+from exporter.serving.families import CONNECTION, MERCHANT
 from exporter.serving.samples import Samples, StreamSamples, by_family
 from exporter.views import LinkView, MerchantView, Snapshot
 
@@ -38,10 +39,10 @@ class _AsSamples:
         return map(samples.of_stream, merchant.streams.values())
 
     def merchant(self, merchant: MerchantView) -> Sequence[Samples]:
-        return samples.of_merchant(merchant)
+        return [samples.of_merchant(merchant.merchant_id, each, each.read(merchant)) for each in MERCHANT]
 
     def link(self, link: LinkView) -> Sequence[Samples]:
-        return samples.of_link(link)
+        return [samples.of_merchant(link.merchant_id, each, each.read(link)) for each in CONNECTION]
 
     def endpoints(self, link: LinkView) -> Iterable[Samples]:
         return [samples.of_endpoint(link.merchant_id, each) for each in link.requests]

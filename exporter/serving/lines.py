@@ -4,6 +4,7 @@ They are rendered when a view is new and kept while it is shown: between two scr
 a hundred times as long to render as to copy. What prometheus_client renders is the reference.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Generic, TypeVar
 
@@ -20,6 +21,7 @@ from exporter.serving.families import (
     REQUESTS,
     STREAMS,
     Family,
+    Value,
 )
 from exporter.serving.samples import Labels, Samples, StreamPart, escaped
 from exporter.views import EndpointView, LinkView, MediaView, MerchantView, Snapshot, StreamLines, StreamView
@@ -33,7 +35,7 @@ _TIMESTAMPS = [MERCHANT_DATA_TIMESTAMP if whole else DATA_TIMESTAMP for whole, *
 
 
 class LineRenderer:
-    """Renders views, and keeps the lines of endpoints and media as long as they are shown; a stream keeps its own.
+    """Renders views. Keeps the lines of merchants, endpoints and media while they are shown; a stream keeps its own.
 
     For one thread at a time.
     """
@@ -42,11 +44,15 @@ class LineRenderer:
         self._endpoints = _Kept[EndpointView, bytes](_of_endpoint)
         self._media = _Kept[MediaView, Sequence[bytes]](self._of_media)
         self._configured: Sequence[str] = ()
+        # By merchant and name of a family: a value, and its lines.
+        self._values: defaultdict[str, dict[str, tuple[Value, bytes]]] = defaultdict(dict)
 
     def forget_others(self, snapshot: Snapshot) -> None:
         """Forget the lines of merchants that are not in a snapshot."""
         for kept in (self._endpoints, self._media):
             kept.forget_others(snapshot.merchants)
+        for merchant_id in self._values.keys() - snapshot.merchants:
+            del self._values[merchant_id]
 
     def streams(self, merchant: MerchantView) -> Iterable[StreamPart[bytes]]:
         """The lines of the streams of a merchant."""
@@ -54,11 +60,11 @@ class LineRenderer:
 
     def merchant(self, merchant: MerchantView) -> Sequence[bytes]:
         """The lines of a merchant, for each of `MERCHANT`."""
-        return _in_families(MERCHANT, samples.of_merchant(merchant))
+        return [self._of_merchant(merchant.merchant_id, each, each.read(merchant)) for each in MERCHANT]
 
     def link(self, link: LinkView) -> Sequence[bytes]:
         """The lines of a connection, for each of `CONNECTION`."""
-        return _in_families(CONNECTION, samples.of_link(link))
+        return [self._of_merchant(link.merchant_id, each, each.read(link)) for each in CONNECTION]
 
     def endpoints(self, link: LinkView) -> Iterable[bytes]:
         """The lines of the endpoints of a connection."""
@@ -71,6 +77,14 @@ class LineRenderer:
             self._media.forget_others(())
             self._configured = configured
         return self._media.parts(merchant.merchant_id, merchant.media.values())
+
+    def _of_merchant(self, merchant_id: str, family: Family, value: Value) -> bytes:
+        # The view is new at each scrape, but few of its values are.
+        known = self._values[merchant_id].get(family.name)
+        if known is None or known[0] != value:
+            known = value, render(family.name, samples.of_merchant(merchant_id, family, value))
+            self._values[merchant_id][family.name] = known
+        return known[1]
 
     def _of_media(self, merchant_id: str, view: MediaView) -> Sequence[bytes]:
         return _in_families((MEDIA_INFO, *MEDIA), samples.of_media(merchant_id, view, self._configured))

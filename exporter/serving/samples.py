@@ -5,6 +5,7 @@ it has written.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -19,8 +20,7 @@ from exporter.serving.families import (
     REQUESTS,
     STREAMS,
     Family,
-    View,
-    ViewFamily,
+    Value,
 )
 from exporter.views import EndpointView, LinkView, MediaView, MerchantView, Snapshot, StreamView
 
@@ -79,7 +79,8 @@ class StreamPart(Protocol[Part_co]):
         """Its part of the timestamps."""
 
 
-class StreamSamples(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StreamSamples:
     """The samples of a stream, as `StreamLines` has its lines."""
 
     kind: int
@@ -143,7 +144,8 @@ def by_family(
 
 def _configured(merchants: Iterable[MerchantView]) -> Sequence[str]:
     """The names of the labels that are configured for any media. All have them, as a family must."""
-    names = {name for merchant in merchants for media in merchant.media.values() for name in media.labels}
+    labelled = (media.labels for merchant in merchants for media in merchant.media.values() if media.labels)
+    names = {name for labels in labelled for name in labels}
     return sorted(names - {*MEDIA_INFO.labels})
 
 
@@ -168,21 +170,14 @@ def of_stream(view: StreamView) -> StreamSamples:
     )
 
 
-def of_merchant(view: MerchantView) -> Sequence[Samples]:
-    """The samples of a merchant, for each of `MERCHANT`."""
-    labels = _labels(view.merchant_id)
-    return [_of_view(family, labels, view) for family in MERCHANT]
-
-
-def of_link(view: LinkView) -> Sequence[Samples]:
-    """The samples of a connection, for each of `CONNECTION`."""
-    labels = _labels(view.merchant_id)
-    return [_of_view(family, labels, view) for family in CONNECTION]
+def of_merchant(merchant_id: str, family: Family, value: Value) -> Samples:
+    """The samples of a merchant, or of its connection, in one of `MERCHANT` or `CONNECTION`."""
+    return _of_value(family, _labels(merchant_id), value)
 
 
 def of_endpoint(merchant_id: str, view: EndpointView) -> Samples:
     """The samples of an endpoint of the API, in the family `REQUESTS`."""
-    return _of_view(REQUESTS, Labels(merchant_id=merchant_id, endpoint=view.endpoint), view)
+    return _of_value(REQUESTS, Labels(merchant_id=merchant_id, endpoint=view.endpoint), REQUESTS.read(view))
 
 
 def of_media(merchant_id: str, view: MediaView, configured: Iterable[str]) -> Sequence[Samples]:
@@ -191,11 +186,10 @@ def of_media(merchant_id: str, view: MediaView, configured: Iterable[str]) -> Se
     # "" where a label has not been given a value.
     info = Labels(labels, name=view.name, ref_id=view.ref_id, encode_type=view.encode_type)
     info.update((name, view.labels.get(name, "")) for name in configured)
-    return [Samples(info, "", [("", 1)]), *(_of_view(family, labels, view) for family in MEDIA)]
+    return [Samples(info, "", [("", 1)]), *(_of_value(family, labels, family.read(view)) for family in MEDIA)]
 
 
-def _of_view(family: ViewFamily[View], labels: Labels, view: View) -> Samples:
-    value = family.read(view)
+def _of_value(family: Family, labels: Labels, value: Value) -> Samples:
     if isinstance(value, Mapping):
         return Samples(labels, family.labels[-1], list(value.items()))
     return Samples(labels, "", () if value is None else [("", value)])
