@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from exporter.assembly import Polling
 from exporter.config.settings import Settings
-from exporter.serving.collector import SnapshotCollector, build_registry
+from exporter.serving.collector import SnapshotCollector
 from exporter.serving.instruments import Instruments
 from exporter.simulator.app import SimulatorApp
 from exporter.simulator.faults import Faults, FaultSwitch
@@ -87,8 +87,8 @@ def _run(state_path: Path, start: float, until: float) -> tuple[Scraped, str]:
         telemetry = Instruments()
         polling = Polling(settings, state, telemetry, clock)
         telemetry.reloaded(ok=True, at=clock.now())
-        collector = SnapshotCollector(polling.snapshot, lambda: settings.poll.max_staleness, clock.now)
-        registry = build_registry(telemetry, collector)
+        oldest = 2 * settings.poll.max_staleness
+        telemetry.registry.register(SnapshotCollector(polling.snapshot, lambda: clock.now() - oldest))
         while clock.now() < until:
             if until - clock.now() <= DROP_AGO and not switch.now.drop:
                 switch.set(drop={dropped: 1 - DROP})
@@ -97,7 +97,7 @@ def _run(state_path: Path, start: float, until: float) -> tuple[Scraped, str]:
             for at in (minute_ends - SCRAPE, minute_ends):
                 clock.advance(max(0.0, at - clock.now()))
                 polling.ledger.show_counted(clock.now())
-                _scrape(registry, scraped, at)
+                _scrape(telemetry.registry, scraped, at)
         polling.close()
         state.close()
     return scraped, dropped
