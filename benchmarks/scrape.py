@@ -171,19 +171,18 @@ def _get(app: Handler, accept: str, encoding: str) -> bytes:
 def run_polling(
     folder: Path,
     *,
-    merchants: Sequence[int] = (300,),
-    media: int = 50,
-    scrapes: int = 150,
+    fleets: Sequence[tuple[int, int]] = ((300, 25), (300, 50)),
+    scrapes: int = 120,
     interval: float = 1.0,
-    warm_up: float = 1.5,
+    warm_up: float = 1.0,
 ) -> Table:
-    """Measure scrapes of daemons that poll this number of merchants, after so many minutes."""
+    """Measure scrapes of daemons that poll so many merchants of so many media each, after so many minutes."""
     return Table(
         "scrape while polling",
         f"seconds of {scrapes} scrapes of Prometheus over HTTP, from the request to the last byte, {interval:g} s "
-        f"apart, of a daemon that polls merchants of {media} media each as in the benchmark fleet",
-        ("merchants", "series", "MiB", "gzip MiB", "median", "90 %", "99 %", "longest"),
-        tuple(_polling_row(folder, count, media, scrapes, interval, warm_up) for count in merchants),
+        "apart, of a daemon that polls merchants as in the benchmark fleet; the first scrape renders all media",
+        ("merchants", "media each", "series", "MiB", "gzip MiB", "median", "90 %", "99 %", "longest"),
+        tuple(_polling_row(folder, count, media, scrapes, interval, warm_up) for count, media in fleets),
     )
 
 
@@ -191,7 +190,7 @@ def _polling_row(
     folder: Path, merchants: int, media: int, scrapes: int, interval: float, warm_up: float
 ) -> tuple[Cell, ...]:
     with canned_api() as (url, _):
-        config = fleet.configure(folder / f"scraped-{merchants}", url, merchants, media)
+        config = fleet.configure(folder / f"scraped-{merchants}-{media}", url, merchants, media)
         fleet.mark_all_known(config)
         with running(Prepared(config, load(config, {}), 0)) as daemon:
             time.sleep(warm_up * 60)
@@ -204,4 +203,4 @@ def _polling_row(
             page = daemon.scrape()
     durations.sort()
     quantiles = [durations[math.ceil(part * scrapes) - 1] for part in (0.5, 0.9, 0.99, 1)]
-    return merchants, page.count(b"\nsmartstream_"), len(page) / 2**20, len(compressed) / 2**20, *quantiles
+    return merchants, media, page.count(b"\nsmartstream_"), len(page) / 2**20, len(compressed) / 2**20, *quantiles

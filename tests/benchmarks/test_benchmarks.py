@@ -47,7 +47,7 @@ TINY: dict[str, tuple[Callable[[Path], Table], list[str | float], int]] = {
         2,
     ),
     "scrape while polling": (
-        lambda folder: scrape.run_polling(folder, merchants=(2,), media=3, scrapes=3, interval=0.01, warm_up=0.02),
+        lambda folder: scrape.run_polling(folder, fleets=((2, 3),), scrapes=3, interval=0.01, warm_up=0.02),
         [2],
         0,
     ),
