@@ -1,9 +1,10 @@
 """The number of merchants that one process can poll, in real time."""
 
+import contextlib
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -56,19 +57,15 @@ def run(
 
 
 def _row(folder: Path, merchants: int, media: int, minutes: float, warm_up: float) -> tuple[Cell, ...]:
-    with canned_api() as (url, api_pid):
-        config = configure(folder / f"fleet-{merchants}", url, merchants, media)
-        mark_all_known(config)
-        with running(Prepared(config, load(config, {}), 0)) as daemon:
-            time.sleep(warm_up * 60)
-            began, cpu, api_cpu = time.monotonic(), _cpu_seconds(daemon.pid), _cpu_seconds(api_pid)
-            sent = _sent(daemon)
-            time.sleep(minutes * 60)
-            taken = time.monotonic() - began
-            cpu, api_cpu = _cpu_seconds(daemon.pid) - cpu, _cpu_seconds(api_pid) - api_cpu
-            memory, threads = daemon.memory("VmHWM"), len(list(Path(f"/proc/{daemon.pid}/task").iterdir()))
-            read_at, page = time.time(), daemon.scrape().decode()
-            sent = _total(page, "smartstream_api_requests_total") - sent
+    with polling(folder / f"fleet-{merchants}", merchants, media, warm_up) as (daemon, api_pid):
+        began, cpu, api_cpu = time.monotonic(), _cpu_seconds(daemon.pid), _cpu_seconds(api_pid)
+        sent = _sent(daemon)
+        time.sleep(minutes * 60)
+        taken = time.monotonic() - began
+        cpu, api_cpu = _cpu_seconds(daemon.pid) - cpu, _cpu_seconds(api_pid) - api_cpu
+        memory, threads = daemon.memory("VmHWM"), len(list(Path(f"/proc/{daemon.pid}/task").iterdir()))
+        read_at, page = time.time(), daemon.scrape().decode()
+        sent = _total(page, "smartstream_api_requests_total") - sent
     return (
         merchants,
         merchants * (media + 1) * STREAMS_PER_MEDIA,
@@ -82,6 +79,17 @@ def _row(folder: Path, merchants: int, media: int, minutes: float, warm_up: floa
         _age(page, "smartstream_merchant_data_timestamp_seconds", read_at),
         daemon.listens_after,
     )
+
+
+@contextlib.contextmanager
+def polling(place: Path, merchants: int, media: int, warm_up: float) -> Iterator[tuple[Running, int]]:
+    """A daemon that has polled such a fleet for so many minutes, and the process of its canned API."""
+    with canned_api() as (url, api_pid):
+        config = configure(place, url, merchants, media)
+        mark_all_known(config)
+        with running(Prepared(config, load(config, {}), 0)) as daemon:
+            time.sleep(warm_up * 60)
+            yield daemon, api_pid
 
 
 def configure(place: Path, url: str, merchants: int, media: int) -> Path:

@@ -14,13 +14,11 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from benchmarks import fleet, go_client
-from benchmarks.canned import canned_api
-from benchmarks.prepared import Prepared, prepare, revise
-from benchmarks.process import PROMETHEUS_ACCEPTS, running
+from benchmarks.prepared import prepare, revise
+from benchmarks.process import PROMETHEUS_ACCEPTS
 from benchmarks.report import Cell, Figures, Table, figures
 from exporter.assembly import Polling
 from exporter.clock import SystemClock
-from exporter.config.load import load
 from exporter.httpd.messages import Handler, Request
 from exporter.serving.collector import SnapshotCollector
 from exporter.serving.exposition import Exposition
@@ -189,18 +187,14 @@ def run_polling(
 def _polling_row(
     folder: Path, merchants: int, media: int, scrapes: int, interval: float, warm_up: float
 ) -> tuple[Cell, ...]:
-    with canned_api() as (url, _):
-        config = fleet.configure(folder / f"scraped-{merchants}-{media}", url, merchants, media)
-        fleet.mark_all_known(config)
-        with running(Prepared(config, load(config, {}), 0)) as daemon:
-            time.sleep(warm_up * 60)
-            durations = []
-            for _ in range(scrapes):
-                began = time.perf_counter()
-                compressed = daemon.get()
-                durations.append(time.perf_counter() - began)
-                time.sleep(interval)
-            page = daemon.scrape()
+    durations = []
+    with fleet.polling(folder / f"scraped-{merchants}-{media}", merchants, media, warm_up) as (daemon, _):
+        for _ in range(scrapes):
+            began = time.perf_counter()
+            compressed = daemon.get()
+            durations.append(time.perf_counter() - began)
+            time.sleep(interval)
+        page = daemon.scrape()
     durations.sort()
     quantiles = [durations[math.ceil(part * scrapes) - 1] for part in (0.5, 0.9, 0.99, 1)]
     return merchants, media, page.count(b"\nsmartstream_"), len(page) / 2**20, len(compressed) / 2**20, *quantiles

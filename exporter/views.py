@@ -11,7 +11,7 @@ from enum import StrEnum
 from itertools import chain, islice
 from math import isnan, nan
 from types import MappingProxyType
-from typing import NamedTuple, Self, overload
+from typing import Generic, NamedTuple, Self, TypeVar, overload
 
 from exporter.model import Minute, Stream
 
@@ -31,9 +31,12 @@ class SeriesView:
     last: float | None
 
 
+Part_co = TypeVar("Part_co", covariant=True)
+
+
 @dataclass(frozen=True, slots=True)
-class StreamLines:
-    """The lines of a stream on `/metrics`.
+class StreamPart(Generic[Part_co]):
+    """What is shown of a stream on `/metrics`: its samples, or its lines.
 
     Attributes:
         kind: Which families they are in: the place of its kind in `serving.families.STREAMS`.
@@ -45,9 +48,9 @@ class StreamLines:
 
     kind: int
     end: float
-    counter: bytes
-    gauge: bytes
-    timestamp: bytes
+    counter: Part_co
+    gauge: Part_co
+    timestamp: Part_co
 
 
 class Series(Sequence[SeriesView]):
@@ -119,9 +122,9 @@ class StreamView:
     stream: Stream
     through: Minute | None
     series: Series
-    lines: StreamLines | None = field(default=None, init=False, compare=False, repr=False)
+    lines: StreamPart[bytes] | None = field(default=None, init=False, compare=False, repr=False)
 
-    def keep(self, lines: StreamLines) -> StreamLines:
+    def keep(self, lines: StreamPart[bytes]) -> StreamPart[bytes]:
         """Keep the lines, which depend on nothing else."""
         object.__setattr__(self, "lines", lines)
         return lines

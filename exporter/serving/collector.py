@@ -7,9 +7,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from exporter.serving import samples
-from exporter.serving.families import CONNECTION, MERCHANT
-from exporter.serving.samples import Samples, StreamSamples, by_family
-from exporter.views import LinkView, MerchantView, Snapshot
+from exporter.serving.families import Family, Value
+from exporter.serving.samples import Samples, by_family
+from exporter.views import LinkView, MerchantView, Snapshot, StreamPart
 
 
 class SnapshotCollector(Collector):
@@ -35,14 +35,11 @@ class SnapshotCollector(Collector):
 
 
 class _AsSamples:
-    def streams(self, merchant: MerchantView) -> Iterable[StreamSamples]:
+    def streams(self, merchant: MerchantView) -> Iterable[StreamPart[Samples]]:
         return map(samples.of_stream, merchant.streams.values())
 
-    def merchant(self, merchant: MerchantView) -> Sequence[Samples]:
-        return [samples.of_merchant(merchant.merchant_id, each, each.read(merchant)) for each in MERCHANT]
-
-    def link(self, link: LinkView) -> Sequence[Samples]:
-        return [samples.of_merchant(link.merchant_id, each, each.read(link)) for each in CONNECTION]
+    def value(self, merchant_id: str, family: Family, value: Value) -> Samples:
+        return samples.of_value(merchant_id, family, value)
 
     def endpoints(self, link: LinkView) -> Iterable[Samples]:
         return [samples.of_endpoint(link.merchant_id, each) for each in link.requests]

@@ -12,19 +12,17 @@ from prometheus_client.utils import floatToGoString
 
 from exporter.serving import samples
 from exporter.serving.families import (
-    CONNECTION,
     DATA_TIMESTAMP,
     MEDIA,
     MEDIA_INFO,
-    MERCHANT,
     MERCHANT_DATA_TIMESTAMP,
     REQUESTS,
     STREAMS,
     Family,
     Value,
 )
-from exporter.serving.samples import Labels, Samples, StreamPart, escaped
-from exporter.views import EndpointView, LinkView, MediaView, MerchantView, Snapshot, StreamLines, StreamView
+from exporter.serving.samples import Labels, Samples, escaped
+from exporter.views import EndpointView, LinkView, MediaView, MerchantView, Snapshot, StreamPart, StreamView
 
 View = TypeVar("View")
 Part = TypeVar("Part")
@@ -58,13 +56,14 @@ class LineRenderer:
         """The lines of the streams of a merchant."""
         return [view.lines or render_stream(view) for view in merchant.streams.values()]
 
-    def merchant(self, merchant: MerchantView) -> Sequence[bytes]:
-        """The lines of a merchant, for each of `MERCHANT`."""
-        return [self._of_merchant(merchant.merchant_id, each, each.read(merchant)) for each in MERCHANT]
-
-    def link(self, link: LinkView) -> Sequence[bytes]:
-        """The lines of a connection, for each of `CONNECTION`."""
-        return [self._of_merchant(link.merchant_id, each, each.read(link)) for each in CONNECTION]
+    def value(self, merchant_id: str, family: Family, value: Value) -> bytes:
+        """The lines of a merchant, or of its connection, in one of `MERCHANT` or `CONNECTION`."""
+        # The view is new at each scrape, but few of its values are.
+        known = self._values[merchant_id].get(family.name)
+        if known is None or known[0] != value:
+            known = value, render(family.name, samples.of_value(merchant_id, family, value))
+            self._values[merchant_id][family.name] = known
+        return known[1]
 
     def endpoints(self, link: LinkView) -> Iterable[bytes]:
         """The lines of the endpoints of a connection."""
@@ -77,14 +76,6 @@ class LineRenderer:
             self._media.forget_others(())
             self._configured = configured
         return self._media.parts(merchant.merchant_id, merchant.media.values())
-
-    def _of_merchant(self, merchant_id: str, family: Family, value: Value) -> bytes:
-        # The view is new at each scrape, but few of its values are.
-        known = self._values[merchant_id].get(family.name)
-        if known is None or known[0] != value:
-            known = value, render(family.name, samples.of_merchant(merchant_id, family, value))
-            self._values[merchant_id][family.name] = known
-        return known[1]
 
     def _of_media(self, merchant_id: str, view: MediaView) -> Sequence[bytes]:
         return _in_families((MEDIA_INFO, *MEDIA), samples.of_media(merchant_id, view, self._configured))
@@ -115,10 +106,10 @@ class _Kept(Generic[View, Part]):
             del self._known[merchant_id]
 
 
-def render_stream(view: StreamView) -> StreamLines:
+def render_stream(view: StreamView) -> StreamPart[bytes]:
     """Render the lines of a stream, which its view keeps. For any thread."""
     part = samples.of_stream(view)
-    lines = StreamLines(
+    lines = StreamPart(
         part.kind,
         part.end,
         counter=_of_family(_COUNTERS[part.kind], part.counter),

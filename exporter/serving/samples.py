@@ -5,9 +5,8 @@ it has written.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 from exporter.model import Group, end_of
 from exporter.serving.families import (
@@ -22,9 +21,16 @@ from exporter.serving.families import (
     Family,
     Value,
 )
-from exporter.views import EndpointView, LinkView, MediaView, MerchantView, Snapshot, StreamView
-
-Part_co = TypeVar("Part_co", covariant=True)
+from exporter.views import (
+    EndpointView,
+    LinkView,
+    MediaView,
+    MerchantView,
+    Part_co,
+    Snapshot,
+    StreamPart,
+    StreamView,
+)
 
 
 class Labels(dict[str, str]):
@@ -55,52 +61,14 @@ class Samples(NamedTuple):
     values: Sequence[tuple[str, float]]
 
 
-class StreamPart(Protocol[Part_co]):
-    """What is shown of a stream: see `StreamLines`."""
-
-    @property
-    def kind(self) -> int:
-        """Its place in `STREAMS`."""
-
-    @property
-    def end(self) -> float:
-        """The end of its newest settled minute (Unix seconds)."""
-
-    @property
-    def counter(self) -> Part_co:
-        """Its part of the counter."""
-
-    @property
-    def gauge(self) -> Part_co:
-        """Its part of the gauge, however old that is."""
-
-    @property
-    def timestamp(self) -> Part_co:
-        """Its part of the timestamps."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamSamples:
-    """The samples of a stream, as `StreamLines` has its lines."""
-
-    kind: int
-    end: float
-    counter: Samples
-    gauge: Samples
-    timestamp: Samples
-
-
 class Renderer(Protocol[Part_co]):
     """Makes the parts that views have in families."""
 
     def streams(self, merchant: MerchantView) -> Iterable[StreamPart[Part_co]]:
         """Those of the streams of a merchant."""
 
-    def merchant(self, merchant: MerchantView) -> Sequence[Part_co]:
-        """Those of a merchant, one for each of `MERCHANT`."""
-
-    def link(self, link: LinkView) -> Sequence[Part_co]:
-        """Those of a connection, one for each of `CONNECTION`."""
+    def value(self, merchant_id: str, family: Family, value: Value) -> Part_co:
+        """That of a merchant, or of its connection, in one of `MERCHANT` or `CONNECTION`."""
 
     def endpoints(self, link: LinkView) -> Iterable[Part_co]:
         """Those of the endpoints of a connection, in the family `REQUESTS`."""
@@ -133,12 +101,14 @@ def by_family(
     for family, of_whole in ((DATA_TIMESTAMP, False), (MERCHANT_DATA_TIMESTAMP, True)):
         kinds = zip(STREAMS, streams, strict=True)
         yield family, [part.timestamp for (whole, *_), parts in kinds if whole == of_whole for part in parts]
-    # Without merchants or connections, there is nothing of these.
-    yield from zip(MERCHANT, zip(*map(renderer.merchant, merchants), strict=True), strict=False)
-    yield from zip(CONNECTION, zip(*map(renderer.link, links), strict=True), strict=False)
+    for of_merchant in MERCHANT:
+        yield of_merchant, [renderer.value(each.merchant_id, of_merchant, of_merchant.read(each)) for each in merchants]
+    for of_link in CONNECTION:
+        yield of_link, [renderer.value(each.merchant_id, of_link, of_link.read(each)) for each in links]
     yield REQUESTS, [part for link in links for part in renderer.endpoints(link)]
     configured = _configured(merchants)
     media = [parts for merchant in merchants for parts in renderer.media(merchant, configured)]
+    # Without media, there is nothing of these.
     yield from zip((MEDIA_INFO, *MEDIA), zip(*media, strict=True), strict=False)
 
 
@@ -154,7 +124,7 @@ def _configured(merchants: Iterable[MerchantView]) -> Sequence[str]:
 _KINDS = {kind: place for place, kind in enumerate(STREAMS)}
 
 
-def of_stream(view: StreamView) -> StreamSamples:
+def of_stream(view: StreamView) -> StreamPart[Samples]:
     """The samples of a stream."""
     stream, series = view.stream, view.series
     kind = not stream.media_id, stream.target, stream.group
@@ -165,12 +135,12 @@ def of_stream(view: StreamView) -> StreamSamples:
     end = float("-inf") if view.through is None else end_of(view.through)
     timestamp = [] if view.through is None else [("", end)]
     which = Labels(labels, target=stream.target.value, group=stream.group.value)
-    return StreamSamples(
+    return StreamPart(
         _KINDS[kind], end, Samples(labels, by, counter), Samples(labels, by, gauge), Samples(which, "", timestamp)
     )
 
 
-def of_merchant(merchant_id: str, family: Family, value: Value) -> Samples:
+def of_value(merchant_id: str, family: Family, value: Value) -> Samples:
     """The samples of a merchant, or of its connection, in one of `MERCHANT` or `CONNECTION`."""
     return _of_value(family, _labels(merchant_id), value)
 
